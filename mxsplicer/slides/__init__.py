@@ -1,0 +1,1 @@
+"""Files become a slide, a mask and a table of cells."""
