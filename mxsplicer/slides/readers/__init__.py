@@ -1,1 +1,99 @@
-"""TODO"""
+"""Slides from files: one module per format, and the one function that opens any of them.
+
+A reader takes a path and answers with an :class:`ImageFile`, what the file itself says, or None where the file is of
+another format. :func:`open_slide` completes it with what the user says, and refuses what is still missing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.panel import distinct, read_markers
+from mxsplicer.slides.readers import ome_tiff, qptiff, tiff_stack
+from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile
+from mxsplicer.slides.slide import Slide
+
+READERS: dict[str, Callable[[Path], ImageFile | None]] = {
+    "OME-TIFF": ome_tiff.read,
+    "qptiff": qptiff.read,
+    "TIFF": tiff_stack.read,  # takes whatever TIFF the others left: keep it last
+}
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    markers: str | Path | None = None,
+    pixel_size_um: float | None = None,
+    name: str | None = None,
+) -> Slide:
+    """Open a slide lazily: headers are read, pixels are not.
+
+    Parameters
+    ----------
+    path
+        An OME-TIFF (pyramidal or not, tiled or striped), a qptiff, or a stack of TIFF pages.
+    markers
+        Table with one row per channel; needed where the file names no channels, and taken instead of its names.
+    pixel_size_um
+        Micrometres per pixel; needed where the file does not say, and taken instead of what it says.
+    name
+        What to call the slide; the file's name without its endings by default.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as (C, Y, X), or its markers or pixel size are neither in it nor given.
+    """
+    path = Path(path)
+    if not path.exists():
+        msg = f"there is no file {path}."
+        raise InputError(msg)
+    if path.is_dir():
+        msg = f"{path} is a folder; give the image file of one slide."
+        raise InputError(msg)
+    for form, read in READERS.items():
+        found = read(path)
+        if found is not None:
+            break
+    if pixel_size_um is not None and pixel_size_um <= 0:
+        msg = f"a pixel size of {pixel_size_um} µm was given; it must be above 0."
+        raise InputError(msg)
+    names, names_from = (read_markers(markers), Path(markers).name) if markers else (found.markers, form)
+    if names is None:
+        msg = (
+            f"{path.name} ({form}) does not name its {found.image.shape[0]} channels: "
+            "give a table with one row per channel by --markers."
+        )
+        raise InputError(msg)
+    size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
+    if size is None:
+        said = f" (it says {found.pixel_size_said}, outside {PLAUSIBLE_UM} µm)" if found.pixel_size_said else ""
+        msg = f"{path.name} ({form}) does not tell the size of its pixels{said}: give it by --pixel-size-um."
+        raise InputError(msg)
+    return Slide(
+        name=name or slide_name(path),
+        image=found.image,
+        markers=distinct(names),
+        pixel_size_um=size,
+        pyramid=found.pyramid,
+        tile_px=found.tile_px,
+        path=path,
+        markers_from=names_from,
+        pixel_size_from=size_from,
+        storage=f"{form}, {found.storage}",
+    )
+
+
+def slide_name(path: str | Path) -> str:
+    """Return the file's name without the endings of image formats.
+
+    Examples
+    --------
+    >>> slide_name("study/CRC01.ome.tiff")
+    'CRC01'
+    """
+    name = Path(path).name
+    for ending in (".tiff", ".tif", ".qptiff", ".ome"):
+        name = name.removesuffix(ending)
+    return name

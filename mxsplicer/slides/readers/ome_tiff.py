@@ -1,0 +1,49 @@
+"""OME-TIFF: channel names and pixel size from the OME-XML of the first image.
+
+https://docs.openmicroscopy.org/ome-model/ (2016-06); older namespaces name the same elements.
+"""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile, image_file
+from mxsplicer.slides.tiff import open_tiff
+
+_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # noqa: RUF001
+
+
+def read(path: Path) -> ImageFile | None:
+    """Read the headers of an OME-TIFF; None where the file is another TIFF."""
+    series = open_tiff(path)
+    if series.kind != "ome":
+        return None
+    try:
+        root = ElementTree.fromstring(series.descriptions[0])
+    except ElementTree.ParseError as error:
+        msg = f"the OME-XML of {path.name} is broken ({error}). Export the file again."
+        raise InputError(msg) from error
+    pixels = root.find(".//{*}Image/{*}Pixels")
+    if pixels is None:
+        return image_file(path, series)
+    names = [channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel")]
+    return image_file(
+        path,
+        series,
+        markers=tuple(names) if names and all(names) else None,
+        size_um=_physical_size_um(pixels),
+        size_from="OME-XML",
+    )
+
+
+def _physical_size_um(pixels: ElementTree.Element) -> float | None:
+    try:
+        size = float(pixels.get("PhysicalSizeX", ""))
+    except ValueError:
+        return None
+    unit = pixels.get("PhysicalSizeXUnit", "µm")
+    if unit not in _UM_PER_UNIT:  # "pixel", "reference frame"
+        return None
+    in_um = size * _UM_PER_UNIT[unit]
+    # Writers that lose the micro sign leave "m"; no tissue has pixels of centimetres.
+    return size if unit == "m" and not PLAUSIBLE_UM[0] <= in_um <= PLAUSIBLE_UM[1] else in_um
