@@ -196,7 +196,7 @@ def _pieces_of_tile(slide: Slide, mask: LazyImage, rows: slice, columns: slice) 
         if not np.isfinite(per_run).all():
             msg = (
                 f"marker {slide.markers[channel]!r} of slide {slide.name!r} holds NaN or infinite values between rows "
-                f"{rows.start} and {rows.stop}, columns {columns.start} and {columns.stop}; write a number there, say 0."
+                f"{rows.start} and {rows.stop}, columns {columns.start} and {columns.stop}; write 0 there instead."
             )
             raise InputError(msg)
         sums[:, channel] = total(per_run[runs])
