@@ -1,0 +1,110 @@
+"""Groups of cells that look alike, and a map of them, on the learned representation."""
+
+import logging
+import warnings
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from pynndescent import NNDescent  # type: ignore[import-untyped]
+
+from mxsplicer.errors import InputError
+from mxsplicer.tl.correlation import representation
+
+logger = logging.getLogger(__name__)
+
+
+def cluster(
+    adata: AnnData,
+    *,
+    use_rep: str = "X_splicer",
+    resolution: float = 1.0,
+    n_neighbors: int = 15,
+    max_cells: int = 100_000,
+    seed: int = 0,
+) -> None:
+    """Group cells by Leiden clustering of a representation and lay them out with UMAP.
+
+    This is ``scanpy.pp.neighbors(adata, use_rep=use_rep)``, ``scanpy.tl.leiden`` and ``scanpy.tl.umap``. Above
+    ``max_cells`` a random sample of cells is clustered, and every other cell joins the cluster, and the place on the
+    map, of the sampled cells it resembles most.
+
+    Parameters
+    ----------
+    adata
+        Cells with a representation in ``obsm``.
+    use_rep
+        Key of the representation (cells, features).
+    resolution
+        Higher gives more clusters.
+    n_neighbors
+        Cells that a cell is compared with.
+    max_cells
+        Cells that are clustered, at most.
+    seed
+        Of the sample, the neighbours, Leiden and UMAP.
+
+    Sets
+    ----
+    ``adata.obs["leiden"]``
+        Cluster of each cell, categorical; "0" is the largest.
+    ``adata.obsm["X_umap"]``
+        Place on the map (cells, 2), float32.
+    ``adata.uns["mxsplicer_cluster"]``
+        The settings, and ``n_clustered``: how many cells were clustered themselves.
+    """
+    z = np.asarray(representation(adata, use_rep), dtype=np.float32)
+    if adata.n_obs < 3:
+        msg = f"{adata.n_obs} cells cannot be clustered; at least 3 are needed."
+        raise InputError(msg)
+    sample = np.arange(adata.n_obs)
+    if adata.n_obs > max_cells:
+        sample = np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))
+    leiden, umap = _cluster_all(z[sample], resolution, n_neighbors, seed)
+    if len(sample) < adata.n_obs:
+        leiden, umap = _join(z, sample, leiden, umap, seed=seed)
+    by_size = np.argsort(-np.bincount(leiden), kind="stable")
+    leiden = np.argsort(by_size)[leiden]
+    names = [str(code) for code in range(leiden.max() + 1)]
+    adata.obs["leiden"] = pd.Categorical.from_codes(leiden, categories=pd.Index(names))
+    adata.obsm["X_umap"] = umap
+    adata.uns["mxsplicer_cluster"] = {
+        "use_rep": use_rep,
+        "resolution": float(resolution),
+        "n_neighbors": int(n_neighbors),
+        "seed": int(seed),
+        "n_clustered": len(sample),
+    }
+    logger.info("%d clusters of %d cells by %s", len(names), adata.n_obs, use_rep)
+
+
+def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy, umap and numba tell of their own future, not of these cells
+        cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
+        sc.pp.neighbors(cells, n_neighbors=min(n_neighbors, len(z) - 1), use_rep="z", random_state=seed)
+        sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+        # The spectral start needs more cells than dimensions of its eigenproblem, and eats memory on many cells.
+        init = "spectral" if 50 < len(z) <= 50_000 else "random"
+        sc.tl.umap(cells, init_pos=init, random_state=seed)
+    return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+
+
+def _join(
+    z: np.ndarray, sample: np.ndarray, leiden: np.ndarray, umap: np.ndarray, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rest = np.setdiff1d(np.arange(len(z)), sample)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index = NNDescent(z[sample], n_neighbors=15, random_state=seed)
+        nearest, _ = index.query(z[rest], k=5)  # (rest, 5) places in the sample
+    all_leiden = np.empty(len(z), dtype=leiden.dtype)
+    all_umap = np.empty((len(z), 2), dtype=np.float32)
+    all_leiden[sample], all_umap[sample] = leiden, umap
+    votes = np.zeros((len(rest), leiden.max() + 1), dtype=np.int8)
+    for column in nearest.T:
+        votes[np.arange(len(rest)), leiden[column]] += 1
+    all_leiden[rest] = votes.argmax(axis=1)
+    all_umap[rest] = np.median(umap[nearest], axis=1)
+    return all_leiden, all_umap
