@@ -1,0 +1,314 @@
+"""PatchStore: patches, regions and cells of one slide on disk. The only module that knows the layout and its version.
+
+A zarr v3 group: ``patches`` (N, C, P, P) and ``regions`` (N, P, P), one shard per block; ``cells/<column>`` (N,);
+``intensities`` (N, C). A store is built under ``<path>.partial`` and gets its name when it is whole. A shard appears
+at once or not at all (zarr writes to a temporary file and renames it), so the shards present are the blocks done.
+"""
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore, MemoryStore
+
+from mxsplicer.errors import InputError
+
+BACKGROUND, THIS_CELL, OTHER_CELL = 0, 1, 2
+
+_FORMAT = "mxsplicer patches"
+_VERSION = 1
+_CHUNK_BYTES = 1 << 20  # what is read for one cell at random; smaller chunks cost zarr more time than they save
+_CODEC = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}  # 16-bit images: 0.58 of their size at 1.2 GB/s
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A run of cells that lie close together on the slide, with their patches."""
+
+    number: int
+    rows: np.ndarray  # (n,) places in the table of all cells in block order
+    cells: pd.DataFrame
+    intensities: np.ndarray  # (n, C) float32, mean of each marker inside the cell
+    patches: np.ndarray  # (n, C, P, P) in the slide's dtype
+    regions: np.ndarray  # (n, P, P) uint8: BACKGROUND, THIS_CELL, OTHER_CELL
+
+
+class PatchStore:
+    """The patches of a slide's cells on disk, in block order. Open one with :meth:`PatchStore.open`.
+
+    Attributes
+    ----------
+    patches
+        zarr array (N, C, P, P), intensities as they were read, in the slide's dtype.
+    regions
+        zarr array (N, P, P), uint8: 0 background, 1 this cell, 2 another cell.
+    made_from
+        What the store was cut from and with which settings.
+    """
+
+    def __init__(self, path: Path, group: Any) -> None:
+        header = group.attrs[_FORMAT]
+        self.path = path
+        self.patches = group["patches"]
+        self.regions = group["regions"]
+        self.slide_name: str = header["slide_name"]
+        self.markers: tuple[str, ...] = tuple(header["markers"])
+        self.pixel_size_um: float = header["pixel_size_um"]
+        self.patch_size_um: float = header["patch_size_um"]
+        self.level: int = header["level"]
+        self.ledger: dict[str, int] = header["ledger"]
+        self.made_from: dict[str, Any] = header["made_from"]
+        self._group = group
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PatchStore":
+        """Open a store for reading.
+
+        Examples
+        --------
+        >>> from mxsplicer.testing import tiny_store
+        >>> store = PatchStore.open(tiny_store().path)
+        >>> store.n_cells, store.markers, store.patch_px
+        (2, ('DAPI', 'CD3e', 'CD20'), 32)
+        """
+        path = Path(path)
+        if not path.exists():
+            msg = f"there is no patch store {path}. Make one with `mxsplicer extract`."
+            raise InputError(msg)
+        header, group = _header(path)
+        if header is None:
+            msg = f"{path} is not a patch store. Make one with `mxsplicer extract`."
+            raise InputError(msg)
+        if header["version"] > _VERSION:
+            msg = (
+                f"{path} has version {header['version']} of the patch format and this mxsplicer reads up to "
+                f"{_VERSION}. Update mxsplicer, or extract again."
+            )
+            raise InputError(msg)
+        if not header["complete"]:
+            msg = f"{path} is unfinished. Run `mxsplicer extract` again with the same settings: it goes on."
+            raise InputError(msg)
+        return cls(path, group)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells, N."""
+        return int(self.patches.shape[0])
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch in pixels, P."""
+        return int(self.patches.shape[-1])
+
+    @property
+    def block_size(self) -> int:
+        """Number of cells of a block; the last may have fewer."""
+        return int(self.patches.shards[0])
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.n_cells // self.block_size)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per cell, in block order; row i describes patch i."""
+        return pd.DataFrame({name: self._group["cells"][name][:] for name in self._group["cells"].attrs["columns"]})
+
+    @cached_property
+    def intensities(self) -> np.ndarray:
+        """Mean raw intensity of each marker inside each cell, (N, C) float32."""
+        return np.asarray(self._group["intensities"][:])
+
+    def read_block(self, number: int) -> Block:
+        """Return a block; its rows are those of ``cells`` from ``number * block_size`` on."""
+        if not 0 <= number < self.n_blocks:
+            msg = f"{self.path} has the blocks 0 to {self.n_blocks - 1}, not {number}."
+            raise InputError(msg)
+        rows = slice(number * self.block_size, min((number + 1) * self.block_size, self.n_cells))
+        return Block(
+            number=number,
+            rows=np.arange(rows.start, rows.stop),
+            cells=self.cells[rows],
+            intensities=self.intensities[rows],
+            patches=self.patches[rows],
+            regions=self.regions[rows],
+        )
+
+    def read_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return patches (n, C, P, P) and regions (n, P, P) of any rows, in their order; rows may repeat."""
+        distinct, places = np.unique(np.asarray(rows), return_inverse=True)
+        return self.patches.oindex[distinct][places], self.regions.oindex[distinct][places]
+
+
+class PatchWriter:
+    """Builds a store block by block, from any number of threads, and goes on with one that was interrupted.
+
+    Parameters
+    ----------
+    path
+        Final name of the store; until :meth:`finish` everything lies in ``<path>.partial``.
+    header
+        What :class:`PatchStore` tells of itself. ``made_from`` decides whether an unfinished store may be gone on with.
+    cells, intensities
+        Of all cells, in block order.
+    overwrite
+        Whether a finished store of this name, or an unfinished one made from something else, may be replaced.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        header: Mapping[str, Any],
+        cells: pd.DataFrame,
+        intensities: np.ndarray,
+        patch_px: int,
+        dtype: np.dtype[Any],
+        block_size: int,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._shape = (len(cells), intensities.shape[1], patch_px, patch_px)
+        self._dtype = dtype
+        self._block_size = block_size
+        self._header = {"version": _VERSION, "complete": False, **header}
+        self._cells, self._intensities = cells, intensities
+        self._check_path(overwrite=overwrite)
+        self._goes_on = self._may_go_on(overwrite=overwrite)
+
+    def begin(self) -> list[int]:
+        """Create the unfinished store, or open it, and return the numbers of the blocks that are written already."""
+        if not self._goes_on:
+            self._create()
+        group = zarr.open_group(LocalStore(self.partial), mode="r+", zarr_format=3)
+        self._group, self._patches, self._regions = group, group["patches"], group["regions"]
+        n_blocks = -(-self._shape[0] // self._block_size)
+        return [number for number in range(n_blocks) if all(shard.is_file() for shard in self._shards(number))]
+
+    def write(self, block: Block) -> None:
+        """Write a block, whole or not at all."""
+        rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
+        with _full_disk_explained(self.path):
+            self._regions[rows] = block.regions
+            self._patches[rows] = block.patches
+
+    def free_bytes(self) -> int:
+        """Return how large the store may become: what the disk has free, and what is written of it already."""
+        folder = next(folder for folder in self.partial.absolute().parents if folder.is_dir())
+        written = sum(file.stat().st_size for file in self.partial.rglob("*") if file.is_file()) if self._goes_on else 0
+        return shutil.disk_usage(folder).free + written
+
+    def estimate_bytes(self, block: Block) -> int:
+        """Return about how large the finished store is, from how well one block compresses."""
+        memory = MemoryStore()
+        patches, regions = _create_arrays(
+            zarr.create_group(memory, zarr_format=3), (len(block.rows), *self._shape[1:]), self._dtype, self._block_size
+        )
+        patches[:], regions[:] = block.patches, block.regions
+        return round(sum(len(value) for value in memory._store_dict.values()) * self._shape[0] / len(block.rows))
+
+    def finish(self) -> PatchStore:
+        """Give the store its name and return it."""
+        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
+            leftover.unlink()
+        with _full_disk_explained(self.path):
+            self._group.attrs[_FORMAT] = {**self._header, "complete": True}
+        if self.path.exists():
+            replaced = self.path.with_name(self.path.name + ".replaced")
+            self.path.rename(replaced)
+            self.partial.rename(self.path)
+            shutil.rmtree(replaced)
+        else:
+            self.partial.rename(self.path)
+        return PatchStore.open(self.path)
+
+    def _check_path(self, *, overwrite: bool) -> None:
+        if not self.path.exists():
+            return
+        if not overwrite:
+            msg = f"{self.path} exists. Choose another name, or pass --overwrite to replace it."
+            raise InputError(msg)
+        if _header(self.path)[0] is None:
+            msg = f"{self.path} exists and is not a patch store, so it is not replaced. Choose another name."
+            raise InputError(msg)
+
+    def _may_go_on(self, *, overwrite: bool) -> bool:
+        begun, _ = _header(self.partial)
+        if begun is None:
+            return False
+        then, now = begun["made_from"], self._header["made_from"]
+        differing = [key for key in now if then.get(key) != now[key]]
+        if (not differing and begun["version"] == _VERSION) or overwrite:
+            return not differing
+        found = "; ".join(f"{key} was {_said(then.get(key))} and is {_said(now[key])}" for key in differing)
+        msg = (
+            f"{self.partial} is the beginning of another extraction: {found}. "
+            "Repeat that one, delete the folder, or pass --overwrite to begin afresh."
+        )
+        raise InputError(msg)
+
+    def _create(self) -> None:
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        with _full_disk_explained(self.path):
+            group = zarr.create_group(LocalStore(self.partial), zarr_format=3)
+            _create_arrays(group, self._shape, self._dtype, self._block_size)
+            group.create_array("intensities", data=self._intensities.astype(np.float32))
+            table = group.create_group("cells", attributes={"columns": list(self._cells.columns)})
+            for column in self._cells.columns:
+                table.create_array(column, data=self._cells[column].to_numpy())
+            group.attrs[_FORMAT] = self._header  # last: a folder without it was not begun
+
+    def _shards(self, number: int) -> tuple[Path, Path]:
+        chunks = self.partial / "patches" / "c" / str(number), self.partial / "regions" / "c" / str(number)
+        return chunks[0] / "0" / "0" / "0", chunks[1] / "0" / "0"
+
+
+def _create_arrays(group: Any, shape: tuple[int, ...], dtype: np.dtype[Any], block_size: int) -> tuple[Any, Any]:
+    patch_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+    n_chunk = min(block_size, 1 << (max(1, _CHUNK_BYTES // patch_bytes).bit_length() - 1))  # both are powers of two
+    common = {"fill_value": 0, "config": {"write_empty_chunks": True}, "compressors": BloscCodec(**_CODEC)}
+    patches, regions = (
+        group.create_array(
+            name, shape=(shape[0], *patch), dtype=kind, chunks=(n_chunk, *patch), shards=(block_size, *patch), **common
+        )
+        for name, patch, kind in [("patches", shape[1:], dtype), ("regions", shape[2:], np.dtype(np.uint8))]
+    )
+    return patches, regions
+
+
+def _header(path: Path) -> tuple[dict[str, Any] | None, Any]:
+    """Return what a store tells of itself, None where there is no store, and its group."""
+    if not (path / "zarr.json").is_file():
+        return None, None
+    try:
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
+    except (ValueError, KeyError, FileNotFoundError, TypeError):
+        return None, None  # an array, or metadata that is not zarr's
+    return group.attrs.asdict().get(_FORMAT), group
+
+
+@contextmanager
+def _full_disk_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        msg = f"the disk of {path} is full. Free some space and run the same command again: it goes on where it was."
+        raise InputError(msg) from error
+
+
+def _said(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
