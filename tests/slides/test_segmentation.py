@@ -1,9 +1,11 @@
 """Nuclei are found and grown into cells, whatever the tiles, the dtype and the size of a pixel."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 import zarr
-from skimage.draw import disk, ellipse
+from skimage.draw import ellipse
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.segmentation import segment
@@ -11,7 +13,7 @@ from mxsplicer.slides.slide import Slide
 
 
 def tissue(*, size_px=400, pixel_size_um=0.5, seed=0, dtype=np.uint16, counts=200.0):
-    """A slide of nuclei that differ in size and brightness, some touching, on an uneven background; and their labels."""
+    """Draw nuclei that differ in size and brightness, some touching, on an uneven background, and their labels."""
     rng = np.random.default_rng(seed)
     truth = np.zeros((size_px, size_px), np.uint32)
     light = np.tile(np.linspace(0.03, 0.1, size_px), (size_px, 1))
@@ -41,12 +43,17 @@ def matched(found, truth):
     return iou[table.sum(1)[1:] > 0].max(axis=1)
 
 
-def test_nuclei_of_a_drawn_tissue_are_found(tmp_path):
-    slide, truth = tissue()
+@pytest.mark.parametrize(
+    ("pixel_size_um", "dtype", "counts"),
+    [(0.5, np.uint16, 5000), (0.5, np.uint8, 3), (0.325, np.float32, 200), (1.0, np.float32, 50), (0.8, np.uint8, 30)],
+)
+def test_nuclei_of_a_drawn_tissue_are_found(tmp_path, pixel_size_um, dtype, counts):
+    slide, truth = tissue(size_px=round(200 / pixel_size_um), pixel_size_um=pixel_size_um, dtype=dtype, counts=counts)
 
     mask = segment(slide, tmp_path / "mask.zarr", expansion_um=0)
 
     assert np.mean(matched(mask[:], truth) > 0.5) > 0.9
+    assert mask[:].max() < 1.1 * truth.max()
 
 
 def test_the_mask_is_a_zarr_of_numbered_cells_that_says_how_it_was_made(tmp_path):
@@ -94,5 +101,77 @@ def test_a_slide_without_nuclei_is_refused_and_leaves_nothing(tmp_path):
 def test_a_slide_whose_nuclear_marker_has_no_known_name_names_its_markers_and_the_option(tmp_path):
     slide = Slide("S01", np.zeros((2, 64, 64), np.uint8), ("CD3e", "CD20"), 0.5)
 
-    with pytest.raises(InputError, match="CD3e, CD20.*--nuclear-marker"):
+    with pytest.raises(InputError, match=r"CD3e, CD20.*--nuclear-marker"):
         segment(slide, tmp_path / "mask.zarr")
+
+
+def test_a_folder_that_is_no_mask_is_never_replaced(tmp_path):
+    slide, _ = tissue(size_px=100)
+    (tmp_path / "precious.txt").touch()
+
+    with pytest.raises(InputError, match="not a zarr array"):
+        segment(slide, tmp_path, overwrite=True)
+
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_any_function_from_image_to_labels_is_a_segmenter(tmp_path):
+    slide, truth = tissue()
+    truth_slide = Slide("S01", np.stack([truth * 0, truth]), slide.markers, 0.5)
+
+    def by_truth(image):
+        return image[1] * 1000  # sparse labels, other ones in every tile
+
+    whole = segment(truth_slide, tmp_path / "mask.zarr", segmenter=by_truth, tile_px=96)[:]
+
+    assert whole.max() == len(np.unique(truth)) - 1
+    assert np.all(matched(whole, truth) == 1)
+
+
+@pytest.mark.parametrize("wrong", [lambda image: image, lambda image: image[0] > 0, lambda image: image[0] / 2])
+def test_a_segmenter_that_returns_no_labels_is_refused(tmp_path, wrong):
+    slide, _ = tissue(size_px=64)
+
+    with pytest.raises(InputError, match="segmenter returned"):
+        segment(slide, tmp_path / "mask.zarr", segmenter=wrong)
+
+
+def test_a_tile_that_sees_a_cell_differently_from_its_neighbour_makes_no_second_cell_of_it(tmp_path):
+    image = np.zeros((1, 64, 128), np.uint8)
+    image[0, 20:40, 48:76] = 1  # across the seam of two tiles of 64 px, its centroid in the left one
+
+    def forgetful(tile):
+        labels = tile[0].astype(np.int32)
+        labels[:, :30] = (
+            0  # the right tile, which begins at 28, loses part of the cell, and so sees its centroid in its core
+        )
+        return labels
+
+    slide = Slide("S01", image, ("DAPI",), 1.0)
+    mask = segment(slide, tmp_path / "mask.zarr", segmenter=forgetful, tile_px=64, halo_um=36)[:]
+
+    np.testing.assert_array_equal(mask, image[0])
+
+
+def test_bare_glass_around_a_small_piece_of_tissue_does_not_hide_its_nuclei(tmp_path):
+    part, truth = tissue()
+    image = np.zeros((2, 2400, 2400), np.uint16)
+    image[:, 1500:1900, 700:1100] = part.image
+
+    mask = segment(Slide("S01", image, part.markers, 0.5), tmp_path / "mask.zarr", expansion_um=0)[:]
+
+    assert np.mean(matched(mask[1500:1900, 700:1100], truth) > 0.5) > 0.9
+    assert np.all(np.delete(mask, range(1480, 1920), axis=0) == 0)
+
+
+def test_cells_of_a_real_field_are_found_at_the_centroids_that_people_published(tmp_path, shared_data):
+    folder = shared_data / "mif-breast-csm"
+    image = tifffile.imread(folder / "ABCM22001_B14_MiniCrop.ome.tif")
+    points = pd.read_csv(folder / "ABCM22001_B14_MiniCrop_cells.csv")
+    slide = Slide("B14", image, ("DAPI", *(f"M{i}" for i in range(1, len(image)))), 0.5)
+
+    mask = segment(slide, tmp_path / "mask.zarr")[:]
+
+    hit = mask[points["y"].round().astype(int).clip(0, 499), points["x"].round().astype(int).clip(0, 499)]
+    assert len(np.unique(hit[hit > 0])) > 0.88 * len(points)
+    assert mask.max() < 1.1 * len(points)
