@@ -40,8 +40,8 @@ def order_cells(x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
 
 def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
     """Return ``size`` of ``n`` places along the curve: one at random from each of ``size`` equal stretches."""
-    edges = np.linspace(0, n, size + 1)
-    return np.floor(edges[:-1] + np.random.default_rng(seed).random(size) * np.diff(edges)).astype(np.int64)
+    edges = np.arange(size + 1) * n // size
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
 def choose_block_size(patch_bytes: int) -> int:

@@ -156,10 +156,12 @@ def stream_blocks(
 
 
 def _patch_px(slide: Slide, patch_size_um: float) -> int:
-    half = patch_size_um / slide.pixel_size_um / 2
-    patch_px = 2 * max(1, math.floor(half + 0.5))
+    if not 0 < patch_size_um < math.inf:
+        msg = f"a patch of {patch_size_um} µm cannot be cut; --patch-size-um is the side of a patch, more than 0."
+        raise InputError(msg)
+    patch_px = 2 * max(1, math.floor(patch_size_um / slide.pixel_size_um / 2 + 0.5))
     height, width = slide.shape_px
-    if not 0 < patch_px <= min(height, width):
+    if patch_px > min(height, width):
         pixel = slide.pixel_size_um
         msg = (
             f"a patch of {patch_size_um:g} µm ({patch_px} pixels) does not fit on slide {slide.name!r}, "
@@ -278,14 +280,13 @@ def _digest_of(cells: Cells) -> str:
 
 def _check_space(writer: PatchWriter, cutter: _Cutter) -> None:
     free = writer.free_bytes()
-    raw = len(cutter.table) * math.prod(cutter.patch_shape) * cutter.dtype.itemsize
-    if raw <= free:
+    if writer.raw_bytes <= free:
         return
     needed = writer.estimate_bytes(cutter.cut_one(cutter.n_blocks // 2))
     if needed > free:
         msg = (
-            f"the patches of {len(cutter.table)} cells need about {needed / 1e9:.1f} GB and the disk of "
-            f"{writer.path} has {free / 1e9:.1f} GB. Choose another disk, fewer cells (--cells) or smaller patches "
+            f"the patches of {len(cutter.table)} cells need about {needed / 1e9:.3g} GB and the disk of "
+            f"{writer.path} has {free / 1e9:.3g} GB. Choose another disk, fewer cells (--cells) or smaller patches "
             "(--patch-size-um)."
         )
         raise InputError(msg)
