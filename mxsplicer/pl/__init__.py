@@ -1,1 +1,31 @@
-"""TODO"""
+"""Figures of embedded cells and of slides: each draws into the axes it is given, or into new ones, and shows nothing.
+
+A name is loaded when it is first used: matplotlib takes a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mxsplicer.pl.maps import embedding, spatial
+    from mxsplicer.pl.matrices import correlation, markers_by_cluster
+    from mxsplicer.pl.tissue import slide
+    from mxsplicer.pl.training import losses
+
+__all__ = ["correlation", "embedding", "losses", "markers_by_cluster", "slide", "spatial"]
+
+_MODULES = {
+    "correlation": "matrices",
+    "embedding": "maps",
+    "losses": "training",
+    "markers_by_cluster": "matrices",
+    "slide": "tissue",
+    "spatial": "maps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,60 @@
+"""Colours that people with a colour-vision deficiency can tell apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Wong 2011 (Nature Methods 8:441) without black, then the muted scheme of Tol (SRON/EPS/TN/09-002), then pale ones.
+QUALITATIVE = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442",
+    "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499",
+    "#bbbbbb", "#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00", "#666666",
+)  # fmt: skip
+CHANNELS = ("#5a7dff", "#ffb000", "#ff4fa3", "#3fe0c5")  # added up on black: nuclei first, then three markers
+INTENSITY = "viridis"
+SIGNED = "RdBu_r"
+ABSENT = "#d9d9d9"
+
+
+def rgb(color: str) -> np.ndarray:
+    """Return a colour as three floats between 0 and 1."""
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def of_category(code: int) -> str:
+    """Return the colour of the ``code``-th category; they repeat after 26."""
+    return QUALITATIVE[code % len(QUALITATIVE)] if code >= 0 else ABSENT
+
+
+def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: Sequence[str] = CHANNELS) -> np.ndarray:
+    """Add up channels, each in a colour of its own.
+
+    Parameters
+    ----------
+    image
+        Channels (C, y, x), any dtype.
+    limits
+        For each channel the intensity shown black and the one shown in full colour.
+    colors
+        One per channel, as ``#rrggbb``.
+
+    Returns
+    -------
+    Picture (y, x, 3), uint8.
+    """
+    out = np.zeros((*image.shape[1:], 3))
+    for channel, (low, high), color in zip(image, limits, colors, strict=False):
+        brightness = np.clip((channel.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+        out += brightness[..., None] * rgb(color)
+    return np.asarray(np.clip(out, 0, 1) * 255, dtype=np.uint8)
+
+
+def contrast(channel: np.ndarray) -> tuple[float, float]:
+    """Return the intensities to show black and full: the 1st and the 99.8th percentile of the pixels that are not 0."""
+    seen = channel[np.isfinite(channel) & (channel > 0)]
+    if not seen.size:
+        return 0.0, 1.0
+    low, high = np.percentile(seen, [1, 99.8])
+    if seen.size < 0.5 * channel.size or high <= low:
+        low = 0.0  # most of the picture is empty: what is seen at all is signal
+    return float(low), float(high)

@@ -1,0 +1,151 @@
+"""Cells as points: on the map of a representation, and on the tissue."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from mxsplicer.errors import InputError
+from mxsplicer.pl import colors
+from mxsplicer.pl.axes import axes_or_new, bare, scale_bar
+
+_MOST_POINTS = 200_000  # more are not seen apart on a page
+
+
+def embedding(
+    adata: AnnData,
+    *,
+    color: str = "leiden",
+    basis: str = "X_umap",
+    legend: bool = True,
+    ax: Axes | None = None,
+    seed: int = 0,
+) -> Axes:
+    """Show cells on the map of their representation, each in the colour of its category or intensity.
+
+    Parameters
+    ----------
+    adata
+        Cells with a map (cells, 2) in ``obsm``.
+    color
+        Column of ``obs``, or a marker; intensities are shown as log1p up to their 99.5th percentile.
+    basis
+        Key of the map.
+    legend
+        Name the categories, on the map itself where there are many.
+    ax
+        Where to draw; a new figure by default.
+    seed
+        Order in which cells are drawn, and which of them beyond 200,000 are not.
+    """
+    if basis not in adata.obsm:
+        msg = f"the cells have no map {basis!r}; run mxsplicer.tl.cluster first."
+        raise InputError(msg)
+    ax = axes_or_new(ax, (6, 5))
+    points = np.asarray(adata.obsm[basis])[:, :2]
+    size = float(np.clip(30_000 / max(adata.n_obs, 1), 0.3, 12))
+    _scatter(ax, points, adata, color, size=size, seed=seed)
+    values = adata.obs.get(color)
+    if legend and values is not None and not _is_number(values):
+        for name in _names(values):
+            centre = np.median(points[(values.astype(str) == name).to_numpy()], axis=0)
+            label = ax.text(centre[0], centre[1], name, fontsize=9, weight="bold", ha="center", va="center")
+            label.set_bbox({"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0})
+    ax.set_title(color, fontsize=10)
+    bare(ax)
+    return ax
+
+
+def spatial(
+    adata: AnnData,
+    *,
+    color: str = "leiden",
+    slide: str | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+    seed: int = 0,
+) -> Axes:
+    """Show cells where they lie in the tissue, each a disc of its area, in the colour of its category or intensity.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``obsm["spatial"]``, (x, y) in µm.
+    color
+        Column of ``obs``, or a marker.
+    slide
+        Which slide, where there are several.
+    legend
+        Name the categories beside the map.
+    ax
+        Where to draw; a new figure by default. Its size decides how large the discs are.
+    seed
+        Order in which cells are drawn, and which of them beyond 200,000 are not.
+    """
+    if slide is not None:
+        adata = adata[(adata.obs["slide"].astype(str) == slide).to_numpy()]
+    ax = axes_or_new(ax, (8, 7))
+    points = np.asarray(adata.obsm["spatial"])
+    low, high = points.min(axis=0), points.max(axis=0)
+    ax.set_xlim(low[0] - 10, high[0] + 10)
+    ax.set_ylim(high[1] + 10, low[1] - 10)  # y grows downwards, as in the image
+    ax.set_aspect("equal")
+    area_um2 = float(adata.obs["area_um2"].median()) if "area_um2" in adata.obs else 80.0
+    box = ax.get_position()
+    width_pt, height_pt = ax.figure.get_size_inches() * 72 * [box.width, box.height]  # type: ignore[union-attr]
+    pt_per_um = min(width_pt / (high[0] - low[0] + 20), height_pt / (high[1] - low[1] + 20))
+    _scatter(ax, points, adata, color, size=max(area_um2 * pt_per_um**2 * 1.1, 0.15), seed=seed)
+    bare(ax)
+    scale_bar(ax, width_um=float(high[0] - low[0] + 20), color="#333333")
+    values = adata.obs.get(color)
+    if legend and values is not None and not _is_number(values):
+        category_legend(ax, _names(values))
+    return ax
+
+
+def category_legend(ax: Axes, names: list[str]) -> None:
+    """List categories with their colours to the right of the axes."""
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=colors.of_category(code), label=name)
+        for code, name in enumerate(names)
+    ]
+    columns = 1 + (len(names) - 1) // 24
+    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns, fontsize=9)
+
+
+def _scatter(ax: Axes, points: np.ndarray, adata: AnnData, color: str, *, size: float, seed: int) -> None:
+    # In random order, so that no group lies on top by its place in the table; the bright on top for intensities.
+    order = np.random.default_rng(seed).permutation(len(points))[:_MOST_POINTS]
+    style: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": True}
+    if color in adata.obs and not _is_number(adata.obs[color]):
+        values = adata.obs[color].astype(str).where(adata.obs[color].notna(), None)
+        codes = pd.Index(_names(adata.obs[color])).get_indexer(values.to_numpy(dtype=object))
+        palette = np.array([colors.rgb(colors.of_category(code)) for code in range(-1, codes.max() + 1)])
+        ax.scatter(points[order, 0], points[order, 1], c=palette[codes[order] + 1], **style)
+        return
+    if color in adata.obs:
+        values = adata.obs[color].to_numpy(dtype=np.float64)
+    elif color in adata.var_names:
+        column = adata[:, color].X
+        values = np.log1p(np.maximum(np.asarray(column.toarray() if hasattr(column, "toarray") else column).ravel(), 0))
+    else:
+        msg = f"{color!r} is neither a column of obs nor a marker."
+        raise InputError(msg)
+    top = float(np.nanpercentile(values, 99.5))
+    order = order[np.argsort(values[order], kind="stable")]
+    ax.scatter(
+        points[order, 0], points[order, 1], c=values[order], cmap=colors.INTENSITY, vmin=0, vmax=top or 1.0, **style
+    )
+
+
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _names(values: pd.Series) -> list[str]:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return [str(name) for name in values.cat.categories]
+    return sorted(values.dropna().astype(str).unique())

@@ -1,0 +1,458 @@
+"""The parts of the page, in the order a reader meets them. A part without its input is None."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer import pl
+from mxsplicer.pl import colors
+from mxsplicer.pl.matrices import cluster_profiles
+from mxsplicer.pl.training import last_losses, read_log
+from mxsplicer.report.pictures import new_figure, of_figure, of_pixels
+from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.slide import LazyImage, Slide, overview
+from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
+
+_MOST_SLIDES = 60  # pictures of slides on one page
+_MOST_MARKERS = 64
+_CROP_UM = 150.0
+
+
+def title(adata: AnnData) -> str:
+    """Return the name of the slide, or how many there are."""
+    names = _slide_names(adata)
+    return names[0] if len(names) == 1 else f"{len(names)} slides"
+
+
+def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
+    """Return the figures and the sentences at the head of the page."""
+    about = adata.uns.get("mxsplicer", {})
+    method = str(about.get("method", "splicer"))
+    representation = next(
+        (adata.obsm[key] for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), None
+    )
+    return {
+        "n_cells": adata.n_obs,
+        "n_slides": len(_slide_names(adata)),
+        "n_markers": adata.n_vars,
+        "n_features": 0 if representation is None else representation.shape[1],
+        "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
+        "method": {"splicer": "SpliCER", "joint": "plain joint embedding"}.get(method, method),
+        "use_rep": f"X_{method}",
+        "verdicts": verdict(scores) if scores is not None and len(scores) else [],
+    }
+
+
+def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) -> dict[str, Any] | None:
+    """Return pictures of the slides and, for one of them, a window with outlined cells."""
+    if not slides:
+        return None
+    markers = _telling_markers(adata)
+    shown = slides[:_MOST_SLIDES]
+    markers = [marker for marker in markers if all(marker in slide.markers for slide in shown)]
+    names = ", ".join(markers)
+    if len(slides) == 1:
+        height, width = slides[0].shape_px
+        figure = new_figure(8, min(8 * height / width + 0.4, 12))
+        pl.slide(slides[0], markers=markers, max_side_px=1200, ax=figure.subplots())
+        whole = of_figure(figure, f"Slide {slides[0].name} in the colours of {names}.", dpi=150)
+    else:
+        columns = min(6, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)
+        for ax, slide in zip(figure.subplots(rows, columns, squeeze=False).flat, [*shown, *[None] * 6], strict=False):
+            if slide is None:
+                ax.set_visible(False)
+                continue
+            pl.slide(slide, markers=markers, max_side_px=320, legend=False, ax=ax)
+            ax.set_title(_short(slide.name), fontsize=6)
+        whole = of_figure(figure, f"{len(shown)} slides in the colours of {names}.", dpi=170)
+    crop = None
+    chosen = int(np.argmax([(adata.obs["slide"].astype(str) == slide.name).sum() for slide in slides]))
+    if masks:
+        slide, mask = slides[chosen], masks[chosen]
+        figure = new_figure(8, 8.3)
+        window = _densest_window(adata, slide)
+        pl.slide(slide, markers=markers, mask=mask, window=window, ax=figure.subplots())
+        crop = of_figure(figure, f"A window of slide {slide.name} with the outline of every cell in white.", dpi=130)
+    return {
+        "whole": whole,
+        "crop": crop,
+        "crop_slide": slides[chosen].name,
+        "markers": list(zip(markers, colors.CHANNELS, strict=False)),
+        "not_shown": len(slides) - len(shown),
+        "slides": [
+            {
+                "name": slide.name,
+                "size": f"{slide.shape_px[1]:,} × {slide.shape_px[0]:,} px",
+                "mm": f"{slide.shape_px[1] * slide.pixel_size_um / 1000:.2f} × "
+                f"{slide.shape_px[0] * slide.pixel_size_um / 1000:.2f} mm",
+                "pixel": f"{slide.pixel_size_um:.4g} µm ({slide.pixel_size_from})",
+                "markers": f"{len(slide.markers)} ({slide.markers_from})",
+                "storage": slide.storage,
+            }
+            for slide in slides
+        ],
+    }
+
+
+def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]]:
+    """Return one card per marker: its picture where it is brightest, how bright cells are, where it is all zero."""
+    by_name = {slide.name: slide for slide in slides}
+    slide_of = adata.obs["slide"].astype(str).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, "")
+    names = _slide_names(adata)
+    intensity = _intensity(adata)
+    top = np.array([np.percentile(intensity[slide_of == name], 99, axis=0) for name in names])  # (slides, markers)
+    zero = np.array([intensity[slide_of == name].max(axis=0) <= 0 for name in names])
+    cards = []
+    for place, marker in enumerate(adata.var_names.astype(str)):
+        values = intensity[:, place]
+        p1, p50, p99 = np.percentile(values, [1, 50, 99])
+        card: dict[str, Any] = {
+            "marker": marker,
+            "p1": _number(p1),
+            "p50": _number(p50),
+            "p99": _number(p99),
+            "range": f"{p99 / p50:.1f}×" if p50 > 0 else "–",
+            "zero_in": int(zero[:, place].sum()),
+            "all_zero": bool(zero[:, place].all()),
+            "n_slides": len(names),
+            "histogram": _histogram(values),
+            "picture": None,
+            "slide": "",
+        }
+        brightest = by_name.get(names[int(top[:, place].argmax())])
+        if brightest is not None and marker in brightest.markers and place < _MOST_MARKERS:
+            channel = overview(brightest, max_side_px=300, channels=brightest.channels_of([marker]))[0][0]
+            grey = colors.composite(channel[None], [colors.contrast(channel)], ["#ffffff"])[..., 0]
+            card |= {"picture": of_pixels(grey, f"{marker} on slide {brightest.name}"), "slide": brightest.name}
+        cards.append(card)
+    return cards
+
+
+def ledger(about: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the fate of every id of the masks, per slide and in all; the fates add up to what the mask holds."""
+    entries = about.get("ledger")
+    if not entries:
+        return None
+    table = pd.DataFrame({name: dict(fates) for name, fates in entries.items()}).T.fillna(0).astype(int)
+    fates = [fate for fate in table.columns if fate != "in mask"]
+    table = table[[*fates, *(["in mask"] if "in mask" in table else [])]]
+    total = table.sum()
+    closes = "in mask" not in table or bool((table[fates].sum(axis=1) == table["in mask"]).all())
+    rows = [(name, [f"{n:,}" for n in row]) for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    return {"columns": list(table.columns), "rows": rows, "total": [f"{n:,}" for n in total], "closes": closes}
+
+
+def losses(log: Path | None) -> dict[str, Any] | None:
+    """Return the loss of each chunk over time, as a picture and a table."""
+    if log is None or not log.is_file():
+        return None
+    table = read_log(log)
+    if table.empty:
+        return None
+    chunks = table["chunk"].nunique()
+    columns = min(6, chunks)
+    figure = new_figure(9.6 if columns > 3 else 2.8 * columns, 1.15 * -(-chunks // columns) + 0.5)
+    pl.losses(table, figure=figure)
+    last = last_losses(table)
+    return {
+        "picture": of_figure(figure, f"Loss of {chunks} chunks over {table['step'].max()} steps.", vector=True),
+        "steps": int(table["step"].max()),
+        "columns": list(last.columns),
+        "rows": [
+            (name, [f"{value:.3g}" for value in row]) for name, row in zip(last.index, last.to_numpy(), strict=True)
+        ],
+    }
+
+
+def embedding(adata: AnnData) -> dict[str, Any] | None:
+    """Return the map of cells by cluster, and one small map per marker."""
+    if "X_umap" not in adata.obsm or "leiden" not in adata.obs:
+        return None
+    figure = new_figure(7, 6)
+    ax = pl.embedding(adata, ax=figure.subplots())
+    ax.set_title("")
+    by_cluster = of_figure(figure, f"Map of {adata.n_obs:,} cells, coloured by cluster.", dpi=140)
+    # A small map needs no more points than pixels.
+    few = adata if adata.n_obs <= 20_000 else adata[np.random.default_rng(0).choice(adata.n_obs, 20_000, replace=False)]
+    markers = list(adata.var_names[:_MOST_MARKERS])
+    columns = 6
+    rows = -(-len(markers) // columns)
+    figure = new_figure(9.6, 1.75 * rows)
+    for ax, marker in zip(figure.subplots(rows, columns, squeeze=False).flat, [*markers, *[None] * 5], strict=False):
+        if marker is None:
+            ax.set_visible(False)
+        else:
+            pl.embedding(few, color=marker, ax=ax)
+            ax.set_title(_short(marker), fontsize=8, pad=2)
+    by_marker = of_figure(
+        figure, f"The same map {len(markers)} times, coloured by the intensity of one marker each.", dpi=130
+    )
+    return {"by_cluster": by_cluster, "by_marker": by_marker}
+
+
+def clusters(adata: AnnData) -> dict[str, Any] | None:
+    """Return where the clusters lie in the tissue, which markers are bright in them, and a table of both."""
+    if "leiden" not in adata.obs:
+        return None
+    names = _slide_names(adata)
+    shown = names[:_MOST_SLIDES]
+    if len(names) == 1:
+        figure = new_figure(9.2, 7.5)
+        pl.spatial(adata, ax=figure.subplots())
+        places = of_figure(figure, "Cells where they lie in the tissue, coloured by cluster.", dpi=140)
+    else:
+        columns = min(6, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)
+        for ax, name in zip(figure.subplots(rows, columns, squeeze=False).flat, [*shown, *[None] * 6], strict=False):
+            if name is None:
+                ax.set_visible(False)
+                continue
+            pl.spatial(adata, slide=name, legend=False, ax=ax)
+            ax.set_title(_short(name), fontsize=6)
+        places = of_figure(figure, f"Cells of {len(shown)} slides where they lie, coloured by cluster.", dpi=170)
+    profiles = cluster_profiles(adata)
+    figure = new_figure(min(9.6, 2.6 + 0.26 * adata.n_vars), 1.6 + 0.2 * len(profiles))
+    pl.markers_by_cluster(adata, ax=figure.subplots())
+    heatmap = of_figure(figure, "Heatmap: how bright each marker is in each cluster.", vector=True)
+    counts = adata.obs["leiden"].value_counts()
+    rows_of_table = []
+    for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories):
+        if name not in profiles.index:
+            continue
+        bright = profiles.loc[name].sort_values(ascending=False)
+        rows_of_table.append(
+            {
+                "name": name,
+                "color": colors.of_category(code),
+                "n": f"{counts[name]:,}",
+                "share": f"{counts[name] / adata.n_obs:.1%}",
+                "bright": ", ".join(bright.index[:4][bright.to_numpy()[:4] > 0.5]) or "none stands out",
+            }
+        )
+    return {"places": places, "heatmap": heatmap, "rows": rows_of_table, "not_shown": len(names) - len(shown)}
+
+
+def correlation(adata: AnnData) -> dict[str, Any] | None:
+    """Return which learned features follow which marker."""
+    key = next((key for key in ("splicer_correlation", "joint_correlation") if key in adata.varm), None)
+    if key is None:
+        return None
+    r = np.abs(np.asarray(adata.varm[key]))
+    figure = new_figure(9.6, 1.1 + 0.19 * len(r))
+    pl.correlation(adata, key=key, ax=figure.subplots())
+    order = np.argsort(-r.max(axis=1), kind="stable")
+    return {
+        "picture": of_figure(figure, "Heatmap: correlation of every marker with every learned feature.", vector=True),
+        "rows": [
+            {
+                "marker": str(adata.var_names[i]),
+                "mean": f"{r[i].mean():.2f}",
+                "max": f"{r[i].max():.2f}",
+                "bar": float(r[i].max()),
+            }
+            for i in order
+        ],
+    }
+
+
+def scores(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return for every label its verdict and one row per representation, best first."""
+    if table is None or table.empty:
+        return []
+    out = []
+    for sentence, (label, rows) in zip(verdict(table), table.groupby("label", sort=False), strict=True):
+        first = rows.iloc[0]
+        best = rows["balanced_accuracy"].max()
+        ordered = rows.sort_values("balanced_accuracy", ascending=False)
+        out.append(
+            {
+                "label": label,
+                "verdict": sentence,
+                "chance": float(first["chance"]),
+                "about": f"{int(first['n_cells']):,} cells, {int(first['n_classes'])} classes, {int(first['folds'])} folds "
+                f"by {first['folds_by']}",
+                "classes": first["classes"],
+                "left_out": first["left_out"],
+                "rows": [
+                    {
+                        "name": row["representation"],
+                        "learned": row["representation"] in ("SpliCER", "joint"),
+                        "best": row["balanced_accuracy"] == best,
+                        "value": row["balanced_accuracy"],
+                        "sd": row["balanced_accuracy_sd"],
+                        "gain": ""
+                        if row["representation"] == MEAN_INTENSITY
+                        else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
+                        "others": [
+                            f"{row[metric]:.2f}"
+                            for metric in ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
+                        ],
+                    }
+                    for _, row in ordered.iterrows()
+                ],
+            }
+        )
+    return out
+
+
+def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return what was set, which versions ran, and the fingerprints of what went in."""
+    prints = about.get("fingerprints", {})
+    inputs = [("weights", str(prints["weights"]))] if "weights" in prints else []
+    for name, both in prints.get("slides", {}).items():
+        inputs += [(f"{name}: {kind}", str(value)) for kind, value in both.items()]
+    keys = ("method", "patch_size_um", "pixel_size_um")
+    chosen = [(key, _text(about[key])) for key in keys if key in about]
+    chosen += [(key, _text(value)) for key, value in about.get("settings", {}).items() if key not in keys]
+    return {
+        "settings": chosen,
+        "versions": [(str(name), str(one)) for name, one in about.get("versions", {}).items()],
+        "inputs": inputs,
+    }
+
+
+def seconds(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how long each stage took, with the length of its bar."""
+    stages = {str(name): float(value) for name, value in about.get("seconds", {}).items()}
+    longest = max(stages.values(), default=0) or 1
+    return [{"stage": name, "time": _duration(value), "bar": value / longest} for name, value in stages.items()]
+
+
+def doubts(adata: AnnData, panel: list[dict[str, Any]], scores: pd.DataFrame | None) -> list[str]:
+    """Return, in sentences, what a careful reader should hold against this page."""
+    notes = []
+    empty = [card["marker"] for card in panel if card["all_zero"]]
+    partly = [card for card in panel if card["zero_in"] and not card["all_zero"]]
+    if empty:
+        notes.append(f"Markers without any signal: {', '.join(empty)}. Nothing can be learned from them.")
+    if partly:
+        listed = ", ".join(f"{card['marker']} ({card['zero_in']} of {card['n_slides']} slides)" for card in partly)
+        notes.append(f"Markers that are all zero on some slides: {listed}. There their absence is no biology.")
+    if "at_border" in adata.obs:
+        n = int(adata.obs["at_border"].astype(bool).sum())
+        if n:
+            notes.append(
+                f"{n:,} cells ({n / adata.n_obs:.1%}) touch the edge of the slide: their size and shape are cut."
+            )
+    if "patch_valid_fraction" in adata.obs:
+        n = int((adata.obs["patch_valid_fraction"] < 1).sum())
+        if n:
+            notes.append(
+                f"{n:,} patches ({n / adata.n_obs:.1%}) reach beyond the slide and are filled with zeros there; such cells "
+                "may gather on the map for that reason alone."
+            )
+    if adata.n_obs < 2000:
+        notes.append(f"{adata.n_obs:,} cells are few for training: trust neither small clusters nor small differences.")
+    names = _slide_names(adata)
+    if len(names) == 1:
+        notes.append(
+            "There is one slide: nothing here shows that the result holds for another patient or staining run."
+        )
+    elif "leiden" in adata.obs:
+        share = pd.crosstab(adata.obs["leiden"], adata.obs["slide"], normalize="index").max(axis=1)
+        own = [str(name) for name in share.index[share > 0.9]]
+        if own:
+            notes.append(
+                f"Clusters that come from one slide by more than 90 %: {', '.join(own)}. Suspect staining first."
+            )
+    if scores is not None and len(scores):
+        spread = scores["balanced_accuracy_sd"].max()
+        notes.append(
+            "The encoder was trained, without labels, on the same cells that are scored here; only the probes are kept apart "
+            f"by folds. The spread over folds goes up to {spread * 100:.1f} points: differences below that mean little."
+        )
+        if (scores["left_out"] != "").any():
+            notes.append(
+                "Classes too rare to stand in every fold were left out of the scores; they are named beside them."
+            )
+    else:
+        notes.append(
+            "No labels were given, so nothing here measures whether the features are better than mean intensity."
+        )
+    notes.append(
+        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map have no "
+        "meaning. A correlation with a marker can come from a neighbour's signal that spills over."
+    )
+    return notes
+
+
+def _slide_names(adata: AnnData) -> list[str]:
+    return sorted(adata.obs["slide"].astype(str).unique()) if "slide" in adata.obs else [""]
+
+
+def _intensity(adata: AnnData) -> np.ndarray:
+    return np.asarray(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X)
+
+
+def _telling_markers(adata: AnnData) -> list[str]:
+    # Nuclei first; then three markers that are bright in some cells and not in others, and not in the same ones.
+    names = [str(name) for name in adata.var_names]
+    nuclear = find_nuclear_marker(names)
+    logged = np.log1p(np.maximum(_intensity(adata)[:: max(1, adata.n_obs // 20_000)], 0))
+    contrast = np.percentile(logged, 98, axis=0) - np.percentile(logged, 40, axis=0)
+    sd = logged.std(axis=0)
+    standard = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
+    chosen = [names.index(nuclear)] if nuclear else []
+    nuclear_like = {i for i, name in enumerate(names) if nuclear and find_nuclear_marker([name])}
+    while len(chosen) < min(len(colors.CHANNELS), len(names)):
+        free = [i for i in range(len(names)) if i not in chosen and (i not in nuclear_like or len(names) <= 4)]
+        if not free:
+            break
+        others = [i for i in chosen if i not in nuclear_like]
+        alike = (
+            np.abs(standard[:, free].T @ standard[:, others]).max(axis=1) / len(standard)
+            if others
+            else np.zeros(len(free))
+        )
+        chosen.append(free[int(np.argmax(contrast[free] * (1 - alike)))])
+    return [names[i] for i in chosen]
+
+
+def _densest_window(adata: AnnData, slide: Slide) -> tuple[slice, slice]:
+    height, width = slide.shape_px
+    side = min(round(_CROP_UM / slide.pixel_size_um), height, width)
+    here = (
+        (adata.obs["slide"].astype(str) == slide.name).to_numpy()
+        if "slide" in adata.obs
+        else np.full(adata.n_obs, True)
+    )
+    points = np.asarray(adata.obsm["spatial"])[here] / slide.pixel_size_um  # x, y in pixels
+    rows, columns = max(1, height // side), max(1, width // side)
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=(rows, columns), range=((0, height), (0, width)))
+    row, column = np.unravel_index(int(counts.argmax()), counts.shape)
+    top, left = min(int(row) * height // rows, height - side), min(int(column) * width // columns, width - side)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _histogram(values: np.ndarray) -> list[float]:
+    logged = np.log1p(np.maximum(values, 0))
+    counts, _ = np.histogram(logged, bins=24, range=(0, float(logged.max()) or 1.0))
+    return [float(n) for n in np.sqrt(counts / max(counts.max(), 1))]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:21]}…"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(str(one) for one in value)
+    return str(value)
+
+
+def _duration(value: float) -> str:
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
