@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from numcodecs import Blosc  # type: ignore[import-untyped]
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore, MemoryStore
 
@@ -28,6 +29,7 @@ _FORMAT = "mxsplicer patches"
 _VERSION = 1
 _CHUNK_BYTES = 1 << 20  # what is read for one cell at random; smaller chunks cost zarr more time than they save
 _WRITE_ALL = {"write_empty_chunks": True}  # a shard of zeros too, since a shard that is there is a block that is done
+_BLOSC = Blosc()  # decodes whatever Blosc encoded
 _CODEC = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}  # 16-bit images: 0.58 of their size at 1.2 GB/s
 
 
@@ -69,6 +71,8 @@ class PatchStore:
         self.ledger: dict[str, int] = header["ledger"]
         self.made_from: dict[str, Any] = header["made_from"]
         self._group = group
+        self._patch_shards = _Shards(self.patches, path / "patches")
+        self._region_shards = _Shards(self.regions, path / "regions")
 
     @classmethod
     def open(cls, path: str | Path) -> "PatchStore":
@@ -147,8 +151,47 @@ class PatchStore:
 
     def read_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return patches (n, C, P, P) and regions (n, P, P) of any rows, in their order; rows may repeat."""
-        distinct, places = np.unique(np.asarray(rows), return_inverse=True)
-        return self.patches.oindex[distinct][places], self.regions.oindex[distinct][places]
+        rows = np.asarray(rows)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.n_cells:
+            msg = f"{self.path} has the rows 0 to {self.n_cells - 1}; {rows.min()} to {rows.max()} were asked for."
+            raise InputError(msg)
+        return self._patch_shards.read(rows), self._region_shards.read(rows)
+
+
+class _Shards:
+    """Reads single rows of a sharded array: what zarr does too, in a tenth of the time it takes for few rows.
+
+    A shard is its chunks, compressed, followed by an index (offset and length of each, uint64) and a checksum of that.
+    """
+
+    def __init__(self, array: Any, folder: Path) -> None:
+        self._shape, self._dtype, self._n_chunk = array.shape, array.dtype, int(array.chunks[0])
+        self._chunks_of_shard = array.shards[0] // self._n_chunk
+        self._folder = folder / "c"
+        self._indices: dict[int, np.ndarray] = {}
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows in the order asked for."""
+        out = np.empty((len(rows), *self._shape[1:]), self._dtype)
+        chunks, within = np.divmod(rows, self._n_chunk)
+        order = np.argsort(chunks, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
+            if len(places):
+                out[places] = self._read_chunk(int(chunks[places[0]]))[within[places]]
+        return out
+
+    def _read_chunk(self, number: int) -> np.ndarray:
+        shard, number = divmod(number, self._chunks_of_shard)
+        path = self._folder.joinpath(str(shard), *"0" * (len(self._shape) - 1))
+        if shard not in self._indices:
+            n_bytes = 16 * self._chunks_of_shard
+            offset = path.stat().st_size - n_bytes - 4
+            self._indices[shard] = np.fromfile(path, "<u8", 2 * self._chunks_of_shard, offset=offset).reshape(-1, 2)
+        offset, length = self._indices[shard][number].tolist()
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            pixels = _BLOSC.decode(file.read(length))
+        return np.frombuffer(pixels, self._dtype.newbyteorder("<")).reshape(self._n_chunk, *self._shape[1:])
 
 
 class PatchWriter:

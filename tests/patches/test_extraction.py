@@ -116,6 +116,15 @@ def test_the_stream_has_the_bytes_of_the_store(whole):
         assert block.cells.equals(stored.cells)
 
 
+def test_rows_read_at_random_are_those_that_zarr_reads(whole):
+    rows = np.random.default_rng(0).integers(0, 4096, 300)
+
+    patches, regions = whole.store.read_rows(rows)
+
+    np.testing.assert_array_equal(patches, whole.store.patches[:][rows])
+    np.testing.assert_array_equal(regions, whole.store.regions[:][rows])
+
+
 @pytest.mark.parametrize("workers", [3, None])
 def test_the_number_of_workers_does_not_change_a_byte(whole, tmp_path, workers):
     extract_patches(whole.slide, whole.mask, tmp_path / "a.zarr", patch_size_um=6, cells=whole.cells, workers=workers)

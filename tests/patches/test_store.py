@@ -49,6 +49,12 @@ def test_any_rows_are_read_in_the_order_asked_for(store):
     np.testing.assert_array_equal(regions, store.regions[:][[3, 0, 3]])
 
 
+def test_rows_that_are_not_there_are_refused(store):
+    assert store.read_rows(np.array([], dtype=int))[0].shape == (0, 3, 32, 32)
+    with pytest.raises(InputError, match="has the rows 0 to 3; -1 to 4 were asked for"):
+        store.read_rows(np.array([-1, 4]))
+
+
 def test_a_block_holds_the_rows_of_the_store(store):
     block = store.read_block(0)
 
