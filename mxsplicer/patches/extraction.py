@@ -108,6 +108,7 @@ def extract_patches(
         "image": fingerprint(slide.path) if slide.path else None,
         "cells": _digest_of(chosen),
         "n_cells": len(chosen),
+        "block_size": cutter.block_size,
         "seed": None if len(chosen) == len(cells) else seed,
     }
     writer = PatchWriter(

@@ -298,13 +298,13 @@ class PatchWriter:
         begun, _ = _header(self.partial)
         if begun is None:
             return False
-        then, now = begun["made_from"], self._header["made_from"]
+        then, now = ({"version": header["version"], **header["made_from"]} for header in (begun, self._header))
         differing = [key for key in now if then.get(key) != now[key]]
-        if (not differing and begun["version"] == _VERSION) or overwrite:
+        if not differing or overwrite:
             return not differing
-        found = "; ".join(f"{key} was {_said(then.get(key))} and is {_said(now[key])}" for key in differing)
         msg = (
-            f"{self.partial} is the beginning of another extraction: {found}. "
+            f"{self.partial} is the beginning of another extraction: "
+            f"{'; '.join(_said_difference(key, then.get(key), now[key]) for key in differing)}. "
             "Repeat that one, delete the folder, or pass --overwrite to begin afresh."
         )
         raise InputError(msg)
@@ -364,5 +364,7 @@ def _full_disk_explained(path: Path, raw_bytes: int) -> Iterator[None]:
         raise InputError(msg) from error
 
 
-def _said(value: object) -> str:
-    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+def _said_difference(key: str, then: object, now: object) -> str:
+    if key in ("image", "cells"):  # known by their fingerprints, which tell a reader nothing
+        return f"the {key} differ{'s' if key == 'image' else ', so the mask or the image does'}"
+    return f"{key} was {then} and is {now}"

@@ -105,6 +105,19 @@ def test_tiles_smaller_than_a_patch_make_the_same_patches():
     np.testing.assert_array_equal(one.regions, other.regions)
 
 
+@pytest.mark.parametrize("dtype", [">u2", "u1", "f4", ">f8", "i2"])
+def test_numbers_of_any_kind_are_stored_as_they_were_read(tmp_path, dtype):
+    slide, mask = tiny_slide()
+    slide = replace(slide, image=(slide.image % 100).astype(dtype))
+
+    store = extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16)
+
+    (block,) = stream_blocks(slide, mask, measure_cells(slide, mask), patch_size_um=16)
+    for patches in (store.patches[:], store.read_rows(np.arange(2))[0], block.patches):
+        assert patches.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(patches[:, :, 16, 16], slide.image[:, [20, 40], [30, 70]].T)
+
+
 def test_the_stream_has_the_bytes_of_the_store(whole):
     streamed = list(stream_blocks(whole.slide, whole.mask, whole.cells, patch_size_um=6, workers=2))
 
@@ -231,9 +244,9 @@ def test_a_run_is_not_gone_on_with_when_image_mask_or_settings_differ(whole, tmp
 
     with pytest.raises(InputError, match=r"another extraction: patch_size_um was 6 and is 7\."):
         extract_patches(whole.slide, whole.mask, path, patch_size_um=7, cells=whole.cells)
-    with pytest.raises(InputError, match="another extraction: cells was"):
+    with pytest.raises(InputError, match="another extraction: the cells differ, so the mask or the image does"):
         extract_patches(brighter, whole.mask, path, patch_size_um=6)
-    with pytest.raises(InputError, match="another extraction: cells was"):
+    with pytest.raises(InputError, match="another extraction: the cells differ, so the mask or the image does"):
         extract_patches(whole.slide, moved, path, patch_size_um=6)
     with pytest.raises(InputError, match="n_cells was 4096 and is 100; seed was None and is 0"):
         extract_patches(whole.slide, whole.mask, path, patch_size_um=6, cells=whole.cells, max_cells=100)
