@@ -174,6 +174,9 @@ def _patch_px(slide: Slide, patch_size_um: float) -> int:
 
 
 def _in_block_order(cells: Cells, max_cells: int | None, seed: int) -> Cells:
+    if max_cells is not None and max_cells < 1:
+        msg = f"{max_cells} cells cannot be cut; --cells is at least 1."
+        raise InputError(msg)
     order = order_cells(cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy())
     if max_cells is not None and max_cells < len(order):
         order = order[spread_sample(len(order), max_cells, seed=seed)]

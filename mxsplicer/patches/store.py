@@ -235,6 +235,8 @@ class PatchWriter:
         """Create the unfinished store, or open it, and return the numbers of the blocks that are written already."""
         if not self._goes_on:
             self._create()
+        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
+            leftover.unlink()
         group = zarr.open_group(LocalStore(self.partial), mode="r+", zarr_format=3)
         self._group = group
         self._patches, self._regions = (group[name].with_config(_WRITE_ALL) for name in ("patches", "regions"))
@@ -271,8 +273,6 @@ class PatchWriter:
 
     def finish(self) -> PatchStore:
         """Give the store its name and return it."""
-        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
-            leftover.unlink()
         with _full_disk_explained(self.path, self.raw_bytes):
             self._group.attrs[_FORMAT] = {**self._header, "complete": True}
         if self.path.exists():

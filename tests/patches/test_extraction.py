@@ -286,6 +286,13 @@ def test_a_patch_without_size_is_refused(tmp_path, patch_size_um):
         extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=patch_size_um)
 
 
+def test_a_sample_of_no_cell_is_refused(tmp_path):
+    slide, mask = tiny_slide()
+
+    with pytest.raises(InputError, match="at least 1"):
+        extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16, max_cells=0)
+
+
 def test_a_mask_of_another_shape_is_refused(tmp_path):
     slide, mask = tiny_slide()
 
