@@ -83,6 +83,16 @@ def segment(
     ------
     InputError
         If ``path`` exists, if no marker shows nuclei, or if no nucleus is found.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> image = np.zeros((1, 64, 64), np.uint16)
+    >>> image[0, 20:34, 10:24] = image[0, 20:34, 40:54] = 500
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mask = segment(Slide("S01", image, ("DAPI",), pixel_size_um=0.5), f"{folder}/mask.zarr")[:]
+    >>> np.unique(mask).tolist()
+    [0, 1, 2]
     """
     path = Path(path)
     if path.exists() and not (overwrite and (path / "zarr.json").is_file()):
@@ -271,7 +281,7 @@ def _find_nuclei(nuclear: np.ndarray, levels: _Levels, diameter_px: float, min_a
     surroundings = ndimage.gaussian_filter(smooth, 1.5 * diameter_px, truncate=3)
     lowest = (levels.background + levels.nucleus) / 2
     inside = smooth > np.maximum(lowest, (levels.nucleus + surroundings) / 2)
-    inside = ndimage.binary_fill_holes(ndimage.binary_opening(inside))
+    inside = _without_small_holes(ndimage.binary_opening(inside), 0.2 * diameter_px**2)  # a quarter of a nucleus
 
     # A nucleus has one peak of the Laplacian of Gaussian of nearly its size (it is greatest at 0.35 of the diameter;
     # a little less keeps small neighbours apart).
@@ -284,3 +294,10 @@ def _find_nuclei(nuclear: np.ndarray, levels: _Levels, diameter_px: float, min_a
     large = np.bincount(nuclei.ravel()) >= min_area_px
     large[0] = False
     return np.where(large[nuclei], nuclei, 0)
+
+
+def _without_small_holes(inside: np.ndarray, smaller_than_px: float) -> np.ndarray:
+    # Large ones are gaps in the tissue with nuclei all around.
+    holes, _ = ndimage.label(~inside)
+    filled: np.ndarray = inside | (np.bincount(holes.ravel()) < smaller_than_px)[holes]
+    return filled

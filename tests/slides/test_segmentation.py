@@ -153,6 +153,17 @@ def test_a_tile_that_sees_a_cell_differently_from_its_neighbour_makes_no_second_
     np.testing.assert_array_equal(mask, image[0])
 
 
+def test_a_gap_with_nuclei_all_around_stays_empty(tmp_path):
+    image = np.zeros((1, 160, 160), np.uint16)
+    for angle in np.linspace(0, 2 * np.pi, 20, endpoint=False):
+        image[0][ellipse(80 + 45 * np.sin(angle), 80 + 45 * np.cos(angle), 8, 8)] = 100
+
+    mask = segment(Slide("S01", image, ("DAPI",), 0.5), tmp_path / "mask.zarr")[:]
+
+    assert mask.max() == 20
+    assert np.all(mask[60:100, 60:100] == 0)
+
+
 def test_bare_glass_around_a_small_piece_of_tissue_does_not_hide_its_nuclei(tmp_path):
     part, truth = tissue()
     image = np.zeros((2, 2400, 2400), np.uint16)
