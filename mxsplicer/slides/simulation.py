@@ -33,11 +33,9 @@ LINEAGES = ("epithelial", "T cell", "B cell", "macrophage", "endothelial", "fibr
 EPITHELIAL, T_CELL, B_CELL, MACROPHAGE, ENDOTHELIAL, FIBROBLAST, OTHER = range(7)
 T_CELL_SUBTYPES = ("helper", "cytotoxic", "regulatory")
 HELPER, CYTOTOXIC, REGULATORY = range(3)
-PD_L1_STATES = ("complete", "partial")  # PD-L1 of epithelial cells: all around the membrane, or on one side of it
-CAP_STATES = ("same side", "opposite sides")  # the caps of PD-1 and CD45RO on a T cell
+LOCALISATIONS = ("whole membrane", "one side")  # of PD-L1 in an epithelial cell
+COINCIDENCES = ("same side", "opposite sides")  # of the caps of PD-1 and CD45RO on a T cell
 
-TILE_PX = 512  # of the file
-_BLOCK_PX = 2 * TILE_PX  # rendered at once; its mean by 2 is one tile of the next level
 _HALO_UM = 32.0  # beyond a block: two of the largest cells and the reach of the optics
 
 
@@ -47,7 +45,7 @@ class _Marker:
     counts: float = 0.0  # mean over a positive cell, above background
     pattern: str = "membrane"
     expressed_by: tuple[tuple[int, float], ...] = ()  # lineage, level relative to `counts`
-    unspecific: float = 0.0  # of `counts`: median of what sticks to the cytoplasm of any cell
+    unspecific: float = 0.0  # relative to `counts`: median of what any cell sends without the protein
     autofluorescence: float = 60.0  # counts of tissue without any antibody
 
 
@@ -59,16 +57,16 @@ _PANEL = (
     _Marker("CD45", 3000, "membrane", ((T_CELL, 1.0), (B_CELL, 0.9), (MACROPHAGE, 0.6), (OTHER, 0.8)), 0.03, 120),
     _Marker("CD68", 1800, "cytoplasm", ((MACROPHAGE, 1.0),), 0.04, 120),
     _Marker("Argo550", autofluorescence=40),
-    _Marker("CD4", 400, "membrane", ((MACROPHAGE, 0.5),), 0.25, 100),
-    _Marker("FOXP3", 300, "nucleus", (), 0.25, 60),
-    _Marker("CD8a", 450, "membrane", (), 0.25, 80),
-    _Marker("CD45RO", 900, "cap", ((T_CELL, 1.0),), 0.08, 80),
+    _Marker("CD4", 400, "membrane", ((MACROPHAGE, 0.5),), 1.0, 100),
+    _Marker("FOXP3", 300, "nucleus", (), 1.0, 60),
+    _Marker("CD8a", 450, "membrane", (), 1.0, 80),
+    _Marker("CD45RO", 900, "cap", ((T_CELL, 1.0),), 0.2, 80),
     _Marker("CD20", 4000, "membrane", ((B_CELL, 1.0),), 0.03, 60),
     _Marker("PD-L1", 600, "membrane", ((EPITHELIAL, 1.0), (MACROPHAGE, 0.8)), 0.1, 60),
     _Marker("CD3e", 2200, "membrane", ((T_CELL, 1.0),), 0.04, 60),
     _Marker("CD163", 1500, "membrane", ((MACROPHAGE, 1.0),), 0.04, 50),
     _Marker("E-Cadherin", 5000, "membrane", ((EPITHELIAL, 1.0),), 0.02, 50),
-    _Marker("PD-1", 450, "cap", ((T_CELL, 1.0),), 0.12, 40),
+    _Marker("PD-1", 450, "cap", ((T_CELL, 1.0),), 0.4, 40),
     _Marker("Ki-67", 2500, "nucleus", (), 0.03, 40),
     _Marker("Pan-CK", 12000, "cytoplasm", ((EPITHELIAL, 1.0),), 0.01, 40),
     _Marker("SMA", 8000, "cytoplasm", ((FIBROBLAST, 1.0), (ENDOTHELIAL, 0.15)), 0.01, 40),
@@ -77,7 +75,7 @@ MARKERS = tuple(marker.name for marker in _PANEL)
 
 _SPACING_UM = {EPITHELIUM: 10.8, STROMA: 11.0, LYMPHOID: 7.7}  # of the jittered lattice that cells of a region lie on
 _LINEAGES_OF = {  # region: share of each lineage, in the order of LINEAGES
-    EPITHELIUM: (0.93, 0.05, 0.0, 0.02, 0.0, 0.0, 0.0),
+    EPITHELIUM: (0.95, 0.03, 0.0, 0.02, 0.0, 0.0, 0.0),
     STROMA: (0.0, 0.20, 0.04, 0.14, 0.10, 0.44, 0.08),
     LYMPHOID: (0.0, 0.48, 0.44, 0.04, 0.02, 0.0, 0.02),
 }
@@ -86,11 +84,11 @@ _DIAMETER_UM = (13.5, 8.6, 8.6, 12.0, 10.0, 11.5, 9.5)  # by lineage, where no n
 _ELONGATION = (1.35, 1.1, 1.1, 1.35, 2.4, 3.2, 1.15)  # long axis over short axis
 _NUCLEUS = (0.62, 0.80, 0.80, 0.60, 0.70, 0.62, 0.68)  # diameter relative to the cell's
 _CYCLING = (0.30, 0.06, 0.15, 0.02, 0.02, 0.03, 0.02)  # share with Ki-67
-_SPREAD_OF_EXPRESSION = 0.35  # standard deviation of log counts between cells that express a marker
-_SPREAD_OF_UNSPECIFIC = 0.7
+_SPREAD_OF_EXPRESSION = 0.5  # standard deviation of log counts between cells that express a marker
+_SPREAD_OF_UNSPECIFIC = 0.6  # and between those that do not
 
 _MEMBRANE_UM = 0.5
-_FOCUS_UM, _OUT_OF_FOCUS_UM, _OUT_OF_FOCUS_SHARE = 0.40, 1.5, 0.35
+_FOCUS_UM, _OUT_OF_FOCUS_UM, _OUT_OF_FOCUS_SHARE = 0.40, 2.0, 0.50
 _BLEED = 0.01  # of each channel into the next
 _OFFSET = 100.0  # counts of the camera in the dark
 _ELECTRONS_PER_COUNT, _READ_NOISE_ELECTRONS = 0.46, 1.6
@@ -114,6 +112,7 @@ def simulate_slide(
     seed: int = 0,
     slide_number: int = 0,
     pixel_size_um: float = 0.5,
+    tile_px: int = 512,
     overwrite: bool = False,
 ) -> SimulatedSlide:
     """Make a multiplex image of a tissue that never was, with the outline and the true identity of every cell.
@@ -135,6 +134,9 @@ def simulate_slide(
         Number of the slide in its cohort.
     pixel_size_um
         Width of a pixel in micrometres; cells keep their size.
+    tile_px
+        Side of a tile of the files, a multiple of 16. Four tiles are rendered at once; what is where does not depend on
+        it, only the camera's noise does.
     overwrite
         Replace files that exist.
 
@@ -157,8 +159,8 @@ def simulate_slide(
     (19, 256, 256)
     """
     files = _files(Path(path), overwrite=overwrite)
-    _check_numbers(size_px, seed, slide_number, pixel_size_um)
-    tissue = _Tissue(_Keys(seed, slide_number), size_px, pixel_size_um)
+    _check_numbers(size_px, seed, slide_number, pixel_size_um, tile_px)
+    tissue = _Tissue(_Keys(seed, slide_number), size_px, pixel_size_um, tile_px)
     with tempfile.TemporaryDirectory(prefix=".simulating-", dir=files.image.parent) as folder:
         unfinished = SimulatedSlide(Path(folder, "image.tiff"), Path(folder, "mask.tiff"), Path(folder, "truth.csv"))
         pyramid = _Pyramid(tissue, Path(folder))
@@ -187,7 +189,7 @@ def _files(path: Path, *, overwrite: bool) -> SimulatedSlide:
     return files
 
 
-def _check_numbers(size_px: int, seed: int, slide_number: int, pixel_size_um: float) -> None:
+def _check_numbers(size_px: int, seed: int, slide_number: int, pixel_size_um: float, tile_px: int) -> None:
     if size_px < 64:
         msg = f"the slide is to be {size_px} pixels wide; at least 64 are needed to hold a few cells."
         raise InputError(msg)
@@ -196,6 +198,9 @@ def _check_numbers(size_px: int, seed: int, slide_number: int, pixel_size_um: fl
         raise InputError(msg)
     if not 0.1 <= pixel_size_um <= 1.0:
         msg = f"a pixel is to be {pixel_size_um} µm wide; cells can be drawn at 0.1 to 1.0 µm."
+        raise InputError(msg)
+    if tile_px < 64 or tile_px % 16:
+        msg = f"tiles are to be {tile_px} pixels wide; TIFF wants a multiple of 16, and at least 64 are needed here."
         raise InputError(msg)
 
 
@@ -214,7 +219,7 @@ class _Keys:
 
 def _hash(key: int, *coordinates: Array) -> Array:
     # The finaliser of SplitMix64 (Steele et al. 2014), once per coordinate.
-    mixed = np.full(1, key, dtype=np.uint64)
+    mixed: Array = np.full(1, key, dtype=np.uint64)
     for coordinate in coordinates:
         mixed = (mixed ^ np.asarray(coordinate).astype(np.int64).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -224,7 +229,7 @@ def _hash(key: int, *coordinates: Array) -> Array:
 
 
 def _uniform(key: int, *coordinates: Array) -> Array:
-    return (_hash(key, *coordinates) >> np.uint64(11)) * 2.0**-53  # [0, 1)
+    return np.asarray((_hash(key, *coordinates) >> np.uint64(11)) * 2.0**-53)  # [0, 1)
 
 
 def _normal(key: int, *coordinates: Array) -> Array:
@@ -234,7 +239,7 @@ def _normal(key: int, *coordinates: Array) -> Array:
 def _choose(shares: Array, chance: Array) -> Array:
     """Return the place of each chance (N,) among the cumulative shares (N, K) or (K,)."""
     total = np.cumsum(np.broadcast_to(shares, (len(chance), np.shape(shares)[-1])), axis=1)
-    return np.minimum((chance[:, None] >= total).sum(axis=1), total.shape[1] - 1)
+    return np.asarray(np.minimum((chance[:, None] >= total).sum(axis=1), total.shape[1] - 1))
 
 
 def _noise(key: int, x: Array, y: Array, scale_um: float) -> Array:
@@ -273,6 +278,16 @@ class _Tissue:
     keys: _Keys
     size_px: int
     pixel_size_um: float
+    tile_px: int
+
+    @property
+    def block_px(self) -> int:
+        """Side of what is rendered at once; its mean by 2 is one tile of the next level."""
+        return 2 * self.tile_px
+
+    @property
+    def blocks_across(self) -> int:
+        return -(-self.size_px // self.block_px)
 
     def ground(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Return the region at points in µm, and the direction in which cells are drawn out there."""
@@ -295,21 +310,13 @@ class _Tissue:
         region[glass] = EMPTY
         return region, np.where(region == EPITHELIUM, direction, fibres)
 
-    @property
-    def blocks_across(self) -> int:
-        return -(-self.size_px // _BLOCK_PX)
-
-    def cells(self, row: int, column: int) -> pd.DataFrame:
-        """Return the cells whose centre lies in a block, without their ids."""
-        return _cells_of_block(self, row, column)
-
     def cells_around(self, row: int, column: int, first_ids: Array) -> pd.DataFrame:
         """Return the cells, with their ids, whose centre lies in a block or in its halo."""
-        side, halo = _BLOCK_PX * self.pixel_size_um, _HALO_UM
+        side, halo = self.block_px * self.pixel_size_um, _HALO_UM
         near = []
         for r in range(max(0, row - 1), min(self.blocks_across, row + 2)):
             for c in range(max(0, column - 1), min(self.blocks_across, column + 2)):
-                cells = self.cells(r, c)
+                cells = _cells_of_block(self, r, c)
                 near.append(cells.assign(cell_id=first_ids[r, c] + np.arange(len(cells)), own=(r, c) == (row, column)))
         cells = pd.concat(near, ignore_index=True)
         inside = cells["x"].between(column * side - halo, (column + 1) * side + halo)
@@ -319,7 +326,7 @@ class _Tissue:
 
 @lru_cache(maxsize=64)
 def _cells_of_block(tissue: _Tissue, row: int, column: int) -> pd.DataFrame:
-    side = _BLOCK_PX * tissue.pixel_size_um
+    side = tissue.block_px * tissue.pixel_size_um
     left, top = column * side, row * side
     points = pd.concat([_lattice(tissue, region, left, top, side) for region in _SPACING_UM], ignore_index=True)
     points = points[~_crowded(points)]
@@ -339,17 +346,19 @@ def _lattice(tissue: _Tissue, region: int, left: float, top: float, side: float)
     y = (r + 0.55 * (_uniform(key + 2, r, c) - 0.5)) * rise
     ground, direction = tissue.ground(x, y)
     points = pd.DataFrame({"x": x, "y": y, "region": region, "direction": direction, "key": _hash(key, r, c)})
-    return points[ground == region]
+    here: pd.DataFrame = points[ground == region]
+    return here
 
 
 def _crowded(points: pd.DataFrame) -> Array:
     # Where two regions meet, a point of one lattice gives way to one of a later lattice. The rule looks only at the
     # points, never at what became of them, so that each block decides alike.
+    region = points["region"].to_numpy()
+    pairs = cKDTree(points[["x", "y"]].to_numpy()).query_pairs(5.0, output_type="ndarray")
+    first, second = region[pairs].T
     crowded = np.zeros(len(points), dtype=bool)
-    tree = cKDTree(points[["x", "y"]].to_numpy())
-    for a, b in tree.query_pairs(5.0, output_type="ndarray"):
-        earlier, later = sorted((a, b), key=lambda place: int(points["region"].iat[place]))
-        crowded[earlier] |= bool(points["region"].iat[earlier] != points["region"].iat[later])
+    crowded[pairs[first < second, 0]] = True
+    crowded[pairs[first > second, 1]] = True
     return crowded
 
 
@@ -364,10 +373,10 @@ def _with_identity(keys: _Keys, cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(
         lineage=lineage,
         subtype=np.where(is_t, _choose(np.array(_SUBTYPES), _uniform(keys("subtype"), key)), -1),
-        pd_l1_state=np.where(lineage == EPITHELIAL, _uniform(keys("pd-l1"), key) < 0.5, -1).astype(int),
-        cap_state=np.where(is_t, _uniform(keys("caps"), key) < 0.5, -1).astype(int),
+        localisation=np.where(lineage == EPITHELIAL, _uniform(keys("localisation"), key) < 0.5, -1).astype(int),
+        coincidence=np.where(is_t, _uniform(keys("coincidence"), key) < 0.5, -1).astype(int),
         cycling=_uniform(keys("cycling"), key) < by_lineage["cycling"],
-        radius=0.5 * by_lineage["diameter"] * np.exp(0.09 * _normal(keys("size"), key)),
+        radius=0.5 * by_lineage["diameter"] * np.exp(0.13 * _normal(keys("size"), key)),
         elongation=1 + (by_lineage["elongation"] - 1) * (0.6 + 0.8 * _uniform(keys("elongation"), key)),
         angle=np.where(drawn_out, cells["direction"], 0.0) + turn,
         nucleus=by_lineage["nucleus"] * (0.92 + 0.16 * _uniform(keys("nucleus"), key)),
@@ -383,31 +392,46 @@ _BY_LINEAGE = {"diameter": _DIAMETER_UM, "elongation": _ELONGATION, "nucleus": _
 
 def _render(tissue: _Tissue, row: int, column: int, first_ids: Array) -> tuple[Array, Array, pd.DataFrame]:
     """Return a block: image (C, Y, X) uint16, mask (Y, X) uint32, and the truth of the cells whose centre is in it."""
-    halo = int(np.ceil(_HALO_UM / tissue.pixel_size_um / 8)) * 8
-    window = _Window(tissue, row * _BLOCK_PX - halo, column * _BLOCK_PX - halo, _BLOCK_PX + 2 * halo)
+    side, halo = tissue.block_px, int(np.ceil(_HALO_UM / tissue.pixel_size_um / 8)) * 8
+    top, left = row * side, column * side
+    end = -(-tissue.size_px // 64) * 64  # a little beyond the slide, so that coarser levels find whole pixels
+    height, width = min(side, end - top), min(side, end - left)
+    window = _Window(tissue, top - halo, left - halo, (height + 2 * halo, width + 2 * halo))
     cells = tissue.cells_around(row, column, first_ids)
     inside = window.outlines(cells)  # (Y, X), 0 or 1 + the row in `cells`
-    core = slice(halo, halo + _BLOCK_PX)
-    ids = np.append(0, cells["cell_id"]).astype(np.uint32)
-    image = np.empty((len(_PANEL), _BLOCK_PX, _BLOCK_PX), dtype=np.uint16)
+    core = np.s_[halo : halo + height, halo : halo + width]
     chance = np.random.default_rng([tissue.keys("noise"), row, column])
+    image = np.zeros((len(_PANEL), side, side), dtype=np.uint16)
     for channel, light in enumerate(window.light(cells, inside)):
-        image[channel] = _camera(light[core, core], chance)
-    return image, ids[inside[core, core]], window.truth(cells, inside)
+        noise = chance.standard_normal((side, side), dtype=np.float32)
+        image[channel, :height, :width] = _camera(light[core], noise[:height, :width])
+    mask = np.zeros((side, side), dtype=np.uint32)
+    mask[:height, :width] = np.append(0, cells["cell_id"])[inside[core]]
+    return image, mask, window.truth(cells, inside)
 
 
 @dataclass(frozen=True)
 class _Window:
+    """A part of the slide in which pixels are worked out; it may reach beyond the slide."""
+
     tissue: _Tissue
     top: int
     left: int
-    side: int
+    shape: tuple[int, int]
+
+    @property
+    def rows(self) -> Array:
+        return np.arange(self.top, self.top + self.shape[0])[:, None]
+
+    @property
+    def columns(self) -> Array:
+        return np.arange(self.left, self.left + self.shape[1])
 
     def outlines(self, cells: pd.DataFrame) -> Array:
         """Return which cell each pixel belongs to: the one it is closest to, measured in that cell's own radii."""
         scale = self.tissue.pixel_size_um
-        nearest = np.ones((self.side, self.side), dtype=np.float32)  # beyond one radius no cell reaches
-        inside = np.zeros((self.side, self.side), dtype=np.int32)
+        nearest = np.ones(self.shape, dtype=np.float32)  # beyond one radius no cell reaches
+        inside = np.zeros(self.shape, dtype=np.int32)
         x, y = cells["x"].to_numpy() / scale - self.left, cells["y"].to_numpy() / scale - self.top
         long = (cells["radius"] * np.sqrt(cells["elongation"])).to_numpy() / scale
         short = (cells["radius"] / np.sqrt(cells["elongation"])).to_numpy() / scale
@@ -434,7 +458,7 @@ class _Window:
     def _in_one_piece(self, inside: Array, x: Array, y: Array) -> Array:
         parts = connected_parts(inside, background=0, connectivity=1)
         column, row = np.rint(x).astype(int), np.rint(y).astype(int)
-        held = (column >= 0) & (column < self.side) & (row >= 0) & (row < self.side)
+        held = (column >= 0) & (column < self.shape[1]) & (row >= 0) & (row < self.shape[0])
         main = np.full(len(x) + 1, -1)
         main[1:][held] = parts[row[held], column[held]]
         return np.where(parts == main[inside], inside, 0)
@@ -460,8 +484,8 @@ class _Window:
                 "region": _named(REGIONS, cells["region"]),
                 "lineage": _named(LINEAGES, cells["lineage"]),
                 "t_cell_subtype": _named(T_CELL_SUBTYPES, cells["subtype"]),
-                "pd_l1_state": _named(PD_L1_STATES, cells["pd_l1_state"]),
-                "cap_state": _named(CAP_STATES, cells["cap_state"]),
+                "localisation": _named(LOCALISATIONS, cells["localisation"]),
+                "coincidence": _named(COINCIDENCES, cells["coincidence"]),
                 "cycling": cells["cycling"],
             }
         )
@@ -480,7 +504,7 @@ class _Window:
                 emitted += weights[pattern] * _per_pixel(marker.counts * level * spread, inside)
             if marker.unspecific:
                 spread = np.exp(_SPREAD_OF_UNSPECIFIC * _normal(keys(f"unspecific {marker.name}"), key))
-                emitted += weights["cytoplasm"] * _per_pixel(marker.counts * marker.unspecific * spread, inside)
+                emitted += weights["diffuse"] * _per_pixel(marker.counts * marker.unspecific * spread, inside)
             seen = self._optics(emitted)
             gain = float(np.exp(_SPREAD_OF_GAIN * _normal(keys(f"gain {marker.name}"), np.zeros(1))[0]))
             yield _OFFSET + gain * flat * (seen + _BLEED * previous + marker.autofluorescence * glow)
@@ -489,10 +513,8 @@ class _Window:
     def _patterns(self, cells: pd.DataFrame, inside: Array) -> dict[str, Array]:
         """Return where in each cell light comes from; every pattern has mean 1 over every cell."""
         scale = self.tissue.pixel_size_um
-        rows = np.arange(self.top, self.top + self.side)[:, None] * scale
-        columns = np.arange(self.left, self.left + self.side) * scale
-        dx = np.float32(columns) - _per_pixel(cells["x"], inside)
-        dy = np.float32(rows) - _per_pixel(cells["y"], inside)
+        dx = np.float32(self.columns * scale) - _per_pixel(cells["x"], inside)
+        dy = np.float32(self.rows * scale) - _per_pixel(cells["y"], inside)
         cosine, sine = _per_pixel(np.cos(cells["angle"]), inside), _per_pixel(np.sin(cells["angle"]), inside)
         # Nuclei are rounder than their cells.
         size, stretch = cells["radius"] * cells["nucleus"], cells["elongation"] ** 0.35
@@ -505,12 +527,14 @@ class _Window:
         border[:, :-1] |= inside[:, 1:] != inside[:, :-1]
         depth = ndimage.distance_transform_edt(~border).astype(np.float32) * scale
         nucleus = np.clip((1 - np.sqrt(u * u + v * v)) * 5 + 0.5, 0, 1) * np.clip(depth / 0.5, 0, 1)
-        membrane = np.exp(-((depth / _MEMBRANE_UM) ** 2)) * self._grain("membrane", inside.shape)
+        membrane = np.exp(-((depth / _MEMBRANE_UM) ** 2)) * self._grain("membrane")
         towards = dx * _per_pixel(np.cos(cells["pole"]), inside) + dy * _per_pixel(np.sin(cells["pole"]), inside)
         towards /= np.hypot(dx, dy) + 1e-3  # cosine of the angle to the pole
+        cytoplasm = self._grain("cytoplasm")
         patterns = {
-            "nucleus": nucleus * self._grain("chromatin", inside.shape),
-            "cytoplasm": (1 - nucleus) * self._grain("cytoplasm", inside.shape),
+            "nucleus": nucleus * self._grain("chromatin"),
+            "cytoplasm": (1 - nucleus) * cytoplasm,
+            "diffuse": cytoplasm,
             "membrane": membrane,
             "cap": membrane * np.exp(2.5 * (towards - 1)),
             "opposite cap": membrane * np.exp(2.5 * (-towards - 1)),
@@ -522,9 +546,8 @@ class _Window:
             patterns[name] = (weight / np.maximum(mean, 1e-3)[inside]).astype(np.float32)
         return patterns
 
-    def _grain(self, name: str, shape: tuple[int, ...]) -> Array:
-        rows, columns = np.arange(shape[0])[:, None] + self.top, np.arange(shape[1]) + self.left
-        grain = _uniform(self.tissue.keys(f"grain {name}"), rows, columns).astype(np.float32)
+    def _grain(self, name: str) -> Array:
+        grain = _uniform(self.tissue.keys(f"grain {name}"), self.rows, self.columns).astype(np.float32)
         return np.asarray(0.5 + ndimage.uniform_filter(grain, 2))
 
     def _optics(self, emitted: Array) -> Array:
@@ -538,22 +561,17 @@ class _Window:
     def _autofluorescence(self, inside: Array) -> Array:
         """Return the glow of unstained tissue, about 1 in tissue and 0.1 on glass: slow waves and small granules."""
         step, scale = 8, self.tissue.pixel_size_um
-        coarse = np.arange(0, self.side, step) + step / 2
-        y, x = np.meshgrid((coarse + self.top) * scale, (coarse + self.left) * scale, indexing="ij")
+        y, x = np.broadcast_arrays(*((axis + step / 2) * scale for axis in (self.rows[::step], self.columns[::step])))
         region, _ = self.tissue.ground(x, y)
         slow = np.array([0.1, 0.9, 1.1, 0.8])[region] * (0.6 + 0.8 * _noise(self.tissue.keys("glow"), x, y, 90.0))
         glow = ndimage.zoom(slow.astype(np.float32), step, order=1, mode="nearest", grid_mode=True)
-        rows, columns = np.arange(self.top, self.top + self.side)[:, None], np.arange(self.left, self.left + self.side)
-        granules = _uniform(self.tissue.keys("granules"), rows, columns) < 4e-4 * scale**2 / 0.25
+        granules = _uniform(self.tissue.keys("granules"), self.rows, self.columns) < 4e-4 * scale**2 / 0.25
         granules &= inside > 0
         return np.asarray(glow + 25 * ndimage.gaussian_filter(granules.astype(np.float32), 0.5 / scale, truncate=3))
 
     def _flat_field(self) -> Array:
-        scale = self.tissue.pixel_size_um
-        across = [
-            (np.arange(start, start + self.side) * scale / _FIELD_UM) % 1 - 0.5 for start in (self.top, self.left)
-        ]
-        return np.asarray(1 - _VIGNETTING * 2 * (across[0][:, None] ** 2 + across[1] ** 2), dtype=np.float32)
+        y, x = (axis * self.tissue.pixel_size_um / _FIELD_UM % 1 - 0.5 for axis in (self.rows, self.columns))
+        return np.asarray(1 - _VIGNETTING * 2 * (y**2 + x**2), dtype=np.float32)
 
 
 def _named(names: tuple[str, ...], codes: pd.Series) -> Array:
@@ -579,19 +597,19 @@ def _levels(marker: _Marker, cells: pd.DataFrame) -> dict[str, Array]:
     elif marker.name == "Ki-67":
         level[cells["cycling"].to_numpy()] = 1
     elif marker.name == "PD-L1":
-        partial = cells["pd_l1_state"].to_numpy() == 1
+        partial = cells["localisation"].to_numpy() == 1
         return {"membrane": level * ~partial, "cap": level * partial}
     elif marker.name == "PD-1":
-        apart = cells["cap_state"].to_numpy() == 1
+        apart = cells["coincidence"].to_numpy() == 1
         return {"cap": level * ~apart, "opposite cap": level * apart}
     return {marker.pattern: level} if level.any() else {}
 
 
-def _camera(light: Array, chance: np.random.Generator) -> Array:
+def _camera(light: Array, noise: Array) -> Array:
     """Return what a camera counts: photons arrive by chance (Poisson's law in its normal limit) and it adds its own."""
     electrons = (light - _OFFSET) * _ELECTRONS_PER_COUNT
     spread = np.sqrt(np.maximum(electrons, 0) + _READ_NOISE_ELECTRONS**2) / _ELECTRONS_PER_COUNT
-    seen = light + spread * chance.standard_normal(light.shape, dtype=np.float32)
+    seen = light + spread * noise
     return np.clip(np.rint(seen), 0, 65535).astype(np.uint16)
 
 
@@ -602,16 +620,16 @@ class _Pyramid:
     def __init__(self, tissue: _Tissue, folder: Path) -> None:
         self._tissue = tissue
         self._levels = 1
-        while tissue.size_px > TILE_PX << (self._levels - 1):
+        while tissue.size_px > tissue.tile_px << (self._levels - 1):
             self._levels += 1
-        self._image = _Tiles(folder / "image.tiles", tissue.size_px, self._levels, len(_PANEL))
-        self._mask = _Tiles(folder / "mask.tiles", tissue.size_px, self._levels, 1)
+        self._image = _Tiles(folder / "image.tiles", tissue, self._levels, len(_PANEL))
+        self._mask = _Tiles(folder / "mask.tiles", tissue, self._levels, 1)
         self.n_blocks = tissue.blocks_across**2
 
     def blocks(self) -> Iterator[pd.DataFrame]:
         """Render the slide and yield the truth of one block after the other."""
         root = max(1, self._levels - 1)
-        counts = {place: len(self._tissue.cells(*place)) for place in self._order(root, 0, 0)}
+        counts = {place: len(_cells_of_block(self._tissue, *place)) for place in self._order(root, 0, 0)}
         self._first_ids = np.ones((self._tissue.blocks_across,) * 2, dtype=np.int64)
         first = 1
         for place, count in counts.items():
@@ -632,21 +650,22 @@ class _Pyramid:
         """Render what one tile of ``level`` shows; return that tile, (C, Y, X) and (1, Y, X)."""
         if max(row, column) << (level - 1) >= self._tissue.blocks_across:
             return None
+        side = self._tissue.tile_px
         if level == 1:
             image, mask, truth = _render(self._tissue, row, column, self._first_ids)
             yield truth
             for tiles, block in ((self._image, image), (self._mask, mask[None])):
                 for quarter in range(4):
                     y, x = quarter // 2, quarter % 2
-                    part = block[:, y * TILE_PX : (y + 1) * TILE_PX, x * TILE_PX : (x + 1) * TILE_PX]
+                    part = block[:, y * side : (y + 1) * side, x * side : (x + 1) * side]
                     tiles.put(0, 2 * row + y, 2 * column + x, part)
             tile = _halved(image), mask[None, ::2, ::2]
         else:
             tile = (
-                np.zeros((len(_PANEL), TILE_PX, TILE_PX), dtype=np.uint16),
-                np.zeros((1, TILE_PX, TILE_PX), dtype=np.uint32),
+                np.zeros((len(_PANEL), side, side), dtype=np.uint16),
+                np.zeros((1, side, side), dtype=np.uint32),
             )
-            half = TILE_PX // 2
+            half = side // 2
             for quarter in range(4):
                 y, x = quarter // 2, quarter % 2
                 child = yield from self._branch(level - 1, 2 * row + y, 2 * column + x)
@@ -668,10 +687,10 @@ class _Pyramid:
 class _Tiles:
     """Compressed tiles of every level, kept in one file in the order they come until a TIFF wants them in its own."""
 
-    def __init__(self, path: Path, size_px: int, levels: int, channels: int) -> None:
-        self._path, self._channels = path, channels
-        self._sizes = [-(-size_px // 2**level) for level in range(levels)]
-        across = [-(-size // TILE_PX) for size in self._sizes]
+    def __init__(self, path: Path, tissue: _Tissue, levels: int, channels: int) -> None:
+        self._path, self._channels, self._side = path, channels, tissue.tile_px
+        self._sizes = [-(-tissue.size_px // 2**level) for level in range(levels)]
+        across = [-(-size // self._side) for size in self._sizes]
         self._places = [np.zeros((channels, n, n, 2), dtype=np.int64) for n in across]  # start and length in the file
         self._end = 0
 
@@ -692,7 +711,7 @@ class _Tiles:
                     self._read(level),
                     shape=(self._channels, size, size)[self._channels == 1 :],
                     dtype=dtype,
-                    tile=(TILE_PX, TILE_PX),
+                    tile=(self._side, self._side),
                     photometric="minisblack",
                     compression="zlib",
                     predictor=True,
