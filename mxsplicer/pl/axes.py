@@ -1,5 +1,6 @@
 """What all figures share: where they are drawn, and what their axes look like."""
 
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -18,23 +19,30 @@ def bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, color: str = "white") -> None:
-    """Draw a bar of a round length, about a fifth of the picture, in the lower left corner.
+def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bool = True) -> None:
+    """Draw a bar of a round length, at most a quarter of the picture: in its lower left corner, or below it.
 
     Parameters
     ----------
     ax
-        Where an image or points are shown, y growing downwards or upwards.
+        Where an image or points are shown.
     width_um
         Width of what is shown.
     um_per_unit
         Micrometres of one unit of the x axis: the pixel size for an image shown in pixels.
-    color
-        Of the bar and its length.
+    inside
+        White, on the picture; otherwise dark, under it.
     """
     rounds = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
     length_um = max((one for one in rounds if one <= width_um / 4), default=rounds[0])
     length = length_um / um_per_unit / abs(ax.get_xlim()[1] - ax.get_xlim()[0])  # as a part of the axes
-    ax.add_patch(Rectangle((0.03, 0.03), length, 0.009, transform=ax.transAxes, color=color, zorder=5))
+    color, bottom = ("white", 0.025) if inside else ("#333333", -0.02)
+    left = 0.03 if inside else 0.0
+    place = {"transform": ax.transAxes, "zorder": 5, "clip_on": False}
+    ax.add_patch(Rectangle((left, bottom), length, 0.008, color=color, **place))  # type: ignore[arg-type]
     text = f"{length_um:g} µm" if length_um < 1000 else f"{length_um / 1000:g} mm"
-    ax.text(0.03, 0.05, text, transform=ax.transAxes, color=color, fontsize=9, va="bottom", zorder=5)
+    if inside:
+        outline = [patheffects.withStroke(linewidth=2, foreground="#000000a0")]
+        ax.text(left, bottom + 0.018, text, color=color, fontsize=11, va="bottom", path_effects=outline, **place)
+    else:
+        ax.text(left + length + 0.01, bottom + 0.004, text, color=color, fontsize=9, va="center", **place)

@@ -31,7 +31,7 @@ def embedding(
     adata
         Cells with a map (cells, 2) in ``obsm``.
     color
-        Column of ``obs``, or a marker; intensities are shown as log1p up to their 99.5th percentile.
+        Column of ``obs``, or a marker; intensities are shown as log1p between their 1st and 99.5th percentiles.
     basis
         Key of the map.
     legend
@@ -99,7 +99,7 @@ def spatial(
     pt_per_um = min(width_pt / (high[0] - low[0] + 20), height_pt / (high[1] - low[1] + 20))
     _scatter(ax, points, adata, color, size=max(area_um2 * pt_per_um**2 * 1.1, 0.15), seed=seed)
     bare(ax)
-    scale_bar(ax, width_um=float(high[0] - low[0] + 20), color="#333333")
+    scale_bar(ax, width_um=float(high[0] - low[0] + 20), inside=False)
     values = adata.obs.get(color)
     if legend and values is not None and not _is_number(values):
         category_legend(ax, _names(values))
@@ -134,10 +134,16 @@ def _scatter(ax: Axes, points: np.ndarray, adata: AnnData, color: str, *, size: 
     else:
         msg = f"{color!r} is neither a column of obs nor a marker."
         raise InputError(msg)
-    top = float(np.nanpercentile(values, 99.5))
+    low, high = (float(one) for one in np.nanpercentile(values, [1, 99.5]))
     order = order[np.argsort(values[order], kind="stable")]
     ax.scatter(
-        points[order, 0], points[order, 1], c=values[order], cmap=colors.INTENSITY, vmin=0, vmax=top or 1.0, **style
+        points[order, 0],
+        points[order, 1],
+        c=values[order],
+        cmap=colors.INTENSITY,
+        vmin=low,
+        vmax=max(high, low + 1e-6),
+        **style,
     )
 
 

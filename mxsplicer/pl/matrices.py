@@ -67,7 +67,7 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
     ax.set_xticks(np.arange(z.shape[1]) + 0.5, list(z.columns), fontsize=8, rotation=90)
     ax.set_ylabel("cluster (cells)")
     ax.invert_yaxis()
-    ax.figure.colorbar(drawn, ax=ax, label="brighter than average, in sd", fraction=0.025, pad=0.01, extend="both")
+    ax.figure.colorbar(drawn, ax=ax, label="sd from mean", fraction=0.025, pad=0.01, extend="both")
     return ax
 
 

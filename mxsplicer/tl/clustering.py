@@ -7,12 +7,17 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from pynndescent import NNDescent  # type: ignore[import-untyped]
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
+from mxsplicer.progress import track
 from mxsplicer.tl.correlation import representation
 
 logger = logging.getLogger(__name__)
+
+_COMPONENTS = 50
+_ROWS = 16_384  # cells placed at a time
 
 
 def cluster(
@@ -28,7 +33,7 @@ def cluster(
 
     This is ``scanpy.pp.neighbors(adata, use_rep=use_rep)``, ``scanpy.tl.leiden`` and ``scanpy.tl.umap``. Above
     ``max_cells`` a random sample of cells is clustered, and every other cell joins the cluster, and the place on the
-    map, of the sampled cells it resembles most.
+    map, of the sampled cells it resembles most in the first 50 principal components.
 
     Parameters
     ----------
@@ -95,16 +100,18 @@ def _join(
     z: np.ndarray, sample: np.ndarray, leiden: np.ndarray, umap: np.ndarray, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     rest = np.setdiff1d(np.arange(len(z)), sample)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        index = NNDescent(z[sample], n_neighbors=15, random_state=seed)
-        nearest, _ = index.query(z[rest], k=5)  # (rest, 5) places in the sample
+    # Who is nearest shows in the leading components as well, at a tenth of the cost.
+    pca = PCA(min(_COMPONENTS, *z[sample].shape), svd_solver="randomized", random_state=seed).fit(z[sample])
+    near = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(pca.transform(z[sample]))
     all_leiden = np.empty(len(z), dtype=leiden.dtype)
     all_umap = np.empty((len(z), 2), dtype=np.float32)
     all_leiden[sample], all_umap[sample] = leiden, umap
-    votes = np.zeros((len(rest), leiden.max() + 1), dtype=np.int8)
-    for column in nearest.T:
-        votes[np.arange(len(rest)), leiden[column]] += 1
-    all_leiden[rest] = votes.argmax(axis=1)
-    all_umap[rest] = np.median(umap[nearest], axis=1)
+    for start in track(range(0, len(rest), _ROWS), "Placing the other cells"):
+        rows = rest[start : start + _ROWS]
+        nearest = near.kneighbors(pca.transform(z[rows]), return_distance=False)  # (rows, 5) places in the sample
+        votes = np.zeros((len(rows), leiden.max() + 1), dtype=np.int8)
+        for column in nearest.T:
+            votes[np.arange(len(rows)), leiden[column]] += 1
+        all_leiden[rows] = votes.argmax(axis=1)
+        all_umap[rows] = np.median(umap[nearest], axis=1)
     return all_leiden, all_umap

@@ -1,0 +1,62 @@
+import anndata
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from mxsplicer import tl
+from mxsplicer.errors import InputError
+
+
+def _two_groups(cells, n):
+    adata = cells(n)
+    adata.obsm["X_splicer"][(adata.obs["kind"] == "T cell").to_numpy(), :4] += 4
+    return adata
+
+
+def test_clusters_follow_the_representation_and_the_largest_is_named_0(cells):
+    adata = _two_groups(cells, 300)
+
+    tl.cluster(adata, resolution=0.1)
+
+    assert adjusted_rand_score(adata.obs["kind"], adata.obs["leiden"]) > 0.95
+    counts = adata.obs["leiden"].value_counts(sort=False)
+    assert list(counts.index) == sorted(counts.index, key=int)
+    assert counts.is_monotonic_decreasing
+    assert adata.obsm["X_umap"].shape == (300, 2)
+
+
+@pytest.mark.parametrize("n", [3, 4, 30])
+def test_few_cells_are_clustered_too(cells, n):
+    adata = cells(n)
+
+    tl.cluster(adata)
+
+    assert adata.obs["leiden"].notna().all()
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+
+
+def test_beyond_the_most_cells_the_others_join_their_nearest(cells):
+    adata = _two_groups(cells, 400)
+
+    tl.cluster(adata, resolution=0.1, max_cells=250)
+
+    assert adjusted_rand_score(adata.obs["kind"], adata.obs["leiden"]) > 0.95
+    assert adata.uns["mxsplicer_cluster"]["n_clustered"] == 250
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+
+
+def test_the_same_seed_gives_the_same_clusters_and_they_survive_a_file(cells, tmp_path):
+    first, second = cells(120), cells(120)
+    tl.cluster(first, seed=4)
+    tl.cluster(second, seed=4)
+
+    first.write_h5ad(tmp_path / "cells.h5ad")
+
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    assert (back.obs["leiden"] == second.obs["leiden"]).all()
+    np.testing.assert_array_equal(back.obsm["X_umap"], second.obsm["X_umap"])
+
+
+def test_two_cells_are_too_few(cells):
+    with pytest.raises(InputError, match="2 cells cannot be clustered"):
+        tl.cluster(cells(2))

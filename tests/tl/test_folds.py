@@ -1,0 +1,64 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from mxsplicer.errors import InputError
+from mxsplicer.tl.folds import LEFT_OUT, fold_by_group, fold_by_quadrant
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 12), st.integers(20, 300), st.integers(1, 6), st.integers(0, 5))
+def test_a_patient_is_never_in_two_folds(n_groups, n, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    patients = pd.Series([f"P{i}" for i in [*range(n_groups), *rng.integers(0, n_groups, n)]], name="patient")
+    labels = np.array([f"type {i}" for i in rng.integers(0, n_classes, len(patients))], dtype=object)
+
+    folds = fold_by_group(patients, labels, seed=seed)
+
+    assert (pd.crosstab(patients, folds.of_cell) > 0).sum(axis=1).eq(1).all()
+    assert folds.n == min(5, n_groups)
+    for fold in range(folds.n):
+        parts = folds.train_validate_test(fold)
+        assert all(len(part) for part in parts)
+        whose = [set(patients.iloc[part]) for part in parts]
+        assert sum(map(len, whose)) == len(set.union(*whose))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(30, 300), st.floats(0, 80), st.integers(0, 5))
+def test_cells_of_two_quadrants_are_a_patch_apart(cells, n, guard_um, seed):
+    adata = cells(n, seed=seed)
+
+    folds = fold_by_quadrant(adata, guard_um=guard_um)
+
+    points = adata.obsm["spatial"]
+    for fold in range(folds.n):
+        train, validation, test = folds.train_validate_test(fold)
+        for part in (train, validation):
+            if len(part) and len(test):
+                assert cdist(points[part], points[test], "chebyshev").min() >= guard_um - 1e-9
+
+
+def test_every_slide_is_cut_into_its_own_quadrants(cells):
+    adata = cells(400, n_slides=2)
+    adata.obsm["spatial"][(adata.obs["slide"] == "S01").to_numpy()] += 10_000
+
+    folds = fold_by_quadrant(adata, guard_um=10)
+
+    assert (pd.crosstab(adata.obs["slide"], folds.of_cell)[[0, 1, 2, 3]] > 10).all(axis=None)
+
+
+def test_cells_without_a_patient_are_left_out():
+    patients = pd.Series(["a", "b", "c", None] * 10, name="patient")
+
+    folds = fold_by_group(patients, np.array(["x"] * 40, dtype=object))
+
+    assert (folds.of_cell[patients.isna()] == LEFT_OUT).all()
+
+
+def test_two_patients_are_too_few():
+    with pytest.raises(InputError, match="'patient' has 2 groups; 3 are needed"):
+        fold_by_group(pd.Series(["a", "b"] * 10, name="patient"), np.array(["x"] * 20, dtype=object))

@@ -1,0 +1,149 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from mxsplicer import tl
+from mxsplicer.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def scored(cells):
+    adata = cells(1500)
+    return adata, tl.probe(adata, label="kind")
+
+
+def test_a_planted_signal_is_found_and_noise_is_at_chance(scored):
+    _, scores = scored
+    by_name = scores.set_index("representation")
+
+    assert by_name.loc["SpliCER", "balanced_accuracy"] > 0.9
+    assert by_name.loc["SpliCER", "auroc"] > 0.97
+    assert by_name.loc["SpliCER", "knn_balanced_accuracy"] > 0.8
+    for metric in ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy"):
+        assert abs(by_name.loc["untrained encoder", metric] - 0.5) < 0.06
+
+
+def test_mean_intensity_stands_beside_and_gains_are_measured_against_it(scored):
+    _, scores = scored
+    by_name = scores.set_index("representation")
+
+    assert set(by_name.index) == {
+        "SpliCER",
+        "untrained encoder",
+        "mean intensity",
+        "mean intensity and shape",
+        "PCA of mean intensity",
+    }
+    difference = by_name["balanced_accuracy"] - by_name.loc["mean intensity", "balanced_accuracy"]
+    np.testing.assert_allclose(by_name["gain"], difference, atol=1e-12)
+    assert by_name.loc["mean intensity", "gain_sd"] == 0
+
+
+def test_scores_say_how_they_were_made(scored):
+    row = scored[1].iloc[0]
+
+    assert (row["label"], row["n_classes"], row["chance"], row["folds"]) == ("kind", 2, 0.5, 4)
+    assert row["folds_by"] == "quadrant of the slide, 16 µm guard band"
+    assert row["classes"] == "B cell, T cell"
+    assert row["n_cells"] < 1500  # those in the guard band are not scored
+
+
+def test_the_same_seed_gives_the_same_scores(cells):
+    tables = [tl.probe(cells(400), label="kind", seed=3) for _ in range(2)]
+
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_scores_of_several_labels_survive_a_file(cells, tmp_path):
+    adata = cells(400)
+    adata.obs["half"] = np.where(adata.X[:, 0] > 100, "bright", "dark")
+    tl.probe(adata, label="kind", representations=["SpliCER"])
+    tl.probe(adata, label="half", representations=["SpliCER"])
+    tl.probe(adata, label="kind", representations=["SpliCER"])
+
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["mxsplicer_probe"]
+    assert list(back["label"]) == ["half", "half", "kind", "kind"]
+    assert tl.verdict(back) == tl.verdict(adata.uns["mxsplicer_probe"])
+
+
+def test_unlabelled_cells_and_rare_classes_are_left_out_and_named(cells):
+    adata = cells(600)
+    adata.obs.loc[adata.obs_names[:100], "kind"] = np.nan
+    adata.obs.loc[adata.obs_names[100:150], "kind"] = ""
+    adata.obs.loc[adata.obs_names[150:153], "kind"] = "mast cell"
+
+    scores = tl.probe(adata, label="kind", guard_um=0, representations=["mean intensity"])
+
+    assert scores["n_cells"].eq(600 - 153).all()
+    assert scores["left_out"].eq("mast cell").all()
+
+
+def test_three_slides_are_folded_by_slide_and_patients_when_asked(cells):
+    adata = cells(600, n_slides=6)
+    adata.obs["patient"] = adata.obs["slide"].astype(str).map(lambda slide: f"P{int(slide[1:]) % 3}")
+
+    by_slide = tl.probe(adata, label="kind", representations=["SpliCER"])
+    by_patient = tl.probe(adata, label="kind", representations=["SpliCER"], groups="patient")
+
+    assert by_slide["folds_by"].iloc[0] == "slide (6 in 5 folds)"
+    assert by_patient["folds_by"].iloc[0] == "patient (3 in 3 folds)"
+
+
+def test_training_sees_no_more_cells_of_a_class_than_allowed(cells):
+    few = tl.probe(cells(900), label="kind", representations=["SpliCER"], max_cells_per_class=10)
+    many = tl.probe(cells(900), label="kind", representations=["SpliCER"])
+
+    assert few["balanced_accuracy"].iloc[0] < many["balanced_accuracy"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"label": "type"}, "no label 'type'; obs holds: cell_id, slide, kind"),
+        ({"label": "slide"}, "cannot be scored by quadrant of the slide, .* two are needed"),
+        ({"label": "kind", "groups": "patient"}, "no column 'patient'"),
+        ({"label": "kind", "representations": ["X_pca"]}, "no representation 'X_pca'"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_sentence(cells, options, said):
+    with pytest.raises(InputError, match=said):
+        tl.probe(cells(200), **options)
+
+
+def _scores(gain, sd, *, best=0.8):
+    return pd.DataFrame(
+        {
+            "label": "T cells",
+            "representation": ["SpliCER", "mean intensity", "joint"],
+            "balanced_accuracy": [0.6 + gain, 0.6, best],
+            "gain": [gain, 0.0, best - 0.6],
+            "gain_sd": [sd, 0.0, sd],
+            "chance": 0.25,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "sd", "said"),
+    [
+        (0.112, 0.03, "SpliCER is better than mean intensity by 11.2 ± 3.0 points"),
+        (-0.112, 0.03, "SpliCER is worse than mean intensity by 11.2 ± 3.0 points"),
+        (0.02, 0.03, "SpliCER is equal to mean intensity within the spread of the folds (+2.0 ± 3.0 points)"),
+        (0.005, 0.001, "SpliCER is equal to mean intensity within the spread of the folds (+0.5 ± 0.1 points)"),
+    ],
+)
+def test_the_verdict_says_better_equal_or_worse_and_by_how_much(gain, sd, said):
+    (sentence,) = tl.verdict(_scores(gain, sd))
+
+    assert said in sentence
+    assert sentence.startswith("T cells: ")
+    assert sentence.endswith("the best is joint with 0.80, chance 0.25.")
+
+
+def test_the_verdict_names_no_other_when_the_trained_is_best():
+    (sentence,) = tl.verdict(_scores(0.3, 0.01, best=0.7))
+
+    assert "the best is" not in sentence
