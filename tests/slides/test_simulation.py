@@ -206,26 +206,26 @@ def test_nuclei_stand_out_in_hoechst(image, mask, truth):
 
 
 def test_slides_of_a_cohort_differ_in_gain_but_not_in_what_tissue_is(tmp_path, image, truth):
-    other = simulate_slide(tmp_path / "other.ome.tiff", size_px=SIDE, seed=3, slide_number=1)
+    other = simulate_slide(tmp_path / "other.ome.tiff", size_px=800, seed=3, slide_number=1)
 
     other_truth, other_image = read_truth(other), tifffile.imread(other.image)
     ratio = np.median(other_image, axis=(1, 2)) / np.median(image, axis=(1, 2))
     assert np.log(ratio).std() > 0.05
-    assert len(other_truth) == pytest.approx(len(truth), rel=0.3)
+    assert len(other_truth) / 800**2 == pytest.approx(len(truth) / SIDE**2, rel=0.3)
     by_lineage = [one.groupby("lineage")["area_um2"].median() for one in (truth, other_truth)]
     np.testing.assert_allclose(by_lineage[0], by_lineage[1], rtol=0.15)
 
 
 def test_memory_does_not_grow_with_the_slide(tmp_path):
     peaks = []
-    for size in (256, 512):
+    for size in (256, 384):
         gc.collect()
         tracemalloc.start()
         simulate_slide(tmp_path / f"{size}.ome.tiff", size_px=size, tile_px=64)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
 
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.4 * peaks[0]  # of a slide 2.25 times as large
 
 
 def test_a_file_that_exists_is_kept_unless_told_otherwise(tmp_path):
