@@ -1,1 +1,105 @@
-"""x"""
+"""Learned single-cell representations for multiplex tissue imaging.
+
+The stages, each of which is also a command::
+
+    slide = mxsplicer.open_slide("slide.ome.tiff")
+    mask = mxsplicer.segment(slide, "mask.zarr")
+    store = mxsplicer.extract_patches(slide, mask, "patches.zarr")
+    run = mxsplicer.train(store, "run")
+    adata = mxsplicer.embed(run, store)
+
+Names load what they need when they are first used, so importing the package is free.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mxsplicer import pl, report, tl
+    from mxsplicer.embedding import embed, from_slide, from_store
+    from mxsplicer.errors import InputError
+    from mxsplicer.patches.extraction import extract_patches, stream_blocks
+    from mxsplicer.patches.store import PatchStore
+    from mxsplicer.pipeline import Options, Result, embed_slides, open_result, write_result_report
+    from mxsplicer.report import write_report
+    from mxsplicer.slides.cells import Cells, measure_cells
+    from mxsplicer.slides.masks import open_mask
+    from mxsplicer.slides.readers import open_slide
+    from mxsplicer.slides.segmentation import segment
+    from mxsplicer.slides.simulation import simulate_slide
+    from mxsplicer.slides.slide import Slide
+    from mxsplicer.splicer.run import Run, load_run
+    from mxsplicer.splicer.training import train
+    from mxsplicer.splicer.views import Views
+
+_HOME = {
+    "Cells": "slides.cells",
+    "InputError": "errors",
+    "Options": "pipeline",
+    "PatchStore": "patches.store",
+    "Result": "pipeline",
+    "Run": "splicer.run",
+    "Slide": "slides.slide",
+    "Views": "splicer.views",
+    "embed": "embedding",
+    "embed_slides": "pipeline",
+    "extract_patches": "patches.extraction",
+    "from_slide": "embedding",
+    "from_store": "embedding",
+    "load_run": "splicer.run",
+    "measure_cells": "slides.cells",
+    "open_mask": "slides.masks",
+    "open_result": "pipeline",
+    "open_slide": "slides.readers",
+    "pl": "",
+    "report": "",
+    "segment": "slides.segmentation",
+    "simulate_slide": "slides.simulation",
+    "stream_blocks": "patches.extraction",
+    "tl": "",
+    "train": "splicer.training",
+    "write_report": "report",
+    "write_result_report": "pipeline",
+}
+
+__all__ = [
+    "Cells",
+    "InputError",
+    "Options",
+    "PatchStore",
+    "Result",
+    "Run",
+    "Slide",
+    "Views",
+    "embed",
+    "embed_slides",
+    "extract_patches",
+    "from_slide",
+    "from_store",
+    "load_run",
+    "measure_cells",
+    "open_mask",
+    "open_result",
+    "open_slide",
+    "pl",
+    "report",
+    "segment",
+    "simulate_slide",
+    "stream_blocks",
+    "tl",
+    "train",
+    "write_report",
+    "write_result_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'mxsplicer' has no attribute {name!r}"
+        raise AttributeError(msg)
+    home = _HOME[name]
+    return getattr(import_module(f"mxsplicer.{home}"), name) if home else import_module(f"mxsplicer.{name}")
+
+
+def __dir__() -> list[str]:
+    return __all__

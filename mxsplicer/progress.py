@@ -6,7 +6,7 @@ terminal, a line of text now and then where the output goes to a file (a SLURM l
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -35,8 +35,8 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, sta
     start
         How many of ``total`` were done before, by an interrupted run.
     """
-    if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     display = _display.get()
     if display is None:
         yield from items

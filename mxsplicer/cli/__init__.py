@@ -1,1 +1,94 @@
-"""TODO"""
+"""The command line: one sub-command per stage, each a thin wrapper of a public function.
+
+A user's mistake is one sentence and exit code 2, a failure of ours one sentence and exit code 1; ``--debug`` adds the
+traceback. Heavy libraries load inside the commands, so that ``mxsplicer --help`` answers at once.
+"""
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from mxsplicer.cli import embed, extract, info, report, segment, simulate, train
+from mxsplicer.errors import InputError
+
+app = typer.Typer(
+    name="mxsplicer",
+    help="Learned single-cell representations for multiplex tissue images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for module in (embed, info, segment, extract, train, report, simulate):
+    module.register(app)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mxsplicer {version('mxsplicer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all messages.")] = False,
+    version_wanted: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Set up messages for every command."""
+    handler = RichHandler(console=Console(stderr=True), show_path=debug, show_level=debug, omit_repeated_times=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("mxsplicer").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # SLURM and systemd end a job with SIGTERM; it deserves the same tidy end as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted. Nothing half-done has a final name; the same command goes on where it stopped.")
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, InputError):
+        _say(str(error))
+        return 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _say(f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again.")
+        return 2
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | FileExistsError):
+        _say(f"{error.filename}: {os.strerror(error.errno or 0).lower()}.")
+        return 2
+    _say(f"failed: {type(error).__name__}: {error}. Run `mxsplicer --debug ...` to see where.")
+    return 1
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"mxsplicer: {sentence}")

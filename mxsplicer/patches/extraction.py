@@ -92,7 +92,7 @@ def extract_patches(
     (2, 3, 32, 32)
     """
     check_mask(mask, slide)
-    patch_px = _patch_px(slide, patch_size_um)
+    patch_px = choose_patch_px(slide, patch_size_um)
     cells = measure_cells(slide, mask) if cells is None else cells
     chosen = _in_block_order(cells, max_cells, seed)
     cutter = _Cutter(slide, mask, chosen, patch_px)
@@ -150,13 +150,14 @@ def stream_blocks(
     0 (2, 3, 32, 32)
     """
     check_mask(mask, slide)
-    cutter = _Cutter(slide, mask, _in_block_order(cells, None, 0), _patch_px(slide, patch_size_um))
+    cutter = _Cutter(slide, mask, _in_block_order(cells, None, 0), choose_patch_px(slide, patch_size_um))
     yield from track(
         cutter.run(range(cutter.n_blocks), lambda block: block, workers), "Cutting patches", total=cutter.n_blocks
     )
 
 
-def _patch_px(slide: Slide, patch_size_um: float) -> int:
+def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
+    """Return the side of a patch in pixels, an even number, or raise where it does not fit on the slide."""
     if not 0 < patch_size_um < math.inf:
         msg = f"a patch of {patch_size_um} µm cannot be cut; --patch-size-um is the side of a patch, more than 0."
         raise InputError(msg)

@@ -1,5 +1,7 @@
 """What all figures share: where they are drawn, and what their axes look like."""
 
+from typing import Any
+
 from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -38,7 +40,7 @@ def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bo
     length = length_um / um_per_unit / abs(ax.get_xlim()[1] - ax.get_xlim()[0])  # as a part of the axes
     color, bottom = ("white", 0.025) if inside else ("#333333", -0.02)
     left = 0.03 if inside else 0.0
-    place = {"transform": ax.transAxes, "zorder": 5, "clip_on": False}
+    place: dict[str, Any] = {"transform": ax.transAxes, "zorder": 5, "clip_on": False}
     ax.add_patch(Rectangle((left, bottom), length, 0.008, color=color, **place))  # type: ignore[arg-type]
     text = f"{length_um:g} µm" if length_um < 1000 else f"{length_um / 1000:g} mm"
     if inside:

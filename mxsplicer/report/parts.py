@@ -1,6 +1,6 @@
 """The parts of the page, in the order a reader meets them. A part without its input is None."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
     names = ", ".join(markers)
     if len(slides) == 1:
         height, width = slides[0].shape_px
-        figure = new_figure(8, min(8 * height / width + 0.4, 12))
-        pl.slide(slides[0], markers=markers, max_side_px=1200, ax=figure.subplots())
+        figure = new_figure(7, min(max(7 * height / width, 2), 12))
+        pl.slide(slides[0], markers=markers, max_side_px=1200, legend=False, ax=figure.subplots())
         whole = of_figure(figure, f"Slide {slides[0].name} in the colours of {names}.", dpi=150)
     else:
         columns = min(6, len(shown))
@@ -75,9 +75,9 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
     chosen = int(np.argmax([(adata.obs["slide"].astype(str) == slide.name).sum() for slide in slides]))
     if masks:
         slide, mask = slides[chosen], masks[chosen]
-        figure = new_figure(8, 8.3)
+        figure = new_figure(7, 7)
         window = _densest_window(adata, slide)
-        pl.slide(slide, markers=markers, mask=mask, window=window, ax=figure.subplots())
+        pl.slide(slide, markers=markers, mask=mask, window=window, legend=False, ax=figure.subplots())
         crop = of_figure(figure, f"A window of slide {slide.name} with the outline of every cell in white.", dpi=130)
     return {
         "whole": whole,
@@ -184,6 +184,7 @@ def embedding(adata: AnnData) -> dict[str, Any] | None:
     columns = 6
     rows = -(-len(markers) // columns)
     figure = new_figure(9.6, 1.75 * rows)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     for ax, marker in zip(figure.subplots(rows, columns, squeeze=False).flat, [*markers, *[None] * 5], strict=False):
         if marker is None:
             ax.set_visible(False)
@@ -269,37 +270,33 @@ def scores(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     out = []
     for sentence, (label, rows) in zip(verdict(table), table.groupby("label", sort=False), strict=True):
         first = rows.iloc[0]
-        best = rows["balanced_accuracy"].max()
         ordered = rows.sort_values("balanced_accuracy", ascending=False)
         out.append(
             {
                 "label": label,
                 "verdict": sentence,
                 "chance": float(first["chance"]),
-                "about": f"{int(first['n_cells']):,} cells, {int(first['n_classes'])} classes, {int(first['folds'])} folds "
-                f"by {first['folds_by']}",
+                "about": f"{first['n_cells']:,} cells, {first['n_classes']} classes, {first['folds']} folds by "
+                f"{first['folds_by']}",
                 "classes": first["classes"],
                 "left_out": first["left_out"],
-                "rows": [
-                    {
-                        "name": row["representation"],
-                        "learned": row["representation"] in ("SpliCER", "joint"),
-                        "best": row["balanced_accuracy"] == best,
-                        "value": row["balanced_accuracy"],
-                        "sd": row["balanced_accuracy_sd"],
-                        "gain": ""
-                        if row["representation"] == MEAN_INTENSITY
-                        else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
-                        "others": [
-                            f"{row[metric]:.2f}"
-                            for metric in ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
-                        ],
-                    }
-                    for _, row in ordered.iterrows()
-                ],
+                "rows": [_score_row(row) for _, row in ordered.iterrows()],
             }
         )
     return out
+
+
+def _score_row(row: "pd.Series[Any]") -> dict[str, Any]:
+    name = row["representation"]
+    others = ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
+    return {
+        "name": name,
+        "learned": name in ("SpliCER", "joint"),
+        "value": row["balanced_accuracy"],
+        "sd": row["balanced_accuracy_sd"],
+        "gain": "" if name == MEAN_INTENSITY else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
+        "others": [f"{row[metric]:.2f}" for metric in others],
+    }
 
 
 def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
@@ -327,60 +324,56 @@ def seconds(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 def doubts(adata: AnnData, panel: list[dict[str, Any]], scores: pd.DataFrame | None) -> list[str]:
     """Return, in sentences, what a careful reader should hold against this page."""
-    notes = []
+    return [
+        *_doubts_of_markers(panel),
+        *_doubts_of_cells(adata),
+        *_doubts_of_scores(scores),
+        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map have "
+        "no meaning. A correlation with a marker can come from a neighbour's signal that spills over.",
+    ]
+
+
+def _doubts_of_markers(panel: list[dict[str, Any]]) -> Iterator[str]:
     empty = [card["marker"] for card in panel if card["all_zero"]]
-    partly = [card for card in panel if card["zero_in"] and not card["all_zero"]]
     if empty:
-        notes.append(f"Markers without any signal: {', '.join(empty)}. Nothing can be learned from them.")
+        yield f"Markers without any signal: {', '.join(empty)}. Nothing can be learned from them."
+    partly = [card for card in panel if card["zero_in"] and not card["all_zero"]]
     if partly:
         listed = ", ".join(f"{card['marker']} ({card['zero_in']} of {card['n_slides']} slides)" for card in partly)
-        notes.append(f"Markers that are all zero on some slides: {listed}. There their absence is no biology.")
-    if "at_border" in adata.obs:
-        n = int(adata.obs["at_border"].astype(bool).sum())
-        if n:
-            notes.append(
-                f"{n:,} cells ({n / adata.n_obs:.1%}) touch the edge of the slide: their size and shape are cut."
-            )
-    if "patch_valid_fraction" in adata.obs:
-        n = int((adata.obs["patch_valid_fraction"] < 1).sum())
-        if n:
-            notes.append(
-                f"{n:,} patches ({n / adata.n_obs:.1%}) reach beyond the slide and are filled with zeros there; such cells "
-                "may gather on the map for that reason alone."
-            )
-    if adata.n_obs < 2000:
-        notes.append(f"{adata.n_obs:,} cells are few for training: trust neither small clusters nor small differences.")
-    names = _slide_names(adata)
-    if len(names) == 1:
-        notes.append(
-            "There is one slide: nothing here shows that the result holds for another patient or staining run."
+        yield f"Markers that are all zero on some slides: {listed}. There their absence is no biology."
+
+
+def _doubts_of_cells(adata: AnnData) -> Iterator[str]:
+    if "at_border" in adata.obs and (n := int(adata.obs["at_border"].astype(bool).sum())):
+        yield f"{n:,} cells ({n / adata.n_obs:.1%}) touch the edge of the slide: their size and shape are cut."
+    if "patch_valid_fraction" in adata.obs and (n := int((adata.obs["patch_valid_fraction"] < 1).sum())):
+        yield (
+            f"{n:,} patches ({n / adata.n_obs:.1%}) reach beyond the slide and are filled with zeros there; such cells "
+            "may gather on the map for that reason alone."
         )
+    if adata.n_obs < 2000:
+        yield f"{adata.n_obs:,} cells are few for training: trust neither small clusters nor small differences."
+    if len(_slide_names(adata)) == 1:
+        yield "There is one slide: nothing here shows that the result holds for another patient or staining run."
     elif "leiden" in adata.obs:
         share = pd.crosstab(adata.obs["leiden"], adata.obs["slide"], normalize="index").max(axis=1)
-        own = [str(name) for name in share.index[share > 0.9]]
+        own = [str(name) for name in share.index[share >= 0.9]]
         if own:
-            notes.append(
-                f"Clusters that come from one slide by more than 90 %: {', '.join(own)}. Suspect staining first."
-            )
-    if scores is not None and len(scores):
-        spread = scores["balanced_accuracy_sd"].max()
-        notes.append(
-            "The encoder was trained, without labels, on the same cells that are scored here; only the probes are kept apart "
-            f"by folds. The spread over folds goes up to {spread * 100:.1f} points: differences below that mean little."
-        )
-        if (scores["left_out"] != "").any():
-            notes.append(
-                "Classes too rare to stand in every fold were left out of the scores; they are named beside them."
-            )
-    else:
-        notes.append(
-            "No labels were given, so nothing here measures whether the features are better than mean intensity."
-        )
-    notes.append(
-        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map have no "
-        "meaning. A correlation with a marker can come from a neighbour's signal that spills over."
+            yield f"Clusters of which 90 % or more lie on one slide: {', '.join(own)}. Suspect staining first."
+
+
+def _doubts_of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
+    if scores is None or scores.empty:
+        yield "No labels were given, so nothing here measures whether the features are better than mean intensity."
+        return
+    spread = scores["balanced_accuracy_sd"].max()
+    yield (
+        "The encoder was trained, without labels, on the same cells that are scored here unless a trained model was "
+        f"given; only the probes are kept apart by folds. Their spread goes up to {spread * 100:.1f} points: smaller "
+        "differences mean little."
     )
-    return notes
+    if (scores["left_out"] != "").any():
+        yield "Classes too rare to stand in every fold were left out of the scores; they are named beside them."
 
 
 def _slide_names(adata: AnnData) -> list[str]:
@@ -433,7 +426,7 @@ def _densest_window(adata: AnnData, slide: Slide) -> tuple[slice, slice]:
 
 def _histogram(values: np.ndarray) -> list[float]:
     logged = np.log1p(np.maximum(values, 0))
-    counts, _ = np.histogram(logged, bins=24, range=(0, float(logged.max()) or 1.0))
+    counts, _ = np.histogram(logged, bins=24, range=(float(logged.min()), float(logged.max()) + 1e-6))
     return [float(n) for n in np.sqrt(counts / max(counts.max(), 1))]
 
 

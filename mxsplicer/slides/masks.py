@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.slides.slide import LazyImage, complete_key
 from mxsplicer.slides.tiff import open_tiff
 
 _LARGEST_ID = np.iinfo(np.uint32).max
@@ -90,7 +90,7 @@ class _Page:
         self.dtype, self.shape = pages.dtype, pages.shape[1:]
 
     def __getitem__(self, key: Any) -> Any:
-        return self._pages[(self._page, *(key if isinstance(key, tuple) else (key,)))]
+        return self._pages[(self._page, *complete_key(key, self.ndim))]
 
 
 def _open(path: Path) -> LazyImage:

@@ -11,7 +11,7 @@ from mxsplicer.errors import InputError
 _NAME_COLUMNS = ("marker_name", "marker", "markers", "name", "target", "biomarker", "channel_name", "label", "antibody")
 
 # Best first. A channel per staining cycle (DNA1, DNA2, ...) is normal: the first is taken.
-_NUCLEAR = (r"hoechst", r"dapi", r"dsdna", r"^hh?3$", r"histone", r"^dna", r"draq5|sytox", r"^ir19[13]|19[13]ir", r"nucle")
+_NUCLEAR = ("hoechst", "dapi", "dsdna", "^hh?3$", "histone", "^dna", "draq5|sytox", "^ir19[13]|19[13]ir", "nucle")
 
 
 def read_markers(path: str | Path) -> tuple[str, ...]:
@@ -27,6 +27,9 @@ def read_markers(path: str | Path) -> tuple[str, ...]:
         header, in the first column that does not hold numbers.
     """
     path = Path(path)
+    if not path.is_file():
+        msg = f"there is no marker table {path}."
+        raise InputError(msg)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

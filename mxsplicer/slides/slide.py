@@ -18,12 +18,36 @@ class LazyImage(Protocol):
     """Anything that is sliced like a NumPy array and answers with one: a NumPy or zarr array, or our own views."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Of what slices hold."""
+        ...
+
     @property
-    def ndim(self) -> int: ...
+    def ndim(self) -> int:
+        """Number of axes."""
+        ...
+
     def __getitem__(self, key: Any, /) -> Any: ...
+
+
+def complete_key(key: Any, ndim: int) -> tuple[Any, ...]:
+    """Return an index with one entry per axis, as NumPy would read ``key``.
+
+    Examples
+    --------
+    >>> complete_key((..., 3), 3)
+    (slice(None, None, None), slice(None, None, None), 3)
+    """
+    key = key if isinstance(key, tuple) else (key,)
+    if Ellipsis not in key:
+        key = (*key, Ellipsis)
+    place = key.index(Ellipsis)
+    return (*key[:place], *(slice(None),) * (ndim - len(key) + 1), *key[place + 1 :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +148,10 @@ def fingerprint(path: str | Path) -> str:
         return digest.hexdigest()
     size = path.stat().st_size
     digest.update(str(size).encode())
-    with path.open("rb") as file:
+    with path.open("rb") as stream:
         for offset in sorted({int(i * max(0, size - _SAMPLE_BYTES) / 17) for i in range(18)}):
-            file.seek(offset)
-            digest.update(file.read(_SAMPLE_BYTES))
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 

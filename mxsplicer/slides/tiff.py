@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.slides.slide import LazyImage, complete_key
 
 _DECODE_ERRORS = (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, NotImplementedError)
 
@@ -52,9 +52,9 @@ def open_tiff(path: Path) -> TiffSeries:
                 pyramid=tuple(levels[1:]),
                 axes=axes,
                 tile_px=(page.tilelength, page.tilewidth) if page.is_tiled else _strip_px(page),
-                compression=page.compression.name.lower(),
+                compression=_word(page.compression).lower(),
                 kind=series.kind,
-                photometric=page.photometric.name if page.photometric is not None else "",
+                photometric=_word(page.photometric),
                 descriptions=tuple(tiff.ome_metadata or _description(one) for one in pages[:1])
                 + tuple(_description(one) for one in pages[1:]),
                 resolution_um=_resolution_um(page),
@@ -92,8 +92,7 @@ class _PagedImage:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        key += (slice(None),) * (self.ndim - len(key))
+        key = complete_key(key, self.ndim)
         n_lead = self.ndim - 2 - (self._samples > 1)
         lead, (rows, columns) = key[:n_lead], key[n_lead : n_lead + 2]
         places = np.arange(int(np.prod(self.shape[:n_lead]))).reshape(self.shape[:n_lead])[lead]
@@ -113,7 +112,7 @@ class _PagedImage:
         frame = self._keyframe
         height, width = (frame.tilelength, frame.tilewidth) if frame.is_tiled else _strip_px(frame)
         across, down = -(-frame.imagewidth // width), -(-frame.imagelength // height)
-        tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if "JPEG" in _name(frame) else {}
+        tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if _has_jpeg_tables(frame) else {}
         planes = self._samples if frame.planarconfig == 2 else 1  # planar: the segments of sample 0, then of sample 1
         for plane in range(planes):
             for row in range(min(ys) // height, max(ys) // height + 1):
@@ -164,15 +163,20 @@ def _strip_px(page: Any) -> tuple[int, int]:
     return min(page.rowsperstrip or page.imagelength, page.imagelength), page.imagewidth
 
 
-def _name(page: Any) -> str:
-    return str(page.compression.name).replace("JPEGXR", "").replace("JPEG2000", "").replace("JPEGXL", "")
+def _word(code: Any) -> str:
+    # tifffile keeps a code that it has no name for as a number.
+    return str(getattr(code, "name", code))
+
+
+def _has_jpeg_tables(page: Any) -> bool:
+    return _word(page.compression) in ("JPEG", "OJPEG", "JPEG_LOSSY")
 
 
 def _as_range(key: Any, length: int) -> range:
-    if isinstance(key, int | np.integer):
-        place = range(length)[key]
-        return range(place, place + 1)
-    return range(length)[key]
+    if isinstance(key, slice):
+        return range(length)[key]
+    place = range(length)[int(key)]
+    return range(place, place + 1)
 
 
 def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:

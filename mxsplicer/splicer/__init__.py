@@ -1,1 +1,1 @@
-"""TODO"""
+"""Patches become a trained encoder."""

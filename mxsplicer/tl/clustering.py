@@ -26,12 +26,13 @@ def cluster(
     use_rep: str = "X_splicer",
     resolution: float = 1.0,
     n_neighbors: int = 15,
-    max_cells: int = 100_000,
+    max_cells: int = 50_000,
     seed: int = 0,
 ) -> None:
     """Group cells by Leiden clustering of a representation and lay them out with UMAP.
 
-    This is ``scanpy.pp.neighbors(adata, use_rep=use_rep)``, ``scanpy.tl.leiden`` and ``scanpy.tl.umap``. Above
+    This is ``scanpy.pp.neighbors(adata, use_rep=use_rep)`` with exact neighbours, ``scanpy.tl.leiden`` and
+    ``scanpy.tl.umap``. Above
     ``max_cells`` a random sample of cells is clustered, and every other cell joins the cluster, and the place on the
     map, of the sampled cells it resembles most in the first 50 principal components.
 
@@ -88,10 +89,11 @@ def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scanpy, umap and numba tell of their own future, not of these cells
         cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
-        sc.pp.neighbors(cells, n_neighbors=min(n_neighbors, len(z) - 1), use_rep="z", random_state=seed)
+        # Exact neighbours: up to max_cells they cost less than compiling an approximation, and no seed enters.
+        k = min(n_neighbors, len(z) - 1)
+        sc.pp.neighbors(cells, n_neighbors=k, use_rep="z", transformer="sklearn", random_state=seed)
         sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-        # The spectral start needs more cells than dimensions of its eigenproblem, and eats memory on many cells.
-        init = "spectral" if 50 < len(z) <= 50_000 else "random"
+        init = "spectral" if len(z) > 50 else "random"  # the spectral start needs more cells than it has dimensions
         sc.tl.umap(cells, init_pos=init, random_state=seed)
     return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
 

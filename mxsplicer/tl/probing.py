@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from mxsplicer.errors import InputError
 from mxsplicer.progress import track
@@ -32,7 +33,8 @@ INTENSITY_AND_SHAPE = "mean intensity and shape"
 INTENSITY_PCA = "PCA of mean intensity"
 SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 
-_C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, strongest first
+_C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation, strongest first
+_PATIENCE = 2  # steps of the path without gain before the rest is skipped
 _NEIGHBOURS = 20
 _SMALLEST_GAIN = 0.01  # below one point a difference is called none
 
@@ -102,20 +104,13 @@ def probe(
         names.append(MEAN_INTENSITY)  # everything is measured against it
 
     per_fold: dict[str, pd.DataFrame] = {}
-    for name in track(names, f"Scoring {label}"):
-        features = _features(adata, name)[used]
-        per_fold[name] = pd.DataFrame(
-            _score_fold(
-                features,
-                codes,
-                folds_used,
-                fold,
-                reduce=name == INTENSITY_PCA,
-                max_per_class=max_cells_per_class,
-                seed=seed,
+    limits = {"max_per_class": max_cells_per_class, "seed": seed}
+    with threadpool_limits(1):  # matrices this small run 3 to 20 times slower on several threads of a busy machine
+        for name in track(names, f"Scoring {label}"):
+            x, reduce = _features(adata, name)[used], name == INTENSITY_PCA
+            per_fold[name] = pd.DataFrame(
+                _score_fold(x, codes, folds_used, fold, reduce=reduce, **limits) for fold in range(folds.n)
             )
-            for fold in range(folds.n)
-        )
     rows = [_row(scores, per_fold[MEAN_INTENSITY]) | {"representation": name} for name, scores in per_fold.items()]
     about: dict[str, Any] = {
         "label": label,
@@ -255,18 +250,20 @@ def _scaler(reduce: bool) -> Any:
 
 def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> float:
     model = _logistic(_C_PATH[0])
-    best, best_score = _C_PATH[0], -1.0
-    for c in _C_PATH:  # from the strongest on, each fit starting where the last one ended
+    best, best_score = 0, -1.0
+    for step, c in enumerate(_C_PATH):  # from the strongest on, each fit starting where the last one ended
         model.set_params(C=c)
         _fit(model, x, y)
         score = balanced_accuracy_score(y_validation, model.predict(x_validation))
         if score > best_score + 1e-9:
-            best, best_score = c, score
-    return best
+            best, best_score = step, score
+        elif step - best >= _PATIENCE:
+            break
+    return _C_PATH[best]
 
 
 def _logistic(c: float) -> Any:
-    return LogisticRegression(C=c, class_weight="balanced", tol=1e-3, max_iter=200, warm_start=True)
+    return LogisticRegression(C=c, class_weight="balanced", tol=1e-3, max_iter=300, warm_start=True)
 
 
 def _fit(model: Any, x: np.ndarray, y: np.ndarray) -> None:

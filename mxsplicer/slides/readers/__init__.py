@@ -4,7 +4,7 @@ A reader takes a path and answers with an :class:`ImageFile`, what the file itse
 another format. :func:`open_slide` completes it with what the user says, and refuses what is still missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mxsplicer.errors import InputError
@@ -23,7 +23,7 @@ READERS: dict[str, Callable[[Path], ImageFile | None]] = {
 def open_slide(
     path: str | Path,
     *,
-    markers: str | Path | None = None,
+    markers: str | Path | Sequence[str] | None = None,
     pixel_size_um: float | None = None,
     name: str | None = None,
 ) -> Slide:
@@ -34,7 +34,8 @@ def open_slide(
     path
         An OME-TIFF (pyramidal or not, tiled or striped), a qptiff, or a stack of TIFF pages.
     markers
-        Table with one row per channel; needed where the file names no channels, and taken instead of its names.
+        Table with one row per channel, or the names themselves; needed where the file names no channels, and taken
+        instead of its names.
     pixel_size_um
         Micrometres per pixel; needed where the file does not say, and taken instead of what it says.
     name
@@ -52,14 +53,15 @@ def open_slide(
     if path.is_dir():
         msg = f"{path} is a folder; give the image file of one slide."
         raise InputError(msg)
-    for form, read in READERS.items():
-        found = read(path)
-        if found is not None:
-            break
+    form, found = _read(path)
     if pixel_size_um is not None and pixel_size_um <= 0:
         msg = f"a pixel size of {pixel_size_um} µm was given; it must be above 0."
         raise InputError(msg)
-    names, names_from = (read_markers(markers), Path(markers).name) if markers else (found.markers, form)
+    names, names_from = found.markers, form
+    if isinstance(markers, str | Path):
+        names, names_from = read_markers(markers), Path(markers).name
+    elif markers is not None:
+        names, names_from = tuple(markers), "given"
     if names is None:
         msg = (
             f"{path.name} ({form}) does not name its {found.image.shape[0]} channels: "
@@ -83,6 +85,15 @@ def open_slide(
         pixel_size_from=size_from,
         storage=f"{form}, {found.storage}",
     )
+
+
+def _read(path: Path) -> tuple[str, ImageFile]:
+    for form, read in READERS.items():
+        found = read(path)
+        if found is not None:
+            return form, found
+    msg = f"{path.name} is in none of the formats that can be read: {', '.join(READERS)}."
+    raise InputError(msg)
 
 
 def slide_name(path: str | Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.slides.slide import LazyImage, complete_key
 from mxsplicer.slides.tiff import TiffSeries
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
@@ -58,7 +58,7 @@ def _channel_axis(path: Path, series: TiffSeries) -> int:
     axes, shape = series.axes, series.image.shape
     found = f"{path.name} has the axes {axes} {tuple(shape)}"
     if "S" in axes:
-        if series.photometric in ("RGB", "YCBCR", "PALETTE") and shape[axes.index("S")] in (3, 4) and _is_colour(series):
+        if shape[axes.index("S")] in (3, 4) and _is_colour(series):
             msg = f"{found}: a colour (RGB) picture. Give the multiplex image, one grey channel per marker."
             raise InputError(msg)
         if len(axes) == 3:
@@ -75,7 +75,7 @@ def _channel_axis(path: Path, series: TiffSeries) -> int:
 
 def _is_colour(series: TiffSeries) -> bool:
     # Four float samples are proteins that somebody's writer put into a pixel; 8- and 16-bit integers are colours.
-    return np.dtype(series.image.dtype).kind in "ui"
+    return series.photometric in ("RGB", "YCBCR", "PALETTE") and np.dtype(series.image.dtype).kind in "ui"
 
 
 class _ChannelFirst:
@@ -93,7 +93,7 @@ class _ChannelFirst:
         return image if channel_axis == 0 else cls(image)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        key += (slice(None),) * (3 - len(key))
-        window = np.asarray(self._image[key[1], key[2]])  # (y, x, C), y and x absent where an integer asked for one
-        return np.moveaxis(window, -1, 0)[key[0]]
+        channels, rows, columns = complete_key(key, self.ndim)
+        window = np.asarray(self._image[rows, columns])  # (y, x, C), y and x absent where an integer asked for one
+        moved: np.ndarray = np.moveaxis(window, -1, 0)[channels]
+        return moved

@@ -10,7 +10,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile, image_file
 from mxsplicer.slides.tiff import open_tiff
 
-_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # noqa: RUF001
+_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 def read(path: Path) -> ImageFile | None:

@@ -1,0 +1,569 @@
+"""From slides to a result folder: the composition of all stages, each of which is a public function of its own.
+
+What a result folder holds is said here and nowhere else. Every stage writes under a temporary name and renames when it
+is done, and ``settings.json`` remembers what the folder was begun with; so the same call goes on where it stopped, a
+finished one does nothing, and another one is refused.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anndata
+import numpy as np
+import pandas as pd
+import zarr
+
+from mxsplicer import tl
+from mxsplicer.embedding import Source, embed, from_slide, from_store
+from mxsplicer.errors import InputError
+from mxsplicer.patches.extraction import choose_patch_px, extract_patches
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.report import write_report
+from mxsplicer.slides.cells import Cells, measure_cells
+from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.readers import open_slide
+from mxsplicer.slides.segmentation import segment
+from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
+from mxsplicer.splicer.training import train
+from mxsplicer.splicer.views import plan_views
+from mxsplicer.tl.labels import join_labels, join_samples, label_columns
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FORMAT, _VERSION = "mxsplicer result", 1
+_PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", "scikit-learn", "anndata", "scanpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen beyond the slides; see the stages for what each one means."""
+
+    masks: tuple[Path, ...] = ()
+    mask_page: int | None = None
+    markers: Path | None = None
+    pixel_size_um: float | None = None
+    nuclear_marker: str | None = None
+    nucleus_diameter_um: float = 7.0
+    expansion_um: float = 3.0
+    min_area_um2: float = 5.0
+    patch_size_um: float = 32.0
+    training_cells: int = 200_000
+    model: Path | None = None
+    method: str = "splicer"
+    loss: str = "vicreg"
+    encoder: str = "resnet18"
+    encoder_width: int = 64
+    component_width: int = 8
+    chunk_width: int = 128
+    views: str = "shared"
+    epochs: int | None = None
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    labels: Path | None = None
+    label: tuple[str, ...] = ()
+    samples: Path | None = None
+    groups: str | None = None
+    baselines: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A result folder: where everything lies that ``embed`` makes of one or more slides."""
+
+    path: Path
+    slide_names: tuple[str, ...]
+
+    index = property(lambda self: self.path / "mxsplicer.json")
+    settings = property(lambda self: self.path / "settings.json")
+    cells = property(lambda self: self.path / "cells.h5ad")
+    features = property(lambda self: self.path / "features.zarr")
+    report = property(lambda self: self.path / "report.html")
+    run = property(lambda self: self.path / "run")
+    joint = property(lambda self: self.path / "baselines" / "joint")
+    log = property(lambda self: self.path / "log.txt")
+
+    def of_slide(self, name: str, file: str) -> Path:
+        """Return the place of a file of one slide; several slides have a folder each."""
+        return self.path / file if len(self.slide_names) == 1 else self.path / "slides" / name / file
+
+
+@dataclass(eq=False)
+class _Work:
+    """One call: what it was given, where it writes, how long each stage took."""
+
+    options: Options
+    result: Result
+    slides: list[Slide]
+    given_masks: list[LazyImage | None]
+    mask_paths: list[Path | None]
+    model: Run | None
+    device: str
+    workers: int | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        logger.info("%s", stage)
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+        _write_json(self.result.settings, _record(self))
+
+
+def embed_slides(
+    slides: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    options: Options | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Turn slides into an AnnData of their cells with a learned embedding, and a report.
+
+    Parameters
+    ----------
+    slides
+        Image files of one panel. One model is trained over all of them.
+    out
+        Result folder; ``SLIDE.mxs`` by default for a single slide.
+    options
+        All that changes the outcome.
+    device, workers
+        Where and on how many threads; the outcome is the same.
+    overwrite
+        Replace a result that was made from other slides or with other options.
+
+    Raises
+    ------
+    InputError
+        If anything given does not fit; nothing is written then.
+    """
+    paths = [Path(slides)] if isinstance(slides, str | Path) else [Path(one) for one in slides]
+    work = _prepared(paths, out, options or Options(), device, workers)
+    cells = None if _is_begun(work) else _measured_before_writing(work)
+    _begin(work, overwrite=overwrite)
+    if work.result.index.is_file():
+        logger.info("%s is complete", work.result.path)
+        return work.result
+    masks = _masks(work)
+    if not work.result.cells.is_file():
+        _embed(work, masks, cells)
+    if not work.result.report.is_file():
+        with work.timed("report"):
+            write_result_report(work.result.path, slides=work.slides, masks=masks)
+    _write_json(work.result.index, _index(work))
+    return work.result
+
+
+def write_result_report(
+    path: str | Path,
+    *,
+    slides: Sequence[Slide] | None = None,
+    masks: Sequence[LazyImage] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report of a result folder from what lies in it.
+
+    Parameters
+    ----------
+    path
+        The result folder.
+    slides, masks
+        Of the result, where they are open already; otherwise they are opened where the result says they are, and a
+        slide that was moved is left out of the pictures.
+    """
+    path = Path(path)
+    if not (path / "cells.h5ad").is_file():
+        msg = f"{path} holds no cells.h5ad: it is no finished result. Run `mxsplicer embed` first."
+        raise InputError(msg)
+    if slides is None or masks is None:
+        slides, masks = _open_again(path)
+    adata = anndata.read_h5ad(path / "cells.h5ad")
+    log = path / "run" / "log.jsonl"
+    return write_report(
+        adata,
+        path / "report.html",
+        slides=slides,
+        masks=masks,
+        log=log if log.is_file() else None,
+        scores=pd.DataFrame(adata.uns["mxsplicer_probe"]) if "mxsplicer_probe" in adata.uns else None,
+        overwrite=overwrite,
+    )
+
+
+def open_result(path: str | Path) -> dict[str, Any]:
+    """Return the index of a finished result: its slides, markers, pixel sizes, files and fingerprints."""
+    index = Path(path) / "mxsplicer.json"
+    if not index.is_file():
+        msg = f"{path} is no finished result: it has no mxsplicer.json. Run `mxsplicer embed` to the end."
+        raise InputError(msg)
+    content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    if content.get("format") != _FORMAT or content["version"] > _VERSION:
+        msg = f"{index} was written by another version of mxsplicer: update it."
+        raise InputError(msg)
+    return content
+
+
+def _prepared(
+    paths: Sequence[Path], out: str | Path | None, options: Options, device: str, workers: int | None
+) -> _Work:
+    """Open and check all that is given, without writing anything."""
+    slides = [open_slide(path, markers=options.markers, pixel_size_um=options.pixel_size_um) for path in paths]
+    names = [slide.name for slide in slides]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        msg = f"two slides are called {twice.pop()!r}. Give them different file names."
+        raise InputError(msg)
+    if out is None and len(slides) > 1:
+        msg = f"{len(slides)} slides were given; say where their common result goes by --out."
+        raise InputError(msg)
+    result = Result(Path(out) if out is not None else Path(f"{slides[0].name}.mxs"), tuple(names))
+    mask_paths = _mask_paths(options.masks, names)
+    masks = [None if path is None else open_mask(path, page=options.mask_page) for path in mask_paths]
+    model = load_run(options.model) if options.model else None
+    for slide, mask in zip(slides, masks, strict=True):
+        if mask is not None:
+            check_mask(mask, slide)
+        elif options.nuclear_marker is not None:
+            slide.channels_of([options.nuclear_marker])
+        elif find_nuclear_marker(slide.markers) is None:
+            msg = (
+                f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
+                "Give a mask by --mask, or the nuclear marker by --nuclear-marker."
+            )
+            raise InputError(msg)
+        patch_px = choose_patch_px(slide, options.patch_size_um)
+        if model is not None:
+            check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um)
+        elif slide.markers != slides[0].markers:
+            differ = sorted(set(slide.markers) ^ set(slides[0].markers)) or ["the order"]
+            msg = f"slides {names[0]!r} and {slide.name!r} differ in their markers: {', '.join(differ)}."
+            raise InputError(msg)
+    for table, columns in ((options.labels, options.label), (options.samples, (options.groups,))):
+        if table is not None:
+            label_columns(table, [column for column in columns if column])
+    return _Work(options, result, slides, masks, mask_paths, model, device, workers)
+
+
+def _mask_paths(given: Sequence[Path], names: Sequence[str]) -> list[Path | None]:
+    """Return the mask of each slide: in their order, or found in a folder by the slide's name."""
+    if not given:
+        return [None] * len(names)
+    if len(given) == 1 and given[0].is_dir() and not (given[0] / "zarr.json").is_file():
+        return [_mask_in(given[0], name) for name in names]
+    if len(given) != len(names):
+        msg = (
+            f"{len(names)} slides and {len(given)} masks were given. Give a mask for each, or the folder of the masks."
+        )
+        raise InputError(msg)
+    return list(given)
+
+
+def _mask_in(folder: Path, name: str) -> Path:
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.startswith(name) and not path.name[len(name) : len(name) + 1].isalnum()
+    ]
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        msg = f"folder {folder} holds {len(found)} masks whose name begins with {name!r} ({listed}); one is needed."
+        raise InputError(msg)
+    return found[0]
+
+
+def _measured_before_writing(work: _Work) -> list[Cells] | None:
+    """Measure the cells where all masks are given: a mask without cells is found before anything is written."""
+    masks = [mask for mask in work.given_masks if mask is not None]
+    if len(masks) < len(work.slides):
+        return None
+    began = time.monotonic()
+    cells = _measure(work, masks)
+    work.seconds["cells"] = time.monotonic() - began
+    return cells
+
+
+def _measure(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
+    return [
+        measure_cells(slide, mask, min_area_um2=work.options.min_area_um2)
+        for slide, mask in zip(work.slides, masks, strict=True)
+    ]
+
+
+def _is_begun(work: _Work) -> bool:
+    file = work.result.settings
+    return file.is_file() and _differences(json.loads(file.read_text(encoding="utf-8")), _record(work)) == []
+
+
+def _begin(work: _Work, *, overwrite: bool) -> None:
+    """Create the result folder, or go on with one that was begun by the same call."""
+    path, file = work.result.path, work.result.settings
+    if path.exists() and not file.is_file() and (not path.is_dir() or any(path.iterdir())):
+        msg = f"{path} exists and is not a result of mxsplicer. Choose another folder by --out."
+        raise InputError(msg)
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differ = _differences(before, _record(work))
+        if not differ and not overwrite:
+            work.seconds.update(before["seconds"])
+            return
+        if not overwrite:
+            msg = (
+                f"{path} exists and was made differently ({'; '.join(differ[:3])}). "
+                "Choose another folder by --out, or --overwrite to replace it."
+            )
+            raise InputError(msg)
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    _write_json(file, _record(work))
+
+
+def _record(work: _Work) -> dict[str, Any]:
+    """Return what the outcome depends on, as JSON has it."""
+    inputs = {
+        slide.name: {
+            "image": fingerprint(slide.path) if slide.path else "",
+            "mask": fingerprint(mask) if mask else "",
+        }
+        for slide, mask in zip(work.slides, work.mask_paths, strict=True)
+    }
+    options = {key: _as_json(value) for key, value in asdict(work.options).items()}
+    return {"options": options, "inputs": inputs, "seconds": work.seconds}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    options = [
+        f"{name.replace('_', '-')} was {before['options'].get(name)}, now {value}"
+        for name, value in now["options"].items()
+        if before["options"].get(name) != value
+    ]
+    inputs = [
+        f"slide {name!r} or its mask changed"
+        for name in {**before["inputs"], **now["inputs"]}
+        if before["inputs"].get(name) != now["inputs"].get(name)
+    ]
+    return options + inputs
+
+
+def _masks(work: _Work) -> list[LazyImage]:
+    options, masks = work.options, []
+    for slide, given in zip(work.slides, work.given_masks, strict=True):
+        if given is not None:
+            masks.append(given)
+            continue
+        path = work.result.of_slide(slide.name, "mask.zarr")
+        if not path.exists():
+            with work.timed("segmentation"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                segment(
+                    slide,
+                    path,
+                    nuclear_marker=options.nuclear_marker,
+                    nucleus_diameter_um=options.nucleus_diameter_um,
+                    expansion_um=options.expansion_um,
+                )
+        masks.append(open_mask(path))
+    return masks
+
+
+def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -> None:
+    """Train or take a model, embed every cell, score and cluster, and write the AnnData."""
+    options, result = work.options, work.result
+    if cells is None:
+        with work.timed("cells"):
+            cells = _measure(work, masks)
+    stores = [] if work.model else _stores(work, masks, cells)
+    run = work.model or _train(work, stores, result.run, options.method, options.views)
+    baselines = _baselines(work, stores, run)
+    with work.timed("embedding"):
+        sources: list[Source] = [
+            from_store(stores[i])
+            if stores and stores[i].n_cells == len(cells[i])
+            else from_slide(slide, masks[i], cells[i], patch_size_um=options.patch_size_um, workers=work.workers)
+            for i, slide in enumerate(work.slides)
+        ]
+        adata = embed(run, sources, baselines=baselines, device=work.device)
+    use_rep = f"X_{run.method}"
+    adata.uns["spatialdata_attrs"] = {
+        "region": list(result.slide_names),
+        "region_key": "slide",
+        "instance_key": "cell_id",
+    }
+    adata.uns["mxsplicer"] = _about(work, run, cells)
+    with work.timed("correlation and clusters"):
+        tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
+        tl.cluster(adata, use_rep=use_rep, seed=options.seed)
+    if options.samples is not None:
+        join_samples(adata, options.samples)
+    if options.labels is not None:
+        with work.timed("scores"):
+            for label in join_labels(adata, options.labels, options.label):
+                tl.probe(adata, label=label, groups=options.groups, seed=options.seed)
+    adata.uns["mxsplicer"]["seconds"] = work.seconds
+    _write_features(result.features, adata.obsm[use_rep])
+    temporary = result.cells.with_name("cells.partial.h5ad")
+    adata.write_h5ad(temporary, compression="gzip")
+    temporary.replace(result.cells)
+
+
+def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> list[PatchStore]:
+    """Cut the training sample of every slide, in proportion to its cells."""
+    options, stores = work.options, []
+    share = min(1.0, options.training_cells / sum(len(one) for one in cells))
+    for slide, mask, of_slide in zip(work.slides, masks, cells, strict=True):
+        path = work.result.of_slide(slide.name, "patches.zarr")
+        if not path.exists():
+            with work.timed("patches"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                extract_patches(
+                    slide,
+                    mask,
+                    path,
+                    patch_size_um=options.patch_size_um,
+                    cells=of_slide,
+                    max_cells=max(1, round(share * len(of_slide))),
+                    seed=options.seed,
+                    workers=work.workers,
+                )
+        stores.append(PatchStore.open(path))
+    return stores
+
+
+def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str, views: str) -> Run:
+    if path.exists():
+        return load_run(path)
+    options = work.options
+    with work.timed("training" if path == work.result.run else f"training the baseline ({method})"):
+        return train(
+            stores,
+            path,
+            method=method,
+            loss=options.loss,
+            encoder=options.encoder,
+            encoder_width=options.encoder_width,
+            component_width=options.component_width,
+            chunk_width=options.chunk_width,
+            views=plan_views(views),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            device=work.device,
+        )
+
+
+def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
+    """Return what the embedding is scored beside, where there are labels to score it with."""
+    if work.options.labels is None or not work.options.baselines:
+        return {}
+    baselines = {"X_untrained": untrained(run, seed=work.options.seed)}
+    if stores and run.method != "joint":
+        # The paper's baseline draws the geometry of its two views independently.
+        baselines["X_joint"] = _train(work, stores, work.result.joint, "joint", "independent")
+    return baselines
+
+
+def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
+    """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
+    record = _record(work)
+    settings = {key: value for key, value in record["options"].items() if value is not None}
+    width = run.settings["chunk_width"]
+    names = run.settings["components"] if run.method == "splicer" else ["whole"]
+    widths = [width] * len(names) if run.method == "splicer" else [width * len(run.settings["components"])]
+    stops = np.cumsum(widths).tolist()
+    masks = {
+        slide.name: path or work.result.of_slide(slide.name, "mask.zarr")
+        for slide, path in zip(work.slides, work.mask_paths, strict=True)
+    }
+    return {
+        "version": version("mxsplicer"),
+        "versions": {package: version(package) for package in _PACKAGES},
+        "method": run.method,
+        "settings": {**settings, "label": list(work.options.label), "training": json.dumps(run.settings)},
+        "fingerprints": {
+            "weights": run.fingerprint(),
+            "slides": {
+                name: {"image": one["image"], "mask": fingerprint(masks[name])}
+                for name, one in record["inputs"].items()
+            },
+        },
+        "chunks": {name: [stop - wide, stop] for name, stop, wide in zip(names, stops, widths, strict=True)},
+        "ledger": {slide.name: dict(of_slide.ledger) for slide, of_slide in zip(work.slides, cells, strict=True)},
+        "patch_size_um": work.options.patch_size_um,
+        "pixel_size_um": run.pixel_size_um,
+    }
+
+
+def _write_features(path: Path, z: np.ndarray) -> None:
+    """Write z feature by feature, (d, N), so that a viewer reads one feature of all cells at once."""
+    temporary = path.with_name("features.partial.zarr")
+    shutil.rmtree(temporary, ignore_errors=True)
+    zarr.save_array(temporary, np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def _index(work: _Work) -> dict[str, Any]:
+    result, root = work.result, work.result.path
+    record = _record(work)
+    slides = []
+    for slide, mask in zip(work.slides, work.mask_paths, strict=True):
+        patches = result.of_slide(slide.name, "patches.zarr")
+        slides.append(
+            {
+                "name": slide.name,
+                "image": str(slide.path.resolve()) if slide.path else "",
+                "mask": str(mask.resolve())
+                if mask
+                else str(result.of_slide(slide.name, "mask.zarr").relative_to(root)),
+                "mask_page": work.options.mask_page if mask else None,
+                "markers": list(slide.markers),
+                "pixel_size_um": slide.pixel_size_um,
+                "shape_px": list(slide.shape_px),
+                "patches": str(patches.relative_to(root)) if patches.exists() else None,
+                "fingerprints": record["inputs"][slide.name],
+            }
+        )
+    run = "run" if result.run.exists() else str(work.options.model.resolve()) if work.options.model else ""
+    files = {"cells": "cells.h5ad", "features": "features.zarr", "report": "report.html", "run": run, "log": "log.txt"}
+    return {"format": _FORMAT, "version": _VERSION, "slides": slides, "files": files}
+
+
+def _open_again(path: Path) -> tuple[list[Slide], list[LazyImage]]:
+    slides, masks = [], []
+    for one in open_result(path)["slides"]:
+        image, mask = Path(one["image"]), path / one["mask"]  # an absolute path stays as it is
+        if not (image.is_file() and mask.exists()):
+            logger.warning(
+                "slide %s or its mask is no longer where it was; it is left out of the pictures", one["name"]
+            )
+            continue
+        slide = open_slide(image, pixel_size_um=one["pixel_size_um"], name=one["name"], markers=one["markers"])
+        slides.append(slide)
+        masks.append(open_mask(mask, page=one["mask_page"]))
+    return slides, masks
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,169 @@
+"""The run folder: a trained encoder with all that is needed to use it elsewhere.
+
+``config.json`` (markers, patch and pixel size, normalisation, encoder, settings), ``model.safetensors`` (weights of the
+primary encoder), ``README.md`` (model card), ``log.jsonl`` (losses). Nothing in it is code, and reading it runs none.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.slide import fingerprint
+from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.encoders import ENCODERS
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A primary encoder and what it was trained on.
+
+    Attributes
+    ----------
+    markers
+        Names of the channels, in the order in which the encoder takes them.
+    patch_px, pixel_size_um
+        Side of a patch and size of its pixels: a slide of another pixel size needs another model.
+    settings
+        What the run was trained with, as given and as resolved.
+    """
+
+    encoder: nn.Module
+    normalization: Normalization
+    markers: tuple[str, ...]
+    patch_px: int
+    pixel_size_um: float
+    settings: dict[str, Any]
+    path: Path | None = None
+
+    @property
+    def features(self) -> int:
+        """Width d of the representation."""
+        return int(self.encoder.out_features)  # type: ignore[arg-type]
+
+    @property
+    def method(self) -> str:
+        """The objective it was trained with."""
+        return str(self.settings["method"])
+
+    def fingerprint(self) -> str:
+        """Return a short name of the weights."""
+        assert self.path is not None, "only a saved run has a fingerprint"
+        return fingerprint(self.path / "model.safetensors")
+
+
+def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.Module:
+    """Return an untrained encoder (B, n_markers, P, P) -> (B, d)."""
+    if name not in ENCODERS:
+        msg = f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}."
+        raise InputError(msg)
+    return ENCODERS[name](n_markers, patch_px, width=width)
+
+
+def save_run(run: Run, path: Path) -> None:
+    """Write a run into the existing folder ``path``."""
+    config = {
+        "format": "mxsplicer run",
+        "version": _VERSION,
+        "markers": list(run.markers),
+        "patch_px": run.patch_px,
+        "pixel_size_um": run.pixel_size_um,
+        "normalization": run.normalization.to_dict(),
+        "settings": run.settings,
+    }
+    (path / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    weights = {name: tensor.contiguous().cpu() for name, tensor in run.encoder.state_dict().items()}
+    save_file(weights, path / "model.safetensors")
+    (path / "README.md").write_text(_model_card(run), encoding="utf-8")
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder, or the result folder that holds one, on the CPU."""
+    path = Path(path)
+    path = path / "run" if (path / "run" / "config.json").is_file() else path
+    if not (path / "config.json").is_file():
+        msg = f"{path} is not a run folder: it has no config.json. Make one with `mxsplicer train`."
+        raise InputError(msg)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if config.get("format") != "mxsplicer run" or config["version"] > _VERSION:
+            msg = f"{path} was written by another version of mxsplicer (format {config.get('version')}): update it."
+            raise InputError(msg)
+        settings, markers = config["settings"], tuple(config["markers"])
+        encoder = make_encoder(settings["encoder"], len(markers), config["patch_px"], width=settings["encoder_width"])
+        encoder.load_state_dict(load_file(path / "model.safetensors"))
+        return Run(
+            encoder=encoder.eval(),
+            normalization=Normalization.from_dict(config["normalization"]),
+            markers=markers,
+            patch_px=config["patch_px"],
+            pixel_size_um=config["pixel_size_um"],
+            settings=settings,
+            path=path,
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
+        msg = f"run folder {path} is damaged ({type(error).__name__}: {error}). Copy it again or train anew."
+        raise InputError(msg) from error
+
+
+def untrained(run: Run, *, seed: int = 0) -> Run:
+    """Return a copy of a run whose encoder never learned: the baseline that any training has to beat."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        settings = run.settings
+        encoder = make_encoder(settings["encoder"], len(run.markers), run.patch_px, width=settings["encoder_width"])
+    return Run(encoder.eval(), run.normalization, run.markers, run.patch_px, run.pixel_size_um, settings)
+
+
+def check_panel(run: Run, slide_name: str, markers: Sequence[str], patch_px: int, pixel_size_um: float) -> list[int]:
+    """Return the slide's channel for each marker of the run, matched by name, or raise where one is missing."""
+    missing = [marker for marker in run.markers if marker not in markers]
+    if missing:
+        extra = [marker for marker in markers if marker not in run.markers]
+        msg = (
+            f"the model needs markers that slide {slide_name!r} lacks: {', '.join(missing)}."
+            f"{' Of the slide, the model does not know: ' + ', '.join(extra) + '.' if extra else ''}"
+            " Name the slide's channels as the model does (--markers), or train a model on this panel."
+        )
+        raise InputError(msg)
+    if abs(pixel_size_um / run.pixel_size_um - 1) > 0.05:
+        msg = (
+            f"slide {slide_name!r} has pixels of {pixel_size_um:g} µm and the model was trained on "
+            f"{run.pixel_size_um:g} µm. Give a slide or pyramid level of that pixel size, or train a model on this one."
+        )
+        raise InputError(msg)
+    if patch_px != run.patch_px:
+        msg = f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px."
+        raise InputError(msg)
+    return [list(markers).index(marker) for marker in run.markers]
+
+
+def _model_card(run: Run) -> str:
+    settings = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
+    return f"""---
+library_name: mxsplicer
+tags: [multiplex-imaging, spatial-proteomics, self-supervised]
+---
+
+# Encoder of single cells in multiplex images
+
+Takes patches of {len(run.markers)} markers, {run.patch_px} x {run.patch_px} px at {run.pixel_size_um:g} µm, and returns
+{run.features} features per cell. Use it with `mxsplicer embed SLIDE --model {run.path.name if run.path else "RUN"}`.
+
+Markers, in order: {", ".join(run.markers)}.
+
+Trained with the objective `{run.method}` (SpliCER: Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444).
+
+| setting | value |
+|---|---|
+{settings}
+"""

@@ -1,0 +1,330 @@
+"""Training: patch stores become a run folder.
+
+Everything random depends on the seed and the number of the step alone, so a run that was interrupted goes on with the
+numbers it would have had. A checkpoint is a safetensors file written beside the log under a temporary name and renamed.
+"""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mxsplicer.errors import InputError
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.progress import track
+from mxsplicer.splicer.batches import Batches, measure_normalization
+from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
+from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
+from mxsplicer.splicer.run import Run, load_run, make_encoder, save_run
+from mxsplicer.splicer.views import Views
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STEPS = 2_000  # where no number of epochs is given; also what CIM-S (arXiv 2512.15410) trains for
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+def train(
+    stores: PatchStore | Sequence[PatchStore],
+    path: str | Path,
+    *,
+    method: str = "splicer",
+    loss: str = "vicreg",
+    encoder: str = "resnet18",
+    encoder_width: int = 64,
+    component_width: int = 8,
+    chunk_width: int = 128,
+    views: Views | None = None,
+    epochs: int | None = None,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> Run:
+    """Train an encoder on the patches of one or more slides, with the SpliCER objective or plain joint embedding.
+
+    Parameters
+    ----------
+    stores
+        Stores of one panel, patch size and pixel size.
+    path
+        Run folder to create. Until training ends it lies in ``<path>.partial``, and the same call goes on there.
+    method
+        ``"splicer"`` (arXiv 2503.07444) or ``"joint"``, its baseline.
+    loss
+        ``"vicreg"`` or ``"simclr"``, between each chunk and its component.
+    encoder, encoder_width
+        The primary encoder and the width of its first stage; 64 is the ResNet-18 of the paper.
+    component_width
+        Width of the first stage of each component's encoder.
+    chunk_width
+        Width of one component's chunk of the embedding.
+    views
+        How the views differ; see :class:`~mxsplicer.splicer.views.Views`.
+    epochs
+        Passes over the cells; by default as many as make 2,000 steps.
+    learning_rate
+        Peak, for AdamW with 10 % warm-up and cosine decay.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    precision
+        ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
+
+    Raises
+    ------
+    InputError
+        If the stores do not belong together, no marker varies, or the folder exists.
+    """
+    stores = [stores] if isinstance(stores, PatchStore) else list(stores)
+    path = Path(path)
+    markers, patch_px, pixel_size_um = _agreement(stores)
+    for name, table in ((method, OBJECTIVES), (loss, LOSSES)):
+        if name not in table:
+            msg = f"there is no {name!r}; there are {', '.join(table)}."
+            raise InputError(msg)
+    views = views or Views()
+    batches = Batches(stores, batch_size, seed=seed)
+    if batches.n_cells < 2:
+        msg = f"{batches.n_cells} cell is too few to train on. Give more slides, or a trained model by --model."
+        raise InputError(msg)
+    epochs = epochs if epochs is not None else max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
+    normalization, varies = measure_normalization(stores, seed=seed)
+    components = [c for c in DECONSTRUCTIONS["marker"](markers) if any(varies[channel] for channel in c.channels)]
+    if not components:
+        msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
+        raise InputError(msg)
+    constant = [marker for marker, moves in zip(markers, varies, strict=True) if not moves]
+    if constant:
+        logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
+    fabric = _fabric(device, precision)
+    torch.manual_seed(seed)
+    objective = OBJECTIVES[method](
+        Parts(
+            encoder=make_encoder(encoder, len(markers), patch_px, width=encoder_width),
+            components=tuple(components),
+            loss=LOSSES[loss](),
+            chunk_width=chunk_width,
+            patch_px=patch_px,
+            component_width=component_width,
+        )
+    )
+    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps = epochs * batches.per_epoch
+    settings = {
+        "method": method,
+        "loss": loss,
+        "encoder": encoder,
+        "encoder_width": encoder_width,
+        "component_width": component_width,
+        "chunk_width": chunk_width,
+        "components": [component.name for component in components],
+        "views": asdict(views),
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batches.batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "seed": seed,
+        "precision": str(fabric._precision.precision),
+        "patch_size_um": stores[0].patch_size_um,
+        "slides": [store.slide_name for store in stores],
+        "n_cells": batches.n_cells,
+    }
+    run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
+    folder = _begin(path, run, overwrite=overwrite)
+    # AdamW moves every weight by about the learning rate whatever the loss's scale, so the sum over chunks needs none.
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
+    model, optimizer = fabric.setup(objective, optimizer)
+    first = _resume(folder, objective, optimizer, schedule, fabric.device)
+    _fit(fabric, model, objective, optimizer, schedule, batches, run, views, folder=folder, first=first, seed=seed)
+    save_run(run, folder)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    if path.exists():
+        shutil.rmtree(path)
+    folder.replace(path)
+    return load_run(path)
+
+
+def _fit(
+    fabric: Fabric,
+    model: Any,
+    objective: Splicer | Joint,
+    optimizer: Any,
+    schedule: Any,
+    batches: Batches,
+    run: Run,
+    views: Views,
+    *,
+    folder: Path,
+    first: int,
+    seed: int,
+) -> None:
+    model.train()
+    steps = run.settings["steps"]
+    began = saved = time.monotonic()
+    description = f"Training ({run.method}, {run.settings['loss']})"
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        numbered = track(_numbered(batches, first, steps), description, total=steps, start=first)
+        for step, raw in numbered:
+            generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
+            view_a, view_b = views(run.normalization(raw, fabric.device), generator)
+            terms = model(view_a, view_b)
+            total = torch.stack(list(terms.values())).sum()
+            _check_finite(total, terms, objective.chunk_names, step)
+            fabric.backward(total)
+            fabric.clip_gradients(model, optimizer, max_norm=1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            log.write(_log_line(step, batches, total, terms, objective.chunk_names, time.monotonic() - began) + "\n")
+            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                log.flush()
+                _checkpoint(folder, objective, optimizer, step + 1)
+                saved = time.monotonic()
+
+
+def _numbered(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    step = first
+    while step < steps:
+        epoch, done = divmod(step, batches.per_epoch)
+        for place, raw in enumerate(batches.epoch(epoch)):
+            if place >= done:
+                yield step, raw
+                step += 1
+
+
+def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, float]:
+    first = stores[0]
+    for store in stores[1:]:
+        if store.markers != first.markers:
+            differ = sorted(set(store.markers) ^ set(first.markers))
+            msg = (
+                f"slides {first.slide_name!r} and {store.slide_name!r} differ in their markers"
+                f"{': ' + ', '.join(differ) if differ else ' in their order'}. One model needs one panel."
+            )
+            raise InputError(msg)
+        if store.patch_px != first.patch_px or abs(store.pixel_size_um / first.pixel_size_um - 1) > 0.05:
+            msg = (
+                f"slides {first.slide_name!r} and {store.slide_name!r} differ in scale: {first.patch_px} px of "
+                f"{first.pixel_size_um:g} µm and {store.patch_px} px of {store.pixel_size_um:g} µm."
+            )
+            raise InputError(msg)
+    return first.markers, first.patch_px, first.pixel_size_um
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    accelerator, _, index = device.partition(":")
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        msg = "device 'cuda' was asked for, but PyTorch sees no GPU here. Use --device cpu, or install a CUDA build."
+        raise InputError(msg)
+    if accelerator not in ("cpu", "cuda", "mps"):
+        msg = f"there is no device {device!r}; give auto, cpu, cuda, cuda:N or mps."
+        raise InputError(msg)
+    if precision == "auto":
+        precision = "bf16-mixed" if _computes_bf16(accelerator) else "32-true"
+    return Fabric(accelerator=accelerator, devices=[int(index)] if index else 1, precision=precision)  # type: ignore[arg-type]
+
+
+def _computes_bf16(accelerator: str) -> bool:
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return accelerator == "cpu" and bool(capabilities.get("avx512_bf16", False))
+
+
+def _begin(path: Path, run: Run, *, overwrite: bool) -> Path:
+    """Return the folder that training writes to: a new one, or an interrupted one with the same settings."""
+    if path.exists() and not overwrite:
+        msg = f"{path} exists. Choose another folder, or --overwrite to replace it."
+        raise InputError(msg)
+    folder = path.with_name(path.name + ".partial")
+    settings = json.dumps([run.settings, run.normalization.to_dict()], sort_keys=True)
+    marker = folder / "settings.json"
+    if folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != settings):
+        if not overwrite:
+            msg = (
+                f"{folder} holds an unfinished run with other settings. Finish it with those, remove it, "
+                "or --overwrite to begin anew."
+            )
+            raise InputError(msg)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(settings, encoding="utf-8")
+    return folder
+
+
+def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{number}.{name}": value for name, value in state.items()})
+    tensors["step"] = torch.tensor(step)
+    temporary = folder / "checkpoint.tmp"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(folder / "checkpoint.safetensors")
+
+
+def _resume(folder: Path, objective: nn.Module, optimizer: Any, schedule: Any, device: torch.device) -> int:
+    """Load the last checkpoint, if there is one, and return the step to go on with."""
+    file, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
+    if not file.is_file():
+        log.unlink(missing_ok=True)
+        return 0
+    tensors = load_file(file, device=str(device))
+    objective.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".", 2)
+            state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    step = int(tensors["step"])
+    for _ in range(step):
+        schedule.step()
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    log.write_text("".join(lines[:step]), encoding="utf-8")
+    logger.info("going on with step %d", step)
+    return step
+
+
+def _warm_up_and_cosine(step: int, steps: int) -> float:
+    warm_up = max(1, steps // 10)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def _check_finite(total: Tensor, terms: dict[str, Tensor], names: Sequence[str], step: int) -> None:
+    if not torch.isfinite(total):
+        bad = sorted({names[i] for term in terms.values() for i in torch.where(~torch.isfinite(term))[0].tolist()})
+        msg = f"the loss of chunk {', '.join(bad)} is not finite at step {step}. Lower --learning-rate."
+        raise InputError(msg)
+
+
+def _log_line(
+    step: int, batches: Batches, total: Tensor, terms: dict[str, Tensor], names: Sequence[str], seconds: float
+) -> str:
+    values = {name: term.tolist() for name, term in terms.items()}
+    chunks = {
+        chunk: {"loss": sum(values[name][i] for name in values)} | {name: values[name][i] for name in values}
+        for i, chunk in enumerate(names)
+    }
+    line = {"step": step, "epoch": step // batches.per_epoch, "seconds": seconds, "loss": float(total)}
+    return json.dumps(line | {"chunks": chunks})

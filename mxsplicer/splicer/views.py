@@ -1,0 +1,102 @@
+"""Views: augmented copies of a whole batch of normalised patches, made on the device.
+
+Multiplex images are not photographs: there is no up, no colour, and the scale is biology. So views turn, mirror, shift
+and slightly scale a patch; and per marker they change gain and offset, add noise, blur, and now and then leave a marker
+out. No crops, no colour jitter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mxsplicer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Views:
+    """How two views of a batch differ.
+
+    Parameters
+    ----------
+    shared_geometry
+        Whether both views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
+        two markers coincide, is the same in both, and worth learning.
+    scale
+        Range of the magnification.
+    shift
+        Largest shift, as a fraction of the patch.
+    gain, offset
+        Half-widths of the ranges of the factor and the summand of each marker, in standard deviations of the marker.
+    noise
+        Largest standard deviation of the added noise.
+    blur
+        Probability of a blurred view.
+    drop
+        Probability that a marker is left out of a view.
+    """
+
+    shared_geometry: bool = True
+    scale: tuple[float, float] = (0.8, 1.2)
+    shift: float = 0.05
+    gain: float = 0.2
+    offset: float = 0.1
+    noise: float = 0.1
+    blur: float = 0.2
+    drop: float = 0.1
+
+    def __call__(self, patches: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return two views (B, C, P, P) of normalised patches (B, C, P, P)."""
+        first = self._move(patches, generator)
+        second = first if self.shared_geometry else self._move(patches, generator)
+        return self._stain(first, generator), self._stain(second, generator)
+
+    def _move(self, patches: Tensor, generator: torch.Generator) -> Tensor:
+        # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
+        turns = _matrices(patches, self.scale, self.shift, generator)
+        grid = F.affine_grid(turns, list(patches.shape), align_corners=False)
+        return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
+
+    def _stain(self, patches: Tensor, generator: torch.Generator) -> Tensor:
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=patches.device)
+
+        n, channels = patches.shape[:2]
+        gain = 1 + self.gain * (2 * uniform(n, channels, 1, 1) - 1)
+        offset = self.offset * (2 * uniform(n, channels, 1, 1) - 1)
+        kept = (uniform(n, channels, 1, 1) >= self.drop).float()
+        out = patches * (gain * kept) + offset * kept  # 0 is the marker's mean: an absent marker tells nothing
+        blurred = uniform(n) < self.blur
+        if blurred.any():
+            out[blurred] = _blur(out[blurred])
+        noise = torch.randn(patches.shape, generator=generator, device=patches.device)
+        return out + noise * (self.noise * uniform(n, 1, 1, 1))
+
+
+def plan_views(name: str) -> Views:
+    """Return views of ``shared`` or ``independent`` geometry."""
+    if name not in ("shared", "independent"):
+        msg = f"there are no {name!r} views; there are shared and independent."
+        raise InputError(msg)
+    return Views(shared_geometry=name == "shared")
+
+
+def _matrices(patches: Tensor, scale: tuple[float, float], shift: float, generator: torch.Generator) -> Tensor:
+    """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
+    u = torch.rand((5, len(patches)), generator=generator, device=patches.device)
+    angle = 2 * math.pi * u[0]
+    zoom = scale[0] + (scale[1] - scale[0]) * u[1]
+    mirror = torch.where(u[2] < 0.5, -1.0, 1.0)
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    x, y = (2 * shift * (2 * u[3:] - 1)).unbind()  # the grid runs from -1 to 1
+    return torch.stack([torch.stack([cos * mirror, -sin, x], dim=1), torch.stack([sin * mirror, cos, y], dim=1)], dim=1)
+
+
+def _blur(patches: Tensor) -> Tensor:
+    """Smooth with the binomial kernel 1-2-1 in both directions."""
+    channels = patches.shape[1]
+    row = torch.tensor([0.25, 0.5, 0.25], device=patches.device, dtype=patches.dtype)
+    kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
+    return F.conv2d(F.pad(patches, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
