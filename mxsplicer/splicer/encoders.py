@@ -146,7 +146,8 @@ class ComponentEncoders(nn.Module):
     def forward(self, components: Tensor) -> Tensor:
         """Return the embedding of every component, (B, n, D)."""
         z = self.encoder(components.flatten(1, 2).contiguous(memory_format=torch.channels_last))  # (B, n * d)
-        return cast("Tensor", self.projector(z)).unflatten(1, (self.n_components, -1))
+        e: Tensor = self.projector(z)
+        return e.view(len(e), self.n_components, -1)
 
 
 class _GroupedLinear(nn.Module):

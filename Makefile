@@ -1,0 +1,45 @@
+# `make demo` and `make test` need Python >= 3.11 with venv, make and git, and nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Two threads that wait for each other lose more than they gain where another process holds a core: let them sleep.
+export OMP_WAIT_POLICY := PASSIVE
+
+DEMO := demo/tissue
+DEMO_SIZE ?= 2048
+DEMO_EPOCHS ?= 6
+
+.PHONY: demo test check clean
+
+demo: .venv/library
+	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
+	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
+		--patch-size-um 16 --encoder-width 32 --chunk-width 64 --batch-size 128 --epochs $(DEMO_EPOCHS) \
+		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
+
+test: .venv/tests
+	$(BIN)/pytest -q
+
+check: .venv/tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv demo
+
+# torch first, and pinned: an open range would bring the newest build with all of its GPU libraries.
+.venv/python: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it by PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Python's venv is missing: on Debian or Ubuntu, apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip torch
+	@touch $@
+
+.venv/library: .venv/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/tests: .venv/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/library
