@@ -41,7 +41,7 @@ def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bo
     color, bottom = ("white", 0.025) if inside else ("#333333", -0.02)
     left = 0.03 if inside else 0.0
     place: dict[str, Any] = {"transform": ax.transAxes, "zorder": 5, "clip_on": False}
-    ax.add_patch(Rectangle((left, bottom), length, 0.008, color=color, **place))  # type: ignore[arg-type]
+    ax.add_patch(Rectangle((left, bottom), length, 0.008, color=color, **place))
     text = f"{length_um:g} µm" if length_um < 1000 else f"{length_um / 1000:g} mm"
     if inside:
         outline = [patheffects.withStroke(linewidth=2, foreground="#000000a0")]

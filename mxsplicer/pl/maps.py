@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
 from matplotlib.lines import Line2D
 
 from mxsplicer.errors import InputError
@@ -47,7 +48,9 @@ def embedding(
     ax = axes_or_new(ax, (6, 5))
     points = np.asarray(adata.obsm[basis])[:, :2]
     size = float(np.clip(30_000 / max(adata.n_obs, 1), 0.3, 12))
-    _scatter(ax, points, adata, color, size=size, seed=seed)
+    order, style = _coloured(adata, color, seed)
+    drawn = ax.scatter(points[order, 0], points[order, 1], s=size, linewidths=0, rasterized=True)
+    drawn.set(**style)
     values = adata.obs.get(color)
     if legend and values is not None and not _is_number(values):
         for name in _names(values):
@@ -81,7 +84,7 @@ def spatial(
     legend
         Name the categories beside the map.
     ax
-        Where to draw; a new figure by default. Its size decides how large the discs are.
+        Where to draw; a new figure by default.
     seed
         Order in which cells are drawn, and which of them beyond 200,000 are not.
     """
@@ -93,11 +96,14 @@ def spatial(
     ax.set_xlim(low[0] - 10, high[0] + 10)
     ax.set_ylim(high[1] + 10, low[1] - 10)  # y grows downwards, as in the image
     ax.set_aspect("equal")
-    area_um2 = float(adata.obs["area_um2"].median()) if "area_um2" in adata.obs else 80.0
-    box = ax.get_position()
-    width_pt, height_pt = ax.figure.get_size_inches() * 72 * [box.width, box.height]  # type: ignore[union-attr]
-    pt_per_um = min(width_pt / (high[0] - low[0] + 20), height_pt / (high[1] - low[1] + 20))
-    _scatter(ax, points, adata, color, size=max(area_um2 * pt_per_um**2 * 1.1, 0.15), seed=seed)
+    areas_um2 = adata.obs["area_um2"].to_numpy() if "area_um2" in adata.obs else np.full(adata.n_obs, 80.0)
+    order, style = _coloured(adata, color, seed)
+    diameters = 2 * np.sqrt(areas_um2[order] / np.pi)
+    discs = EllipseCollection(
+        diameters, diameters, np.zeros(len(order)), units="xy", offsets=points[order], offset_transform=ax.transData
+    )
+    discs.set(rasterized=True, linewidth=0, **style)
+    ax.add_collection(discs)
     bare(ax)
     scale_bar(ax, width_um=float(high[0] - low[0] + 20), inside=False)
     values = adata.obs.get(color)
@@ -116,16 +122,14 @@ def category_legend(ax: Axes, names: list[str]) -> None:
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns, fontsize=9)
 
 
-def _scatter(ax: Axes, points: np.ndarray, adata: AnnData, color: str, *, size: float, seed: int) -> None:
+def _coloured(adata: AnnData, color: str, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     # In random order, so that no group lies on top by its place in the table; the bright on top for intensities.
-    order = np.random.default_rng(seed).permutation(len(points))[:_MOST_POINTS]
-    style: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": True}
+    order = np.random.default_rng(seed).permutation(adata.n_obs)[:_MOST_POINTS]
     if color in adata.obs and not _is_number(adata.obs[color]):
         values = adata.obs[color].astype(str).where(adata.obs[color].notna(), None)
         codes = pd.Index(_names(adata.obs[color])).get_indexer(values.to_numpy(dtype=object))
         palette = np.array([colors.rgb(colors.of_category(code)) for code in range(-1, codes.max() + 1)])
-        ax.scatter(points[order, 0], points[order, 1], c=palette[codes[order] + 1], **style)
-        return
+        return order, {"facecolor": palette[codes[order] + 1]}
     if color in adata.obs:
         values = adata.obs[color].to_numpy(dtype=np.float64)
     elif color in adata.var_names:
@@ -136,15 +140,7 @@ def _scatter(ax: Axes, points: np.ndarray, adata: AnnData, color: str, *, size: 
         raise InputError(msg)
     low, high = (float(one) for one in np.nanpercentile(values, [1, 99.5]))
     order = order[np.argsort(values[order], kind="stable")]
-    ax.scatter(
-        points[order, 0],
-        points[order, 1],
-        c=values[order],
-        cmap=colors.INTENSITY,
-        vmin=low,
-        vmax=max(high, low + 1e-6),
-        **style,
-    )
+    return order, {"array": values[order], "cmap": colors.INTENSITY, "clim": (low, max(high, low + 1e-6))}
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -129,6 +129,7 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
         if brightest is not None and marker in brightest.markers and place < _MOST_MARKERS:
             channel = overview(brightest, max_side_px=300, channels=brightest.channels_of([marker]))[0][0]
             grey = colors.composite(channel[None], [colors.contrast(channel)], ["#ffffff"])[..., 0]
+            grey = (255 * (grey / 255) ** 0.6).astype(np.uint8)  # the faint should be seen on a picture this small
             card |= {"picture": of_pixels(grey, f"{marker} on slide {brightest.name}"), "slide": brightest.name}
         cards.append(card)
     return cards
@@ -328,8 +329,8 @@ def doubts(adata: AnnData, panel: list[dict[str, Any]], scores: pd.DataFrame | N
         *_doubts_of_markers(panel),
         *_doubts_of_cells(adata),
         *_doubts_of_scores(scores),
-        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map have "
-        "no meaning. A correlation with a marker can come from a neighbour's signal that spills over.",
+        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map "
+        "have no meaning. A correlation with a marker can come from a neighbour's signal that spills over.",
     ]
 
 
@@ -398,12 +399,7 @@ def _telling_markers(adata: AnnData) -> list[str]:
         free = [i for i in range(len(names)) if i not in chosen and (i not in nuclear_like or len(names) <= 4)]
         if not free:
             break
-        others = [i for i in chosen if i not in nuclear_like]
-        alike = (
-            np.abs(standard[:, free].T @ standard[:, others]).max(axis=1) / len(standard)
-            if others
-            else np.zeros(len(free))
-        )
+        alike = np.abs(standard[:, free].T @ standard[:, chosen]).max(axis=1, initial=0) / len(standard)
         chosen.append(free[int(np.argmax(contrast[free] * (1 - alike)))])
     return [names[i] for i in chosen]
 

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.errors import InputError
 from mxsplicer.progress import track

@@ -1,0 +1,178 @@
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from mxsplicer import tl
+from mxsplicer.errors import InputError
+from mxsplicer.report import write_report
+from mxsplicer.slides.slide import Slide
+
+MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")
+SECTIONS = ("tissue", "markers", "cells", "training", "map", "clusters", "features", "scores", "doubts", "settings")
+
+
+def make_slide(name, seed=0):
+    """Make a slide of 400 square cells in rows; half are bright in CD3e; the last marker is all zero."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((240, 240), np.uint32)
+    ids = np.arange(1, 401).reshape(20, 20)
+    for row, column in np.ndindex(20, 20):
+        mask[12 * row + 2 : 12 * row + 10, 12 * column + 2 : 12 * column + 10] = ids[row, column]
+    bright = np.concatenate([[0], rng.integers(0, 2, 400)])
+    image = rng.poisson(20, (5, 240, 240)).astype(np.uint16)
+    image[0] += (mask > 0).astype(np.uint16) * 200
+    image[1] += (300 * bright[mask]).astype(np.uint16)
+    image[4] = 0
+    return Slide(name, image, MARKERS, pixel_size_um=0.5), mask, bright[1:]
+
+
+def make_cells(slides):
+    """Make what embedding makes of the slides, with features that follow CD3e."""
+    rng = np.random.default_rng(1)
+    tables, intensities = [], []
+    for slide, mask, bright in slides:
+        rows, columns = np.divmod(np.arange(400), 20)
+        inside = [mask == cell for cell in range(1, 401)]
+        intensities.append([[channel[cell].mean() for channel in slide.image] for cell in inside])
+        table = pd.DataFrame({"cell_id": np.arange(1, 401), "slide": slide.name})
+        table["x"], table["y"] = (12 * columns + 5.5) * 0.5, (12 * rows + 5.5) * 0.5
+        table["area_um2"], table["at_border"], table["patch_valid_fraction"] = 16.0, False, 1.0
+        table["kind"] = np.where(bright, "T cell", "other")
+        tables.append(table)
+    obs = pd.concat(tables, ignore_index=True)
+    obs["slide"] = obs["slide"].astype("category")
+    points = obs[["x", "y"]].to_numpy()
+    obs.index = [f"{slide}_{cell}" for slide, cell in zip(obs["slide"], obs["cell_id"], strict=True)]
+    intensity = np.concatenate(intensities).astype(np.float32)
+    z = rng.normal(size=(len(obs), 16)).astype(np.float32)
+    z[:, :3] += np.log1p(intensity[:, 1:2])
+    about = {
+        "version": "0.1.0",
+        "versions": {"torch": "2.13.0"},
+        "settings": {"loss": "vicreg", "markers": list(MARKERS)},
+        "fingerprints": {"weights": "abcd", "slides": {slide.name: {"image": "ef01"} for slide, _, _ in slides}},
+        "ledger": {slide.name: {"in mask": 403, "kept": 400, "too small": 3} for slide, _, _ in slides},
+        "seconds": {"train": 75.0, "embed": 2.0},
+        "method": "splicer",
+        "patch_size_um": 8.0,
+    }
+    obsm = {"spatial": points, "X_splicer": z}
+    return AnnData(intensity, obs=obs, var=pd.DataFrame(index=list(MARKERS)), obsm=obsm, uns={"mxsplicer": about})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Write a full page of one slide."""
+    folder = tmp_path_factory.mktemp("report")
+    slide, mask, bright = make_slide("S<01>")
+    adata = make_cells([(slide, mask, bright)])
+    tl.correlate(adata)
+    tl.probe(adata, label="kind")
+    adata.obs["leiden"] = adata.obs["kind"].map({"other": "0", "T cell": "1"}).astype("category")
+    adata.obsm["X_umap"] = adata.obsm["X_splicer"][:, :2]
+    entries = [
+        {"step": step, "epoch": 0, "seconds": 1.0, "chunks": {marker: {"loss": 9.0 / step} for marker in MARKERS}}
+        for step in range(1, 41)
+    ]
+    log = folder / "log.jsonl"
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": 41, "ep')
+    return write_report(adata, folder / "report.html", slides=[slide], masks=[mask], log=log)
+
+
+def test_the_page_has_every_part(page):
+    text = page.read_text()
+
+    for section in SECTIONS:
+        assert f'<section id="{section}"' in text
+        assert f'href="#{section}"' in text
+
+
+def test_the_page_needs_no_network_and_runs_no_script(page):
+    text = page.read_text()
+
+    loads = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"' >)]*)", text)
+    assert loads
+    assert all(load.startswith(("data:", "#")) for load in loads)
+    assert "<script" not in text
+    assert len(text) < 20e6
+
+
+def test_names_of_others_are_shown_as_text(page):
+    text = page.read_text()
+
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "$CK_{7}" in text
+    assert "S&lt;01&gt;" in text
+
+
+def test_every_picture_says_what_it_shows(page):
+    pictures = re.findall(r"<img [^>]*>", page.read_text())
+
+    assert len(pictures) >= 12
+    assert all(re.search(r'alt="[^"]+"', picture) for picture in pictures)
+
+
+def test_the_page_says_the_verdict_the_ledger_and_what_to_doubt(page):
+    text = page.read_text()
+
+    assert "SpliCER is" in text
+    assert "The fates add up to what the mask holds." in text
+    assert "Markers without any signal: Empty." in text
+    assert "There is one slide" in text
+    assert "1 min 15 s" in text
+
+
+def test_nothing_half_written_is_left_beside_the_page(page):
+    assert {path.name for path in page.parent.iterdir()} == {"report.html", "log.jsonl"}
+
+
+def test_a_page_that_exists_is_kept_unless_told(page):
+    adata = make_cells([make_slide("S01")])
+    before = page.read_bytes()
+
+    with pytest.raises(InputError, match=r"report .* exists; .* --overwrite"):
+        write_report(adata, page)
+    assert page.read_bytes() == before
+
+
+def test_cells_alone_make_a_page_that_says_what_is_missing(tmp_path):
+    adata = make_cells([make_slide("S01")])
+    del adata.uns["mxsplicer"]
+
+    text = write_report(adata, tmp_path / "report.html").read_text()
+
+    assert "No labels were given" in text
+    assert '<section id="tissue"' not in text
+    assert '<section id="map"' not in text
+
+
+def test_several_slides_are_pictured_side_by_side(tmp_path):
+    slides = [make_slide(f"S{i:02d}", seed=i) for i in range(3)]
+    adata = make_cells(slides)
+    adata.obs["leiden"] = adata.obs["kind"].map({"other": "0", "T cell": "1"}).astype("category")
+
+    path = write_report(
+        adata, tmp_path / "report.html", slides=[slide for slide, _, _ in slides], masks=[mask for _, mask, _ in slides]
+    )
+
+    text = path.read_text()
+    assert "<h1>3 slides</h1>" in text
+    assert "1,209" in text  # all ids of the three masks
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_opens_the_page_without_complaint(page, tmp_path):
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet = "--disable-component-update --disable-sync --enable-logging=stderr --v=0"
+    command = ["chromium", *flags.split(), *quiet.split(), f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    assert "CONSOLE" not in done.stderr
+    assert "What to doubt" in done.stdout
