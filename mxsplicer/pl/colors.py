@@ -14,6 +14,7 @@ CHANNELS = ("#5a7dff", "#ffb000", "#ff4fa3", "#3fe0c5")  # added up on black: nu
 INTENSITY = "viridis"
 SIGNED = "RdBu_r"
 ABSENT = "#d9d9d9"
+_GAMMA = 0.7  # below 1 the faint is lifted, so that it is seen on a small picture
 
 
 def rgb(color: str) -> np.ndarray:
@@ -45,7 +46,7 @@ def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: 
     out = np.zeros((*image.shape[1:], 3))
     for channel, (low, high), color in zip(image, limits, colors, strict=False):
         brightness = np.clip((channel.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
-        out += brightness[..., None] * rgb(color)
+        out += (brightness**_GAMMA)[..., None] * rgb(color)
     return np.asarray(np.clip(out, 0, 1) * 255, dtype=np.uint8)
 
 

@@ -129,7 +129,6 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
         if brightest is not None and marker in brightest.markers and place < _MOST_MARKERS:
             channel = overview(brightest, max_side_px=300, channels=brightest.channels_of([marker]))[0][0]
             grey = colors.composite(channel[None], [colors.contrast(channel)], ["#ffffff"])[..., 0]
-            grey = (255 * (grey / 255) ** 0.6).astype(np.uint8)  # the faint should be seen on a picture this small
             card |= {"picture": of_pixels(grey, f"{marker} on slide {brightest.name}"), "slide": brightest.name}
         cards.append(card)
     return cards
