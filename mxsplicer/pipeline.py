@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import anndata
 import numpy as np
 import pandas as pd
+import torch
 import zarr
 
 from mxsplicer import tl
@@ -33,10 +34,13 @@ from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.splicer.encoders import ENCODERS
+from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.objectives import OBJECTIVES
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.splicer.views import plan_views
-from mxsplicer.tl.labels import join_labels, join_samples, label_columns
+from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,6 +80,23 @@ class Options:
     groups: str | None = None
     baselines: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise where a word is unknown or one option needs another."""
+        for option, table in (("method", OBJECTIVES), ("loss", LOSSES), ("encoder", ENCODERS)):
+            if getattr(self, option) not in table:
+                msg = f"there is no {option} {getattr(self, option)!r}; there are {', '.join(table)}."
+                raise InputError(msg)
+        plan_views(self.views)
+        if self.label and self.labels is None:
+            msg = f"--label {self.label[0]} names a column, but of no table: give the table by --labels."
+            raise InputError(msg)
+        if self.labels is not None and not self.masks:
+            msg = "labels are matched by the ids of cells: give the masks that have these ids by --mask."
+            raise InputError(msg)
+        if self.groups not in (None, "slide") and self.samples is None:
+            msg = f"--groups {self.groups} names a column, but of no table: give the table by --samples."
+            raise InputError(msg)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +179,14 @@ def embed_slides(
     if work.result.index.is_file():
         logger.info("%s is complete", work.result.path)
         return work.result
-    masks = _masks(work)
-    if not work.result.cells.is_file():
-        _embed(work, masks, cells)
-    if not work.result.report.is_file():
-        with work.timed("report"):
-            write_result_report(work.result.path, slides=work.slides, masks=masks)
-    _write_json(work.result.index, _index(work))
+    with _logged(work.result):
+        masks = _masks(work)
+        if not work.result.cells.is_file():
+            _embed(work, masks, cells)
+        if not work.result.report.is_file():
+            with work.timed("report"):
+                write_result_report(work.result.path, slides=work.slides, masks=masks)
+        _write_json(work.result.index, _index(work))
     return work.result
 
 
@@ -252,10 +274,19 @@ def _prepared(
             differ = sorted(set(slide.markers) ^ set(slides[0].markers)) or ["the order"]
             msg = f"slides {names[0]!r} and {slide.name!r} differ in their markers: {', '.join(differ)}."
             raise InputError(msg)
-    for table, columns in ((options.labels, options.label), (options.samples, (options.groups,))):
-        if table is not None:
-            label_columns(table, [column for column in columns if column])
+    if options.samples is not None:
+        check_samples(options.samples, names, None if options.groups == "slide" else options.groups)
+    _check_device(device)
     return _Work(options, result, slides, masks, mask_paths, model, device, workers)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0].rstrip(".")
+        msg = f"device {device!r} cannot be used here ({said}). Give auto, cpu, cuda, cuda:N or mps."
+        raise InputError(msg) from error
 
 
 def _mask_paths(given: Sequence[Path], names: Sequence[str]) -> list[Path | None]:
@@ -286,12 +317,16 @@ def _mask_in(folder: Path, name: str) -> Path:
 
 
 def _measured_before_writing(work: _Work) -> list[Cells] | None:
-    """Measure the cells where all masks are given: a mask without cells is found before anything is written."""
+    """Measure the cells where all masks are given: a mask or labels that do not fit are found before writing."""
     masks = [mask for mask in work.given_masks if mask is not None]
     if len(masks) < len(work.slides):
         return None
     began = time.monotonic()
     cells = _measure(work, masks)
+    if work.options.labels is not None:
+        ids = {slide.name: of_slide.table[["cell_id"]] for slide, of_slide in zip(work.slides, cells, strict=True)}
+        of_all = pd.concat(ids, names=["slide"]).reset_index("slide")
+        check_labels(work.options.labels, work.options.label, of_all)
     work.seconds["cells"] = time.monotonic() - began
     return cells
 
@@ -326,9 +361,40 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
                 "Choose another folder by --out, or --overwrite to replace it."
             )
             raise InputError(msg)
+        for given in _given_paths(work):
+            if path.resolve() in given.resolve().parents:
+                msg = f"{given} lies in {path}, which --overwrite would delete. Choose another folder by --out."
+                raise InputError(msg)
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     _write_json(file, _record(work))
+
+
+def _given_paths(work: _Work) -> list[Path]:
+    options = work.options
+    tables = (options.markers, options.labels, options.samples)
+    return [p for p in (*(s.path for s in work.slides), *work.mask_paths, options.model, *tables) if p is not None]
+
+
+@contextmanager
+def _logged(result: Result) -> Iterator[None]:
+    """Write the messages of a call to the log of its result; leave no folder behind if there is nothing else in it."""
+    package = logging.getLogger("mxsplicer")
+    handler, level = logging.FileHandler(result.log, encoding="utf-8"), package.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    except InputError as error:
+        logger.error("%s", error)
+        if {path for path in result.path.rglob("*") if path.is_file()} <= {result.settings, result.log}:
+            shutil.rmtree(result.path)
+        raise
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
 
 
 def _record(work: _Work) -> dict[str, Any]:
@@ -341,7 +407,11 @@ def _record(work: _Work) -> dict[str, Any]:
         for slide, mask in zip(work.slides, work.mask_paths, strict=True)
     }
     options = {key: _as_json(value) for key, value in asdict(work.options).items()}
-    return {"options": options, "inputs": inputs, "seconds": work.seconds}
+    tables = {"markers": work.options.markers, "labels": work.options.labels, "samples": work.options.samples}
+    files = {option: fingerprint(path) for option, path in tables.items() if path}
+    if work.model is not None:
+        files["model"] = work.model.fingerprint()
+    return {"options": options, "inputs": inputs, "files": files, "seconds": work.seconds}
 
 
 def _as_json(value: Any) -> Any:
@@ -361,7 +431,12 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         for name in {**before["inputs"], **now["inputs"]}
         if before["inputs"].get(name) != now["inputs"].get(name)
     ]
-    return options + inputs
+    files = [
+        f"what --{option} holds changed"
+        for option, content in now["files"].items()
+        if before["files"].get(option, content) != content
+    ]
+    return options + inputs + files
 
 
 def _masks(work: _Work) -> list[LazyImage]:
@@ -416,8 +491,12 @@ def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -
         join_samples(adata, options.samples)
     if options.labels is not None:
         with work.timed("scores"):
+            groups = options.groups and obs_name(options.groups)
             for label in join_labels(adata, options.labels, options.label):
-                tl.probe(adata, label=label, groups=options.groups, seed=options.seed)
+                try:
+                    tl.probe(adata, label=label, groups=groups, seed=options.seed)
+                except InputError as error:  # hours of training are worth more than one score
+                    logger.warning("%s is not scored: %s", label, error)
     adata.uns["mxsplicer"]["seconds"] = work.seconds
     _write_features(result.features, adata.obsm[use_rep])
     temporary = result.cells.with_name("cells.partial.h5ad")

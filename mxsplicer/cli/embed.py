@@ -61,7 +61,7 @@ def embed(
     nucleus_diameter_um: NucleusDiameter = 7.0,
     expansion_um: Expansion = 3.0,
     min_area_um2: MinArea = 5.0,
-    training_cells: Annotated[int, typer.Option(help="Cells to train on, at most, over all slides.")] = 200_000,
+    training_cells: Annotated[int, typer.Option(min=2, help="Cells to train on, at most, over all slides.")] = 200_000,
     method: Method = "splicer",
     loss: LossName = "vicreg",
     encoder: Encoder = "resnet18",

@@ -34,7 +34,7 @@ def extract(
     patch_size_um: PatchSize = 32.0,
     min_area_um2: MinArea = 5.0,
     cells: Annotated[
-        int | None, typer.Option(help="At most this many, spread over the tissue; all by default.")
+        int | None, typer.Option(min=1, help="At most this many, spread over the tissue; all by default.")
     ] = None,
     workers: Workers = None,
     seed: Seed = 0,

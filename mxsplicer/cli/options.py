@@ -13,28 +13,33 @@ Markers = Annotated[
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size-um", help="Micrometres per pixel, where the file does not say.")
 ]
-MaskPage = Annotated[int | None, typer.Option(help="Page of a mask file that holds several, from 0.")]
+MaskPage = Annotated[int | None, typer.Option(min=0, help="Page of a mask file that holds several, from 0.")]
 MinArea = Annotated[
-    float, typer.Option("--min-area-um2", help="Smaller cells are left out, and counted in the ledger.")
+    float, typer.Option("--min-area-um2", min=0, help="Smaller cells are left out, and counted in the ledger.")
 ]
 PatchSize = Annotated[float, typer.Option("--patch-size-um", help="Side of the square around each cell.")]
 NuclearMarker = Annotated[str | None, typer.Option(help="Marker of the nuclei; found by its name by default.")]
 NucleusDiameter = Annotated[float, typer.Option("--nucleus-diameter-um", help="Typical diameter of a nucleus.")]
-Expansion = Annotated[float, typer.Option("--expansion-um", help="How far a cell reaches beyond its nucleus.")]
-Workers = Annotated[int | None, typer.Option(help="Threads; as many as there are processors, at most 4, by default.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Expansion = Annotated[float, typer.Option("--expansion-um", min=0, help="How far a cell reaches beyond its nucleus.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Threads; as many as there are processors, at most 4, by default.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 
 Method = Annotated[str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.")]
 LossName = Annotated[str, typer.Option("--loss", help="vicreg or simclr.")]
 Encoder = Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.")]
-EncoderWidth = Annotated[int, typer.Option(help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.")]
-ComponentWidth = Annotated[int, typer.Option(help="Channels of the first stage of each component's encoder.")]
-ChunkWidth = Annotated[int, typer.Option(help="Width of each component's chunk of the embedding.")]
+EncoderWidth = Annotated[
+    int, typer.Option(min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.")
+]
+ComponentWidth = Annotated[int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.")]
+ChunkWidth = Annotated[int, typer.Option(min=1, help="Width of each component's chunk of the embedding.")]
 ViewPlan = Annotated[str, typer.Option("--views", help="Geometry of the two views: shared or independent.")]
 Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the cells; by default as many as make 2,000 steps.", show_default=False)
+    int | None,
+    typer.Option(min=1, help="Passes over the cells; by default as many as make 2,000 steps.", show_default=False),
 ]
-BatchSize = Annotated[int, typer.Option(help="Cells per training step.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Cells per training step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]

@@ -24,7 +24,7 @@ def read_markers(path: str | Path) -> tuple[str, ...]:
     ----------
     path
         The table. Its names stand in a column called ``marker_name``, ``name``, ``target`` or alike; without such a
-        header, in the first column that does not hold numbers.
+        header, in the first column that does not hold numbers. Rows with 0 in a column called ``keep`` are left out.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,6 +47,9 @@ def read_markers(path: str | Path) -> tuple[str, ...]:
         column, rows = header.index(known[0]), rows[1:]
     else:
         column = next((i for i, field in enumerate(rows[0]) if not _is_number(field)), 0)
+    if known and "keep" in header:  # steinbock writes the other channels of its panel into no image
+        keep = header.index("keep")
+        rows = [row for row in rows if row[keep : keep + 1] not in (["0"], ["0.0"])]
     names = [row[column] if column < len(row) else "" for row in rows]
     if "" in names:
         msg = f"marker table {path.name} has no name in row {names.index('') + 1 + bool(known)}. Name every channel."

@@ -5,6 +5,7 @@ file for reading only as long as a slice takes, so that slides can be handed bet
 """
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def open_tiff(path: Path) -> TiffSeries:
                 image=levels[0],
                 pyramid=tuple(levels[1:]),
                 axes=axes,
-                tile_px=(page.tilelength, page.tilewidth) if page.is_tiled else _strip_px(page),
+                tile_px=_segment_px(page),
                 compression=_word(page.compression).lower(),
                 kind=series.kind,
                 photometric=_word(page.photometric),
@@ -70,22 +71,21 @@ def open_tiff(path: Path) -> TiffSeries:
 
 
 class _PagedImage:
-    """Pages of a TIFF, one per index of the leading axes; (..., Y, X) or (..., Y, X, S) with samples last."""
+    """Pages of a TIFF, one per index of the leading axes; (..., Y, X) or (..., Y, X, S) with samples last.
 
-    def __init__(self, path: Path, pages: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.path, self.shape, self.dtype = path, shape, dtype
+    The pages of a multi-file OME-TIFF lie in several files; samples that are stored apart count as leading axis.
+    """
+
+    def __init__(self, pages: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype
         self._pages = pages
         self._keyframe = pages[0].keyframe
-        self._samples = self._keyframe.samplesperpixel
-        size = path.stat().st_size
+        self._decode = self._keyframe.decode  # bound while the file is open: of a JPEG it looks at the first tile
+        samples, apart = int(self._keyframe.samplesperpixel), self._keyframe.planarconfig == 2
+        self._planes = samples if apart else 1
+        self._samples = 1 if apart else samples
         for page in pages:
-            ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-            if ends and max(ends) > size:
-                msg = (
-                    f"{path.name} is truncated: it is {size:,} bytes long, but its image data end at byte "
-                    f"{max(ends):,}. Copy the file again."
-                )
-                raise InputError(msg)
+            self._check(page)
 
     @property
     def ndim(self) -> int:
@@ -98,69 +98,91 @@ class _PagedImage:
         places = np.arange(int(np.prod(self.shape[:n_lead]))).reshape(self.shape[:n_lead])[lead]
         ys, xs = (_as_range(k, n) for k, n in zip((rows, columns), self.shape[n_lead:], strict=False))
         out = np.zeros((places.size, len(ys), len(xs), self._samples), dtype=self.dtype)
+        upwards = out[:, :: _sign(ys.step), :: _sign(xs.step)]
         if out.size:
-            with self.path.open("rb") as file:
-                for place, plane in zip(places.ravel(), out, strict=True):
-                    self._read(file.fileno(), self._pages[place], plane, ys, xs)
+            for place, plane in zip(places.ravel(), upwards, strict=True):
+                number, of_page = divmod(int(place), self._planes)
+                self._read(number, of_page, plane, ys[:: _sign(ys.step)], xs[:: _sign(xs.step)])
         picked = out[:, 0 if isinstance(rows, int | np.integer) else slice(None)]
         picked = picked[..., 0 if isinstance(columns, int | np.integer) else slice(None), :]
         picked = picked.reshape(places.shape + picked.shape[1:])
         return picked[(..., *key[n_lead + 2 :])] if self._samples > 1 else picked[..., 0]
 
-    def _read(self, descriptor: int, page: Any, out: np.ndarray, ys: range, xs: range) -> None:
-        """Fill ``out`` (y, x, samples) with the window of ``page``."""
-        frame = self._keyframe
-        height, width = (frame.tilelength, frame.tilewidth) if frame.is_tiled else _strip_px(frame)
-        across, down = -(-frame.imagewidth // width), -(-frame.imagelength // height)
+    def _read(self, number: int, plane: int, out: np.ndarray, ys: range, xs: range) -> None:
+        """Fill ``out`` (y, x, samples) with the window of a page; its plane, where samples are stored apart."""
+        page, frame = self._pages[number], self._keyframe
+        height, width = _segment_px(frame)
+        down, across = _segments(frame)
         tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if _has_jpeg_tables(frame) else {}
-        planes = self._samples if frame.planarconfig == 2 else 1  # planar: the segments of sample 0, then of sample 1
-        for plane in range(planes):
-            for row in range(min(ys) // height, max(ys) // height + 1):
-                for column in range(min(xs) // width, max(xs) // width + 1):
+        with _path(page).open("rb") as file:
+            for row in range(ys[0] // height, ys[-1] // height + 1):
+                for column in range(xs[0] // width, xs[-1] // width + 1):
                     index = (plane * down + row) * across + column
-                    data = os.pread(descriptor, page.databytecounts[index], page.dataoffsets[index])
+                    data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
                     try:
-                        tile, _, _ = frame.decode(data or None, index, _fullsize=False, **tables)
+                        tile, _, _ = self._decode(data or None, index, _fullsize=False, **tables)
                     except _DECODE_ERRORS as error:
                         msg = (
-                            f"{self.path.name} is damaged: {'tile' if frame.is_tiled else 'strip'} {index} of page "
+                            f"{_path(page).name} is damaged: {'tile' if frame.is_tiled else 'strip'} {index} of page "
                             f"{page.index} does not decode ({error}). Copy or export the file again."
                         )
                         raise InputError(msg) from error
                     if tile is None:  # a sparse file leaves empty tiles out
                         continue
-                    y0, x0 = row * height, column * width
-                    y_out, y_in = _overlap(ys, y0, tile.shape[1])
-                    x_out, x_in = _overlap(xs, x0, tile.shape[2])
-                    samples = slice(None) if planes == 1 else slice(plane, plane + 1)
-                    out[y_out, x_out, samples] = tile[0, y_in, x_in]
+                    y_out, y_in = _overlap(ys, row * height, tile.shape[1])
+                    x_out, x_in = _overlap(xs, column * width, tile.shape[2])
+                    out[y_out, x_out] = tile[0, y_in, x_in]
+
+    def _check(self, page: Any) -> None:
+        path, needed = _path(page), self._planes * math.prod(_segments(self._keyframe))
+        if len(page.dataoffsets) < needed:
+            msg = f"{path.name} is damaged: page {page.index} lists {len(page.dataoffsets)} of its {needed} tiles."
+            raise InputError(msg)
+        _check_length(path, max(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)))
 
 
 def _level(path: Path, level: Any) -> LazyImage:
     shape = tuple(n for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
     if level.dataoffset is not None:  # one run of plain numbers: the operating system reads it best
-        end = level.dataoffset + level.nbytes
-        if end > path.stat().st_size:
-            msg = (
-                f"{path.name} is truncated: it is {path.stat().st_size:,} bytes long, but its image data end at byte "
-                f"{end:,}. Copy the file again."
-            )
-            raise InputError(msg)
+        _check_length(path, level.dataoffset + level.nbytes)
         dtype = np.dtype(level.dtype).newbyteorder(level.keyframe.parent.byteorder)
         return np.memmap(path, mode="r", dtype=dtype, offset=level.dataoffset, shape=shape)
     pages = list(level.pages)
     if any(page is None for page in pages):
         msg = f"{path.name} lacks {sum(page is None for page in pages)} of the {len(pages)} pages it announces."
         raise InputError(msg)
-    return _PagedImage(path, pages, shape, np.dtype(level.dtype))
+    return _PagedImage(pages, shape, np.dtype(level.dtype))
+
+
+def _check_length(path: Path, end: int) -> None:
+    size = path.stat().st_size
+    if end > size:
+        msg = (
+            f"{path.name} is truncated: it is {size:,} bytes long, but its image data end at byte {end:,}. "
+            "Copy the file again."
+        )
+        raise InputError(msg)
 
 
 def _squeezed_axes(series: Any) -> str:
     return "".join(axis for n, axis in zip(series.shape, series.axes, strict=True) if n > 1 or axis in "YX")
 
 
-def _strip_px(page: Any) -> tuple[int, int]:
+def _path(page: Any) -> Path:
+    return Path(page.parent.filehandle.path)
+
+
+def _segment_px(page: Any) -> tuple[int, int]:
+    """Return height and width of what is decoded at once: a tile or a strip."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
     return min(page.rowsperstrip or page.imagelength, page.imagelength), page.imagewidth
+
+
+def _segments(page: Any) -> tuple[int, int]:
+    """Return how many tiles or strips lie below and beside each other."""
+    height, width = _segment_px(page)
+    return -(-page.imagelength // height), -(-page.imagewidth // width)
 
 
 def _word(code: Any) -> str:
@@ -177,6 +199,10 @@ def _as_range(key: Any, length: int) -> range:
         return range(length)[key]
     place = range(length)[int(key)]
     return range(place, place + 1)
+
+
+def _sign(step: int) -> int:
+    return 1 if step > 0 else -1
 
 
 def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
@@ -207,8 +233,10 @@ def _not_a_tiff(path: Path, error: Exception) -> InputError:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic[:2] in (b"II", b"MM"):
+        said = f" ({error})" if isinstance(error, tifffile.TiffFileError) else ""
         return InputError(
-            f"{path.name} begins like a TIFF but its header cannot be followed ({error}): it is truncated or damaged."
+            f"{path.name} begins like a TIFF but its header cannot be followed{said}: it is truncated or damaged. "
+            "Copy or export the file again."
         )
     return InputError(
         f"{path.name} is not a TIFF file (it begins with {magic!r}). Give an OME-TIFF, a qptiff or a TIFF stack."

@@ -25,6 +25,8 @@ _CELL = (
 )
 _SLIDE = ("slide", "fov", "image", "image_name", "imagename", "imageid", "sample", "sample_id", "library_id", "region")
 
+_MOST_CLASSES = 60  # a column of more different words is a name or a comment, not a label
+
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """Return a CSV or TSV table, gzipped or not."""
@@ -39,18 +41,30 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise InputError(msg) from error
 
 
-def label_columns(path: str | Path, wanted: Sequence[str]) -> list[str]:
-    """Return the columns of a table that hold labels: those wanted, or every column of words with few values."""
-    table = read_table(path)
-    for column in wanted:
-        if column not in table:
-            msg = f"table {Path(path).name} has no column {column!r}. Its columns: {', '.join(table.columns)}."
-            raise InputError(msg)
-    if wanted:
-        return list(wanted)
-    keys = {_key(table, _CELL), _key(table, _SLIDE)}
-    words = [column for column in table.select_dtypes(exclude="number") if column not in keys]
-    return [str(column) for column in words if 2 <= table[column].nunique() <= 60]
+def check_labels(path: str | Path, wanted: Sequence[str], cells: pd.DataFrame) -> None:
+    """Raise if a table cannot label cells, given by their ``slide`` and ``cell_id``."""
+    table, name = read_table(path), Path(path).name
+    _label_columns(table, name, wanted)
+    _places_of_cells(table, name, cells)
+
+
+def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -> None:
+    """Raise if a table does not describe slides, or has no column ``groups``."""
+    table, name = read_table(path), Path(path).name
+    _places_of_slides(table, name, slides)
+    if groups is not None:
+        _check_column(table, name, groups)
+
+
+def obs_name(column: str) -> str:
+    """Return what a column of a table is called in ``obs``: SpatialData allows letters, digits, ``_``, ``-``, ``.``.
+
+    Examples
+    --------
+    >>> obs_name("Cell type (manual)")
+    'Cell_type__manual_'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", column)
 
 
 def join_labels(adata: anndata.AnnData, path: str | Path, wanted: Sequence[str]) -> list[str]:
@@ -69,53 +83,95 @@ def join_labels(adata: anndata.AnnData, path: str | Path, wanted: Sequence[str])
     The names of the columns in ``obs``.
     """
     table, name = read_table(path), Path(path).name
-    columns = label_columns(path, wanted)
+    places = _places_of_cells(table, name, adata.obs)
+    return [_bring(adata, column, table[column], places) for column in _label_columns(table, name, wanted)]
+
+
+def join_samples(adata: anndata.AnnData, path: str | Path) -> list[str]:
+    """Bring what is known of slides (patient, batch, ...) into ``adata.obs``; one row of the table per slide."""
+    table, name = read_table(path), Path(path).name
+    slide, of_slide = _places_of_slides(table, name, list(adata.obs["slide"].cat.categories))
+    places = of_slide[adata.obs["slide"].cat.codes]
+    return [_bring(adata, column, table[column], places) for column in table.columns if column != slide]
+
+
+def _label_columns(table: pd.DataFrame, name: str, wanted: Sequence[str]) -> list[str]:
+    """Return the columns that hold labels: those wanted, or every column of words with few values."""
+    for column in wanted:
+        _check_column(table, name, column)
+    if wanted:
+        return list(wanted)
+    keys = {_key(table, _CELL), _key(table, _SLIDE)}
+    words = [column for column in table.select_dtypes(exclude="number") if column not in keys]
+    found = [str(column) for column in words if 2 <= table[column].nunique() <= _MOST_CLASSES]
+    if not found:
+        msg = (
+            f"table {name} has no column of words with 2 to {_MOST_CLASSES} different values. "
+            f"Name the labels by --label. Its columns: {', '.join(table.columns)}."
+        )
+        raise InputError(msg)
+    return found
+
+
+def _check_column(table: pd.DataFrame, name: str, column: str) -> None:
+    if column not in table:
+        msg = f"table {name} has no column {column!r}. Its columns: {', '.join(table.columns)}."
+        raise InputError(msg)
+
+
+def _places_of_cells(table: pd.DataFrame, name: str, cells: pd.DataFrame) -> np.ndarray:
+    """Return the row of the table for every cell, -1 where it has none."""
     cell, slide = _key(table, _CELL), _key(table, _SLIDE)
     if cell is None:
         msg = f"table {name} has no column of cell ids ({', '.join(_CELL)}). Its columns: {', '.join(table.columns)}."
         raise InputError(msg)
-    slides = list(adata.obs["slide"].cat.categories)
+    slides, kept = list(dict.fromkeys(cells["slide"].astype(str))), np.arange(len(table))
     if len(slides) > 1:
         if slide is None:
             msg = f"table {name} has no column that tells the slide ({', '.join(_SLIDE)}), and there are {len(slides)}."
             raise InputError(msg)
         keys = pd.MultiIndex.from_arrays([table[slide].astype(str), table[cell]])
-        rows = pd.MultiIndex.from_arrays([adata.obs["slide"].astype(str), adata.obs["cell_id"]])
+        rows = pd.MultiIndex.from_arrays([cells["slide"].astype(str), cells["cell_id"]])
     else:
         if slide is not None and table[slide].astype(str).isin(slides).any():
-            table = table[table[slide].astype(str).isin(slides)]
-        keys, rows = pd.Index(table[cell]), pd.Index(adata.obs["cell_id"])
+            kept = np.flatnonzero(table[slide].astype(str).isin(slides))
+        keys, rows = pd.Index(table[cell].iloc[kept]), pd.Index(cells["cell_id"])
     if keys.has_duplicates:
         msg = f"table {name} tells of cell {keys[keys.duplicated()][0]} twice. Give one row per cell."
         raise InputError(msg)
     places = keys.get_indexer(rows)
     if (places < 0).all():
         msg = (
-            f"none of the {adata.n_obs} cells is in table {name}: its ids ({cell}) are not those of the mask"
+            f"none of the {len(cells)} cells is in table {name}: its ids ({cell}) are not those of the mask"
             f"{f', or its slides ({slide}) are not called {slides[0]}' if len(slides) > 1 else ''}."
         )
         raise InputError(msg)
-    return [_bring(adata, column, table[column], places) for column in columns]
+    return np.where(places < 0, -1, kept[places])
 
 
-def join_samples(adata: anndata.AnnData, path: str | Path) -> list[str]:
-    """Bring what is known of slides (patient, batch, ...) into ``adata.obs``; one row of the table per slide."""
-    table, name = read_table(path), Path(path).name
+def _places_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> tuple[str, np.ndarray]:
+    """Return the column that names slides, and the row of every slide."""
     slide = _key(table, _SLIDE)
-    slides = list(adata.obs["slide"].cat.categories)
-    if slide is None or table[slide].duplicated().any() or not set(slides) <= set(table[slide].astype(str)):
-        missing = [] if slide is None else [one for one in slides if one not in set(table[slide].astype(str))]
-        found = f"lacks {', '.join(missing[:3])}" if missing else "has no such column, or names a slide twice"
+    names = pd.Index([] if slide is None else table[slide].astype(str))
+    missing = [one for one in slides if one not in names]
+    if slide is None or names.has_duplicates or missing:
+        found = "has no such column"
+        if slide is not None:
+            found = f"lacks {', '.join(missing[:3])}" if missing else f"names {names[names.duplicated()][0]} twice"
         msg = f"table {name} needs one row per slide with its name in a column ({', '.join(_SLIDE)}); it {found}."
         raise InputError(msg)
-    places = pd.Index(table[slide].astype(str)).get_indexer(pd.Index(adata.obs["slide"].astype(str)))
-    return [_bring(adata, column, table[column], places) for column in table.columns if column != slide]
+    return slide, names.get_indexer(pd.Index(slides))
 
 
 def _bring(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", places: np.ndarray) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", column)  # SpatialData's rule for names in obs
+    name = obs_name(column)
+    if name in adata.obs:  # what was measured stays
+        name += "_given"
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if not numeric:
+        values = values.astype(str).where(values.notna())
     taken = values.reset_index(drop=True).reindex(places).to_numpy()
-    adata.obs[name] = taken if pd.api.types.is_numeric_dtype(values) else pd.Categorical(taken)
+    adata.obs[name] = taken if numeric else pd.Categorical(taken)
     return name
 
 

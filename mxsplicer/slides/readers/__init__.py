@@ -54,8 +54,9 @@ def open_slide(
         msg = f"{path} is a folder; give the image file of one slide."
         raise InputError(msg)
     form, found = _read(path)
-    if pixel_size_um is not None and pixel_size_um <= 0:
-        msg = f"a pixel size of {pixel_size_um} µm was given; it must be above 0."
+    low, high = PLAUSIBLE_UM
+    if pixel_size_um is not None and not low <= pixel_size_um <= high:
+        msg = f"a pixel size of {pixel_size_um:g} µm was given; from {low:g} to {high:g} µm can be right."
         raise InputError(msg)
     names, names_from = found.markers, form
     if isinstance(markers, str | Path):
@@ -70,7 +71,9 @@ def open_slide(
         raise InputError(msg)
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
     if size is None:
-        said = f" (it says {found.pixel_size_said}, outside {PLAUSIBLE_UM} µm)" if found.pixel_size_said else ""
+        said = (
+            f" (it says {found.pixel_size_said}; {low:g} to {high:g} µm can be right)" if found.pixel_size_said else ""
+        )
         msg = f"{path.name} ({form}) does not tell the size of its pixels{said}: give it by --pixel-size-um."
         raise InputError(msg)
     return Slide(
