@@ -1,0 +1,122 @@
+"""Every Python block of the documentation runs, and every option that it shows exists."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+import typer
+
+from mxsplicer.cli import app
+from mxsplicer.pipeline import Options, embed_slides
+from mxsplicer.slides.simulation import simulate_slide
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Return a folder as a reader may have it: a tiny slide, its mask and truth, and the result of embedding it."""
+    folder = tmp_path_factory.mktemp("reader")
+    made = simulate_slide(folder / "slide.ome.tiff", size_px=512)
+    options = Options(
+        masks=(made.mask,), patch_size_um=16, epochs=1, encoder_width=8, component_width=4, chunk_width=16
+    )
+    embed_slides(made.image, folder / "slide.mxs", options=options, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def reader(prepared, tmp_path, monkeypatch):
+    """Work in a copy of the prepared folder, on one thread."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+    plt.close("all")
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    """Return the command lines of a page as words: indented lines, and what stands between backticks."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4}(mxsplicer .*)$|`(mxsplicer [^`]*)`", text.replace("\\\n", " "), re.MULTILINE)
+    return [shlex.split(shown or quoted, comments=True)[1:] for shown, quoted in lines]
+
+
+def options(command):
+    """Return the options of a command with their defaults."""
+    return {name: one.default for one in command.params for name in (*one.opts, *one.secondary_opts)}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # of scanpy's insides
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_every_python_block_runs_in_the_order_of_its_page(page, reader):
+    shared = {"__name__": "__main__"}
+    for number, block in enumerate(blocks(page), start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), shared)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_every_command_and_option_that_is_shown_exists(page):
+    for words in commands(page):
+        name = next((word for word in words if not word.startswith("-")), None)
+        if name is None or name == name.upper():  # `mxsplicer --help`, `mxsplicer COMMAND --help`
+            continue
+        assert name in COMMANDS, f"{page.name} shows `mxsplicer {name}`"
+        known = options(COMMANDS[name])
+        shown = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert shown <= {*known, "--help"}, f"{page.name} shows {shown} of `mxsplicer {name}`"
+
+
+def test_every_option_named_between_backticks_is_an_option_of_some_command():
+    known = {"--help", "--debug", "--version"} | {
+        option for command in COMMANDS.values() for option in options(command)
+    }
+    for page in PAGES:
+        quoted = " ".join(re.findall(r"`(--[^`]*)`", page.read_text(encoding="utf-8")))
+        assert set(re.findall(r"--[a-z0-9-]+", quoted)) <= known, page.name
+
+
+def test_defaults_are_those_of_the_command():
+    table = re.findall(
+        r"^\| `(--[a-z0-9-]+)` \| ([^|]+) \|", (ROOT / "docs/method.md").read_text("utf-8"), re.MULTILINE
+    )
+    said = {option: default.replace(",", "") for option, default in table if "default" not in default}
+    true = options(COMMANDS["embed"])
+    assert len(said) > 10
+    for option, default in said.items():
+        assert type(true[option])(default) == true[option], f"{option} is {true[option]} by default, not {default}"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_begins_with_the_two_commands():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [line for line in lines if line][:2] == ["make demo", "make test"]
+
+
+def test_readme_fields_are_those_of_a_result(reader):
+    import anndata
+
+    adata = anndata.read_h5ad("slide.mxs/cells.h5ad")
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    optional = {"X_joint", "X_untrained", "mxsplicer_probe"}  # where the method is joint, or labels are given
+    for store in ("obs", "obsm", "varm", "uns"):
+        named = set(re.findall(rf'{store}\["([^"]+)"\]', text))
+        assert named - optional <= set(getattr(adata, store).keys()), store
