@@ -27,6 +27,7 @@ from mxsplicer.cli.options import (
     PatchSize,
     PixelSize,
     Seed,
+    Surroundings,
     ViewPlan,
     Workers,
 )
@@ -44,7 +45,7 @@ def embed(
     slides: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SLIDE...", help="OME-TIFF, qptiff or TIFF stack; several of one panel.", show_default=False
+            metavar="SLIDE", help="OME-TIFF, qptiff or TIFF stack; several of one panel.", show_default=False
         ),
     ],
     mask: Annotated[
@@ -69,6 +70,7 @@ def embed(
     component_width: ComponentWidth = 8,
     chunk_width: ChunkWidth = 128,
     views: ViewPlan = "shared",
+    surroundings: Surroundings = "hide",
     epochs: Epochs = None,
     batch_size: BatchSize = 256,
     learning_rate: LearningRate = 1e-3,
@@ -116,6 +118,7 @@ def embed(
         component_width=component_width,
         chunk_width=chunk_width,
         views=views,
+        surroundings=surroundings,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

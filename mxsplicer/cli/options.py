@@ -37,6 +37,9 @@ EncoderWidth = Annotated[
 ComponentWidth = Annotated[int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.")]
 ChunkWidth = Annotated[int, typer.Option(min=1, help="Width of each component's chunk of the embedding.")]
 ViewPlan = Annotated[str, typer.Option("--views", help="Geometry of the two views: shared or independent.")]
+Surroundings = Annotated[
+    str, typer.Option(help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.")
+]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, help="Passes over the cells; by default as many as make 2,000 steps.", show_default=False),

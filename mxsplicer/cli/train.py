@@ -19,6 +19,7 @@ from mxsplicer.cli.options import (
     Method,
     Overwrite,
     Seed,
+    Surroundings,
     ViewPlan,
 )
 
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     stores: Annotated[
-        list[Path], typer.Argument(metavar="PATCHES.zarr...", help="Stores of one panel.", show_default=False)
+        list[Path], typer.Argument(metavar="PATCHES.zarr", help="Stores of one panel.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     method: Method = "splicer",
@@ -40,6 +41,7 @@ def train(
     component_width: ComponentWidth = 8,
     chunk_width: ChunkWidth = 128,
     views: ViewPlan = "shared",
+    surroundings: Surroundings = "hide",
     epochs: Epochs = None,
     batch_size: BatchSize = 256,
     learning_rate: LearningRate = 1e-3,
@@ -63,6 +65,7 @@ def train(
             component_width=component_width,
             chunk_width=chunk_width,
             views=plan_views(views),
+            surroundings=surroundings,
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,

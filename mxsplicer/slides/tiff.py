@@ -44,6 +44,7 @@ def open_tiff(path: Path) -> TiffSeries:
     try:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
+            _check_pages(path, tiff)
             levels = [_level(path, level) for level in series.levels]
             page = series.keyframe
             pages = [one for one in series.pages if one is not None]
@@ -154,13 +155,17 @@ def _level(path: Path, level: Any) -> LazyImage:
     return _PagedImage(pages, shape, np.dtype(level.dtype))
 
 
+def _check_pages(path: Path, tiff: tifffile.TiffFile) -> None:
+    # tifffile ends the list of pages where the next one lies beyond the end of the file.
+    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    place = tiff.filehandle.read(tiff.tiff.offsetsize)
+    _check_length(path, int.from_bytes(place, "little" if tiff.byteorder == "<" else "big"))
+
+
 def _check_length(path: Path, end: int) -> None:
     size = path.stat().st_size
     if end > size:
-        msg = (
-            f"{path.name} is truncated: it is {size:,} bytes long, but its image data end at byte {end:,}. "
-            "Copy the file again."
-        )
+        msg = f"{path.name} is truncated: it is {size:,} bytes long, but tells of data at byte {end:,}. Copy it again."
         raise InputError(msg)
 
 

@@ -1,0 +1,129 @@
+"""Label images of every kind are read as uint32, or refused in one sentence."""
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.masks import open_mask
+
+LABELS = np.random.default_rng(0).integers(0, 200, (50, 70))
+
+
+def as_tiff(path, labels, **options):
+    tifffile.imwrite(path, labels, photometric="minisblack", **options)
+    return path
+
+
+def as_npy(path, labels):
+    np.save(path.with_suffix(".npy"), labels)
+    return path.with_suffix(".npy")
+
+
+def as_zarr(path, labels, version=3):
+    zarr.save_array(path.with_suffix(".zarr"), labels, zarr_format=version)
+    return path.with_suffix(".zarr")
+
+
+WRITERS = {
+    "TIFF": as_tiff,
+    "tiled TIFF": lambda path, labels: as_tiff(path, labels, tile=(16, 16), compression="zlib"),
+    "npy": as_npy,
+    "zarr 3": as_zarr,
+    "zarr 2": lambda path, labels: as_zarr(path, labels, version=2),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
+)
+def test_whole_numbers_of_any_type_are_ids(tmp_path, writer, dtype):
+    labels = LABELS.astype(dtype)
+
+    mask = open_mask(WRITERS[writer](tmp_path / "mask.tif", labels))
+
+    assert (mask.shape, mask.dtype, mask.ndim) == (labels.shape, np.uint32, 2)
+    assert mask[...].dtype == np.uint32
+    np.testing.assert_array_equal(mask[...], labels)
+    np.testing.assert_array_equal(mask[10:40:3, -20:], labels[10:40:3, -20:])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.one_of(st.integers(-(2**62), 2**62), st.floats(width=64)))
+def test_an_id_is_read_exactly_or_refused(tmp_path, value):
+    labels = np.zeros((4, 4), np.int64 if isinstance(value, int) else np.float64)
+    labels[1, 2] = value
+    mask = open_mask(as_npy(tmp_path / "mask", labels))
+
+    if 0 <= value < 2**32 and value == int(value):
+        assert mask[1, 2] == value
+    else:
+        with pytest.raises(InputError, match=r"mask mask\.npy holds"):
+            mask[...]
+
+
+def test_a_page_of_a_file_of_several_is_chosen(tmp_path):
+    pages = np.stack([LABELS, LABELS * 2]).astype(np.uint16)
+    path = as_tiff(tmp_path / "mask.tif", pages)
+
+    np.testing.assert_array_equal(open_mask(path, page=1)[5:9, 3], LABELS[5:9, 3] * 2)
+    with pytest.raises(InputError, match="holds 2 pages: choose one with --mask-page"):
+        open_mask(path)
+    with pytest.raises(InputError, match="has no page 2"):
+        open_mask(path, page=2)
+
+
+def test_an_intensity_image_is_not_a_mask(tmp_path):
+    mask = open_mask(as_tiff(tmp_path / "mask.tif", np.random.default_rng(0).random((8, 8), np.float32)))
+
+    with pytest.raises(InputError, match="looks like an intensity or probability image"):
+        mask[...]
+
+
+def make_colour(path):
+    tifffile.imwrite(path, np.zeros((8, 9, 3), np.uint8), photometric="rgb")
+    return path
+
+
+def make_pickle(path):
+    np.save(path.with_suffix(".npy"), np.array([{}], object), allow_pickle=True)
+    return path.with_suffix(".npy")
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def make_group(path):
+    zarr.create_group(path)
+    return path
+
+
+def make_text(path):
+    path.write_text("cell_id,x,y")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path, "there is no mask"),
+        (make_colour, r"\(8, 9, 3\); a label image \(Y, X\) is needed"),
+        (make_pickle, "is not a readable .npy array"),
+        (make_folder, "is a folder but not a zarr array"),
+        (make_group, "is a folder but not a zarr array"),
+        (make_text, "is not a TIFF file"),
+        (lambda path: as_npy(path, np.zeros((3, 3), complex)), "integers are needed"),
+        (lambda path: as_npy(path, np.zeros(9, int)), r"\(9,\); a label image \(Y, X\) is needed"),
+    ],
+)
+def test_what_is_no_mask_is_refused(tmp_path, make, sentence):
+    path = make(tmp_path / "mask")
+
+    with pytest.raises(InputError, match=sentence):
+        open_mask(path)
