@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from mxsplicer.cli import embed, extract, info, report, segment, simulate, train
 from mxsplicer.errors import InputError
+
+# Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 app = typer.Typer(
     name="mxsplicer",
@@ -64,10 +66,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted. Nothing half-done has a final name; the same command goes on where it stopped.")
         return 130
     except Exception as error:
@@ -77,6 +76,10 @@ def _exit_code(arguments: Sequence[str]) -> int:
 
 
 def _explain(error: Exception) -> int:
+    if isinstance(error, _UsageError):
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "mxsplicer"
+        _say(f"{error.format_message().rstrip('.')}. See `{command} --help`.")  # type: ignore[attr-defined]
+        return 2
     if isinstance(error, InputError):
         _say(str(error))
         return 2
