@@ -114,33 +114,33 @@ def embed(
 def _embed_slide(source: Source, channels: list[int], runs: Mapping[str, Run], device: torch.device) -> anndata.AnnData:
     cells, intensities = [], []
     z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
-    normalization = next(iter(runs.values())).normalization  # of the training cells, common to a run and its baselines
+    main = next(iter(runs.values()))  # a run and its baselines take the same input
     for block in source.blocks():
         cells.append(block.cells)
         intensities.append(block.intensities[:, channels])
-        for rows, patches in _groups(block.patches):
-            x = normalization(patches[:, channels], device)
+        for n, patches, regions in _groups(block):
+            x = main.normalize(patches[:, channels], regions, device=device)
             for key, run in runs.items():
-                z[key].append(_encode(run, x)[: len(rows)])
+                z[key].append(_encode(run, x)[:n])
     table = pd.concat(cells, ignore_index=True)
-    markers = next(iter(runs.values())).markers
     obs = pd.DataFrame({"cell_id": table["cell_id"].to_numpy(), "slide": source.name})
     obs = pd.concat([obs, table[[column for column in _OBS if column in table]]], axis=1)
     obs.index = pd.Index([f"{source.name}_{cell_id}" for cell_id in obs["cell_id"]])
     return anndata.AnnData(
         X=np.concatenate(intensities).astype(np.float32),
         obs=obs,
-        var=pd.DataFrame(index=pd.Index(markers)),
+        var=pd.DataFrame(index=pd.Index(main.markers)),
         obsm={"spatial": table[["x", "y"]].to_numpy()} | {key: np.concatenate(parts) for key, parts in z.items()},
     )
 
 
-def _groups(patches: np.ndarray) -> Iterator[tuple[range, np.ndarray]]:
-    """Yield runs of rows and their patches, every one filled up to the fixed number."""
-    for start in range(0, len(patches), _AT_ONCE):
-        group = patches[start : start + _AT_ONCE]
-        rows = range(start, start + len(group))
-        yield rows, np.concatenate([group, np.repeat(group[:1], _AT_ONCE - len(group), axis=0)])
+def _groups(block: Block) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield a number of cells, their patches and their regions, the arrays filled up to the fixed number."""
+    n = len(block.rows)
+    for start in range(0, n, _AT_ONCE):
+        rows = np.arange(start, start + _AT_ONCE)
+        rows[rows >= n] = start
+        yield min(_AT_ONCE, n - start), block.patches[rows], block.regions[rows]
 
 
 @torch.inference_mode()

@@ -71,6 +71,7 @@ class Options:
     component_width: int = 8
     chunk_width: int = 128
     views: str = "shared"
+    surroundings: str = "hide"
     epochs: int | None = None
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -362,7 +363,7 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
             )
             raise InputError(msg)
         for given in _given_paths(work):
-            if path.resolve() in given.resolve().parents:
+            if given.resolve().is_relative_to(path.resolve()):
                 msg = f"{given} lies in {path}, which --overwrite would delete. Choose another folder by --out."
                 raise InputError(msg)
         shutil.rmtree(path)
@@ -542,6 +543,7 @@ def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str, v
             component_width=options.component_width,
             chunk_width=options.chunk_width,
             views=plan_views(views),
+            surroundings=options.surroundings,
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
@@ -596,7 +598,7 @@ def _write_features(path: Path, z: np.ndarray) -> None:
     """Write z feature by feature, (d, N), so that a viewer reads one feature of all cells at once."""
     temporary = path.with_name("features.partial.zarr")
     shutil.rmtree(temporary, ignore_errors=True)
-    zarr.save_array(temporary, np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
+    zarr.create_array(temporary, data=np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
 

@@ -1,14 +1,71 @@
-"""Small slides whose answer is known, for tests and examples."""
+"""Small slides whose answer is known, and the contracts of what can be added: for tests and examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
+from mxsplicer.slides.readers.image_file import ImageFile
 from mxsplicer.slides.slide import Slide
+
+if TYPE_CHECKING:
+    from mxsplicer.splicer.deconstruction import Component
+    from mxsplicer.splicer.losses import Loss
+
+
+def check_reader(read: Callable[[Path], ImageFile | None], path: Path, expected: np.ndarray) -> None:
+    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), lazily and sliceable like an array."""
+    found = read(path)
+    assert found is not None, "the reader says that the file is of another format"
+    assert found.image.shape == expected.shape
+    assert found.image.dtype == expected.dtype
+    assert found.markers is None or len(found.markers) == len(expected)
+    height, width = expected.shape[1:]
+    window = (slice(None), slice(height // 3, height), slice(1, width, 2))
+    for key in (window, (0, *window[1:]), (slice(None), height // 2, width // 2), Ellipsis):
+        np.testing.assert_array_equal(found.image[key], expected[key])
+    for finer, coarser in zip((found.image, *found.pyramid), found.pyramid, strict=False):
+        assert coarser.shape[0] == finer.shape[0], "levels differ in channels"
+        assert coarser.shape[1] < finer.shape[1], "levels run from fine to coarse"
+
+
+def check_loss(loss: "Loss") -> None:
+    """Raise unless a loss keeps the contract.
+
+    It is a scalar and the sum of its terms, has a finite gradient, does not change when the cells are reordered, is
+    lower for embeddings that agree than for ones that do not, and works on all chunks at once.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    e_a = torch.randn(16, 6, generator=generator, requires_grad=True)
+    e_b = torch.randn(16, 6, generator=generator)
+    value = loss(e_a, e_b)
+    assert value.shape == (), "a loss is a scalar"
+    torch.testing.assert_close(value, torch.stack(list(loss.terms(e_a, e_b).values())).sum())
+    (gradient,) = torch.autograd.grad(value, e_a)
+    assert torch.isfinite(gradient).all(), "the gradient is not finite"
+    order = torch.randperm(16, generator=generator)
+    torch.testing.assert_close(value, loss(e_a[order], e_b[order]))
+    assert loss(e_a, e_a.detach()) < value, "embeddings that agree cost no less than ones that do not"
+    chunks = torch.func.vmap(loss.terms, in_dims=1)(e_a[:, None], e_b[:, None])
+    torch.testing.assert_close(value, torch.stack(list(chunks.values())).sum())
+
+
+def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]"]) -> None:
+    """Raise unless a deconstruction names every component once and takes it from channels that there are."""
+    markers = ["DAPI", "CD3e", "CD20", "CD8a"]
+    components = deconstruct(markers)
+    names = [component.name for component in components]
+    assert len(names) == len(set(names)) > 0
+    for component in components:
+        assert component.channels, f"component {component.name} has no channel"
+        assert all(0 <= channel < len(markers) for channel in component.channels)
+    assert [c.name for c in deconstruct(markers)] == names, "it depends on more than the markers"
 
 
 def tiny_slide(

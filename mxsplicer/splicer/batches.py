@@ -7,13 +7,14 @@ store that fits the buffer is read once and shuffled exactly, in every epoch ane
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.patches.store import PatchStore
+from mxsplicer.patches.store import BACKGROUND, THIS_CELL, PatchStore
+
+Batch = tuple[np.ndarray, np.ndarray]  # patches (B, C, P, P) and regions (B, P, P)
 
 _BUFFER_BYTES = 1 << 30
 _SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
@@ -31,14 +32,22 @@ class Normalization:
     mean: Tensor  # of log1p of the clipped intensity
     std: Tensor
 
-    def __call__(self, patches: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Return patches (B, C, P, P) of any dtype as float32 on ``device``, normalised, channels last in memory."""
+    def __call__(
+        self, patches: np.ndarray, regions: np.ndarray | None = None, *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return patches (B, C, P, P) of any dtype as float32 on ``device``, normalised, channels last in memory.
+
+        Where ``regions`` (B, P, P) are given, only the cell itself is shown: all else is 0, the mean of the marker.
+        """
         raw = torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)).to(device)
         low, high, mean, std = (
             values.to(device)[:, None, None] for values in (self.low, self.high, self.mean, self.std)
         )
         x = torch.log1p(torch.minimum(torch.maximum(raw, low), high) - low.clamp(max=0))
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+        x = (x - mean) / std
+        if regions is not None:
+            x = x * torch.from_numpy(regions == THIS_CELL).to(device)[:, None]
+        return x.contiguous(memory_format=torch.channels_last)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return what :meth:`from_dict` takes."""
@@ -67,7 +76,7 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
         rows = np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False))
         patches, regions = store.read_rows(rows)
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
-        outside = (regions == 0) & (patches == 0).all(axis=1)
+        outside = (regions == BACKGROUND) & (patches == 0).all(axis=1)
         parts.append(np.moveaxis(patches, 1, 0)[:, ~outside].astype(np.float32))
     pixels = np.concatenate(parts, axis=1)  # (C, pixels)
     low, high = np.percentile(pixels, [0.1, 99.9], axis=1).astype(np.float32)
@@ -100,24 +109,24 @@ class Batches:
         cell_bytes = max(np.dtype(s.patches.dtype).itemsize * int(np.prod(s.patches.shape[1:])) for s in stores)
         largest = max(store.block_size for store in stores)
         self._blocks_at_once = max(1, _BUFFER_BYTES // (cell_bytes * largest))
-        self._whole: np.ndarray | None = None
+        self._whole: Batch | None = None
 
-    def epoch(self, number: int) -> Iterator[np.ndarray]:
-        """Yield the batches (B, C, P, P) of one epoch, raw, in random order."""
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch, raw patches (B, C, P, P) and regions (B, P, P), in random order."""
         generator = np.random.default_rng([self._seed, number])
-        rest: np.ndarray | None = None
-        n_left = self.per_epoch
-        for patches in self._buffers(generator):
-            order = generator.permutation(len(patches) + (0 if rest is None else len(rest)))
-            pool = patches if rest is None else np.concatenate([rest, patches])
-            whole = len(pool) // self.batch_size * self.batch_size
+        rest: Batch | None = None
+        for patches, regions in self._buffers(generator):
+            pool = (patches, regions)
+            if rest is not None:
+                pool = (np.concatenate([rest[0], patches]), np.concatenate([rest[1], regions]))
+            order = generator.permutation(len(pool[0]))
+            whole = len(order) // self.batch_size * self.batch_size
             for start in range(0, whole, self.batch_size):
-                if n_left:
-                    n_left -= 1
-                    yield pool[order[start : start + self.batch_size]]
-            rest = pool[order[whole:]]
+                rows = order[start : start + self.batch_size]
+                yield pool[0][rows], pool[1][rows]
+            rest = (pool[0][order[whole:]], pool[1][order[whole:]])
 
-    def _buffers(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    def _buffers(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Yield mixtures of blocks; the next one is read while one is used."""
         if len(self._blocks) <= self._blocks_at_once:
             if self._whole is None:
@@ -138,10 +147,6 @@ class Batches:
                 yield buffer
 
     @staticmethod
-    def _read(blocks: Sequence[tuple[PatchStore, int]]) -> np.ndarray:
-        parts: list[Any] = [store.patches[_rows(store, number)] for store, number in blocks]
-        return np.concatenate(parts)
-
-
-def _rows(store: PatchStore, number: int) -> slice:
-    return slice(number * store.block_size, min((number + 1) * store.block_size, store.n_cells))
+    def _read(blocks: Sequence[tuple[PatchStore, int]]) -> Batch:
+        read = [store.read_block(number) for store, number in blocks]
+        return np.concatenate([block.patches for block in read]), np.concatenate([block.regions for block in read])

@@ -113,6 +113,9 @@ class Projector(nn.Sequential):
     """From a representation to an embedding: linear layers with batch norm and ReLU between them, (B, d) to (B, D)."""
 
     def __init__(self, in_features: int, out_features: int, *, hidden: int = 1024) -> None:
+        last = nn.Linear(hidden, out_features)
+        # Behind a ReLU this lets every feature begin with variance 1 (He et al. 2015), where VICReg wants it.
+        nn.init.kaiming_uniform_(last.weight, nonlinearity="relu")
         super().__init__(
             nn.Linear(in_features, hidden, bias=False),
             nn.BatchNorm1d(hidden),
@@ -120,7 +123,7 @@ class Projector(nn.Sequential):
             nn.Linear(hidden, hidden, bias=False),
             nn.BatchNorm1d(hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, out_features),
+            last,
         )
 
 
@@ -155,7 +158,7 @@ class _GroupedLinear(nn.Module):
 
     def __init__(self, groups: int, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()
-        bound = in_features**-0.5  # the initialisation of nn.Linear
+        bound = (6 / in_features) ** 0.5  # He et al. 2015: behind a ReLU, every feature begins with variance 1
         self.weight = nn.Parameter(torch.empty(groups, in_features, out_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(groups, 1, out_features).uniform_(-bound, bound)) if bias else None
 

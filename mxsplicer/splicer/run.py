@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.slide import fingerprint
@@ -21,6 +22,7 @@ from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import ENCODERS
 
 _VERSION = 1
+SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,11 @@ class Run:
     def method(self) -> str:
         """The objective it was trained with."""
         return str(self.settings["method"])
+
+    def normalize(self, patches: np.ndarray, regions: np.ndarray, *, device: torch.device | str = "cpu") -> Tensor:
+        """Return patches (B, C, P, P) as the encoder takes them, (B, C, P, P) float32 on ``device``."""
+        hidden = self.settings["surroundings"] == "hide"
+        return self.normalization(patches, regions if hidden else None, device=device)
 
     def fingerprint(self) -> str:
         """Return a short name of the weights."""

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
@@ -23,11 +22,11 @@ from torch import Tensor, nn
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
-from mxsplicer.splicer.batches import Batches, measure_normalization
+from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
-from mxsplicer.splicer.run import Run, load_run, make_encoder, save_run
+from mxsplicer.splicer.run import SURROUNDINGS, Run, load_run, make_encoder, save_run
 from mxsplicer.splicer.views import Views
 
 logger = logging.getLogger(__name__)
@@ -47,6 +46,7 @@ def train(
     component_width: int = 8,
     chunk_width: int = 128,
     views: Views | None = None,
+    surroundings: str = "hide",
     epochs: int | None = None,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -76,6 +76,8 @@ def train(
         Width of one component's chunk of the embedding.
     views
         How the views differ; see :class:`~mxsplicer.splicer.views.Views`.
+    surroundings
+        ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
     epochs
         Passes over the cells; by default as many as make 2,000 steps.
     learning_rate
@@ -93,7 +95,7 @@ def train(
     stores = [stores] if isinstance(stores, PatchStore) else list(stores)
     path = Path(path)
     markers, patch_px, pixel_size_um = _agreement(stores)
-    for name, table in ((method, OBJECTIVES), (loss, LOSSES)):
+    for name, table in ((method, OBJECTIVES), (loss, LOSSES), (surroundings, SURROUNDINGS)):
         if name not in table:
             msg = f"there is no {name!r}; there are {', '.join(table)}."
             raise InputError(msg)
@@ -134,6 +136,7 @@ def train(
         "chunk_width": chunk_width,
         "components": [component.name for component in components],
         "views": asdict(views),
+        "surroundings": surroundings,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batches.batch_size,
@@ -149,12 +152,12 @@ def train(
     folder = _begin(path, run, overwrite=overwrite)
     # AdamW moves every weight by about the learning rate whatever the loss's scale, so the sum over chunks needs none.
     optimizer = torch.optim.AdamW(objective.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
     model, optimizer = fabric.setup(objective, optimizer)
-    first = _resume(folder, objective, optimizer, schedule, fabric.device)
-    _fit(fabric, model, objective, optimizer, schedule, batches, run, views, folder=folder, first=first, seed=seed)
+    first = _resume(folder, objective, optimizer, fabric.device)
+    _fit(fabric, model, objective, optimizer, batches, run, views, folder=folder, first=first)
     save_run(run, folder)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    for file in ("checkpoint.safetensors", "settings.json"):  # what only an interrupted run needs
+        (folder / file).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)
     folder.replace(path)
@@ -166,31 +169,30 @@ def _fit(
     model: Any,
     objective: Splicer | Joint,
     optimizer: Any,
-    schedule: Any,
     batches: Batches,
     run: Run,
     views: Views,
     *,
     folder: Path,
     first: int,
-    seed: int,
 ) -> None:
     model.train()
-    steps = run.settings["steps"]
+    steps, seed = run.settings["steps"], run.settings["seed"]
     began = saved = time.monotonic()
     description = f"Training ({run.method}, {run.settings['loss']})"
     with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
         numbered = track(_numbered(batches, first, steps), description, total=steps, start=first)
-        for step, raw in numbered:
+        for step, (patches, regions) in numbered:
             generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
-            view_a, view_b = views(run.normalization(raw, fabric.device), generator)
+            view_a, view_b = views(run.normalize(patches, regions, device=fabric.device), generator)
             terms = model(view_a, view_b)
             total = torch.stack(list(terms.values())).sum()
             _check_finite(total, terms, objective.chunk_names, step)
             fabric.backward(total)
             fabric.clip_gradients(model, optimizer, max_norm=1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = run.settings["learning_rate"] * _warm_up_and_cosine(step, steps)
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             log.write(_log_line(step, batches, total, terms, objective.chunk_names, time.monotonic() - began) + "\n")
             if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
@@ -199,13 +201,13 @@ def _fit(
                 saved = time.monotonic()
 
 
-def _numbered(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+def _numbered(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
     step = first
     while step < steps:
         epoch, done = divmod(step, batches.per_epoch)
-        for place, raw in enumerate(batches.epoch(epoch)):
+        for place, batch in enumerate(batches.epoch(epoch)):
             if place >= done:
-                yield step, raw
+                yield step, batch
                 step += 1
 
 
@@ -238,6 +240,7 @@ def _fabric(device: str, precision: str) -> Fabric:
     if accelerator not in ("cpu", "cuda", "mps"):
         msg = f"there is no device {device!r}; give auto, cpu, cuda, cuda:N or mps."
         raise InputError(msg)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says twice what the settings say
     if precision == "auto":
         precision = "bf16-mixed" if _computes_bf16(accelerator) else "32-true"
     return Fabric(accelerator=accelerator, devices=[int(index)] if index else 1, precision=precision)
@@ -281,7 +284,7 @@ def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -
     temporary.replace(folder / "checkpoint.safetensors")
 
 
-def _resume(folder: Path, objective: nn.Module, optimizer: Any, schedule: Any, device: torch.device) -> int:
+def _resume(folder: Path, objective: nn.Module, optimizer: Any, device: torch.device) -> int:
     """Load the last checkpoint, if there is one, and return the step to go on with."""
     file, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
     if not file.is_file():
@@ -296,8 +299,6 @@ def _resume(folder: Path, objective: nn.Module, optimizer: Any, schedule: Any, d
             state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     step = int(tensors["step"])
-    for _ in range(step):
-        schedule.step()
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     log.write_text("".join(lines[:step]), encoding="utf-8")
     logger.info("going on with step %d", step)
@@ -326,5 +327,5 @@ def _log_line(
         chunk: {"loss": sum(values[name][i] for name in values)} | {name: values[name][i] for name in values}
         for i, chunk in enumerate(names)
     }
-    line = {"step": step, "epoch": step // batches.per_epoch, "seconds": seconds, "loss": float(total)}
+    line = {"step": step, "epoch": step // batches.per_epoch, "seconds": seconds, "loss": float(total.detach())}
     return json.dumps(line | {"chunks": chunks})

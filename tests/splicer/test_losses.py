@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.losses.simclr import SimCLR
+from mxsplicer.splicer.losses.vicreg import VICReg
+from mxsplicer.splicer.objectives import per_chunk
+from mxsplicer.testing import check_loss
+
+
+def two_batches(seed: int, n: int = 12, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n, width, generator=generator)
+    return a, a + 0.3 * torch.randn(n, width, generator=generator)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_keeps_the_contract(name):
+    check_loss(LOSSES[name]())
+
+
+@given(st.integers(0, 10_000), st.integers(3, 20), st.integers(2, 8))
+@settings(max_examples=25, deadline=None)
+def test_vicreg_is_the_formula_of_the_paper(seed, n, width):
+    a, b = two_batches(seed, n, width)
+
+    x, y = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
+    invariance = ((x - y) ** 2).mean()
+    variance = sum(np.maximum(0, 1 - np.sqrt(e.var(axis=0, ddof=1) + 1e-4)).mean() for e in (x, y)) / 2
+    off_diagonal = 1 - np.eye(width)
+    covariance = sum(((np.cov(e.T) * off_diagonal) ** 2).sum() / width for e in (x, y))
+
+    assert VICReg()(a, b).item() == pytest.approx(25 * invariance + 25 * variance + covariance, rel=1e-4)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 10))
+@settings(max_examples=25, deadline=None)
+def test_simclr_is_the_formula_of_the_paper(seed, n):
+    a, b = two_batches(seed, n)
+
+    e = np.concatenate([a.numpy(), b.numpy()]).astype(np.float64)
+    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    similarity = np.exp(e @ e.T / 0.5)
+    pairs = [similarity[i, (i + n) % (2 * n)] / (similarity[i].sum() - similarity[i, i]) for i in range(2 * n)]
+
+    assert SimCLR()(a, b).item() == pytest.approx(-np.log(pairs).mean(), rel=1e-4)
+
+
+def test_simclr_with_cross_view_negatives_is_the_mean_of_both_directions():
+    a, b = two_batches(0)
+
+    x, y = (e.numpy() / np.linalg.norm(e.numpy(), axis=1, keepdims=True) for e in (a, b))
+    similarity = np.exp(x @ y.T / 0.5)
+    own = np.diag(similarity)
+    expected = -(np.log(own / similarity.sum(axis=0)) + np.log(own / similarity.sum(axis=1))).mean() / 2
+
+    assert SimCLR(negatives="cross")(a, b).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_all_chunks_at_once_are_the_chunks_one_by_one(name):
+    loss = LOSSES[name]()
+    chunks = [two_batches(seed) for seed in range(4)]
+    e_a, e_b = (torch.stack([pair[i] for pair in chunks], dim=1) for i in (0, 1))
+
+    together = sum(per_chunk(loss, e_a, e_b).values())
+
+    torch.testing.assert_close(together, torch.stack([loss(a, b) for a, b in chunks]))

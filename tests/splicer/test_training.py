@@ -1,0 +1,160 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from mxsplicer.embedding import embed
+from mxsplicer.errors import InputError
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.splicer import training
+from mxsplicer.splicer.run import load_run, untrained
+from mxsplicer.splicer.training import train
+from mxsplicer.testing import tiny_slide, tiny_store
+
+CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells
+SMALL = {"encoder_width": 8, "component_width": 4, "chunk_width": 8, "batch_size": 16, "epochs": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def store():
+    return tiny_store(cells_at=CELLS)
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return run.encoder.state_dict()
+
+
+@pytest.mark.parametrize("method", ["splicer", "joint"])
+@pytest.mark.parametrize("loss", ["vicreg", "simclr"])
+def test_the_loss_falls_for_every_method_and_loss(store, tmp_path, method, loss):
+    run = train(store, tmp_path / "run", method=method, loss=loss, **SMALL | {"epochs": 6})
+
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(log) == run.settings["steps"] == 30
+    assert np.mean([line["loss"] for line in log[-5:]]) < np.mean([line["loss"] for line in log[:5]])
+    assert set(log[0]["chunks"]) == ({"DAPI", "CD3e", "CD20"} if method == "splicer" else {"whole"})
+    assert log[0]["loss"] == pytest.approx(sum(chunk["loss"] for chunk in log[0]["chunks"].values()), rel=1e-4)
+
+
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tmp_path):
+    first, again, other = (
+        train(store, tmp_path / name, seed=seed, **SMALL) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+
+    for name, tensor in weights(first).items():
+        torch.testing.assert_close(tensor, weights(again)[name], rtol=0, atol=0)
+    assert not torch.allclose(weights(first)["stem.0.weight"], weights(other)["stem.0.weight"])
+
+
+def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch):
+    whole = train(store, tmp_path / "whole", **SMALL)
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    check = training._check_finite
+
+    def stop_at_step_7(total, terms, names, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        check(total, terms, names, step)
+
+    monkeypatch.setattr(training, "_check_finite", stop_at_step_7)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, tmp_path / "cut", **SMALL)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(training, "_check_finite", check)
+    resumed = train(store, tmp_path / "cut", **SMALL)
+
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(tensor, weights(resumed)[name], rtol=0, atol=0)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(10))
+    assert {file.name for file in (tmp_path / "cut").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "log.jsonl",
+    }
+
+
+def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(store, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_check_finite", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(store, tmp_path / "run", **SMALL)
+
+    with pytest.raises(InputError, match="other settings"):
+        train(store, tmp_path / "run", seed=5, **SMALL)
+    train(store, tmp_path / "run", seed=5, overwrite=True, **SMALL)
+
+
+def test_a_run_folder_is_all_that_is_needed(store, tmp_path):
+    run = train(store, tmp_path / "run", **SMALL)
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    again = load_run(moved)
+
+    assert again.markers == run.markers
+    np.testing.assert_array_equal(embed(again, store).obsm["X_splicer"], embed(run, store).obsm["X_splicer"])
+
+
+def test_a_constant_marker_is_left_out_by_name(tmp_path, caplog):
+    slide, mask = tiny_slide(cells_at=CELLS)
+    slide.image[2] = 0
+    store = extract_patches(slide, mask, tmp_path / "patches.zarr", patch_size_um=16)
+
+    with caplog.at_level(logging.WARNING):
+        run = train(store, tmp_path / "run", **SMALL)
+
+    assert "constant in every cell: CD20" in caplog.text
+    assert run.settings["components"] == ["DAPI", "CD3e"]
+
+
+def test_a_loss_that_is_not_finite_names_its_chunk(store, tmp_path):
+    with pytest.raises(InputError, match=r"chunk .*CD20.* is not finite at step"):
+        train(store, tmp_path / "run", learning_rate=1e30, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "there is no 'magic'; there are splicer, joint"),
+        ({"loss": "mse"}, "there is no 'mse'; there are vicreg, simclr"),
+        ({"encoder": "vit"}, "there is no encoder 'vit'"),
+        ({"device": "abacus"}, "there is no device 'abacus'"),
+    ],
+)
+def test_unknown_words_are_refused_before_anything_is_written(store, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        train(store, tmp_path / "run", **SMALL | options)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_not_replaced_unasked(store, tmp_path):
+    train(store, tmp_path / "run", **SMALL)
+
+    with pytest.raises(InputError, match="exists"):
+        train(store, tmp_path / "run", **SMALL)
+
+
+def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_path):
+    run = train(store, tmp_path / "run", **SMALL)
+
+    baseline = untrained(run)
+
+    assert weights(baseline).keys() == weights(run).keys()
+    assert not torch.allclose(weights(baseline)["stem.0.weight"], weights(run)["stem.0.weight"])
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
+    train(store, tmp_path / "run", **SMALL)
+    file = tmp_path / "run" / damage
+    file.write_bytes(file.read_bytes()[:50])
+
+    with pytest.raises(InputError, match="is damaged"):
+        load_run(tmp_path / "run")

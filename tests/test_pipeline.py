@@ -1,0 +1,282 @@
+"""Slides become a result folder: whole, resumable, and readable by the tools that come after."""
+
+import json
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+import zarr
+
+from mxsplicer import pipeline
+from mxsplicer.errors import InputError
+from mxsplicer.pipeline import Options, embed_slides, open_result, write_result_report
+from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.readers import open_slide
+from mxsplicer.slides.simulation import SimulatedSlide, simulate_slide
+
+SMALL = {
+    "patch_size_um": 8.0,
+    "epochs": 1,
+    "batch_size": 64,
+    "encoder_width": 8,
+    "component_width": 2,
+    "chunk_width": 8,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # UMAP's numba raises the number of OpenMP threads of the process, for which networks this small only wait.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def simulated(folder) -> SimulatedSlide:
+    return simulate_slide(folder / "S01.ome.tiff", size_px=320, seed=1)
+
+
+@pytest.fixture(scope="module")
+def options(simulated) -> Options:
+    return Options(masks=(simulated.mask,), labels=simulated.truth, label=("lineage",), **SMALL)
+
+
+@pytest.fixture(scope="module")
+def result(folder, simulated, options):
+    return embed_slides(simulated.image, folder / "S01.mxs", options=options, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def adata(result):
+    return anndata.read_h5ad(result.cells)
+
+
+def files_of(path):
+    return {str(file.relative_to(path)): file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_result_holds_what_the_documents_promise(result):
+    assert {path.name for path in result.path.iterdir()} == {
+        "mxsplicer.json",
+        "settings.json",
+        "patches.zarr",
+        "run",
+        "baselines",
+        "cells.h5ad",
+        "features.zarr",
+        "report.html",
+        "log.txt",
+    }
+    assert {path.name for path in result.run.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "log.jsonl",
+    }
+    assert "training" in result.log.read_text(encoding="utf-8")
+
+
+def test_the_index_leads_a_viewer_to_everything(result, simulated):
+    index = open_result(result.path)
+
+    (slide,) = index["slides"]
+    assert (slide["name"], slide["pixel_size_um"], slide["shape_px"]) == ("S01", 0.5, [320, 320])
+    assert (slide["image"], slide["mask"]) == (str(simulated.image.resolve()), str(simulated.mask.resolve()))
+    assert len(slide["markers"]) == 19
+    assert set(slide["fingerprints"]) == {"image", "mask"}
+    assert all((result.path / file).exists() for file in (*index["files"].values(), slide["patches"]))
+
+
+def test_the_anndata_is_as_documented(adata, simulated):
+    slide, mask = open_slide(simulated.image), open_mask(simulated.mask)[...]
+    n = adata.n_obs
+    kept = adata.uns["mxsplicer"]["ledger"]["S01"]["kept"]
+
+    assert (adata.X.dtype, adata.shape) == (np.float32, (kept, 19))
+    assert list(adata.var_names) == list(slide.markers)
+    assert set(adata.obs["cell_id"]) <= set(np.unique(mask)) - {0}
+    assert adata.obs["cell_id"].dtype == np.uint32
+    assert list(adata.obs_names) == [f"S01_{cell}" for cell in adata.obs["cell_id"]]
+    assert list(adata.obs["slide"].cat.categories) == ["S01"]
+    for column in ("x_px", "y_px", "area_um2", "eccentricity", "major_axis_um", "minor_axis_um"):
+        assert adata.obs[column].dtype == np.float64
+    assert adata.obs["at_border"].dtype == bool
+    assert adata.obs["patch_valid_fraction"].between(0, 1).all()
+    assert adata.obs["lineage"].notna().all()
+    for key in ("X_splicer", "X_untrained", "X_joint"):
+        assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, 64))
+    np.testing.assert_allclose(adata.obsm["spatial"], adata.obs[["x_px", "y_px"]] * 0.5)
+    assert adata.varm["splicer_correlation"].shape == (19, 64)
+    assert adata.uns["spatialdata_attrs"]["instance_key"] == "cell_id"
+    assert set(adata.uns["mxsplicer"]) >= {
+        "version",
+        "versions",
+        "settings",
+        "fingerprints",
+        "chunks",
+        "ledger",
+        "seconds",
+        "method",
+        "patch_size_um",
+        "pixel_size_um",
+    }
+    one = adata.obs.iloc[n // 2]
+    np.testing.assert_allclose(
+        adata.X[n // 2], slide.image[...][:, mask == one["cell_id"]].mean(axis=1, dtype=float), rtol=1e-5
+    )
+
+
+def test_the_embedding_is_scored_beside_its_baselines(adata):
+    scores = pd.DataFrame(adata.uns["mxsplicer_probe"])
+
+    assert set(scores["label"]) == {"lineage"}
+    assert {"SpliCER", "joint", "untrained encoder", "mean intensity"} <= set(scores["representation"])
+
+
+def test_features_are_stored_feature_by_feature(result, adata):
+    features = zarr.open_array(result.features, mode="r")
+
+    np.testing.assert_array_equal(features[...], adata.obsm["X_splicer"].T)
+    assert features.chunks == (1, adata.n_obs)
+
+
+def test_a_finished_call_does_nothing_and_another_is_refused(result, simulated, options):
+    before = files_of(result.path)
+
+    embed_slides(simulated.image, result.path, options=options, device="cpu")
+    with pytest.raises(InputError, match=r"exists and was made differently \(epochs was 1, now 2\)"):
+        embed_slides(simulated.image, result.path, options=Options(**(vars(options) | {"epochs": 2})), device="cpu")
+
+    assert files_of(result.path) == before
+
+
+def test_a_table_that_was_edited_is_noticed(result, simulated, options):
+    table = simulated.truth.read_text(encoding="utf-8")
+    simulated.truth.write_text(table + "\n", encoding="utf-8")
+    try:
+        with pytest.raises(InputError, match="what --labels holds changed"):
+            embed_slides(simulated.image, result.path, options=options, device="cpu")
+    finally:
+        simulated.truth.write_text(table, encoding="utf-8")
+
+
+def test_overwriting_never_deletes_what_was_handed_in(result, simulated, options):
+    other = Options(**(vars(options) | {"model": result.path}))
+
+    with pytest.raises(InputError, match="which --overwrite would delete"):
+        embed_slides(simulated.image, result.path, options=other, device="cpu", overwrite=True)
+
+    assert result.cells.is_file()
+
+
+def test_a_report_is_written_anew_from_the_result_alone(result):
+    with pytest.raises(InputError, match="exists"):
+        write_result_report(result.path)
+
+    assert "S01" in write_result_report(result.path, overwrite=True).read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they warn of on import is theirs
+        import scanpy as sc
+        import squidpy as sq
+
+        adata = adata.copy()
+        sc.pp.neighbors(adata, use_rep="X_splicer")
+        sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
+        sc.tl.umap(adata)
+        sq.gr.spatial_neighbors(adata, coord_type="generic")
+
+    assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
+    assert adata.obsp["spatial_connectivities"].nnz > 0
+
+
+def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, monkeypatch, result, simulated, options):
+    out = tmp_path / "S01.mxs"
+    finals = ("patches.zarr", "run", "cells.h5ad", "report.html", "mxsplicer.json")
+    stages = ("extract_patches", "train", "embed", "write_report", "_index")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for done, stage in enumerate(stages):
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, stage, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                embed_slides(simulated.image, out, options=options, device="cpu")
+        assert [name for name in finals if (out / name).exists()] == list(finals[:done])
+    before = files_of(out)
+    again = embed_slides(simulated.image, out, options=options, device="cpu")
+
+    kept = {name: time for name, time in before.items() if name.startswith(("patches.zarr", "run/", "cells.h5ad"))}
+    assert kept.items() <= files_of(out).items()
+    whole, resumed = anndata.read_h5ad(result.cells), anndata.read_h5ad(again.cells)
+    np.testing.assert_array_equal(resumed.obsm["X_splicer"], whole.obsm["X_splicer"])
+    assert set(resumed.uns["mxsplicer"]["seconds"]) == set(whole.uns["mxsplicer"]["seconds"])
+
+
+def test_a_model_embeds_a_slide_whose_channels_come_in_another_order(tmp_path, simulated, result, adata):
+    slide = open_slide(simulated.image)
+    order = np.random.default_rng(0).permutation(19)
+    tifffile.imwrite(
+        tmp_path / "S01.ome.tif",
+        slide.image[...][order],
+        photometric="minisblack",
+        metadata={"axes": "CYX", "Channel": {"Name": [slide.markers[i] for i in order]}},
+    )
+
+    applied = embed_slides(
+        tmp_path / "S01.ome.tif",
+        tmp_path / "applied",
+        options=Options(masks=(simulated.mask,), model=result.path, pixel_size_um=0.5, patch_size_um=8),
+        device="cpu",
+    )
+
+    assert not (applied.path / "patches.zarr").exists()
+    assert not applied.run.exists()
+    assert open_result(applied.path)["files"]["run"] == str(result.path.resolve())
+    again = anndata.read_h5ad(applied.cells)
+    assert list(again.var_names) == list(adata.var_names)
+    np.testing.assert_array_equal(again[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
+
+
+def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_path):
+    slides = [simulate_slide(tmp_path / f"S{i}.ome.tiff", size_px=256, slide_number=i) for i in (1, 2)]
+    samples = tmp_path / "samples.csv"
+    pd.DataFrame({"image": ["S2", "S1"], "patient id": ["B", "A"]}).to_csv(samples, index=False)
+
+    result = embed_slides(
+        [one.image for one in slides],
+        tmp_path / "cohort",
+        options=Options(samples=samples, groups="patient id", **SMALL),
+        device="cpu",
+    )
+
+    adata = anndata.read_h5ad(result.cells)
+    assert list(adata.obs["slide"].cat.categories) == ["S1", "S2"]
+    assert dict(zip(adata.obs["slide"], adata.obs["patient_id"], strict=True)) == {"S1": "A", "S2": "B"}
+    for name in ("S1", "S2"):
+        ids = np.unique(zarr.open_array(result.of_slide(name, "mask.zarr"), mode="r")[...])
+        assert set(adata.obs["cell_id"][adata.obs["slide"] == name]) <= set(ids)
+        assert result.of_slide(name, "patches.zarr").is_dir()
+    assert json.loads(result.index.read_text(encoding="utf-8"))["slides"][1]["mask"] == "slides/S2/mask.zarr"
+
+
+def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):
+    for name in ("S1_mask.tif", "S10_mask.tif", "S2.tif", "S2.txt"):
+        (tmp_path / name).touch()
+
+    assert pipeline._mask_paths([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
+    with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2.tif, S2.txt\)"):
+        pipeline._mask_paths([tmp_path], ["S2"])
