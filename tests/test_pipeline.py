@@ -37,6 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)  # a fixture of the module comes before those of a test
     return tmp_path_factory.mktemp("pipeline")
 
 
