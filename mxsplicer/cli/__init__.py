@@ -65,14 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
         code = app(args=arguments, prog_name="mxsplicer", standalone_mode=False)
-        return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted. Nothing half-done has a final name; the same command goes on where it stopped.")
-        return 130
+        code = 130
     except Exception as error:
         if "--debug" in arguments:
             raise
-        return _explain(error)
+        code = _explain(error)
+    if code == 130:  # newer releases of Typer return this for Ctrl-C
+        _say("interrupted. Nothing half-done has a final name; the same command goes on where it stopped.")
+    return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise InputError(msg)
     try:
         return pd.read_csv(path, sep="\t" if ".tsv" in path.name or ".txt" in path.name else ",", low_memory=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, BadGzipFile, EOFError) as error:
         msg = f"table {path.name} cannot be read ({error}). Give a CSV file with a header."
         raise InputError(msg) from error
 

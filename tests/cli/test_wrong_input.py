@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up_is_told_and_the_same_command_finishes(command, mon
     [
         (["segment", "slide.ome.tif", "taken"], "taken exists"),
         (["extract", "slide.ome.tif", "taken", "--mask", "mask.tif", "--patch-size-um", 8], "taken exists"),
-        (["simulate", "slide.ome.tiff", "--size-px", 256], "slide.ome.tiff exists"),
+        (["simulate", "slide.ome.tiff", "--size-px", 256], "'slide.ome.tiff' exists"),
         (["train", "taken", "--out", "run"], "taken"),
         (["report", "taken"], "taken holds no cells.h5ad"),
         (["info", "mask.tif"], "mask.tif has the axes YX (64, 96) and no channel axis"),

@@ -1,0 +1,159 @@
+"""Labels from tables reach the cells that they are of, and no others."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mxsplicer.errors import InputError
+from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name, read_table
+
+
+def write(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False, sep="\t" if ".tsv" in path.name else ",")
+    return path
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.csv.gz", "labels.tsv.gz"])
+@pytest.mark.parametrize("id_column", ["cell_id", "CellID", "label", "Object", "ObjectNumber"])
+def test_labels_are_matched_by_the_id_of_the_cell_in_any_order(tmp_path, cells, name, id_column):
+    adata = cells(50)
+    order = np.random.default_rng(0).permutation(50)
+    columns = {"type": adata.obs["kind"].to_numpy()[order], id_column: adata.obs["cell_id"].to_numpy()[order]}
+
+    joined = join_labels(adata, write(tmp_path / name, **columns), [])
+
+    assert joined == ["type"]
+    assert adata.obs["type"].tolist() == adata.obs["kind"].tolist()
+
+
+def test_cells_that_the_table_does_not_know_have_no_label(tmp_path, cells):
+    adata = cells(4)
+
+    join_labels(adata, write(tmp_path / "labels.csv", cell_id=[2, 4, 99], type=["T", "B", "T"]), [])
+
+    assert adata.obs["type"].isna().tolist() == [True, False, True, False]
+    assert adata.obs["type"].dropna().tolist() == ["T", "B"]
+
+
+def test_the_slide_tells_cells_of_one_id_apart(tmp_path, cells):
+    adata = cells(40, n_slides=2)
+    adata.obs["cell_id"] = np.uint32(adata.obs.groupby("slide", observed=True).cumcount() + 1)
+    table = write(
+        tmp_path / "labels.csv",
+        fov=adata.obs["slide"].astype(str)[::-1],
+        cell_id=adata.obs["cell_id"][::-1],
+        type=[f"of {slide}" for slide in adata.obs["slide"]][::-1],
+    )
+
+    join_labels(adata, table, ["type"])
+
+    assert adata.obs["type"].tolist() == [f"of {slide}" for slide in adata.obs["slide"]]
+
+
+def test_of_a_table_of_a_cohort_one_slide_takes_its_own_rows(tmp_path, cells):
+    adata = cells(2)
+    table = write(
+        tmp_path / "labels.csv", slide=["S01", "S00", "S01", "S00"], cell_id=[1, 1, 2, 2], type=["x", "a", "x", "b"]
+    )
+
+    join_labels(adata, table, [])
+
+    assert adata.obs["type"].tolist() == ["a", "b"]
+
+
+def test_what_was_measured_is_not_replaced_and_names_keep_to_the_rule(tmp_path, cells):
+    adata = cells(3)
+    measured = adata.obs["area_um2"].copy()
+
+    joined = join_labels(
+        adata,
+        write(tmp_path / "labels.csv", cell_id=[1, 2, 3], area_um2=[0, 0, 1], **{"cell type (µ)": list("abc")}),
+        ["area_um2", "cell type (µ)"],
+    )
+
+    assert joined == ["area_um2_given", "cell_type____"]
+    assert obs_name("cell type (µ)") == "cell_type____"
+    pd.testing.assert_series_equal(adata.obs["area_um2"], measured)
+
+
+def test_mixed_columns_survive_the_file(tmp_path, cells):
+    adata = cells(4)
+    table = write(
+        tmp_path / "labels.csv", cell_id=[1, 2, 3], mixed=["T", 7, None], flag=[True, False, True], n=[1, 2, 3]
+    )
+
+    join_labels(adata, table, ["mixed", "flag", "n"])
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    assert adata.obs["mixed"].tolist()[:2] == ["T", "7"]
+    assert adata.obs["flag"].tolist()[:3] == ["True", "False", "True"]
+    assert adata.obs["n"].tolist()[:3] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "n_slides", "sentence"),
+    [
+        ({"type": ["a", "b"]}, [], 1, "no column of cell ids"),
+        ({"cell_id": [1, 1], "type": ["a", "b"]}, [], 1, "tells of cell 1 twice"),
+        ({"cell_id": [8, 9], "type": ["a", "b"]}, [], 1, "none of the 6 cells is in table labels.csv"),
+        ({"cell_id": [1, 2], "type": ["a", "b"]}, ["typ"], 1, "no column 'typ'. Its columns: cell_id, type"),
+        ({"cell_id": [1, 2], "area": [3.5, 4]}, [], 1, "no column of words"),
+        ({"cell_id": [1, 2], "type": ["a", "b"]}, [], 2, "no column that tells the slide"),
+        ({"cell_id": [1, 2], "fov": ["X", "X"], "type": ["a", "b"]}, [], 2, "none of the 6 cells"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_before_and_while_it_is_joined(
+    tmp_path, cells, columns, wanted, n_slides, sentence
+):
+    adata = cells(6, n_slides=n_slides)
+    table = write(tmp_path / "labels.csv", **columns)
+
+    for refused in (lambda: check_labels(table, wanted, adata.obs), lambda: join_labels(adata, table, wanted)):
+        with pytest.raises(InputError, match=sentence):
+            refused()
+
+
+def test_what_is_known_of_slides_reaches_their_cells(tmp_path, cells):
+    adata = cells(30, n_slides=3)
+    table = write(
+        tmp_path / "samples.csv", image=["S02", "S00", "S01", "S07"], patient=["c", "a", "b", "x"], age=[3, 1, 2, 9]
+    )
+
+    assert join_samples(adata, table) == ["patient", "age"]
+
+    assert adata.obs["patient"].tolist() == [{"S00": "a", "S01": "b", "S02": "c"}[one] for one in adata.obs["slide"]]
+    assert adata.obs["age"].tolist() == [{"S00": 1, "S01": 2, "S02": 3}[one] for one in adata.obs["slide"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "groups", "sentence"),
+    [
+        ({"slide": ["S00"], "patient": [1]}, None, "it lacks S01"),
+        ({"slide": ["S00", "S01", "S01"], "patient": [1, 2, 3]}, None, "it names S01 twice"),
+        ({"name": ["S00", "S01"]}, None, "it has no such column"),
+        ({"slide": ["S00", "S01"], "patient": [1, 2]}, "donor", "no column 'donor'. Its columns: slide, patient"),
+    ],
+)
+def test_a_table_of_samples_that_does_not_fit_is_refused(tmp_path, columns, groups, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check_samples(write(tmp_path / "samples.csv", **columns), ["S00", "S01"], groups)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n3,4,5\n", b"\xff\xfe\x00a"])
+def test_what_is_no_table_is_refused(tmp_path, content):
+    (tmp_path / "labels.csv").write_bytes(content)
+
+    with pytest.raises(InputError, match=r"labels\.csv cannot be read"):
+        read_table(tmp_path / "labels.csv")
+
+
+def test_a_table_that_only_pretends_to_be_compressed_is_refused(tmp_path):
+    (tmp_path / "labels.csv.gz").write_bytes(b"cell_id,type\n1,a\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table(tmp_path / "labels.csv.gz")
+
+    (tmp_path / "short.csv.gz").write_bytes(gzip.compress(b"cell_id,type\n" * 1000)[:-20])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table(tmp_path / "short.csv.gz")
