@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -37,7 +37,7 @@ from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.splicer.encoders import ENCODERS
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES
-from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
+from mxsplicer.splicer.run import SURROUNDINGS, Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.splicer.views import plan_views
 from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
@@ -84,7 +84,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise where a word is unknown or one option needs another."""
-        for option, table in (("method", OBJECTIVES), ("loss", LOSSES), ("encoder", ENCODERS)):
+        known: dict[str, Iterable[str]] = {
+            "method": OBJECTIVES,
+            "loss": LOSSES,
+            "encoder": ENCODERS,
+            "surroundings": SURROUNDINGS,
+        }
+        for option, table in known.items():
             if getattr(self, option) not in table:
                 msg = f"there is no {option} {getattr(self, option)!r}; there are {', '.join(table)}."
                 raise InputError(msg)

@@ -11,7 +11,18 @@ from mxsplicer.errors import InputError
 _NAME_COLUMNS = ("marker_name", "marker", "markers", "name", "target", "biomarker", "channel_name", "label", "antibody")
 
 # Best first. A channel per staining cycle (DNA1, DNA2, ...) is normal: the first is taken.
-_NUCLEAR = ("hoechst", "dapi", "dsdna", "^hh?3$", "histone", "^dna", "draq5|sytox", "^ir19[13]|19[13]ir", "nucle")
+_NUCLEAR = (
+    "hoechst",
+    "dapi",
+    "dsdna",
+    "^hh?3$",
+    "histone",
+    "^dna",
+    r"^hh?3k\d",
+    "draq5|sytox",
+    "^ir19[13]|19[13]ir",
+    "nucle",
+)
 
 
 def read_markers(path: str | Path) -> tuple[str, ...]:

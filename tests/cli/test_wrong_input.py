@@ -181,6 +181,7 @@ CASES = {
     "an unknown method": (with_options("--method", "simsiam"), ["'simsiam'", "splicer, joint"]),
     "an unknown loss": (with_options("--loss", "mse"), ["'mse'", "vicreg, simclr"]),
     "an unknown encoder": (with_options("--encoder", "vit"), ["'vit'", "resnet18, separable, hybrid"]),
+    "unknown surroundings": (with_options("--surroundings", "blur"), ["'blur'", "hide, keep"]),
     "unknown views": (with_options("--views", "none"), ["'none'", "shared and independent"]),
     "an unknown device": (with_options("--device", "tpu"), ["'tpu'", "auto, cpu, cuda, cuda:N or mps"]),
     "a number that is none": (with_options("--epochs", "many"), ["--epochs", "integer"]),

@@ -49,7 +49,7 @@ def test_pixel_sizes_of_every_unit_are_micrometres_and_a_lost_micro_sign_is_put_
     [
         ({}, "does not tell the size of its pixels: give it by --pixel-size-um"),
         (micrometres(1, "pixel"), "does not tell the size of its pixels: give it"),
-        (micrometres(325, "µm"), "it says 325 µm; 0.02 to 20 µm can be right"),
+        (micrometres(325, "µm"), "it says 325 µm, and 0.02 to 20 µm can be right"),
     ],
 )
 def test_a_pixel_size_that_is_absent_or_cannot_be_right_is_asked_for(tmp_path, metadata, said):
@@ -96,6 +96,11 @@ def test_channels_without_names_are_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"does not name its 3 channels: give a table .* by --markers"):
         open_slide(path)
     assert open_slide(path, markers=NAMES).markers == tuple(NAMES)
+
+
+def test_all_that_is_missing_is_said_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"name its 3 channels: .* --markers; nor does it tell .* --pixel-size-um\.$"):
+        open_slide(plain_tiff(tmp_path / "slide.tif"))
 
 
 def test_a_table_of_another_length_is_refused_with_both_numbers(tmp_path):

@@ -63,18 +63,17 @@ def open_slide(
         names, names_from = read_markers(markers), Path(markers).name
     elif markers is not None:
         names, names_from = tuple(markers), "given"
-    if names is None:
-        msg = (
-            f"{path.name} ({form}) does not name its {found.image.shape[0]} channels: "
-            "give a table with one row per channel by --markers."
-        )
-        raise InputError(msg)
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
+    missing = []
+    if names is None:
+        missing.append(f"name its {found.image.shape[0]} channels: give a table with one row per channel by --markers")
     if size is None:
-        said = (
-            f" (it says {found.pixel_size_said}; {low:g} to {high:g} µm can be right)" if found.pixel_size_said else ""
+        said = f" (it says {found.pixel_size_said}, and {low:g} to {high:g} µm can be right)"
+        missing.append(
+            f"tell the size of its pixels{said if found.pixel_size_said else ''}: give it by --pixel-size-um"
         )
-        msg = f"{path.name} ({form}) does not tell the size of its pixels{said}: give it by --pixel-size-um."
+    if names is None or size is None:
+        msg = f"{path.name} ({form}) does not {'; nor does it '.join(missing)}."
         raise InputError(msg)
     return Slide(
         name=name or slide_name(path),
