@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mxsplicer.errors import InputError
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
     from mxsplicer.patches.store import PatchStore
-    from mxsplicer.pipeline import Options, Result, embed_slides, open_result, write_result_report
+    from mxsplicer.pipeline import Options, embed_slides, write_result_report
     from mxsplicer.report import write_report
+    from mxsplicer.result import Result, open_result
     from mxsplicer.slides.cells import Cells, measure_cells
     from mxsplicer.slides.masks import open_mask
     from mxsplicer.slides.readers import open_slide
@@ -37,7 +38,7 @@ _HOME = {
     "InputError": "errors",
     "Options": "pipeline",
     "PatchStore": "patches.store",
-    "Result": "pipeline",
+    "Result": "result",
     "Run": "splicer.run",
     "Slide": "slides.slide",
     "Views": "splicer.views",
@@ -49,7 +50,7 @@ _HOME = {
     "load_run": "splicer.run",
     "measure_cells": "slides.cells",
     "open_mask": "slides.masks",
-    "open_result": "pipeline",
+    "open_result": "result",
     "open_slide": "slides.readers",
     "pl": "",
     "report": "",

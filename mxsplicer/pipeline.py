@@ -1,6 +1,6 @@
 """From slides to a result folder: the composition of all stages, each of which is a public function of its own.
 
-What a result folder holds is said here and nowhere else. Every stage writes under a temporary name and renames when it
+Every stage writes under a temporary name and renames when it
 is done, and ``settings.json`` remembers what the folder was begun with; so the same call goes on where it stopped, a
 finished one does nothing, and another one is refused.
 """
@@ -9,18 +9,17 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 import torch
-import zarr
 
 from mxsplicer import tl
 from mxsplicer.embedding import Source, embed, from_slide, from_store
@@ -28,6 +27,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import choose_patch_px, extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
+from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import find_nuclear_marker
@@ -43,9 +43,8 @@ from mxsplicer.splicer.views import plan_views
 from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_FORMAT, _VERSION = "mxsplicer result", 1
+_PATCH_SIZE_UM = 32.0  # a cell of 10 to 15 µm and its neighbours
 _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", "scikit-learn", "anndata", "scanpy")
 
 
@@ -61,7 +60,7 @@ class Options:
     nucleus_diameter_um: float = 7.0
     expansion_um: float = 3.0
     min_area_um2: float = 5.0
-    patch_size_um: float = 32.0
+    patch_size_um: float | None = None  # 32, or what the model takes
     training_cells: int = 200_000
     model: Path | None = None
     method: str = "splicer"
@@ -106,27 +105,6 @@ class Options:
             raise InputError(msg)
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A result folder: where everything lies that ``embed`` makes of one or more slides."""
-
-    path: Path
-    slide_names: tuple[str, ...]
-
-    index = property(lambda self: self.path / "mxsplicer.json")
-    settings = property(lambda self: self.path / "settings.json")
-    cells = property(lambda self: self.path / "cells.h5ad")
-    features = property(lambda self: self.path / "features.zarr")
-    report = property(lambda self: self.path / "report.html")
-    run = property(lambda self: self.path / "run")
-    joint = property(lambda self: self.path / "baselines" / "joint")
-    log = property(lambda self: self.path / "log.txt")
-
-    def of_slide(self, name: str, file: str) -> Path:
-        """Return the place of a file of one slide; several slides have a folder each."""
-        return self.path / file if len(self.slide_names) == 1 else self.path / "slides" / name / file
-
-
 @dataclass(eq=False)
 class _Work:
     """One call: what it was given, where it writes, how long each stage took."""
@@ -141,13 +119,18 @@ class _Work:
     workers: int | None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def patch_size_um(self) -> float:
+        assert self.options.patch_size_um is not None, "_prepared resolves it"
+        return self.options.patch_size_um
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         began = time.monotonic()
         logger.info("%s", stage)
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
-        _write_json(self.result.settings, _record(self))
+        write_json(self.result.settings, _record(self))
 
 
 def embed_slides(
@@ -186,14 +169,14 @@ def embed_slides(
     if work.result.index.is_file():
         logger.info("%s is complete", work.result.path)
         return work.result
-    with _logged(work.result):
+    with logged(work.result):
         masks = _masks(work)
         if not work.result.cells.is_file():
             _embed(work, masks, cells)
         if not work.result.report.is_file():
             with work.timed("report"):
                 write_result_report(work.result.path, slides=work.slides, masks=masks)
-        _write_json(work.result.index, _index(work))
+        _finish(work)
     return work.result
 
 
@@ -219,7 +202,7 @@ def write_result_report(
         msg = f"{path} holds no cells.h5ad: it is no finished result. Run `mxsplicer embed` first."
         raise InputError(msg)
     if slides is None or masks is None:
-        slides, masks = _open_again(path)
+        slides, masks = open_images(path)
     adata = anndata.read_h5ad(path / "cells.h5ad")
     log = path / "run" / "log.jsonl"
     return write_report(
@@ -231,19 +214,6 @@ def write_result_report(
         scores=pd.DataFrame(adata.uns["mxsplicer_probe"]) if "mxsplicer_probe" in adata.uns else None,
         overwrite=overwrite,
     )
-
-
-def open_result(path: str | Path) -> dict[str, Any]:
-    """Return the index of a finished result: its slides, markers, pixel sizes, files and fingerprints."""
-    index = Path(path) / "mxsplicer.json"
-    if not index.is_file():
-        msg = f"{path} is no finished result: it has no mxsplicer.json. Run `mxsplicer embed` to the end."
-        raise InputError(msg)
-    content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-    if content.get("format") != _FORMAT or content["version"] > _VERSION:
-        msg = f"{index} was written by another version of mxsplicer: update it."
-        raise InputError(msg)
-    return content
 
 
 def _prepared(
@@ -263,6 +233,8 @@ def _prepared(
     mask_paths = _mask_paths(options.masks, names)
     masks = [None if path is None else open_mask(path, page=options.mask_page) for path in mask_paths]
     model = load_run(options.model) if options.model else None
+    size = options.patch_size_um or (model.settings["patch_size_um"] if model else _PATCH_SIZE_UM)
+    options = replace(options, patch_size_um=size)
     for slide, mask in zip(slides, masks, strict=True):
         if mask is not None:
             check_mask(mask, slide)
@@ -274,7 +246,7 @@ def _prepared(
                 "Give a mask by --mask, or the nuclear marker by --nuclear-marker."
             )
             raise InputError(msg)
-        patch_px = choose_patch_px(slide, options.patch_size_um)
+        patch_px = choose_patch_px(slide, size)
         if model is not None:
             check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um)
         elif slide.markers != slides[0].markers:
@@ -347,7 +319,7 @@ def _measure(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
 
 def _is_begun(work: _Work) -> bool:
     file = work.result.settings
-    return file.is_file() and _differences(json.loads(file.read_text(encoding="utf-8")), _record(work)) == []
+    return file.is_file() and differences(json.loads(file.read_text(encoding="utf-8")), _record(work)) == []
 
 
 def _begin(work: _Work, *, overwrite: bool) -> None:
@@ -358,7 +330,7 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
         raise InputError(msg)
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        differ = _differences(before, _record(work))
+        differ = differences(before, _record(work))
         if not differ and not overwrite:
             work.seconds.update(before["seconds"])
             return
@@ -374,34 +346,13 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
                 raise InputError(msg)
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
-    _write_json(file, _record(work))
+    write_json(file, _record(work))
 
 
 def _given_paths(work: _Work) -> list[Path]:
     options = work.options
     tables = (options.markers, options.labels, options.samples)
     return [p for p in (*(s.path for s in work.slides), *work.mask_paths, options.model, *tables) if p is not None]
-
-
-@contextmanager
-def _logged(result: Result) -> Iterator[None]:
-    """Write the messages of a call to the log of its result; leave no folder behind if there is nothing else in it."""
-    package = logging.getLogger("mxsplicer")
-    handler, level = logging.FileHandler(result.log, encoding="utf-8"), package.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package.addHandler(handler)
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
-    try:
-        yield
-    except InputError as error:
-        logger.error("%s", error)
-        if {path for path in result.path.rglob("*") if path.is_file()} <= {result.settings, result.log}:
-            shutil.rmtree(result.path)
-        raise
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
 
 
 def _record(work: _Work) -> dict[str, Any]:
@@ -425,25 +376,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.resolve())
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    options = [
-        f"{name.replace('_', '-')} was {before['options'].get(name)}, now {value}"
-        for name, value in now["options"].items()
-        if before["options"].get(name) != value
-    ]
-    inputs = [
-        f"slide {name!r} or its mask changed"
-        for name in {**before["inputs"], **now["inputs"]}
-        if before["inputs"].get(name) != now["inputs"].get(name)
-    ]
-    files = [
-        f"what --{option} holds changed"
-        for option, content in now["files"].items()
-        if before["files"].get(option, content) != content
-    ]
-    return options + inputs + files
 
 
 def _masks(work: _Work) -> list[LazyImage]:
@@ -480,7 +412,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -
         sources: list[Source] = [
             from_store(stores[i])
             if stores and stores[i].n_cells == len(cells[i])
-            else from_slide(slide, masks[i], cells[i], patch_size_um=options.patch_size_um, workers=work.workers)
+            else from_slide(slide, masks[i], cells[i], patch_size_um=work.patch_size_um, workers=work.workers)
             for i, slide in enumerate(work.slides)
         ]
         adata = embed(run, sources, baselines=baselines, device=work.device)
@@ -505,7 +437,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -
                 except InputError as error:  # hours of training are worth more than one score
                     logger.warning("%s is not scored: %s", label, error)
     adata.uns["mxsplicer"]["seconds"] = work.seconds
-    _write_features(result.features, adata.obsm[use_rep])
+    write_features(result.features, adata.obsm[use_rep])
     temporary = result.cells.with_name("cells.partial.h5ad")
     adata.write_h5ad(temporary, compression="gzip")
     temporary.replace(result.cells)
@@ -524,7 +456,7 @@ def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> 
                     slide,
                     mask,
                     path,
-                    patch_size_um=options.patch_size_um,
+                    patch_size_um=work.patch_size_um,
                     cells=of_slide,
                     max_cells=max(1, round(share * len(of_slide))),
                     seed=options.seed,
@@ -573,10 +505,12 @@ def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
     """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
     record = _record(work)
     settings = {key: value for key, value in record["options"].items() if value is not None}
-    width = run.settings["chunk_width"]
-    names = run.settings["components"] if run.method == "splicer" else ["whole"]
-    widths = [width] * len(names) if run.method == "splicer" else [width * len(run.settings["components"])]
-    stops = np.cumsum(widths).tolist()
+    if work.model is not None:  # the run was trained with its own
+        settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
+    width, names = run.settings["chunk_width"], run.settings["components"]
+    if run.method == "joint":
+        width, names = width * len(names), ["whole"]
+    starts = width * np.arange(len(names))
     masks = {
         slide.name: path or work.result.of_slide(slide.name, "mask.zarr")
         for slide, path in zip(work.slides, work.mask_paths, strict=True)
@@ -593,64 +527,33 @@ def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
                 for name, one in record["inputs"].items()
             },
         },
-        "chunks": {name: [stop - wide, stop] for name, stop, wide in zip(names, stops, widths, strict=True)},
+        # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
+        "chunks": {"component": np.array(names), "span": np.stack([starts, starts + width], axis=1)},
         "ledger": {slide.name: dict(of_slide.ledger) for slide, of_slide in zip(work.slides, cells, strict=True)},
-        "patch_size_um": work.options.patch_size_um,
+        "patch_size_um": work.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }
 
 
-def _write_features(path: Path, z: np.ndarray) -> None:
-    """Write z feature by feature, (d, N), so that a viewer reads one feature of all cells at once."""
-    temporary = path.with_name("features.partial.zarr")
-    shutil.rmtree(temporary, ignore_errors=True)
-    zarr.create_array(temporary, data=np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.replace(path)
-
-
-def _index(work: _Work) -> dict[str, Any]:
-    result, root = work.result, work.result.path
-    record = _record(work)
+def _finish(work: _Work) -> None:
+    result, root, inputs = work.result, work.result.path, _record(work)["inputs"]
+    table = work.options.markers
     slides = []
     for slide, mask in zip(work.slides, work.mask_paths, strict=True):
-        patches = result.of_slide(slide.name, "patches.zarr")
+        made_mask, patches = (result.of_slide(slide.name, file) for file in ("mask.zarr", "patches.zarr"))
         slides.append(
             {
                 "name": slide.name,
                 "image": str(slide.path.resolve()) if slide.path else "",
-                "mask": str(mask.resolve())
-                if mask
-                else str(result.of_slide(slide.name, "mask.zarr").relative_to(root)),
+                "mask": str(mask.resolve()) if mask else str(made_mask.relative_to(root)),
                 "mask_page": work.options.mask_page if mask else None,
                 "markers": list(slide.markers),
+                "markers_table": str(table.resolve()) if table else None,
                 "pixel_size_um": slide.pixel_size_um,
                 "shape_px": list(slide.shape_px),
                 "patches": str(patches.relative_to(root)) if patches.exists() else None,
-                "fingerprints": record["inputs"][slide.name],
+                "fingerprints": inputs[slide.name],
             }
         )
-    run = "run" if result.run.exists() else str(work.options.model.resolve()) if work.options.model else ""
-    files = {"cells": "cells.h5ad", "features": "features.zarr", "report": "report.html", "run": run, "log": "log.txt"}
-    return {"format": _FORMAT, "version": _VERSION, "slides": slides, "files": files}
-
-
-def _open_again(path: Path) -> tuple[list[Slide], list[LazyImage]]:
-    slides, masks = [], []
-    for one in open_result(path)["slides"]:
-        image, mask = Path(one["image"]), path / one["mask"]  # an absolute path stays as it is
-        if not (image.is_file() and mask.exists()):
-            logger.warning(
-                "slide %s or its mask is no longer where it was; it is left out of the pictures", one["name"]
-            )
-            continue
-        slide = open_slide(image, pixel_size_um=one["pixel_size_um"], name=one["name"], markers=one["markers"])
-        slides.append(slide)
-        masks.append(open_mask(mask, page=one["mask_page"]))
-    return slides, masks
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    run = work.model.path.resolve() if work.model and work.model.path else result.run.relative_to(root)
+    write_index(result, slides, run=str(run))

@@ -1,5 +1,6 @@
 """`mxsplicer embed`: from slides to an AnnData with a learned embedding, and a report."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,6 @@ from mxsplicer.cli.options import (
     NuclearMarker,
     NucleusDiameter,
     Overwrite,
-    PatchSize,
     PixelSize,
     Seed,
     Surroundings,
@@ -33,7 +33,7 @@ from mxsplicer.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from mxsplicer.pipeline import Result
+    from mxsplicer.result import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +56,10 @@ def embed(
     markers: Markers = None,
     model: Annotated[Path | None, typer.Option(help="Run folder of a trained model; trained here by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False)] = None,
-    patch_size_um: PatchSize = 32.0,
+    patch_size_um: Annotated[
+        float | None,
+        typer.Option("--patch-size-um", help="Side of the square around each cell; 32, or what --model takes.", min=0),
+    ] = None,
     pixel_size_um: PixelSize = None,
     nuclear_marker: NuclearMarker = None,
     nucleus_diameter_um: NucleusDiameter = 7.0,
@@ -142,7 +145,7 @@ def summarize(result: "Result") -> None:
     from rich.table import Table
 
     from mxsplicer import tl
-    from mxsplicer.pipeline import open_result
+    from mxsplicer.result import open_result
 
     adata = anndata.read_h5ad(result.cells, backed="r")
     about, console = adata.uns["mxsplicer"], Console(highlight=False, soft_wrap=True)
@@ -151,8 +154,9 @@ def summarize(result: "Result") -> None:
     console.print(f"\n[bold]{adata.n_obs:,} cells[/] of {adata.n_vars} markers, {n_features} features each")
     for name, ledger in about["ledger"].items():
         console.print(f"  {name}: " + ", ".join(f"{count:,} {fate}" for fate, count in ledger.items()), markup=False)
-    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in about["seconds"].items())
-    console.print(f"  {took}; {sum(about['seconds'].values()):.0f} s in all")
+    stages = json.loads(result.settings.read_text(encoding="utf-8"))["seconds"]
+    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
+    console.print(f"  {took}; {sum(stages.values()):.0f} s in all", markup=False)
     if "mxsplicer_probe" in adata.uns:
         scores = pd.DataFrame(adata.uns["mxsplicer_probe"])
         table = Table("balanced accuracy (±sd over folds)", *dict.fromkeys(scores["label"]), box=None, pad_edge=False)
@@ -175,7 +179,7 @@ next, in Python:
   import anndata, scanpy as sc
   adata = anndata.read_h5ad("{result.cells}")
   sc.pp.neighbors(adata, use_rep="{use_rep}")
-  sc.tl.leiden(adata, flavor="igraph")
+  sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
   sc.tl.umap(adata); sc.pl.umap(adata, color="leiden")
 and to look at the slide (pip install "napari[pyqt6]"):
   napari {slide["image"]}""",

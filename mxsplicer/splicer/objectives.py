@@ -19,7 +19,7 @@ from mxsplicer.splicer.losses import Loss
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What every objective is built of; the joint objective has no use for the last two."""
+    """What every objective is built of; the joint objective has no use for the last three."""
 
     encoder: nn.Module  # (B, C, P, P) -> (B, d)
     components: tuple[Component, ...]
@@ -27,6 +27,7 @@ class Parts:
     chunk_width: int
     patch_px: int
     component_width: int
+    redundancy_weight: float
 
     @property
     def features(self) -> int:
@@ -40,6 +41,7 @@ class Splicer(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.encoder, self.components, self.loss = parts.encoder, parts.components, parts.loss
+        self.redundancy_weight = parts.redundancy_weight
         self.chunk_names = tuple(component.name for component in parts.components)
         self.projector = Projector(parts.features, len(parts.components) * parts.chunk_width)
         self.component_encoders = ComponentEncoders(
@@ -54,7 +56,10 @@ class Splicer(nn.Module):
         """Return each term of the loss for every chunk, (n,)."""
         e = self.projector(self.encoder(view_a)).view(len(view_a), len(self.components), -1)  # (B, n, D)
         e_components = self.component_encoders(deconstruct(view_b, self.components))  # (B, n, D)
-        return per_chunk(self.loss, e, e_components)
+        terms = per_chunk(self.loss, e, e_components)
+        if self.redundancy_weight:
+            terms["redundancy"] = self.redundancy_weight * redundancy(e)
+        return terms
 
 
 class Joint(nn.Module):
@@ -78,6 +83,22 @@ def per_chunk(loss: Loss, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
     """Return the terms of a loss on every pair of chunks, (n,), of two embeddings (B, n, D), all chunks at once."""
     with torch.autocast(e_a.device.type, enabled=False):  # sums of squares need float32
         return torch.func.vmap(loss.terms, in_dims=1)(e_a.float(), e_b.float())
+
+
+def redundancy(e: Tensor) -> Tensor:
+    """Return how much each chunk of an embedding (B, n, D) repeats the others, (n,).
+
+    The squared correlations of its features with those of all other chunks, summed and divided by the width, as VICReg
+    does within one embedding. Without this term what every component shows (the outline of the cell) fills all chunks,
+    and a small encoder has no room left for what only one of them shows.
+    """
+    with torch.autocast(e.device.type, enabled=False):
+        n_cells, n, width = e.shape
+        flat = e.float().flatten(1)
+        standard = (flat - flat.mean(dim=0)) / (flat.std(dim=0) + 1e-4)
+        correlation = standard.T @ standard / (n_cells - 1)  # (n * D, n * D)
+        per_pair = correlation.pow(2).view(n, width, n, width).sum(dim=(1, 3))  # (n, n)
+        return (per_pair.sum(dim=1) - per_pair.diagonal()) / width
 
 
 OBJECTIVES: dict[str, Callable[[Parts], Splicer | Joint]] = {"splicer": Splicer, "joint": Joint}

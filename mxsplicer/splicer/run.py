@@ -149,7 +149,10 @@ def check_panel(run: Run, slide_name: str, markers: Sequence[str], patch_px: int
         )
         raise InputError(msg)
     if patch_px != run.patch_px:
-        msg = f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px."
+        msg = (
+            f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px: leave "
+            f"--patch-size-um out, or give {run.settings['patch_size_um']:g}."
+        )
         raise InputError(msg)
     return [list(markers).index(marker) for marker in run.markers]
 

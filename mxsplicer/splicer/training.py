@@ -46,6 +46,7 @@ def train(
     component_width: int = 8,
     chunk_width: int = 128,
     views: Views | None = None,
+    redundancy_weight: float = 1.0,
     surroundings: str = "hide",
     epochs: int | None = None,
     batch_size: int = 256,
@@ -74,6 +75,8 @@ def train(
         Width of the first stage of each component's encoder.
     chunk_width
         Width of one component's chunk of the embedding.
+    redundancy_weight
+        Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
     views
         How the views differ; see :class:`~mxsplicer.splicer.views.Views`.
     surroundings
@@ -123,6 +126,7 @@ def train(
             chunk_width=chunk_width,
             patch_px=patch_px,
             component_width=component_width,
+            redundancy_weight=redundancy_weight,
         )
     )
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -135,6 +139,7 @@ def train(
         "component_width": component_width,
         "chunk_width": chunk_width,
         "components": [component.name for component in components],
+        "redundancy_weight": redundancy_weight,
         "views": asdict(views),
         "surroundings": surroundings,
         "epochs": epochs,

@@ -1,0 +1,143 @@
+"""The result folder: what ``embed`` leaves of one or more slides, where each file lies, and how it is opened again.
+
+slide.mxs/
+  mxsplicer.json    index of a finished result; the file that viewers open
+  settings.json     what the folder was begun with, and how long each stage took
+  mask.zarr         where it was made here; patches.zarr: the training sample; slides/NAME/ where there are several
+  run/              the trained encoder; baselines/joint/ beside it where there are labels to compare it on
+  cells.h5ad  features.zarr  report.html  log.txt
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.readers import open_slide
+from mxsplicer.slides.slide import LazyImage, Slide
+
+logger = logging.getLogger(__name__)
+
+_FORMAT, _VERSION = "mxsplicer result", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A result folder: where everything lies that ``embed`` makes of one or more slides."""
+
+    path: Path
+    slide_names: tuple[str, ...]
+
+    index = property(lambda self: self.path / "mxsplicer.json")
+    settings = property(lambda self: self.path / "settings.json")
+    cells = property(lambda self: self.path / "cells.h5ad")
+    features = property(lambda self: self.path / "features.zarr")
+    report = property(lambda self: self.path / "report.html")
+    run = property(lambda self: self.path / "run")
+    joint = property(lambda self: self.path / "baselines" / "joint")
+    log = property(lambda self: self.path / "log.txt")
+
+    def of_slide(self, name: str, file: str) -> Path:
+        """Return the place of a file of one slide; several slides have a folder each."""
+        return self.path / file if len(self.slide_names) == 1 else self.path / "slides" / name / file
+
+
+def open_result(path: str | Path) -> dict[str, Any]:
+    """Return the index of a finished result: its slides, markers, pixel sizes, files and fingerprints."""
+    index = Path(path) / "mxsplicer.json"
+    if not index.is_file():
+        msg = f"{path} is no finished result: it has no mxsplicer.json. Run `mxsplicer embed` to the end."
+        raise InputError(msg)
+    content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    if content.get("format") != _FORMAT or content["version"] > _VERSION:
+        msg = f"{index} was written by another version of mxsplicer: update it."
+        raise InputError(msg)
+    return content
+
+
+def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
+    """Open the slides and masks of a result where its index says they are; those that were moved are left out."""
+    slides, masks = [], []
+    for one in open_result(path)["slides"]:
+        image, mask = Path(one["image"]), path / one["mask"]  # an absolute path stays as it is
+        if not (image.is_file() and mask.exists()):
+            logger.warning(
+                "slide %s or its mask is no longer where it was; it is left out of the pictures", one["name"]
+            )
+            continue
+        slides.append(open_slide(image, markers=one["markers_table"], pixel_size_um=one["pixel_size_um"]))
+        masks.append(open_mask(mask, page=one["mask_page"]))
+    return slides, masks
+
+
+def write_index(result: Result, slides: Sequence[Mapping[str, Any]], *, run: str) -> None:
+    """Write ``mxsplicer.json``: the result is finished."""
+    names = {"cells": result.cells, "features": result.features, "report": result.report, "log": result.log}
+    files = {name: path.name for name, path in names.items()} | {"run": run}
+    write_json(result.index, {"format": _FORMAT, "version": _VERSION, "slides": list(slides), "files": files})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words how two calls differ in what decides their outcome; see ``settings.json``."""
+    options = [
+        f"{name.replace('_', '-')} was {before['options'].get(name)}, now {value}"
+        for name, value in now["options"].items()
+        if before["options"].get(name) != value
+    ]
+    inputs = [
+        f"slide {name!r} or its mask changed"
+        for name in {**before["inputs"], **now["inputs"]}
+        if before["inputs"].get(name) != now["inputs"].get(name)
+    ]
+    files = [
+        f"what --{option} holds changed"
+        for option, content in now["files"].items()
+        if before["files"].get(option, content) != content
+    ]
+    return options + inputs + files
+
+
+@contextmanager
+def logged(result: Result) -> Iterator[None]:
+    """Write the messages of a call to the log of its result; leave no folder behind if there is nothing else in it."""
+    package = logging.getLogger("mxsplicer")
+    handler, level = logging.FileHandler(result.log, encoding="utf-8"), package.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    except InputError as error:
+        logger.error("%s", error)
+        if {path for path in result.path.rglob("*") if path.is_file()} <= {result.settings, result.log}:
+            shutil.rmtree(result.path)
+        raise
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def write_features(path: Path, z: np.ndarray) -> None:
+    """Write z feature by feature, (d, N), so that a viewer reads one feature of all cells at once."""
+    temporary = path.with_name("features.partial.zarr")
+    shutil.rmtree(temporary, ignore_errors=True)
+    zarr.create_array(temporary, data=np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that is whole or absent."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
