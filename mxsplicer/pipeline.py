@@ -68,12 +68,13 @@ class Options:
     encoder: str = "resnet18"
     encoder_width: int = 64
     component_width: int = 8
-    chunk_width: int = 128
-    views: str = "shared"
+    chunk_width: int = 32
+    redundancy_weight: float = 0.1
+    views: str = "independent"
     surroundings: str = "hide"
     epochs: int | None = None
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     labels: Path | None = None
     label: tuple[str, ...] = ()
     samples: Path | None = None
@@ -406,7 +407,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -
         with work.timed("cells"):
             cells = _measure(work, masks)
     stores = [] if work.model else _stores(work, masks, cells)
-    run = work.model or _train(work, stores, result.run, options.method, options.views)
+    run = work.model or _train(work, stores, result.run, options.method)
     baselines = _baselines(work, stores, run)
     with work.timed("embedding"):
         sources: list[Source] = [
@@ -466,7 +467,7 @@ def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> 
     return stores
 
 
-def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str, views: str) -> Run:
+def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str) -> Run:
     if path.exists():
         return load_run(path)
     options = work.options
@@ -480,7 +481,8 @@ def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str, v
             encoder_width=options.encoder_width,
             component_width=options.component_width,
             chunk_width=options.chunk_width,
-            views=plan_views(views),
+            redundancy_weight=options.redundancy_weight,
+            views=plan_views(options.views),
             surroundings=options.surroundings,
             epochs=options.epochs,
             batch_size=options.batch_size,
@@ -496,8 +498,7 @@ def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str,
         return {}
     baselines = {"X_untrained": untrained(run, seed=work.options.seed)}
     if stores and run.method != "joint":
-        # The paper's baseline draws the geometry of its two views independently.
-        baselines["X_joint"] = _train(work, stores, work.result.joint, "joint", "independent")
+        baselines["X_joint"] = _train(work, stores, work.result.joint, "joint")
     return baselines
 
 

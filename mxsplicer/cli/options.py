@@ -36,6 +36,9 @@ EncoderWidth = Annotated[
 ]
 ComponentWidth = Annotated[int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.")]
 ChunkWidth = Annotated[int, typer.Option(min=1, help="Width of each component's chunk of the embedding.")]
+RedundancyWeight = Annotated[
+    float, typer.Option(help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0)
+]
 ViewPlan = Annotated[str, typer.Option("--views", help="Geometry of the two views: shared or independent.")]
 Surroundings = Annotated[
     str, typer.Option(help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.")

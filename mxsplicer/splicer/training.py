@@ -44,13 +44,13 @@ def train(
     encoder: str = "resnet18",
     encoder_width: int = 64,
     component_width: int = 8,
-    chunk_width: int = 128,
+    chunk_width: int = 32,
     views: Views | None = None,
-    redundancy_weight: float = 1.0,
+    redundancy_weight: float = 0.1,
     surroundings: str = "hide",
     epochs: int | None = None,
     batch_size: int = 256,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     weight_decay: float = 1e-4,
     seed: int = 0,
     device: str = "auto",
@@ -185,11 +185,14 @@ def _fit(
     steps, seed = run.settings["steps"], run.settings["seed"]
     began = saved = time.monotonic()
     description = f"Training ({run.method}, {run.settings['loss']})"
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+    with (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8") as log:
         numbered = track(_numbered(batches, first, steps), description, total=steps, start=first)
         for step, (patches, regions) in numbered:
             generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
-            view_a, view_b = views(run.normalize(patches, regions, device=fabric.device), generator)
+            shown = run.normalize(patches, regions, device=fabric.device)
+            # A component is a marker in the cell itself, whatever of its surroundings the primary encoder sees.
+            other = run.normalization(patches, regions, device=fabric.device) if run.method == "splicer" else shown
+            view_a, view_b = views(shown, other, generator)
             terms = model(view_a, view_b)
             total = torch.stack(list(terms.values())).sum()
             _check_finite(total, terms, objective.chunk_names, step)
@@ -201,7 +204,6 @@ def _fit(
             optimizer.zero_grad(set_to_none=True)
             log.write(_log_line(step, batches, total, terms, objective.chunk_names, time.monotonic() - began) + "\n")
             if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                log.flush()
                 _checkpoint(folder, objective, optimizer, step + 1)
                 saved = time.monotonic()
 

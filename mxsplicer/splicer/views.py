@@ -38,26 +38,20 @@ class Views:
         Probability that a marker is left out of a view.
     """
 
-    shared_geometry: bool = True
+    shared_geometry: bool = False
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 0.05
     gain: float = 0.2
     offset: float = 0.1
     noise: float = 0.1
     blur: float = 0.2
-    drop: float = 0.1
+    drop: float = 0.0
 
-    def __call__(self, patches: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return two views (B, C, P, P) of normalised patches (B, C, P, P)."""
-        first = self._move(patches, generator)
-        second = first if self.shared_geometry else self._move(patches, generator)
-        return self._stain(first, generator), self._stain(second, generator)
-
-    def _move(self, patches: Tensor, generator: torch.Generator) -> Tensor:
-        # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
-        turns = _matrices(patches, self.scale, self.shift, generator)
-        grid = F.affine_grid(turns, list(patches.shape), align_corners=False)
-        return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
+    def __call__(self, a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a view of each of two normalised pictures (B, C, P, P) of the same cells."""
+        turns = _matrices(a, self.scale, self.shift, generator)
+        other_turns = turns if self.shared_geometry else _matrices(b, self.scale, self.shift, generator)
+        return self._stain(_move(a, turns), generator), self._stain(_move(b, other_turns), generator)
 
     def _stain(self, patches: Tensor, generator: torch.Generator) -> Tensor:
         def uniform(*shape: int) -> Tensor:
@@ -81,6 +75,12 @@ def plan_views(name: str) -> Views:
         msg = f"there are no {name!r} views; there are shared and independent."
         raise InputError(msg)
     return Views(shared_geometry=name == "shared")
+
+
+def _move(patches: Tensor, turns: Tensor) -> Tensor:
+    # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
+    grid = F.affine_grid(turns, list(patches.shape), align_corners=False)
+    return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
 
 
 def _matrices(patches: Tensor, scale: tuple[float, float], shift: float, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_views_are_the_same_for_the_same_generator():
     patches = torch.randn(4, 3, 16, 16)
 
-    for first, second in zip(Views()(patches, generator()), Views()(patches, generator()), strict=True):
+    for first, second in zip(
+        Views()(patches, patches, generator()), Views()(patches, patches, generator()), strict=True
+    ):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -25,8 +27,8 @@ def test_views_are_the_same_for_the_same_generator():
 def test_shared_geometry_moves_both_views_alike(seed):
     patches = torch.randn(4, 3, 16, 16, generator=generator(seed))
 
-    a, b = Views(**STILL | {"scale": (0.8, 1.2), "shift": 0.1})(patches, generator(seed))
-    c, d = Views(shared_geometry=False, **STILL)(patches, generator(seed))
+    a, b = Views(shared_geometry=True, **STILL | {"scale": (0.8, 1.2), "shift": 0.1})(patches, patches, generator(seed))
+    c, d = Views(**STILL)(patches, patches, generator(seed))
 
     torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.allclose(c, d)
@@ -36,30 +38,42 @@ def test_a_turned_disc_stays_a_disc_and_turned_corners_are_not_empty():
     y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 50).expand(8, 1, 32, 32)
 
-    turned, _ = Views(**STILL)(disc, generator())
-    flat, _ = Views(**STILL)(torch.ones(8, 1, 32, 32), generator())
+    turned, _ = Views(**STILL)(disc, disc, generator())
+    ones = torch.ones(8, 1, 32, 32)
+    flat, _ = Views(**STILL)(ones, ones, generator())
 
     near = (x**2 + y**2 < 14**2).expand_as(disc)  # beyond it, corners are mirrored
     torch.testing.assert_close(turned[near], disc[near], rtol=0, atol=0.02)
     torch.testing.assert_close(flat, torch.ones_like(flat))
 
 
+def test_each_view_is_of_its_own_picture():
+    a, b = Views(**STILL)(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), generator())
+
+    assert a.abs().max() == 0
+    torch.testing.assert_close(b, torch.ones_like(b))
+
+
 def test_a_view_keeps_the_order_of_markers_and_cells():
     patches = torch.arange(6.0).view(2, 3, 1, 1).expand(2, 3, 16, 16).contiguous()
 
-    view, _ = Views(**STILL)(patches, generator())
+    view, _ = Views(**STILL)(patches, patches, generator())
 
     torch.testing.assert_close(view, patches)
 
 
 def test_a_dropped_marker_is_at_its_mean():
-    a, _ = Views(**STILL | {"drop": 1.0})(torch.randn(2, 3, 16, 16), generator())
+    patches = torch.randn(2, 3, 16, 16)
+
+    a, _ = Views(**STILL | {"drop": 1.0})(patches, patches, generator())
 
     assert a.abs().max() == 0
 
 
 def test_gain_is_per_marker_and_per_cell_within_its_range():
-    a, b = Views(**STILL | {"gain": 0.2})(torch.ones(200, 3, 8, 8), generator())
+    ones = torch.ones(200, 3, 8, 8)
+
+    a, b = Views(**STILL | {"gain": 0.2})(ones, ones, generator())
     gains = torch.stack([a, b])[..., 0, 0]
 
     assert 0.8 <= gains.min() < 0.82
