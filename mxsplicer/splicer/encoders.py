@@ -110,21 +110,24 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {"resnet18": ResNet, "separable"
 
 
 class Projector(nn.Sequential):
-    """From a representation to an embedding: linear layers with batch norm and ReLU between them, (B, d) to (B, D)."""
+    """From a representation (B, d) to an embedding (B, D): hidden layers with batch norm and ReLU, then a linear one.
 
-    def __init__(self, in_features: int, out_features: int, *, hidden: int = 1024) -> None:
-        last = nn.Linear(hidden, out_features)
-        # Behind a ReLU this lets every feature begin with variance 1 (He et al. 2015), where VICReg wants it.
-        nn.init.kaiming_uniform_(last.weight, nonlinearity="relu")
-        super().__init__(
-            nn.Linear(in_features, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            last,
-        )
+    Without hidden layers an embedding can only hold what z shows linearly; so what a chunk learns is in z for a linear
+    probe, a correlation or a neighbour search to find.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, hidden_layers: int = 0, hidden: int = 1024) -> None:
+        layers: list[nn.Module] = []
+        width = in_features
+        for _ in range(hidden_layers):
+            layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+            width = hidden
+        if not hidden_layers:
+            layers.append(nn.BatchNorm1d(width))
+        last = nn.Linear(width, out_features)
+        # Every feature begins with variance 1, where VICReg wants it; a ReLU halves what reaches it (He et al. 2015).
+        nn.init.normal_(last.weight, std=((2 if hidden_layers else 1) / width) ** 0.5)
+        super().__init__(*layers, last)
 
 
 class ComponentEncoders(nn.Module):

@@ -25,6 +25,7 @@ class Parts:
     components: tuple[Component, ...]
     loss: Loss
     chunk_width: int
+    projector_layers: int
     patch_px: int
     component_width: int
     redundancy_weight: float
@@ -43,7 +44,9 @@ class Splicer(nn.Module):
         self.encoder, self.components, self.loss = parts.encoder, parts.components, parts.loss
         self.redundancy_weight = parts.redundancy_weight
         self.chunk_names = tuple(component.name for component in parts.components)
-        self.projector = Projector(parts.features, len(parts.components) * parts.chunk_width)
+        self.projector = Projector(
+            parts.features, len(parts.components) * parts.chunk_width, hidden_layers=parts.projector_layers
+        )
         self.component_encoders = ComponentEncoders(
             len(parts.components),
             max(len(component.channels) for component in parts.components),
@@ -70,7 +73,9 @@ class Joint(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.encoder, self.loss = parts.encoder, parts.loss
-        self.projector = Projector(parts.features, len(parts.components) * parts.chunk_width)
+        self.projector = Projector(
+            parts.features, len(parts.components) * parts.chunk_width, hidden_layers=parts.projector_layers
+        )
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
         """Return each term of the loss, (1,)."""

@@ -46,6 +46,7 @@ def train(
     component_width: int = 8,
     chunk_width: int = 32,
     views: Views | None = None,
+    projector_layers: int = 0,
     redundancy_weight: float = 0.1,
     surroundings: str = "hide",
     epochs: int | None = None,
@@ -75,6 +76,8 @@ def train(
         Width of the first stage of each component's encoder.
     chunk_width
         Width of one component's chunk of the embedding.
+    projector_layers
+        Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
     redundancy_weight
         Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
     views
@@ -124,6 +127,7 @@ def train(
             components=tuple(components),
             loss=LOSSES[loss](),
             chunk_width=chunk_width,
+            projector_layers=projector_layers,
             patch_px=patch_px,
             component_width=component_width,
             redundancy_weight=redundancy_weight,
@@ -139,6 +143,7 @@ def train(
         "component_width": component_width,
         "chunk_width": chunk_width,
         "components": [component.name for component in components],
+        "projector_layers": projector_layers,
         "redundancy_weight": redundancy_weight,
         "views": asdict(views),
         "surroundings": surroundings,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mxsplicer.splicer.encoders import ENCODERS, ComponentEncoders, ResNet
+from mxsplicer.splicer.encoders import ENCODERS, ComponentEncoders, Projector, ResNet
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -55,3 +55,12 @@ def test_a_separable_encoder_keeps_the_markers_apart():
     before, after = encoder(x).view(2, 3, -1), encoder(changed).view(2, 3, -1)
 
     torch.testing.assert_close(before[:, 1:], after[:, 1:])
+
+
+@pytest.mark.parametrize("hidden_layers", [0, 2])
+def test_an_embedding_begins_with_about_unit_variance(hidden_layers):
+    torch.manual_seed(0)
+
+    e = Projector(64, 200, hidden_layers=hidden_layers)(torch.randn(500, 64))
+
+    assert e.std(dim=0).mean().item() == pytest.approx(1, abs=0.25)

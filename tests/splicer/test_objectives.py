@@ -15,6 +15,7 @@ def parts(**changes: object) -> Parts:
         "components": tuple(by_marker(["DAPI", "CD3e", "CD20"])),
         "loss": VICReg(),
         "chunk_width": 4,
+        "projector_layers": 0,
         "patch_px": 16,
         "component_width": 4,
         "redundancy_weight": 0.1,
