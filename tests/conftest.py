@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# On networks this small, threads cost more than they give, and where another process holds a core they stall.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
