@@ -7,14 +7,14 @@ export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
-DEMO_EPOCHS ?= 6
+DEMO_EPOCHS ?= 2
 
 .PHONY: demo test check clean
 
 demo: .venv/library
 	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
-		--patch-size-um 16 --encoder-width 32 --chunk-width 64 --batch-size 128 --epochs $(DEMO_EPOCHS) \
+		--patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
 		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
 
 test: .venv/tests

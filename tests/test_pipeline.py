@@ -14,7 +14,8 @@ import zarr
 
 from mxsplicer import pipeline
 from mxsplicer.errors import InputError
-from mxsplicer.pipeline import Options, embed_slides, open_result, write_result_report
+from mxsplicer.pipeline import Options, embed_slides, write_result_report
+from mxsplicer.result import open_result
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import SimulatedSlide, simulate_slide
@@ -206,7 +207,7 @@ def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
 def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, monkeypatch, result, simulated, options):
     out = tmp_path / "S01.mxs"
     finals = ("patches.zarr", "run", "cells.h5ad", "report.html", "mxsplicer.json")
-    stages = ("extract_patches", "train", "embed", "write_report", "_index")
+    stages = ("extract_patches", "train", "embed", "write_report", "write_index")
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -246,7 +247,7 @@ def test_a_model_embeds_a_slide_whose_channels_come_in_another_order(tmp_path, s
 
     assert not (applied.path / "patches.zarr").exists()
     assert not applied.run.exists()
-    assert open_result(applied.path)["files"]["run"] == str(result.path.resolve())
+    assert open_result(applied.path)["files"]["run"] == str(result.run.resolve())
     again = anndata.read_h5ad(applied.cells)
     assert list(again.var_names) == list(adata.var_names)
     np.testing.assert_array_equal(again[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
