@@ -27,6 +27,7 @@ _CELL = (
 _SLIDE = ("slide", "fov", "image", "image_name", "imagename", "imageid", "sample", "sample_id", "library_id", "region")
 
 _MOST_CLASSES = 60  # a column of more different words is a name or a comment, not a label
+_RESERVED = ("dtype", "_index")  # as columns of obs, anndata's writer and SpatialData stumble over them
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -166,7 +167,7 @@ def _places_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> 
 
 def _bring(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", places: np.ndarray) -> str:
     name = obs_name(column)
-    if name in adata.obs:  # what was measured stays
+    if name in adata.obs or name in _RESERVED:  # what was measured stays
         name += "_given"
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if not numeric:

@@ -127,6 +127,14 @@ def test_what_is_known_of_slides_reaches_their_cells(tmp_path, cells):
     assert adata.obs["age"].tolist() == [{"S00": 1, "S01": 2, "S02": 3}[one] for one in adata.obs["slide"]]
 
 
+def test_a_column_whose_name_anndata_cannot_write_gets_another(tmp_path, cells):
+    adata = cells(3, n_slides=1)
+    table = write(tmp_path / "samples.csv", slide=["S00"], dtype=["uint8"])
+
+    assert join_samples(adata, table) == ["dtype_given"]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+
 @pytest.mark.parametrize(
     ("columns", "groups", "sentence"),
     [
