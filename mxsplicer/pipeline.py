@@ -234,7 +234,9 @@ def _prepared(
     mask_paths = _mask_paths(options.masks, names)
     masks = [None if path is None else open_mask(path, page=options.mask_page) for path in mask_paths]
     model = load_run(options.model) if options.model else None
-    size = options.patch_size_um or (model.settings["patch_size_um"] if model else _PATCH_SIZE_UM)
+    size = options.patch_size_um
+    if size is None:
+        size = model.settings["patch_size_um"] if model else _PATCH_SIZE_UM
     options = replace(options, patch_size_um=size)
     for slide, mask in zip(slides, masks, strict=True):
         if mask is not None:
