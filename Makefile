@@ -12,6 +12,7 @@ DEMO_EPOCHS ?= 2
 .PHONY: demo test check clean
 
 demo: .venv/library
+	@mkdir -p demo
 	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
 		--patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
