@@ -22,7 +22,11 @@ def test_an_interrupted_command_says_so_and_leaves_nothing_half_named(tmp_path, 
     quiet = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    with subprocess.Popen(command, env=one_thread, **quiet) as running:
+    # A job in the background of a script ignores SIGINT, and so would what it starts.
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, env=one_thread, preexec_fn=heed, **quiet) as running:
         _wait_for(tmp_path / "out" / "run.partial" / "log.jsonl")
         running.send_signal(wanted)
         _, said = running.communicate(timeout=60)
