@@ -1,6 +1,6 @@
 """Draw docs/images/demo.png from the result of `make demo`.
 
-    .venv/bin/python docs/images/make_demo_picture.py
+.venv/bin/python docs/images/make_demo_picture.py
 """
 
 from pathlib import Path

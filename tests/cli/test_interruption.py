@@ -18,15 +18,13 @@ def test_an_interrupted_command_says_so_and_leaves_nothing_half_named(tmp_path, 
     made = simulate_slide(tmp_path / "slide.ome.tiff", size_px=256)
     arguments = ["embed", made.image, "--mask", made.mask, "--out", "out", "--patch-size-um", "8", "--batch-size", "32"]
     endless = ["--encoder-width", "8", "--component-width", "2", "--chunk-width", "4", "--epochs", "100000"]
-    command = [sys.executable, "-c", "from mxsplicer.cli import main; main()", *map(str, arguments), *endless]
+    # A job in the background of a script ignores SIGINT, and so would what it starts.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from mxsplicer.cli import main; main()", *map(str, arguments), *endless]
     quiet = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    # A job in the background of a script ignores SIGINT, and so would what it starts.
-    def heed() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with subprocess.Popen(command, env=one_thread, preexec_fn=heed, **quiet) as running:
+    with subprocess.Popen(command, env=one_thread, **quiet) as running:
         _wait_for(tmp_path / "out" / "run.partial" / "log.jsonl")
         running.send_signal(wanted)
         _, said = running.communicate(timeout=60)
