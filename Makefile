@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
-DEMO_EPOCHS ?= 2
+DEMO_EPOCHS ?= 3
 
 .PHONY: demo test check clean
 

@@ -41,10 +41,10 @@ class Views:
     shared_geometry: bool = False
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 0.05
-    gain: float = 0.2
-    offset: float = 0.1
-    noise: float = 0.1
-    blur: float = 0.2
+    gain: float = 0.1
+    offset: float = 0.05
+    noise: float = 0.03
+    blur: float = 0.05
     drop: float = 0.0
 
     def __call__(self, a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
