@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ class _Work:
     def patch_size_um(self) -> float:
         assert self.options.patch_size_um is not None, "_prepared resolves it"
         return self.options.patch_size_um
+
+    @cached_property
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Of the slides and masks, and of the tables and model; read once, for every stage asks for them."""
+        inputs = {
+            slide.name: {
+                "image": fingerprint(slide.path) if slide.path else "",
+                "mask": fingerprint(mask) if mask else "",
+            }
+            for slide, mask in zip(self.slides, self.mask_paths, strict=True)
+        }
+        tables = {"markers": self.options.markers, "labels": self.options.labels, "samples": self.options.samples}
+        files = {option: fingerprint(path) for option, path in tables.items() if path}
+        if self.model is not None:
+            files["model"] = self.model.fingerprint()
+        return {"inputs": inputs, "files": files}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -360,19 +377,8 @@ def _given_paths(work: _Work) -> list[Path]:
 
 def _record(work: _Work) -> dict[str, Any]:
     """Return what the outcome depends on, as JSON has it."""
-    inputs = {
-        slide.name: {
-            "image": fingerprint(slide.path) if slide.path else "",
-            "mask": fingerprint(mask) if mask else "",
-        }
-        for slide, mask in zip(work.slides, work.mask_paths, strict=True)
-    }
     options = {key: _as_json(value) for key, value in asdict(work.options).items()}
-    tables = {"markers": work.options.markers, "labels": work.options.labels, "samples": work.options.samples}
-    files = {option: fingerprint(path) for option, path in tables.items() if path}
-    if work.model is not None:
-        files["model"] = work.model.fingerprint()
-    return {"options": options, "inputs": inputs, "files": files, "seconds": work.seconds}
+    return {"options": options, **work.fingerprints, "seconds": work.seconds}
 
 
 def _as_json(value: Any) -> Any:
