@@ -10,6 +10,14 @@ Markers = Annotated[
     Path | None,
     typer.Option(help="Table of marker names, one row per channel; taken instead of the names in the file."),
 ]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="OLD=NEW", help="Call a marker otherwise; may be given several times."),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option("--drop", metavar="NAME", help="Leave a marker out; may be given several times."),
+]
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size-um", help="Micrometres per pixel, where the file does not say.")
 ]

@@ -1,8 +1,8 @@
 """A slide: one imaged piece of tissue, its markers and its scale, read lazily."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +66,7 @@ class Slide:
     tile_px: tuple[int, int] = (512, 512)  # height and width of what is decoded at once
     path: Path | None = None
     markers_from: str = "given"
+    markers_in_file: tuple[str, ...] = ()  # what the file itself calls the channels; nothing where it does not
     pixel_size_from: str = "given"
     storage: str = "in memory"  # format and compression, for people
 
@@ -95,6 +96,65 @@ class Slide:
                 msg = f"slide {self.name!r} has no marker {marker!r}.{hint} Its markers: {_listed(self.markers)}."
                 raise InputError(msg)
         return [places[marker] for marker in markers]
+
+
+def rename_markers(slide: Slide, renames: Mapping[str, str]) -> Slide:
+    """Return a slide some of whose markers are called otherwise, all at once: two names can be swapped.
+
+    Raises
+    ------
+    InputError
+        If the slide lacks a marker that is to be renamed, or two would share a name.
+    """
+    slide.channels_of(list(renames))
+    markers = tuple(renames.get(marker, marker) for marker in slide.markers)
+    for new in renames.values():
+        if markers.count(new) > 1:
+            msg = f"slide {slide.name!r} has a marker {new!r} already. Rename that one too, or drop it."
+            raise InputError(msg)
+    return replace(slide, markers=markers)
+
+
+def drop_markers(slide: Slide, markers: Sequence[str]) -> Slide:
+    """Return a slide without some of its channels; they are not read.
+
+    Raises
+    ------
+    InputError
+        If the slide lacks a marker that is to go, or none would be left.
+    """
+    gone = set(slide.channels_of(markers))
+    kept = [channel for channel in range(slide.image.shape[0]) if channel not in gone]
+    if not kept:
+        msg = f"all {len(gone)} markers of slide {slide.name!r} are to be dropped. Keep at least one."
+        raise InputError(msg)
+    if not gone:
+        return slide
+    return replace(
+        slide,
+        image=_Channels(slide.image, kept),
+        pyramid=tuple(_Channels(level, kept) for level in slide.pyramid),
+        markers=tuple(slide.markers[channel] for channel in kept),
+        markers_in_file=tuple(slide.markers_in_file[channel] for channel in kept if slide.markers_in_file),
+    )
+
+
+class _Channels:
+    """Some channels of an image (C, Y, X); the others are not read."""
+
+    ndim = 3
+
+    def __init__(self, image: LazyImage, channels: Sequence[int]) -> None:
+        self._image, self._channels = image, np.array(channels)
+        self.dtype, self.shape = image.dtype, (len(channels), *image.shape[1:])
+
+    def __getitem__(self, key: Any) -> Any:
+        channels, *window = complete_key(key, self.ndim)
+        chosen = self._channels[channels]
+        # A run of channels is asked for as a slice, which any image can read in one go.
+        if chosen.ndim and len(chosen) and (np.diff(chosen) == 1).all():
+            return self._image[(slice(int(chosen[0]), int(chosen[-1]) + 1), *window)]
+        return self._image[(int(chosen) if not chosen.ndim else chosen.tolist(), *window)]
 
 
 def check_mask(mask: LazyImage, slide: Slide) -> None:

@@ -4,14 +4,14 @@ A reader takes a path and answers with an :class:`ImageFile`, what the file itse
 another format. :func:`open_slide` completes it with what the user says, and refuses what is still missing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.panel import distinct, read_markers
+from mxsplicer.slides.panel import Panel, agree, distinct, read_panel
 from mxsplicer.slides.readers import ome_tiff, qptiff, tiff_stack
 from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile
-from mxsplicer.slides.slide import Slide
+from mxsplicer.slides.slide import Slide, drop_markers, rename_markers
 
 READERS: dict[str, Callable[[Path], ImageFile | None]] = {
     "OME-TIFF": ome_tiff.read,
@@ -24,6 +24,8 @@ def open_slide(
     path: str | Path,
     *,
     markers: str | Path | Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
     pixel_size_um: float | None = None,
     name: str | None = None,
 ) -> Slide:
@@ -35,7 +37,11 @@ def open_slide(
         An OME-TIFF (pyramidal or not, tiled or striped), a qptiff, or a stack of TIFF pages.
     markers
         Table with one row per channel, or the names themselves; needed where the file names no channels, and taken
-        instead of its names.
+        instead of its names. Channels that it does not want (mcmicro's ``remove``) are dropped.
+    rename
+        New names of markers.
+    drop
+        Markers, by their new names, that are left out: their channels are never read.
     pixel_size_um
         Micrometres per pixel; needed where the file does not say, and taken instead of what it says.
     name
@@ -44,7 +50,8 @@ def open_slide(
     Raises
     ------
     InputError
-        If the file cannot be read as (C, Y, X), or its markers or pixel size are neither in it nor given.
+        If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, or if file
+        and table contradict each other; the message then shows both side by side.
     """
     path = Path(path)
     if not path.exists():
@@ -58,35 +65,37 @@ def open_slide(
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
         msg = f"a pixel size of {pixel_size_um:g} µm was given; from {low:g} to {high:g} µm can be right."
         raise InputError(msg)
-    names, names_from = found.markers, form
-    if isinstance(markers, str | Path):
-        names, names_from = read_markers(markers), Path(markers).name
-    elif markers is not None:
-        names, names_from = tuple(markers), "given"
+    panel = None if found.markers is None else Panel(found.markers, form)
+    if markers is not None:
+        given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
+        panel = agree(given, found.image.shape[0], found.markers, name=path.name)
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
     missing = []
-    if names is None:
+    if panel is None:
         missing.append(f"name its {found.image.shape[0]} channels: give a table with one row per channel by --markers")
     if size is None:
         said = f" (it says {found.pixel_size_said}, and {low:g} to {high:g} µm can be right)"
         missing.append(
             f"tell the size of its pixels{said if found.pixel_size_said else ''}: give it by --pixel-size-um"
         )
-    if names is None or size is None:
+    if panel is None or size is None:
         msg = f"{path.name} ({form}) does not {'; nor does it '.join(missing)}."
         raise InputError(msg)
-    return Slide(
+    slide = Slide(
         name=name or slide_name(path),
         image=found.image,
-        markers=distinct(names),
+        markers=distinct(panel.names, panel.cycles),
         pixel_size_um=size,
         pyramid=found.pyramid,
         tile_px=found.tile_px,
         path=path,
-        markers_from=names_from,
+        markers_from=panel.source,
+        markers_in_file=found.markers or (),
         pixel_size_from=size_from,
         storage=f"{form}, {found.storage}",
     )
+    unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
+    return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
 
 
 def _read(path: Path) -> tuple[str, ImageFile]:
