@@ -7,6 +7,7 @@ primary encoder), ``README.md`` (model card), ``log.jsonl`` (losses). Nothing in
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.panel import side_by_side
 from mxsplicer.slides.slide import fingerprint
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import ENCODERS
@@ -131,17 +133,23 @@ def untrained(run: Run, *, seed: int = 0) -> Run:
     return Run(encoder.eval(), run.normalization, run.markers, run.patch_px, run.pixel_size_um, settings)
 
 
-def check_panel(run: Run, slide_name: str, markers: Sequence[str], patch_px: int, pixel_size_um: float) -> list[int]:
-    """Return the slide's channel for each marker of the run, matched by name, or raise where one is missing."""
+def check_panel(
+    run: Run,
+    slide_name: str,
+    markers: Sequence[str],
+    patch_px: int,
+    pixel_size_um: float,
+    *,
+    in_file: Sequence[str] = (),
+) -> list[int]:
+    """Return the slide's channel for each marker of the run, matched by name, or raise where one is missing.
+
+    The message shows the names of the slide and the model side by side; and those ``in_file``, where the user gave
+    others.
+    """
     missing = [marker for marker in run.markers if marker not in markers]
     if missing:
-        extra = [marker for marker in markers if marker not in run.markers]
-        msg = (
-            f"the model needs markers that slide {slide_name!r} lacks: {', '.join(missing)}."
-            f"{' Of the slide, the model does not know: ' + ', '.join(extra) + '.' if extra else ''}"
-            " Name the slide's channels as the model does (--markers), or train a model on this panel."
-        )
-        raise InputError(msg)
+        raise InputError(_difference(run, slide_name, markers, missing, in_file))
     if abs(pixel_size_um / run.pixel_size_um - 1) > 0.05:
         msg = (
             f"slide {slide_name!r} has pixels of {pixel_size_um:g} µm and the model was trained on "
@@ -155,6 +163,27 @@ def check_panel(run: Run, slide_name: str, markers: Sequence[str], patch_px: int
         )
         raise InputError(msg)
     return [list(markers).index(marker) for marker in run.markers]
+
+
+def _difference(
+    run: Run, slide_name: str, markers: Sequence[str], missing: Sequence[str], in_file: Sequence[str]
+) -> str:
+    extra = [marker for marker in markers if marker not in run.markers]
+    likely = {marker: get_close_matches(marker, extra, n=1) for marker in missing}
+    renames = " ".join(f"--rename '{close[0]}={marker}'" for marker, close in likely.items() if close)
+    hint = f"If only the names differ, give {renames}" if renames else "Name the slide's channels as the model does"
+    names = [markers] if tuple(in_file) in ((), tuple(markers)) else [in_file, markers]
+    headings = [*("in the file", "on the slide")[-len(names) :], "in the model"]
+    rows = [
+        (str(channel), *of_slide, of_slide[-1] if of_slide[-1] in run.markers else "")
+        for channel, of_slide in enumerate(zip(*names, strict=True), start=1)
+    ]
+    rows += [("", *[""] * len(names), marker) for marker in missing]
+    return (
+        f"the model needs markers that slide {slide_name!r} lacks: {', '.join(missing)}."
+        f"{' Of the slide, the model does not know: ' + ', '.join(extra) + '.' if extra else ''}"
+        f" {hint}; or train a model on this panel. Rows that differ are marked:\n{side_by_side(rows, headings)}"
+    )
 
 
 def _model_card(run: Run) -> str:

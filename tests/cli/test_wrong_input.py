@@ -130,7 +130,6 @@ CASES = {
     "two masks for a slide": (with_options("--mask", "mask.tif"), ["1 slides and 2 masks"]),
     "no mask": (lambda _: [write_slide(), "--mask", "gone.tif"], ["there is no mask gone.tif"]),
     "a folder without the mask": (two_slides("--mask", "other", "--out", "o"), ["holds 0 masks", "'slide'"]),
-    "too few names": (too_few_names, ["3 channels but 2 marker names (markers.csv): DAPI, CD3e"]),
     "no names": (lambda _: [write_slide(markers=None)], ["does not name its 3 channels", "--markers"]),
     "no pixel size": (lambda _: [write_slide(size_um=None)], ["does not tell the size of its pixels", "--pixel-size"]),
     "no marker table": (with_options("--markers", "gone.csv"), ["there is no marker table gone.csv"]),
@@ -139,10 +138,6 @@ CASES = {
         ["slide 'slide' has no marker 'DAPY'. Did you mean 'DAPI'? Its markers: DAPI, CD3e, CD20"],
     ),
     "no nuclear marker": (lambda _: [write_slide(markers=list("abc"))], ["--mask", "--nuclear-marker"]),
-    "a model of another panel": (
-        lambda model: of_model(model, "--patch-size-um", 16, markers=["DAPI", "CD8", "CD20"]),
-        ["the model needs markers that slide 'slide' lacks: CD3e", "CD8"],
-    ),
     "a model of another pixel size": (
         lambda model: of_model(model, "--patch-size-um", 8, size_um=0.25),
         ["pixels of 0.25 µm", "trained on 0.5 µm"],
@@ -213,6 +208,33 @@ def test_wrong_input_gets_one_sentence_and_nothing_is_written(command, model, ca
     assert outcome.err.startswith("mxsplicer: ")
     assert outcome.err.count("\n") == 1, outcome.err
     assert outcome.err.endswith((".\n", "?\n"))
+    for part in parts:
+        assert part in outcome.err
+
+
+def another_panel(model):
+    return of_model(model, "--patch-size-um", 16, markers=["DAPI", "CD3", "CD20"])
+
+
+@pytest.mark.parametrize(
+    ("write", "parts"),
+    [
+        (too_few_names, ["3 channels but 2 marker names (markers.csv)", "  > 3        CD20         -\n"]),
+        (
+            another_panel,
+            [
+                "the model needs markers that slide 'slide' lacks: CD3e. Of the slide, the model does not know: CD3.",
+                "give --rename 'CD3=CD3e'; or train",
+                "    channel  on the slide  in the model\n    1        DAPI          DAPI\n",
+                "  > 2        CD3           -\n",
+            ],
+        ),
+    ],
+)
+def test_names_that_do_not_agree_are_shown_side_by_side(command, model, write, parts):
+    outcome = command("embed", *write(model))
+
+    assert (outcome.code, outcome.out, outcome.written) == (2, "", [])
     for part in parts:
         assert part in outcome.err
 
