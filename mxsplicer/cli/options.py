@@ -32,6 +32,18 @@ Expansion = Annotated[float, typer.Option("--expansion-um", min=0, help="How far
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads; as many as there are processors, at most 4, by default.")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="2G", help="Most memory the whole command may hold; it works slower in less."),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and do nothing.")]
+Executor = Annotated[
+    str, typer.Option("--executor", metavar="threads|processes", help="What the workers are; threads share tiles.")
+]
+Dask = Annotated[
+    str | None,
+    typer.Option("--dask", metavar="tcp://...", help="Address of a dask cluster that does the work instead."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
