@@ -7,13 +7,22 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage, complete_key
+from mxsplicer.slides.location import locate, name_of
+from mxsplicer.slides.ngff import open_labels
+from mxsplicer.slides.polygons import Part, is_geojson, read_polygons
+from mxsplicer.slides.slide import LazyImage, Slide, complete_key
 from mxsplicer.slides.tiff import open_tiff
 
 _LARGEST_ID = np.iinfo(np.uint32).max
 
 
-def open_mask(path: str | Path, *, page: int | None = None) -> LazyImage:
+class NotLabelsError(InputError):
+    """A mask holds other numbers than ids of cells; it shows when they are read."""
+
+
+def open_mask(
+    path: str | Path, *, page: int | None = None, slide: Slide | None = None, part: Part = "cell"
+) -> LazyImage:
     """Open a label image (Y, X) whose slices are uint32: 0 is background, every other value one cell.
 
     Masks of 64-bit or float numbers are taken as long as their values are whole numbers below 2³²; this is checked as
@@ -22,25 +31,49 @@ def open_mask(path: str | Path, *, page: int | None = None) -> LazyImage:
     Parameters
     ----------
     path
-        A TIFF or OME-TIFF, a ``.npy`` file, or a zarr array such as the ``mask.zarr`` of a result.
+        A TIFF or OME-TIFF; a ``.npy`` file; a zarr array such as the ``mask.zarr`` of a result; the labels of an
+        OME-Zarr, ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself where it holds one label image, also by its
+        URL; or outlines of cells in GeoJSON as QuPath exports them.
     page
         Which page of a file that holds several, from 0.
+    slide
+        The slide that the mask is of. Outlines need it for their height and width; of a pyramid, the level that fits
+        it is taken.
+    part
+        Of outlines: the whole cells, or their nuclei, which have the ids of their cells.
+
+    Raises
+    ------
+    InputError
+        If there is no such mask, or it is no label image.
     """
-    path = Path(path)
-    if not path.exists():
+    location = locate(path)
+    if isinstance(location, Path) and not location.exists():
         msg = f"there is no mask {path}."
         raise InputError(msg)
-    labels = _open(path)
+    name = name_of(location)
+    if isinstance(location, Path) and location.is_file() and is_geojson(location):
+        if slide is None:
+            msg = f"mask {name} holds outlines: give the slide too, for its height and width."
+            raise InputError(msg)
+        return read_polygons(location, slide.shape_px, part=part)
+    if part != "cell":
+        msg = f"mask {name} is an image and has no parts: give the mask of the {part} as a file of its own."
+        raise InputError(msg)
+    levels = [_squeezed(level) for level in _levels(location)]
+    if slide is not None:
+        levels = [level for level in levels if tuple(level.shape[-2:]) == slide.shape_px] or levels
+    labels = levels[0]
     if page is not None:
         if labels.ndim != 3 or not 0 <= page < labels.shape[0]:
-            msg = f"mask {path.name} is {tuple(labels.shape)} and has no page {page}."
+            msg = f"mask {name} is {tuple(labels.shape)} and has no page {page}."
             raise InputError(msg)
-        labels = _Page(labels, page)
+        labels = _Plane(labels, {0: page})
     if labels.ndim != 2:
         pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
-        msg = f"mask {path.name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
+        msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
         raise InputError(msg)
-    return Mask(labels, path.name)
+    return Mask(labels, name)
 
 
 class Mask:
@@ -73,37 +106,65 @@ class Mask:
                 f"mask {self._name} holds {strange:g}, which is no cell id: it looks like an intensity or probability "
                 "image. Give the label image, one whole number per cell."
             )
-            raise InputError(msg)
+            raise NotLabelsError(msg)
         if labels.min() < 0 or labels.max() > _LARGEST_ID:
             strange = labels.min() if labels.min() < 0 else labels.max()
             msg = f"mask {self._name} holds the id {strange:.0f}; ids from 0 to {_LARGEST_ID} are needed. Relabel it."
-            raise InputError(msg)
+            raise NotLabelsError(msg)
 
 
-class _Page:
-    """One page of an image (pages, Y, X)."""
+class _Plane:
+    """An image with an index given for some of its axes."""
 
-    ndim = 2
-
-    def __init__(self, pages: LazyImage, page: int) -> None:
-        self._pages, self._page = pages, page
-        self.dtype, self.shape = pages.dtype, pages.shape[1:]
+    def __init__(self, image: LazyImage, fixed: dict[int, int]) -> None:
+        self._image, self._fixed = image, fixed
+        self.dtype = image.dtype
+        self.shape = tuple(n for axis, n in enumerate(image.shape) if axis not in fixed)
+        self.ndim = len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._pages[(self._page, *complete_key(key, self.ndim))]
+        free = iter(complete_key(key, self.ndim))
+        axes = range(self._image.ndim)
+        return self._image[tuple(self._fixed[axis] if axis in self._fixed else next(free) for axis in axes)]
 
 
-def _open(path: Path) -> LazyImage:
-    if path.is_dir():
+def _squeezed(labels: LazyImage) -> LazyImage:
+    """Leave axes of length one out, as long as two are left."""
+    single = [axis for axis, n in enumerate(labels.shape) if n == 1][: max(0, labels.ndim - 2)]
+    return _Plane(labels, dict.fromkeys(single, 0)) if single else labels
+
+
+class _NpyFile:
+    """An array in a ``.npy`` file, mapped for as long as a slice takes: what stays mapped counts as memory held."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            return zarr.open_array(path, mode="r")  # type: ignore[no-any-return]
-        except (FileNotFoundError, KeyError, ValueError, zarr.errors.NodeTypeValidationError) as error:
-            msg = f"mask {path.name} is a folder but not a zarr array ({error})."
-            raise InputError(msg) from error
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            msg = f"mask {path.name} is not a readable .npy array ({error})."
+            hint = " Cellpose's _seg.npy holds Python objects: save its masks as TIFF." if "_seg" in path.name else ""
+            msg = f"mask {path.name} is not a readable .npy array ({error}).{hint}"
             raise InputError(msg) from error
-    return open_tiff(path).image
+        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(np.load(self._path, mmap_mode="r", allow_pickle=False)[key])
+
+
+def _levels(location: Path | str) -> list[LazyImage]:
+    """Return the image and its coarser levels."""
+    if isinstance(location, str) or location.is_dir():
+        labels = open_labels(location)
+        return [_zarr_array(location) if labels is None else labels]
+    if location.suffix == ".npy":
+        return [_NpyFile(location)]
+    series = open_tiff(location)
+    return [series.image, *series.pyramid]
+
+
+def _zarr_array(location: Path | str) -> LazyImage:
+    try:
+        return zarr.open_array(location, mode="r")  # type: ignore[no-any-return]
+    except (OSError, KeyError, ValueError, TypeError, zarr.errors.NodeTypeValidationError) as error:
+        msg = f"mask {name_of(location)} is a folder but not a zarr array ({error})."
+        raise InputError(msg) from error

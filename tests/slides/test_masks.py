@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.masks import open_mask
+from mxsplicer.testing import tiny_slide
 
 LABELS = np.random.default_rng(0).integers(0, 200, (50, 70))
 
@@ -77,6 +78,38 @@ def test_a_page_of_a_file_of_several_is_chosen(tmp_path):
         open_mask(path, page=2)
 
 
+@pytest.mark.parametrize("shape", [(1, 50, 70), (1, 50, 70, 1), (1, 1, 1, 50, 70)])
+def test_axes_of_length_one_are_left_out(tmp_path, shape):
+    for write in (as_npy, as_zarr):
+        mask = open_mask(write(tmp_path / "mask", LABELS.reshape(shape)))
+
+        np.testing.assert_array_equal(mask[10:20, 3], LABELS[10:20, 3])
+
+
+def test_of_a_pyramid_the_level_that_fits_the_slide_is_taken(tmp_path):
+    path = tmp_path / "mask.ome.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(LABELS.astype(np.uint32), subifds=1, photometric="minisblack")
+        tiff.write(LABELS[::2, ::2].astype(np.uint32), subfiletype=1, photometric="minisblack")
+    coarse, _ = tiny_slide(shape_px=(25, 35), cells_at=[(9, 9)])
+
+    np.testing.assert_array_equal(open_mask(path)[...], LABELS)
+    np.testing.assert_array_equal(open_mask(path, slide=coarse)[...], LABELS[::2, ::2])
+
+
+def test_labels_of_an_ome_zarr_are_found_in_it(tmp_path):
+    group = zarr.create_group(tmp_path / "slide.ome.zarr" / "labels", attributes={"ome": {"labels": ["cells"]}})
+    axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    scale = [{"type": "scale", "scale": [0.5, 0.5]}]
+    multiscales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+    cells = group.create_group("cells", attributes={"ome": {"multiscales": multiscales, "image-label": {}}})
+    cells.create_array("0", data=LABELS.astype(np.uint32))
+    zarr.create_group(tmp_path / "slide.ome.zarr")
+
+    for place in ("slide.ome.zarr", "slide.ome.zarr/labels", "slide.ome.zarr/labels/cells"):
+        np.testing.assert_array_equal(open_mask(tmp_path / place)[5:9, ::3], LABELS[5:9, ::3])
+
+
 def test_an_intensity_image_is_not_a_mask(tmp_path):
     mask = open_mask(as_tiff(tmp_path / "mask.tif", np.random.default_rng(0).random((8, 8), np.float32)))
 
@@ -116,7 +149,7 @@ def make_text(path):
         (make_colour, r"\(8, 9, 3\); a label image \(Y, X\) is needed"),
         (make_pickle, "is not a readable .npy array"),
         (make_folder, "is a folder but not a zarr array"),
-        (make_group, "is a folder but not a zarr array"),
+        (make_group, "is a zarr group without labels"),
         (make_text, "is not a TIFF file"),
         (lambda path: as_npy(path, np.zeros((3, 3), complex)), "integers are needed"),
         (lambda path: as_npy(path, np.zeros(9, int)), r"\(9,\); a label image \(Y, X\) is needed"),
