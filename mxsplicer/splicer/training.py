@@ -24,6 +24,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
+from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
 from mxsplicer.splicer.run import SURROUNDINGS, Run, load_run, make_encoder, save_run
@@ -243,19 +244,12 @@ def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, floa
 
 
 def _fabric(device: str, precision: str) -> Fabric:
-    accelerator, _, index = device.partition(":")
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        msg = "device 'cuda' was asked for, but PyTorch sees no GPU here. Use --device cpu, or install a CUDA build."
-        raise InputError(msg)
-    if accelerator not in ("cpu", "cuda", "mps"):
-        msg = f"there is no device {device!r}; give auto, cpu, cuda, cuda:N or mps."
-        raise InputError(msg)
+    where = find_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says twice what the settings say
     if precision == "auto":
-        precision = "bf16-mixed" if _computes_bf16(accelerator) else "32-true"
-    return Fabric(accelerator=accelerator, devices=[int(index)] if index else 1, precision=precision)
+        precision = "bf16-mixed" if _computes_bf16(where.type) else "32-true"
+    devices = 1 if where.index is None else [where.index]
+    return Fabric(accelerator=where.type, devices=devices, precision=precision)
 
 
 def _computes_bf16(accelerator: str) -> bool:

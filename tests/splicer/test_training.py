@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_names_its_chunk(store, tmp_path):
         ({"method": "magic"}, "there is no 'magic'; there are splicer, joint"),
         ({"loss": "mse"}, "there is no 'mse'; there are vicreg, simclr"),
         ({"encoder": "vit"}, "there is no encoder 'vit'"),
-        ({"device": "abacus"}, "there is no device 'abacus'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
 def test_unknown_words_are_refused_before_anything_is_written(store, tmp_path, options, message):
