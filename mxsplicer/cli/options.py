@@ -25,10 +25,37 @@ MaskPage = Annotated[int | None, typer.Option(min=0, help="Page of a mask file t
 MinArea = Annotated[
     float, typer.Option("--min-area-um2", min=0, help="Smaller cells are left out, and counted in the ledger.")
 ]
+Statistics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measure",
+        metavar="NAME",
+        help="What to measure of each cell beside the mean, as often as needed: median, sum, std, p90 (any percentile), "
+        "ring (the cell's rim), nucleus, surroundings.",
+        show_default=False,
+    ),
+]
+NucleiMask = Annotated[
+    Path | None,
+    typer.Option("--nuclei", metavar="MASK", help="Mask of the nuclei, each with the id of its cell."),
+]
 PatchSize = Annotated[float, typer.Option("--patch-size-um", help="Side of the square around each cell.")]
 NuclearMarker = Annotated[str | None, typer.Option(help="Marker of the nuclei; found by its name by default.")]
 NucleusDiameter = Annotated[float, typer.Option("--nucleus-diameter-um", help="Typical diameter of a nucleus.")]
 Expansion = Annotated[float, typer.Option("--expansion-um", min=0, help="How far a cell reaches beyond its nucleus.")]
+SegmenterName = Annotated[
+    str | None,
+    typer.Option(
+        "--segmenter",
+        metavar="NAME|module:function",
+        help="cellpose, stardist, instanseg, or a function of yours from an image (C, Y, X) to labels (Y, X), instead "
+        "of the built-in method.",
+    ),
+]
+MembraneMarker = Annotated[
+    str | None,
+    typer.Option(help="Marker of the outlines of cells, for a segmenter that finds whole cells by it."),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Threads; as many as there are processors, at most 4, by default.")
 ]
@@ -69,3 +96,4 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=2, help="Cells per training step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
