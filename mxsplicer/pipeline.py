@@ -30,6 +30,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
 from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
+from mxsplicer.slides.location import absolute
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.readers import open_slide
@@ -372,7 +373,8 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
 def _given_paths(work: _Work) -> list[Path]:
     options = work.options
     tables = (options.markers, options.labels, options.samples)
-    return [p for p in (*(s.path for s in work.slides), *work.mask_paths, options.model, *tables) if p is not None]
+    given = (*(slide.path for slide in work.slides), *work.mask_paths, options.model, *tables)
+    return [path for path in given if isinstance(path, Path)]
 
 
 def _record(work: _Work) -> dict[str, Any]:
@@ -553,7 +555,7 @@ def _finish(work: _Work) -> None:
         slides.append(
             {
                 "name": slide.name,
-                "image": str(slide.path.resolve()) if slide.path else "",
+                "image": absolute(slide.path) if slide.path else "",
                 "mask": str(mask.resolve()) if mask else str(made_mask.relative_to(root)),
                 "mask_page": work.options.mask_page if mask else None,
                 "markers": list(slide.markers),

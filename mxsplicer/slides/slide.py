@@ -10,8 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.location import below, locate, read_bytes
 
 _SAMPLE_BYTES = 1 << 20  # of a file, at its head, its tail and sixteen places between: enough to tell files apart
+# Of an OME-Zarr, and of its first series and level where it is laid out so.
+_REMOTE_DOCUMENTS = tuple(
+    folder + name for folder in ("", "0/", "0/0/") for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+)
 
 
 class LazyImage(Protocol):
@@ -44,9 +49,9 @@ def complete_key(key: Any, ndim: int) -> tuple[Any, ...]:
     (slice(None, None, None), slice(None, None, None), 3)
     """
     key = key if isinstance(key, tuple) else (key,)
-    if Ellipsis not in key:
+    if not any(one is Ellipsis for one in key):  # `in` would compare lists of places element by element
         key = (*key, Ellipsis)
-    place = key.index(Ellipsis)
+    place = next(i for i, one in enumerate(key) if one is Ellipsis)
     return (*key[:place], *(slice(None),) * (ndim - len(key) + 1), *key[place + 1 :])
 
 
@@ -64,7 +69,7 @@ class Slide:
     level: int = 0  # step of the pyramid that `image` is; 0 is the finest
     pyramid: tuple[LazyImage, ...] = ()  # coarser copies of `image`, (C, Y, X), finest first
     tile_px: tuple[int, int] = (512, 512)  # height and width of what is decoded at once
-    path: Path | None = None
+    path: Path | str | None = None  # a str is a URL
     markers_from: str = "given"
     markers_in_file: tuple[str, ...] = ()  # what the file itself calls the channels; nothing where it does not
     pixel_size_from: str = "given"
@@ -195,20 +200,26 @@ def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] |
 def fingerprint(path: str | Path) -> str:
     """Return a short name for what a file holds: its size and samples of its bytes, as 16 hexadecimal digits.
 
-    A folder (a zarr store) is named by the names and sizes of its files and the bytes of its metadata.
+    A folder (a zarr store) is named by the names and sizes of its files and the bytes of its metadata; what lies at a
+    URL by the URL and its metadata documents, since a bucket of a million chunks is not listed to tell it apart.
     """
-    path = Path(path)
+    location = locate(path)
     digest = hashlib.blake2b(digest_size=8)
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
+    if isinstance(location, str):
+        digest.update(location.encode())
+        for name in _REMOTE_DOCUMENTS:
+            digest.update(read_bytes(below(location, name)) or b"-")
+        return digest.hexdigest()
+    if location.is_dir():
+        for file in sorted(location.rglob("*")):
             if file.is_file():
-                digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-                if file.suffix == ".json":
+                digest.update(f"{file.relative_to(location)} {file.stat().st_size}\n".encode())
+                if file.suffix == ".json" or file.name in (".zattrs", ".zarray", ".zgroup"):
                     digest.update(file.read_bytes())
         return digest.hexdigest()
-    size = path.stat().st_size
+    size = location.stat().st_size
     digest.update(str(size).encode())
-    with path.open("rb") as stream:
+    with location.open("rb") as stream:
         for offset in sorted({int(i * max(0, size - _SAMPLE_BYTES) / 17) for i in range(18)}):
             stream.seek(offset)
             digest.update(stream.read(_SAMPLE_BYTES))

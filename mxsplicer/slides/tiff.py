@@ -7,8 +7,11 @@ file for reading only as long as a slice takes, so that slides can be handed bet
 import logging
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,15 @@ import numpy as np
 import tifffile
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage, complete_key
+from mxsplicer.slides.location import Location, file_system, locate, name_of
+from mxsplicer.slides.slide import LazyImage
+from mxsplicer.slides.windows import Pick, Windowed, as_index
 
-_DECODE_ERRORS = (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, NotImplementedError)
+_DECODE_ERRORS = (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, NotImplementedError, MemoryError)
+_LARGEST_SEGMENT = 1 << 32  # bytes that one tile or strip may decode to
+_ALWAYS_POSSIBLE = 1 << 26  # bytes that are decoded whatever their compressed size promises
+_BEST_RATIO = 50_000  # of decoded to stored bytes: zstd's on one repeated number, the highest of the lossless codecs
+_MOST_PLANES = 1_000_000
 
 # tifffile tells its doubts about a file as warnings; what matters of them reaches the user as an InputError here.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -35,146 +44,359 @@ class TiffSeries:
     compression: str
     kind: str  # tifffile's word for the dialect: "ome", "qpi", "imagej", "generic", ...
     photometric: str
-    descriptions: tuple[str, ...]  # ImageDescription of each page
+    descriptions: tuple[str, ...]  # ImageDescription of each page; of an OME-TIFF the OME-XML first
     resolution_um: float | None  # pixel size by the resolution tags, where they have a unit
+    units_per_pixel: float | None  # the same in whatever unit the dialect means
+    imagej: dict[str, Any]  # ImageJ's own metadata
 
 
-def open_tiff(path: Path) -> TiffSeries:
-    """Open the first image of a TIFF file, reading its headers only."""
+def open_tiff(path: Path | str) -> TiffSeries:
+    """Open the first image of a TIFF file, reading its headers only.
+
+    A file of a multi-file OME-TIFF, or its companion, opens the whole image that it belongs to.
+    """
+    location = locate(path)
+    if isinstance(location, str):
+        return _opened_or_refused(location)
+    stamp = location.stat()
+    return _remembered(location, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=1)
+def _remembered(path: Path, _changed: int, _size: int) -> TiffSeries:
+    # Each reader asks whether a file is of its dialect.
+    return _opened_or_refused(path)
+
+
+def _opened_or_refused(location: Location) -> TiffSeries:
     try:
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            _check_pages(path, tiff)
-            levels = [_level(path, level) for level in series.levels]
-            page = series.keyframe
-            pages = [one for one in series.pages if one is not None]
-            axes = _squeezed_axes(series)
-            return TiffSeries(
-                image=levels[0],
-                pyramid=tuple(levels[1:]),
-                axes=axes,
-                tile_px=_segment_px(page),
-                compression=_word(page.compression).lower(),
-                kind=series.kind,
-                photometric=_word(page.photometric),
-                descriptions=tuple(tiff.ome_metadata or _description(one) for one in pages[:1])
-                + tuple(_description(one) for one in pages[1:]),
-                resolution_um=_resolution_um(page),
-            )
+        return _open(location)
     except InputError:
         raise
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise _not_a_tiff(path, error) from error
+        raise _not_a_tiff(location, error) from error
     except Exception as error:  # a broken header surfaces in tifffile as almost any exception
-        raise _not_a_tiff(path, error) from error
+        raise _not_a_tiff(location, error) from error
 
 
-class _PagedImage:
+def _open(location: Location, omexml: str | None = None, *, is_master: bool = False) -> TiffSeries:
+    if omexml is None and isinstance(location, Path) and _is_companion(location):
+        omexml = location.read_text(encoding="utf-8")
+        location = _first_of(location, omexml)
+    with _opened(location) as file, tifffile.TiffFile(file, omexml=omexml) as tiff:
+        if tiff.ome_metadata:
+            master = None if omexml or is_master else _metadata_file(location, tiff.ome_metadata)
+            if master is not None and _is_companion(master):
+                return _open(location, omexml=master.read_text(encoding="utf-8"))
+            if master is not None:
+                return _open(master, is_master=True)
+            _check_ome(location, tiff.ome_metadata)
+        series = tiff.series[0]
+        _check_pages(location, tiff)
+        axes = _squeezed_axes(series)
+        levels = [_level(location, tiff, number) for number in range(len(series.levels))]
+        page = series.keyframe
+        pages = [one for one in series.pages if one is not None]
+        return TiffSeries(
+            image=levels[0],
+            pyramid=tuple(levels[1:]),
+            axes=axes,
+            tile_px=_tile_px(levels[0], axes),
+            compression=_word(page.compression).lower(),
+            kind=series.kind,
+            photometric=_word(page.photometric),
+            descriptions=tuple(tiff.ome_metadata or _description(one) for one in pages[:1])
+            + tuple(_description(one) for one in pages[1:]),
+            resolution_um=_resolution_um(page),
+            units_per_pixel=_units_per_pixel(page),
+            imagej=tiff.imagej_metadata or {},
+        )
+
+
+class _TiffImage(Windowed):
+    """A level of a TIFF; as a pickle it is the name of its file, which is opened again."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any, origin: tuple[Location, int], chunk: tuple[int, ...]) -> None:
+        super().__init__(shape, dtype)
+        self.chunk = chunk  # length along each axis of what is decoded at once
+        self._origin = origin
+
+    def __reduce__(self) -> tuple[Callable[[Location, int], LazyImage], tuple[Location, int]]:
+        return _opened_again, self._origin
+
+
+def _opened_again(location: Location, level: int) -> LazyImage:
+    series = open_tiff(location)
+    return (series.image, *series.pyramid)[level]
+
+
+class _PlainImage(_TiffImage):
+    """Numbers that lie in the file one after the other: the operating system reads them best.
+
+    The file is mapped only as long as a window takes, so that what was read does not stay in memory.
+    """
+
+    def __init__(self, path: Path, offset: int, stored: np.dtype[Any], **options: Any) -> None:
+        super().__init__(dtype=stored, **options)
+        self._path, self._offset, self._stored = path, offset, stored
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        plain = np.memmap(self._path, mode="r", dtype=self._stored, offset=self._offset, shape=self.shape)
+        return np.array(plain[tuple(as_index(pick) for pick in picks)], dtype=self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Page:
+    """Where the tiles or strips of a page lie: in tifffile's tuples they would take five times the memory."""
+
+    location: Location
+    number: int
+    offsets: np.ndarray  # (segments,) int64
+    lengths: np.ndarray
+    jpegtables: bytes | None
+
+
+class _PagedImage(_TiffImage):
     """Pages of a TIFF, one per index of the leading axes; (..., Y, X) or (..., Y, X, S) with samples last.
 
     The pages of a multi-file OME-TIFF lie in several files; samples that are stored apart count as leading axis.
     """
 
-    def __init__(self, pages: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape, self.dtype = shape, dtype
+    def __init__(self, pages: Sequence[_Page], frame: Any, **options: Any) -> None:
+        super().__init__(**options)
         self._pages = pages
-        self._keyframe = pages[0].keyframe
-        self._decode = self._keyframe.decode  # bound while the file is open: of a JPEG it looks at the first tile
-        samples, apart = int(self._keyframe.samplesperpixel), self._keyframe.planarconfig == 2
-        self._planes = samples if apart else 1
-        self._samples = 1 if apart else samples
-        for page in pages:
-            self._check(page)
+        self._decode = frame.decode  # bound while the file is open: of a JPEG it looks at the first tile
+        self._jpegheader = frame.jpegheader if _has_jpeg_tables(frame) else None
+        self._has_tables = _has_jpeg_tables(frame)
+        self._empty = frame.nodata  # what stands for tiles that a sparse file leaves out
+        self._segment = "tile" if frame.is_tiled else "strip"
+        self._segment_px, self._segments = _segment_px(frame), _segments(frame)
+        self._planes, self._samples = _planes(frame), _samples(frame)
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        key = complete_key(key, self.ndim)
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
         n_lead = self.ndim - 2 - (self._samples > 1)
-        lead, (rows, columns) = key[:n_lead], key[n_lead : n_lead + 2]
-        places = np.arange(int(np.prod(self.shape[:n_lead]))).reshape(self.shape[:n_lead])[lead]
-        ys, xs = (_as_range(k, n) for k, n in zip((rows, columns), self.shape[n_lead:], strict=False))
-        out = np.zeros((places.size, len(ys), len(xs), self._samples), dtype=self.dtype)
-        upwards = out[:, :: _sign(ys.step), :: _sign(xs.step)]
-        if out.size:
-            for place, plane in zip(places.ravel(), upwards, strict=True):
-                number, of_page = divmod(int(place), self._planes)
-                self._read(number, of_page, plane, ys[:: _sign(ys.step)], xs[:: _sign(xs.step)])
-        picked = out[:, 0 if isinstance(rows, int | np.integer) else slice(None)]
-        picked = picked[..., 0 if isinstance(columns, int | np.integer) else slice(None), :]
-        picked = picked.reshape(places.shape + picked.shape[1:])
-        return picked[(..., *key[n_lead + 2 :])] if self._samples > 1 else picked[..., 0]
+        lead = self.shape[:n_lead]
+        places = np.arange(math.prod(lead)).reshape(lead)[np.ix_(*picks[:n_lead])]
+        ys, xs = picks[n_lead : n_lead + 2]
+        box_y, box_x = (_ascending(pick) for pick in (ys, xs))
+        out = np.full((places.size, len(box_y), len(box_x), self._samples), self._empty, dtype=self.dtype)
+        for place, plane in zip(places.ravel(), out, strict=True):
+            self._read_plane(*divmod(int(place), self._planes), plane, box_y, box_x)
+        if not isinstance(ys, range):
+            out = out[:, ys - box_y.start]
+        if not isinstance(xs, range):
+            out = out[:, :, xs - box_x.start]
+        out = out.reshape(*places.shape, *out.shape[1:])
+        return out[..., as_index(picks[-1])] if self._samples > 1 else out[..., 0]
 
-    def _read(self, number: int, plane: int, out: np.ndarray, ys: range, xs: range) -> None:
+    def _read_plane(self, number: int, plane: int, out: np.ndarray, ys: range, xs: range) -> None:
         """Fill ``out`` (y, x, samples) with the window of a page; its plane, where samples are stored apart."""
-        page, frame = self._pages[number], self._keyframe
-        height, width = _segment_px(frame)
-        down, across = _segments(frame)
-        tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if _has_jpeg_tables(frame) else {}
-        with _path(page).open("rb") as file:
+        page = self._pages[number]
+        height, width = self._segment_px
+        down, across = self._segments
+        tables = {"jpegtables": page.jpegtables, "jpegheader": self._jpegheader} if self._has_tables else {}
+        with _bytes_of(page.location) as read_at:
             for row in range(ys[0] // height, ys[-1] // height + 1):
                 for column in range(xs[0] // width, xs[-1] // width + 1):
                     index = (plane * down + row) * across + column
-                    data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
+                    if not page.lengths[index]:  # a sparse file leaves empty tiles out
+                        continue
+                    y_out, y_in = _overlap(ys, row * height, height)
+                    x_out, x_in = _overlap(xs, column * width, width)
                     try:
-                        tile, _, _ = self._decode(data or None, index, _fullsize=False, **tables)
+                        data = read_at(int(page.offsets[index]), int(page.lengths[index]))
+                        tile, _, _ = self._decode(data, index, _fullsize=False, **tables)
+                        if tile is not None:
+                            out[y_out, x_out] = tile[0, y_in, x_in]
                     except _DECODE_ERRORS as error:
                         msg = (
-                            f"{_path(page).name} is damaged: {'tile' if frame.is_tiled else 'strip'} {index} of page "
-                            f"{page.index} does not decode ({error}). Copy or export the file again."
+                            f"{name_of(page.location)} is damaged: {self._segment} {index} of page {page.number} does "
+                            f"not decode ({error}). Copy or export the file again."
                         )
                         raise InputError(msg) from error
-                    if tile is None:  # a sparse file leaves empty tiles out
-                        continue
-                    y_out, y_in = _overlap(ys, row * height, tile.shape[1])
-                    x_out, x_in = _overlap(xs, column * width, tile.shape[2])
-                    out[y_out, x_out] = tile[0, y_in, x_in]
-
-    def _check(self, page: Any) -> None:
-        path, needed = _path(page), self._planes * math.prod(_segments(self._keyframe))
-        if len(page.dataoffsets) < needed:
-            msg = f"{path.name} is damaged: page {page.index} lists {len(page.dataoffsets)} of its {needed} tiles."
-            raise InputError(msg)
-        _check_length(path, max(o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)))
 
 
-def _level(path: Path, level: Any) -> LazyImage:
-    shape = tuple(n for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
-    if level.dataoffset is not None:  # one run of plain numbers: the operating system reads it best
-        _check_length(path, level.dataoffset + level.nbytes)
-        dtype = np.dtype(level.dtype).newbyteorder(level.keyframe.parent.byteorder)
-        return np.memmap(path, mode="r", dtype=dtype, offset=level.dataoffset, shape=shape)
+def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> LazyImage:
+    level = tiff.series[0].levels[number]
+    name, frame = name_of(location), level.keyframe
+    shape = tuple(int(n) for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
+    if level.dtype is None or np.dtype(level.dtype).kind not in "uifb" or 0 in shape:
+        msg = f"{name} holds {shape} numbers of type {level.dtype}; pixels of integers or floats are needed."
+        raise InputError(msg)
+    if frame.compression != 1 and frame.compression not in tifffile.TIFF.DECOMPRESSORS:
+        msg = (
+            f"{name} is compressed by {_word(frame.compression)}, which cannot be read. Export it with deflate or LZW."
+        )
+        raise InputError(msg)
+    options: dict[str, Any] = {"shape": shape, "origin": (location, number)}
+    if level.dataoffset is not None and isinstance(location, Path):
+        stored = np.dtype(level.dtype).newbyteorder(frame.parent.byteorder)
+        _check_length(location, tiff.filehandle.size, level.dataoffset + math.prod(shape) * stored.itemsize)
+        chunk = tuple(min(512, n) for n in shape)  # any window is as good; no writer's strips need be kept to
+        return _PlainImage(location, level.dataoffset, stored, chunk=chunk, **options)
     pages = list(level.pages)
     if any(page is None for page in pages):
-        msg = f"{path.name} lacks {sum(page is None for page in pages)} of the {len(pages)} pages it announces."
+        lacking = ", ".join(_missing_files(location, tiff.ome_metadata or ""))
+        msg = f"{name} lacks {sum(page is None for page in pages)} of the {len(pages)} pages it announces."
+        raise InputError(
+            msg + (f" Put beside it what it names: {lacking}." if lacking else " Copy or export it again.")
+        )
+    n_lead = len(shape) - 2 - (_samples(frame) > 1)
+    pixels = (frame.imagelength, frame.imagewidth, *([_samples(frame)] if _samples(frame) > 1 else []))
+    if shape[max(0, n_lead) :] != pixels or math.prod(shape[:n_lead]) != len(pages) * _planes(frame):
+        msg = f"{name} announces {shape} but stores {len(pages)} pages of {pixels}. Export the file again."
         raise InputError(msg)
-    return _PagedImage(pages, shape, np.dtype(level.dtype))
+    if frame.imagedepth != 1:
+        msg = f"{name} stores volumes of {frame.imagedepth} planes. Export one plane per page."
+        raise InputError(msg)
+    chunk = (*(1,) * n_lead, *_segment_px(frame), *pixels[2:])
+    found = [_page(location, tiff, page) for page in pages]
+    _check_segments(name, frame, max(int(page.lengths.max()) for page in found), np.dtype(level.dtype).itemsize)
+    return _PagedImage(found, frame, dtype=level.dtype, chunk=chunk, **options)
 
 
-def _check_pages(path: Path, tiff: tifffile.TiffFile) -> None:
+def _page(location: Location, tiff: tifffile.TiffFile, page: Any) -> _Page:
+    """Return where the segments of a page lie, all of them inside their file."""
+    if page.parent is not tiff:
+        location = Path(page.parent.filehandle.path)
+    name = name_of(location)
+    needed = _planes(page.keyframe) * math.prod(_segments(page.keyframe))
+    offsets, lengths = (
+        np.fromiter(numbers, dtype=np.int64, count=len(numbers)) for numbers in (page.dataoffsets, page.databytecounts)
+    )
+    listed = min(len(offsets), len(lengths))
+    if listed < needed:
+        msg = f"{name} is damaged: page {page.index} lists {listed} of its {needed} tiles. Copy or export it again."
+        raise InputError(msg)
+    offsets, lengths = offsets[:needed], lengths[:needed]
+    if min(offsets.min(), lengths.min()) < 0:
+        msg = f"{name} is damaged: page {page.index} has tiles at no place. Copy or export it again."
+        raise InputError(msg)
+    _check_length(location, page.parent.filehandle.size, int((offsets + lengths).max()))
+    return _Page(location, page.index, offsets, lengths, page.jpegtables)
+
+
+def _check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
+    """Raise where a tile or strip promises more than its bytes can hold, or than should be decoded at once."""
+    height, width = _segment_px(frame)
+    promised = height * width * _samples(frame) * itemsize
+    ratio = 64 if frame.compression == 1 else _BEST_RATIO  # a bit may become a byte, or eight
+    if promised > max(_ALWAYS_POSSIBLE, longest * ratio):
+        msg = (
+            f"{name} is damaged: its {'tiles' if frame.is_tiled else 'strips'} of ({height}, {width}) are to decode to "
+            f"{promised:,} bytes each, and {longest:,} bytes are stored of the longest. Copy or export the file again."
+        )
+        raise InputError(msg)
+    if promised > _LARGEST_SEGMENT:
+        msg = (
+            f"{name} is stored in {'tiles' if frame.is_tiled else 'strips'} of ({height}, {width}), "
+            f"{promised / 2**30:,.0f} GiB each; write it again in tiles, of 512 pixels for instance."
+        )
+        raise InputError(msg)
+
+
+def _check_pages(location: Location, tiff: tifffile.TiffFile) -> None:
     # tifffile ends the list of pages where the next one lies beyond the end of the file.
     tiff.filehandle.seek(tiff.pages.next_page_offset)
     place = tiff.filehandle.read(tiff.tiff.offsetsize)
-    _check_length(path, int.from_bytes(place, "little" if tiff.byteorder == "<" else "big"))
+    _check_length(location, tiff.filehandle.size, int.from_bytes(place, "little" if tiff.byteorder == "<" else "big"))
 
 
-def _check_length(path: Path, end: int) -> None:
-    size = path.stat().st_size
+def _check_length(location: Location, size: int, end: int) -> None:
     if end > size:
-        msg = f"{path.name} is truncated: it is {size:,} bytes long, but tells of data at byte {end:,}. Copy it again."
+        name = name_of(location)
+        msg = f"{name} is truncated: it is {size:,} bytes long, but tells of data at byte {end:,}. Copy it again."
         raise InputError(msg)
+
+
+# OME-XML: what must be known before tifffile follows it.
+
+
+def _check_ome(location: Location, xml: str) -> None:
+    """Raise where tifffile would make lists of what a broken OME-XML announces, or leave the folder for its files."""
+    planes = math.prod(max((int(n) for n in re.findall(rf'\bSize{axis}="(\d+)"', xml)), default=1) for axis in "CZT")
+    counts = [int(n) for n in re.findall(r'\b(?:PlaneCount|NumPlanes|IFD|First[CZT])="(\d+)"', xml)]
+    if max([planes, *counts]) > _MOST_PLANES or re.search(r"ModuloAlong\w+[^>]*\bStart=", xml):
+        msg = f"the OME-XML of {name_of(location)} announces {max([planes, *counts]):,} planes. Export the file again."
+        raise InputError(msg)
+    for file in _file_names(xml):
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            msg = f"the OME-XML of {name_of(location)} names {file!r}, outside its folder. Put all files into one."
+            raise InputError(msg)
+
+
+def _file_names(xml: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r'\bFileName="([^"]+)"', xml)))
+
+
+def _missing_files(location: Location, xml: str) -> list[str]:
+    folder = location.parent if isinstance(location, Path) else None
+    return [file for file in _file_names(xml) if folder is None or not (folder / file).is_file()][:10]
+
+
+def _metadata_file(location: Location, xml: str) -> Path | None:
+    """Return the file that holds the OME-XML of a multi-file image, where this one refers to it."""
+    match = re.search(r'<(?:\w+:)?BinaryOnly\b[^>]*\bMetadataFile="([^"]+)"', xml)
+    if match is None:
+        return None
+    name = match[1]
+    if isinstance(location, Path) and Path(name).name == name and (location.parent / name).is_file():
+        return location.parent / name
+    msg = (
+        f"{name_of(location)} is a part of an image described by {name!r}, which is not there. Put it beside the file."
+    )
+    raise InputError(msg)
+
+
+def _is_companion(path: Path) -> bool:
+    """Return whether a file is OME-XML and no TIFF."""
+    with path.open("rb") as file:
+        begin = file.read(1024).lstrip(b"\xef\xbb\xbf \r\n\t")
+    return begin.startswith(b"<") and (path.suffix == ".ome" or b"<OME" in begin or b":OME" in begin)
+
+
+def _first_of(companion: Path, xml: str) -> Path:
+    _check_ome(companion, xml)
+    for file in _file_names(xml):
+        if (companion.parent / file).is_file():
+            return companion.parent / file
+    msg = (
+        f"{companion.name} is OME-XML without pixels, and none of the files it names is beside it. Give the image file."
+    )
+    raise InputError(msg)
+
+
+# Bytes, from a disk or from a URL.
+
+
+@contextmanager
+def _opened(location: Location) -> Iterator[Any]:
+    """Give what tifffile opens: a path, or the file object of a URL."""
+    if isinstance(location, Path):
+        yield location
+        return
+    system, path = file_system(location)
+    with system.open(path, "rb") as file:
+        yield file
+
+
+@contextmanager
+def _bytes_of(location: Location) -> Iterator[Callable[[int, int], bytes]]:
+    """Give a function that reads (offset, length); the file is open no longer than that is needed."""
+    if isinstance(location, Path):
+        with location.open("rb") as file:
+            yield lambda offset, length: os.pread(file.fileno(), length, offset)
+    else:
+        system, path = file_system(location)
+        yield lambda offset, length: system.cat_file(path, start=offset, end=offset + length)
 
 
 def _squeezed_axes(series: Any) -> str:
     return "".join(axis for n, axis in zip(series.shape, series.axes, strict=True) if n > 1 or axis in "YX")
-
-
-def _path(page: Any) -> Path:
-    return Path(page.parent.filehandle.path)
 
 
 def _segment_px(page: Any) -> tuple[int, int]:
@@ -190,6 +412,20 @@ def _segments(page: Any) -> tuple[int, int]:
     return -(-page.imagelength // height), -(-page.imagewidth // width)
 
 
+def _planes(page: Any) -> int:
+    """Return how many samples are stored apart."""
+    return int(page.samplesperpixel) if page.planarconfig == 2 else 1
+
+
+def _samples(page: Any) -> int:
+    """Return how many samples each stored pixel has."""
+    return 1 if page.planarconfig == 2 else int(page.samplesperpixel)
+
+
+def _tile_px(image: Any, axes: str) -> tuple[int, int]:
+    return image.chunk[axes.index("Y")], image.chunk[axes.index("X")]
+
+
 def _word(code: Any) -> str:
     # tifffile keeps a code that it has no name for as a number.
     return str(getattr(code, "name", code))
@@ -199,15 +435,9 @@ def _has_jpeg_tables(page: Any) -> bool:
     return _word(page.compression) in ("JPEG", "OJPEG", "JPEG_LOSSY")
 
 
-def _as_range(key: Any, length: int) -> range:
-    if isinstance(key, slice):
-        return range(length)[key]
-    place = range(length)[int(key)]
-    return range(place, place + 1)
-
-
-def _sign(step: int) -> int:
-    return 1 if step > 0 else -1
+def _ascending(pick: Pick) -> range:
+    """Return the range that holds what is wanted of an axis."""
+    return pick if isinstance(pick, range) else range(int(pick.min()), int(pick.max()) + 1)
 
 
 def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
@@ -226,23 +456,29 @@ def _description(page: Any) -> str:
 
 def _resolution_um(page: Any) -> float | None:
     unit = page.tags.get("ResolutionUnit")
-    resolution = page.tags.get("XResolution")
     um_per_unit = {2: 25_400.0, 3: 10_000.0}.get(int(unit.value) if unit else 2)
-    if resolution is None or um_per_unit is None or not all(resolution.value):
+    size = _units_per_pixel(page)
+    return None if size is None or um_per_unit is None else um_per_unit * size
+
+
+def _units_per_pixel(page: Any) -> float | None:
+    resolution = page.tags.get("XResolution")
+    if resolution is None or not all(resolution.value):
         return None
     numerator, denominator = resolution.value
-    return float(um_per_unit * denominator / numerator)
+    return float(denominator / numerator)
 
 
-def _not_a_tiff(path: Path, error: Exception) -> InputError:
-    with path.open("rb") as file:
-        magic = file.read(4)
+def _not_a_tiff(location: Location, error: Exception) -> InputError:
+    name = name_of(location)
+    with _bytes_of(location) as read_at:
+        magic = read_at(0, 4)
     if magic[:2] in (b"II", b"MM"):
         said = f" ({error})" if isinstance(error, tifffile.TiffFileError) else ""
         return InputError(
-            f"{path.name} begins like a TIFF but its header cannot be followed{said}: it is truncated or damaged. "
+            f"{name} begins like a TIFF but its header cannot be followed{said}: it is truncated or damaged. "
             "Copy or export the file again."
         )
     return InputError(
-        f"{path.name} is not a TIFF file (it begins with {magic!r}). Give an OME-TIFF, a qptiff or a TIFF stack."
+        f"{name} is not a TIFF file (it begins with {magic!r}). Give an OME-TIFF, OME-Zarr, qptiff or TIFF stack."
     )

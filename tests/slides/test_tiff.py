@@ -1,5 +1,8 @@
 """Any slice of an opened TIFF is what tifffile reads of the whole file."""
 
+import csv
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -123,21 +126,30 @@ def test_the_planes_of_a_multi_file_image_come_each_from_their_file(shared_data)
 
 
 def test_every_odd_file_is_read_as_tifffile_reads_it_or_refused(shared_data):
-    read = 0
-    for path in sorted((shared_data / "reader-corpus").rglob("*")):
-        if not path.is_file() or path.suffix in (".csv", ".md"):
-            continue
+    corpus = shared_data / "reader-corpus"
+    table = list(csv.DictReader((corpus / "manifest.csv").read_text(encoding="utf-8").splitlines()))
+    refused = []
+    for row in table:
+        path, said = corpus / row["file"], row["tifffile_2026.3.3_says"]
         try:
             image = open_tiff(path).image
-            pixels = image[...] if np.prod(image.shape) < 1e7 else None
+            pixels = image[...] if np.prod(image.shape) < 1e7 else image[:64, 100:164]
         except InputError:
+            refused.append(row["file"])
             continue
-        if pixels is not None:
-            with tifffile.TiffFile(path) as tiff:
-                theirs = tiff.series[0].asarray()
-            np.testing.assert_array_equal(pixels, theirs.reshape(pixels.shape), err_msg=path.name)
-            read += 1
-    assert read > 60
+        assert "OPEN FAILS" not in said
+        assert "PIXELS FAIL" not in said
+        # A part of a multi-file image opens the whole of it; tifffile knows that only of the master.
+        master = re.sub(r"multifile-Z\d", "multifile-Z1", str(path))
+        with tifffile.TiffFile(master) as tiff:
+            theirs = tiff.series[0].asarray()
+        theirs = np.squeeze(theirs) if theirs.ndim != image.ndim else theirs
+        theirs = theirs if theirs.size < 1e7 else theirs[:64, 100:164]
+        np.testing.assert_array_equal(pixels, theirs.reshape(pixels.shape), err_msg=path.name)
+    readable = [row["file"] for row in table if "pixels ok" in row["tifffile_2026.3.3_says"]]
+    # Files of the fuzzer that have no pixels are of no use to anyone; fax codecs are not in every imagecodecs.
+    lost = [file for file in readable if file in refused and "oom_crash" not in file]
+    assert [file for file in lost if "fax" not in file and "_g4" not in file] == []
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

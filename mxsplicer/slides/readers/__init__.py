@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.location import Location, locate, name_of
 from mxsplicer.slides.panel import Panel, agree, distinct, read_panel
-from mxsplicer.slides.readers import ome_tiff, qptiff, tiff_stack
+from mxsplicer.slides.readers import imagej, ome_tiff, ome_zarr, qptiff, tiff_stack
 from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile
 from mxsplicer.slides.slide import Slide, drop_markers, rename_markers
 
-READERS: dict[str, Callable[[Path], ImageFile | None]] = {
+READERS: dict[str, Callable[[Location], ImageFile | None]] = {
+    "OME-Zarr": ome_zarr.read,
     "OME-TIFF": ome_tiff.read,
     "qptiff": qptiff.read,
+    "ImageJ": imagej.read,
     "TIFF": tiff_stack.read,  # takes whatever TIFF the others left: keep it last
 }
 
@@ -34,7 +37,8 @@ def open_slide(
     Parameters
     ----------
     path
-        An OME-TIFF (pyramidal or not, tiled or striped), a qptiff, or a stack of TIFF pages.
+        An OME-TIFF (pyramidal or not, tiled or striped, in one file or several), an OME-Zarr, a qptiff, an ImageJ
+        stack, or a stack of TIFF pages: a path, or a URL such as ``https://host/slide.ome.zarr`` or ``s3://...``.
     markers
         Table with one row per channel, or the names themselves; needed where the file names no channels, and taken
         instead of its names. Channels that it does not want (mcmicro's ``remove``) are dropped.
@@ -53,14 +57,11 @@ def open_slide(
         If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, or if file
         and table contradict each other; the message then shows both side by side.
     """
-    path = Path(path)
-    if not path.exists():
-        msg = f"there is no file {path}."
+    location = locate(path)
+    if isinstance(location, Path) and not location.exists():
+        msg = f"there is no file {location}."
         raise InputError(msg)
-    if path.is_dir():
-        msg = f"{path} is a folder; give the image file of one slide."
-        raise InputError(msg)
-    form, found = _read(path)
+    form, found = _read(location)
     low, high = PLAUSIBLE_UM
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
         msg = f"a pixel size of {pixel_size_um:g} µm was given; from {low:g} to {high:g} µm can be right."
@@ -68,7 +69,7 @@ def open_slide(
     panel = None if found.markers is None else Panel(found.markers, form)
     if markers is not None:
         given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
-        panel = agree(given, found.image.shape[0], found.markers, name=path.name)
+        panel = agree(given, found.image.shape[0], found.markers, name=name_of(location))
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
     missing = []
     if panel is None:
@@ -79,16 +80,16 @@ def open_slide(
             f"tell the size of its pixels{said if found.pixel_size_said else ''}: give it by --pixel-size-um"
         )
     if panel is None or size is None:
-        msg = f"{path.name} ({form}) does not {'; nor does it '.join(missing)}."
+        msg = f"{name_of(location)} ({form}) does not {'; nor does it '.join(missing)}."
         raise InputError(msg)
     slide = Slide(
-        name=name or slide_name(path),
+        name=name or slide_name(location),
         image=found.image,
         markers=distinct(panel.names, panel.cycles),
         pixel_size_um=size,
         pyramid=found.pyramid,
         tile_px=found.tile_px,
-        path=path,
+        path=location,
         markers_from=panel.source,
         markers_in_file=found.markers or (),
         pixel_size_from=size_from,
@@ -98,12 +99,15 @@ def open_slide(
     return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
 
 
-def _read(path: Path) -> tuple[str, ImageFile]:
+def _read(location: Location) -> tuple[str, ImageFile]:
     for form, read in READERS.items():
-        found = read(path)
+        if isinstance(location, Path) and location.is_dir() and form != "OME-Zarr":
+            msg = f"{location} is a folder; give the image file of one slide, or the folder of an OME-Zarr image."
+            raise InputError(msg)
+        found = read(location)
         if found is not None:
             return form, found
-    msg = f"{path.name} is in none of the formats that can be read: {', '.join(READERS)}."
+    msg = f"{name_of(location)} is in none of the formats that can be read: {', '.join(READERS)}."
     raise InputError(msg)
 
 
@@ -115,7 +119,10 @@ def slide_name(path: str | Path) -> str:
     >>> slide_name("study/CRC01.ome.tiff")
     'CRC01'
     """
-    name = Path(path).name
-    for ending in (".tiff", ".tif", ".qptiff", ".ome"):
+    place = Path(path)
+    if place.name.isdigit() and place.parent.suffix == ".zarr":  # one series of an OME-Zarr
+        place = place.parent
+    name = place.name
+    for ending in (".tiff", ".tif", ".qptiff", ".zarr", ".ome", ".companion"):
         name = name.removesuffix(ending)
     return name

@@ -1,14 +1,16 @@
 """What a file says of itself, before the user has added anything; and the choice of its channel axis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage, complete_key
+from mxsplicer.slides.location import Location, name_of
+from mxsplicer.slides.slide import LazyImage
 from mxsplicer.slides.tiff import TiffSeries
+from mxsplicer.slides.windows import Reordered
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
 
@@ -27,8 +29,27 @@ class ImageFile:
     pixel_size_said: str = ""  # what the file says where that is implausible
 
 
+class Series(Protocol):
+    """A multiscale image whose axes stand as its file has them."""
+
+    @property
+    def image(self) -> LazyImage:
+        """The finest level."""
+        ...
+
+    @property
+    def pyramid(self) -> tuple[LazyImage, ...]:
+        """The coarser levels."""
+        ...
+
+    @property
+    def axes(self) -> str:
+        """A letter per axis."""
+        ...
+
+
 def image_file(
-    path: Path,
+    path: Location,
     series: TiffSeries,
     *,
     markers: tuple[str, ...] | None = None,
@@ -36,64 +57,57 @@ def image_file(
     size_from: str = "",
 ) -> ImageFile:
     """Return a TIFF's first image with its channel axis first, and the pixel size where it is plausible."""
-    move = _channel_axis(path, series)
-    candidates = [(size_um, size_from), (series.resolution_um, "resolution tag")]
-    said = [(size, source) for size, source in candidates if size is not None]
-    good = [(size, source) for size, source in said if PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1]]
-    size, source = good[0] if good else (None, "")
+    name = name_of(path)
+    if "S" in series.axes and _is_colour(series):
+        found = f"{name} has the axes {series.axes} {series.image.shape}"
+        msg = f"{found}: a colour (RGB) picture. Give the multiplex image, one grey channel per marker."
+        raise InputError(msg)
+    # ImageJ calls any stack one of slices; an OME-TIFF that says Z means focal planes.
+    image, pyramid = channel_first(name, series, stands_for_channels="ZT" if series.kind == "imagej" else "")
+    size, source, said = plausible_size([(size_um, size_from), (series.resolution_um, "resolution tag")])
     return ImageFile(
-        image=_ChannelFirst.of(series.image, move),
-        pyramid=tuple(_ChannelFirst.of(level, move) for level in series.pyramid),
+        image=image,
+        pyramid=pyramid,
         tile_px=series.tile_px,
-        storage=f"{series.compression}, {'pyramid, ' if series.pyramid else ''}tiles of {series.tile_px}",
+        storage=f"{series.compression}, {'pyramid, ' if pyramid else ''}tiles of {series.tile_px}",
         markers=markers,
         pixel_size_um=size,
         pixel_size_from=source,
-        pixel_size_said="" if good or not said else f"{said[0][0]:g} µm",
+        pixel_size_said=said,
     )
 
 
-def _channel_axis(path: Path, series: TiffSeries) -> int:
-    """Return the place of the channel axis, or raise where there is none or more than one."""
-    axes, shape = series.axes, series.image.shape
-    found = f"{path.name} has the axes {axes} {tuple(shape)}"
-    if "S" in axes:
-        if shape[axes.index("S")] in (3, 4) and _is_colour(series):
-            msg = f"{found}: a colour (RGB) picture. Give the multiplex image, one grey channel per marker."
-            raise InputError(msg)
-        if len(axes) == 3:
-            return axes.index("S")
+def plausible_size(candidates: Sequence[tuple[float | None, str]]) -> tuple[float | None, str, str]:
+    """Return the first pixel size (µm) that can be right, where it is from, and what is said where none can be."""
+    said = [(size, source) for size, source in candidates if size is not None]
+    for size, source in said:
+        if PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1]:
+            return size, source, ""
+    return None, "", f"{said[0][0]:g} µm" if said else ""
+
+
+def channel_first(
+    name: str, series: Series, *, stands_for_channels: str = ""
+) -> tuple[LazyImage, tuple[LazyImage, ...]]:
+    """Return an image and its pyramid as (C, Y, X), or raise where there is no channel axis or more than one.
+
+    Z and T are no channel axes unless they are said to stand for channels.
+    """
+    axes, shape = series.axes, tuple(series.image.shape)
     others = [axis for axis in axes if axis not in "YX"]
+    found = f"{name} has the axes {axes} {shape}"
     if not others:
         msg = f"{found} and no channel axis. Give an image of several markers, (C, Y, X)."
         raise InputError(msg)
-    if len(others) > 1:
+    if len(others) > 1 or (others[0] in "ZT" and others[0] not in stands_for_channels):
         msg = f"{found}; one channel axis beside Y and X is needed. Export a single plane and time point."
         raise InputError(msg)
-    return axes.index(others[0])
+    order = [axes.index(axis) for axis in (others[0], "Y", "X")]
+    return Reordered.of(series.image, order), tuple(Reordered.of(level, order) for level in series.pyramid)
 
 
 def _is_colour(series: TiffSeries) -> bool:
     # Four float samples are proteins that somebody's writer put into a pixel; 8- and 16-bit integers are colours.
-    return series.photometric in ("RGB", "YCBCR", "PALETTE") and np.dtype(series.image.dtype).kind in "ui"
-
-
-class _ChannelFirst:
-    """A view of an image whose channel axis comes last."""
-
-    def __init__(self, image: LazyImage) -> None:
-        self._image = image
-        self.shape = (image.shape[-1], *image.shape[:-1])
-        self.dtype = image.dtype
-        self.ndim = 3
-
-    @classmethod
-    def of(cls, image: LazyImage, channel_axis: int) -> LazyImage:
-        """Return the image itself where its channels come first already."""
-        return image if channel_axis == 0 else cls(image)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        channels, rows, columns = complete_key(key, self.ndim)
-        window = np.asarray(self._image[rows, columns])  # (y, x, C), y and x absent where an integer asked for one
-        moved: np.ndarray = np.moveaxis(window, -1, 0)[channels]
-        return moved
+    n_samples = series.image.shape[series.axes.index("S")]
+    photometric = series.photometric in ("RGB", "YCBCR", "PALETTE")
+    return n_samples in (3, 4) and photometric and np.dtype(series.image.dtype).kind in "ui"

@@ -3,37 +3,42 @@
 https://docs.openmicroscopy.org/ome-model/ (2016-06); older namespaces name the same elements.
 """
 
-from pathlib import Path
 from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.location import Location, name_of
 from mxsplicer.slides.readers.image_file import PLAUSIBLE_UM, ImageFile, image_file
 from mxsplicer.slides.tiff import open_tiff
 
 _UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
-def read(path: Path) -> ImageFile | None:
+def read(path: Location) -> ImageFile | None:
     """Read the headers of an OME-TIFF; None where the file is another TIFF."""
     series = open_tiff(path)
     if series.kind != "ome":
         return None
     try:
         root = ElementTree.fromstring(series.descriptions[0])
-    except ElementTree.ParseError as error:
-        msg = f"the OME-XML of {path.name} is broken ({error}). Export the file again."
+    except (ElementTree.ParseError, ValueError) as error:
+        msg = f"the OME-XML of {name_of(path)} is broken ({error}). Export the file again."
         raise InputError(msg) from error
     pixels = root.find(".//{*}Image/{*}Pixels")
     if pixels is None:
         return image_file(path, series)
-    names = [channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel")]
+    names = channel_names(pixels)
     return image_file(
         path,
         series,
-        markers=tuple(names) if names and all(names) else None,
+        markers=names if names and all(names) else None,
         size_um=_physical_size_um(pixels),
         size_from="OME-XML",
     )
+
+
+def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
+    """Return the name of each channel of an OME-XML ``Pixels``, "" where one has none."""
+    return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
 
 
 def _physical_size_um(pixels: ElementTree.Element) -> float | None:

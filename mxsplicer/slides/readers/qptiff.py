@@ -1,15 +1,15 @@
 """qptiff and inForm component files (Akoya, PerkinElmer): the XML of each page names its channel."""
 
-from pathlib import Path
 from xml.etree import ElementTree
 
+from mxsplicer.slides.location import Location
 from mxsplicer.slides.readers.image_file import ImageFile, image_file
 from mxsplicer.slides.tiff import open_tiff
 
 _NAMES = ("Biomarker", ".//Responsivity/Filter/Name", "Name")  # best first
 
 
-def read(path: Path) -> ImageFile | None:
+def read(path: Location) -> ImageFile | None:
     """Read the headers of a qptiff; None where the file is another TIFF."""
     series = open_tiff(path)
     if series.kind != "qpi":
@@ -21,6 +21,6 @@ def read(path: Path) -> ImageFile | None:
 def _channel_name(description: str) -> str:
     try:
         root = ElementTree.fromstring(description)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError):
         return ""
     return next((name for name in (root.findtext(place, "").strip() for place in _NAMES) if name), "")

@@ -1,0 +1,82 @@
+"""Where an image lies: a path on this machine, or a URL that fsspec reads (https, s3, gs, memory, ...)."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mxsplicer.errors import InputError
+
+Location = Path | str  # a str is a URL
+
+# Two letters at least: C:/ is a drive. A path object has made "https://host" into "https:/host".
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+def locate(path: Path | str) -> Location:
+    """Return a path as a Path and a URL as a str; ``file://`` is a path on this machine.
+
+    Examples
+    --------
+    >>> locate(Path("https://host/slide.ome.zarr/"))
+    'https://host/slide.ome.zarr'
+    >>> locate("file:///data/slide.ome.tif").as_posix()
+    '/data/slide.ome.tif'
+    """
+    match = _URL.fullmatch(str(path))
+    if match is None or Path(path).exists():
+        return Path(path)
+    scheme, rest = match[1].lower(), match[2].rstrip("/")
+    return Path("/", rest) if scheme in ("file", "local") else f"{scheme}://{rest}"
+
+
+def absolute(location: Location) -> str:
+    """Return what finds the image from any folder."""
+    return location if isinstance(location, str) else str(location.resolve())
+
+
+def below(location: Location, part: str) -> Location:
+    """Return the place of ``part``, slashes between folders, inside a folder or below a URL."""
+    return location / part if isinstance(location, Path) else f"{location}/{part}".rstrip("/")
+
+
+def name_of(location: Location) -> str:
+    """Return the last part of a path or URL."""
+    return Path(location).name
+
+
+def read_bytes(location: Location) -> bytes | None:
+    """Return what a small file holds, or None where there is none."""
+    if isinstance(location, Path):
+        return location.read_bytes() if location.is_file() else None
+    system, path = file_system(location)
+    try:
+        content: bytes = system.cat_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except Exception as error:  # each backend of fsspec has its own
+        raise unreachable(location, error) from error
+    return content
+
+
+def file_system(url: str, **options: Any) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it."""
+    scheme = url.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(url, **options)
+    except ImportError as error:
+        needed = sorted({"fsspec", _PACKAGES.get(scheme, "fsspec")})
+        msg = f"{url} cannot be read: {error}. Install what reads {scheme}:// by pip install {' '.join(needed)}."
+        raise InputError(msg) from error
+    except ValueError as error:
+        msg = f"{url} is a URL that cannot be read ({error}). Give a path, or an https, s3, file or memory URL."
+        raise InputError(msg) from error
+    return system, str(path)
+
+
+def unreachable(location: Location, error: Exception) -> InputError:
+    """Return what to say where a place cannot be read."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{location} cannot be read ({said[:200]}). Check the address, the network and your access.")
