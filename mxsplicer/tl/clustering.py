@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
 from mxsplicer.progress import track
-from mxsplicer.tl.correlation import representation
+from mxsplicer.tl.rows import representation, slices, take
 
 logger = logging.getLogger(__name__)
 
 _COMPONENTS = 50
-_ROWS = 16_384  # cells placed at a time
 
 
 def cluster(
@@ -32,9 +32,9 @@ def cluster(
     """Group cells by Leiden clustering of a representation and lay them out with UMAP.
 
     This is ``scanpy.pp.neighbors(adata, use_rep=use_rep)`` with exact neighbours, ``scanpy.tl.leiden`` and
-    ``scanpy.tl.umap``. Above
-    ``max_cells`` a random sample of cells is clustered, and every other cell joins the cluster, and the place on the
-    map, of the sampled cells it resembles most in the first 50 principal components.
+    ``scanpy.tl.umap``. Above ``max_cells`` a random sample of cells is clustered, and every other cell joins the
+    cluster, and the place on the map, of the sampled cells it resembles most in the first 50 principal components.
+    Only the sample is held in memory; the representation may lie on disk.
 
     Parameters
     ----------
@@ -60,16 +60,17 @@ def cluster(
     ``adata.uns["mxsplicer_cluster"]``
         The settings, and ``n_clustered``: how many cells were clustered themselves.
     """
-    z = np.asarray(representation(adata, use_rep), dtype=np.float32)
+    z = representation(adata, use_rep)
     if adata.n_obs < 3:
         msg = f"{adata.n_obs} cells cannot be clustered; at least 3 are needed."
         raise InputError(msg)
     sample = np.arange(adata.n_obs)
     if adata.n_obs > max_cells:
         sample = np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))
-    leiden, umap = _cluster_all(z[sample], resolution, n_neighbors, seed)
+    of_sample = take(z, sample)
+    leiden, umap = _cluster_all(of_sample, resolution, n_neighbors, seed)
     if len(sample) < adata.n_obs:
-        leiden, umap = _join(z, sample, leiden, umap, seed=seed)
+        leiden, umap = _join(z, sample, of_sample, leiden, umap, seed=seed)
     by_size = np.argsort(-np.bincount(leiden), kind="stable")
     leiden = np.argsort(by_size)[leiden]
     names = [str(code) for code in range(leiden.max() + 1)]
@@ -99,21 +100,21 @@ def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) 
 
 
 def _join(
-    z: np.ndarray, sample: np.ndarray, leiden: np.ndarray, umap: np.ndarray, *, seed: int
+    z: Any, sample: np.ndarray, of_sample: np.ndarray, leiden: np.ndarray, umap: np.ndarray, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    rest = np.setdiff1d(np.arange(len(z)), sample)
+    n = z.shape[0]
     # Who is nearest shows in the leading components as well, at a tenth of the cost.
-    pca = PCA(min(_COMPONENTS, *z[sample].shape), svd_solver="randomized", random_state=seed).fit(z[sample])
-    near = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(pca.transform(z[sample]))
-    all_leiden = np.empty(len(z), dtype=leiden.dtype)
-    all_umap = np.empty((len(z), 2), dtype=np.float32)
-    all_leiden[sample], all_umap[sample] = leiden, umap
-    for start in track(range(0, len(rest), _ROWS), "Placing the other cells"):
-        rows = rest[start : start + _ROWS]
-        nearest = near.kneighbors(pca.transform(z[rows]), return_distance=False)  # (rows, 5) places in the sample
+    pca = PCA(min(_COMPONENTS, *of_sample.shape), svd_solver="randomized", random_state=seed).fit(of_sample)
+    near = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(pca.transform(of_sample))
+    all_leiden = np.empty(n, dtype=leiden.dtype)
+    all_umap = np.empty((n, 2), dtype=np.float32)
+    for part in track(slices(n), "Placing the other cells"):
+        rows = np.asarray(z[part], dtype=np.float32)
+        nearest = near.kneighbors(pca.transform(rows), return_distance=False)  # (rows, 5) places in the sample
         votes = np.zeros((len(rows), leiden.max() + 1), dtype=np.int8)
         for column in nearest.T:
             votes[np.arange(len(rows)), leiden[column]] += 1
-        all_leiden[rows] = votes.argmax(axis=1)
-        all_umap[rows] = np.median(umap[nearest], axis=1)
+        all_leiden[part] = votes.argmax(axis=1)
+        all_umap[part] = np.median(umap[nearest], axis=1)
+    all_leiden[sample], all_umap[sample] = leiden, umap
     return all_leiden, all_umap

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from mxsplicer.errors import InputError
 from mxsplicer.progress import track
+from mxsplicer.tl.rows import representation, slices
 
 logger = logging.getLogger(__name__)
-
-_ROWS = 65_536  # cells at a time: 512 features of them are 268 MB in float64
 
 
 def correlate(adata: AnnData, *, use_rep: str = "X_splicer", key_added: str | None = None) -> None:
     """Correlate the intensity of every marker with every learned feature.
 
-    The cells are gone through twice, a slice at a time, so memory does not grow with their number. A marker or a
-    feature that has one value in all cells follows nothing: its correlations are 0.
+    The cells are gone through once, a slice at a time, so memory does not grow with their number, and the
+    representation may lie on disk. A marker or a feature that has one value in all cells follows nothing: its
+    correlations are 0.
 
     Parameters
     ----------
@@ -49,17 +48,24 @@ def correlate(adata: AnnData, *, use_rep: str = "X_splicer", key_added: str | No
     """
     z = representation(adata, use_rep)
     key_added = key_added or f"{use_rep.removeprefix('X_')}_correlation"
-    slices = [slice(start, start + _ROWS) for start in range(0, adata.n_obs, _ROWS)]
-
-    mean_x = sum((_rows(adata.X, part).sum(axis=0) for part in slices), np.zeros(adata.n_vars)) / adata.n_obs
-    mean_z = sum((_rows(z, part).sum(axis=0) for part in slices), np.zeros(z.shape[1])) / adata.n_obs
-    products = np.zeros((adata.n_vars, z.shape[1]))
+    n = 0
+    mean_x, mean_z = np.zeros(adata.n_vars), np.zeros(z.shape[1])
     squares_x, squares_z = np.zeros(adata.n_vars), np.zeros(z.shape[1])
-    for part in track(slices, "Correlating markers with features"):
-        x_part, z_part = _rows(adata.X, part) - mean_x, _rows(z, part) - mean_z
-        products += x_part.T @ z_part
-        squares_x += np.square(x_part).sum(axis=0)
-        squares_z += np.square(z_part).sum(axis=0)
+    products = np.zeros((adata.n_vars, z.shape[1]))
+    for part in track(slices(adata.n_obs), "Correlating markers with features"):
+        # Sums about the mean of the slice, then moved to the mean of all so far: exact whatever the offset of a marker.
+        x_part, z_part = _rows(adata.X, part), _rows(z, part)
+        n_part = len(x_part)
+        to_x, to_z = x_part.mean(axis=0) - mean_x, z_part.mean(axis=0) - mean_z
+        x_part -= mean_x + to_x
+        z_part -= mean_z + to_z
+        weight = n * n_part / (n + n_part)
+        products += x_part.T @ z_part + weight * np.outer(to_x, to_z)
+        squares_x += np.square(x_part).sum(axis=0) + weight * to_x**2
+        squares_z += np.square(z_part, out=z_part).sum(axis=0) + weight * to_z**2
+        n += n_part
+        mean_x += to_x * n_part / n
+        mean_z += to_z * n_part / n
 
     varies_x = _varies(squares_x, mean_x, adata.n_obs)
     varies_z = _varies(squares_z, mean_z, adata.n_obs)
@@ -73,17 +79,9 @@ def correlate(adata: AnnData, *, use_rep: str = "X_splicer", key_added: str | No
     adata.varm[key_added] = np.clip(r, -1, 1).astype(np.float32)
 
 
-def representation(adata: AnnData, key: str) -> Any:
-    """Return ``adata.obsm[key]``, or say which keys there are."""
-    if key not in adata.obsm:
-        msg = f"the cells have no representation {key!r}; obsm holds: {', '.join(adata.obsm) or 'nothing'}."
-        raise InputError(msg)
-    return adata.obsm[key]
-
-
 def _rows(matrix: Any, part: slice) -> np.ndarray:
     rows = matrix[part]
-    return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
+    return np.array(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)
 
 
 def _varies(squares: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:

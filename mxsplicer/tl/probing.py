@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.errors import InputError
 from mxsplicer.progress import track
-from mxsplicer.tl.correlation import representation
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
+from mxsplicer.tl.rows import representation, take
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def probe(
     limits = {"max_per_class": max_cells_per_class, "seed": seed}
     with threadpool_limits(1):  # matrices this small run 3 to 20 times slower on several threads of a busy machine
         for name in track(names, f"Scoring {label}"):
-            x, reduce = _features(adata, name)[used], name == INTENSITY_PCA
+            x, reduce = _features(adata, name, used), name == INTENSITY_PCA
             per_fold[name] = pd.DataFrame(
                 _score_fold(x, codes, folds_used, fold, reduce=reduce, **limits) for fold in range(folds.n)
             )
@@ -202,14 +202,14 @@ def _available(adata: AnnData) -> list[str]:
     return [name for name, key in LEARNED.items() if key in adata.obsm] + [MEAN_INTENSITY, *shape, *pca]
 
 
-def _features(adata: AnnData, name: str) -> np.ndarray:
+def _features(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     if name in (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA):
-        intensity = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+        intensity = adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows]
         features = np.log1p(np.maximum(intensity, 0))
         if name == INTENSITY_AND_SHAPE:
-            features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()])
+            features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
     else:
-        features = np.asarray(representation(adata, LEARNED.get(name, name)))
+        features = take(representation(adata, LEARNED.get(name, name)), rows)
     if not np.isfinite(features).all():
         msg = f"{name!r} holds values that are not finite in {(~np.isfinite(features)).any(axis=1).sum()} cells."
         raise InputError(msg)

@@ -3,7 +3,7 @@ import pytest
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import correlation
+from mxsplicer.tl import rows
 
 
 def test_correlations_are_pearsons(cells):
@@ -31,7 +31,7 @@ def test_a_marker_without_signal_and_a_dead_feature_follow_nothing(cells):
 def test_slices_of_any_size_give_the_same(cells, monkeypatch):
     adata = cells(500)
     tl.correlate(adata)
-    monkeypatch.setattr(correlation, "_ROWS", 64)
+    monkeypatch.setattr(rows, "AT_ONCE", 64)
 
     tl.correlate(adata, key_added="by_slices")
 
