@@ -79,4 +79,7 @@ def file_system(url: str, **options: Any) -> tuple[Any, str]:
 def unreachable(location: Location, error: Exception) -> InputError:
     """Return what to say where a place cannot be read."""
     said = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{location} cannot be read ({said[:200]}). Check the address, the network and your access.")
+    public = "; a public bucket needs FSSPEC_S3_ANON=true in the environment" if "credentials" in said else ""
+    return InputError(
+        f"{location} cannot be read ({said[:200]}). Check the address, the network and your access{public}."
+    )

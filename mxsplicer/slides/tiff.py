@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.location import Location, file_system, locate, name_of
+from mxsplicer.slides.location import Location, file_system, locate, name_of, unreachable
 from mxsplicer.slides.slide import LazyImage
 from mxsplicer.slides.windows import Pick, Windowed, as_index
 
@@ -380,7 +380,14 @@ def _opened(location: Location) -> Iterator[Any]:
         yield location
         return
     system, path = file_system(location)
-    with system.open(path, "rb") as file:
+    try:
+        file = system.open(path, "rb")
+    except FileNotFoundError as error:
+        msg = f"there is nothing at {location}. Give the address of a TIFF, or of the folder of an OME-Zarr image."
+        raise InputError(msg) from error
+    except Exception as error:  # each backend of fsspec has its own
+        raise unreachable(location, error) from error
+    with file:
         yield file
 
 
