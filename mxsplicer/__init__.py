@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mxsplicer.report import write_report
     from mxsplicer.result import Result, open_result
     from mxsplicer.slides.cells import Cells, measure_cells
+    from mxsplicer.slides.doctor import Diagnosis, examine
     from mxsplicer.slides.masks import open_mask
     from mxsplicer.slides.readers import open_slide
     from mxsplicer.slides.segmentation import segment
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Cells": "slides.cells",
+    "Diagnosis": "slides.doctor",
     "InputError": "errors",
     "Options": "pipeline",
     "PatchStore": "patches.store",
@@ -44,6 +46,7 @@ _HOME = {
     "Views": "splicer.views",
     "embed": "embedding",
     "embed_slides": "pipeline",
+    "examine": "slides.doctor",
     "extract_patches": "patches.extraction",
     "from_slide": "embedding",
     "from_store": "embedding",
@@ -65,6 +68,7 @@ _HOME = {
 
 __all__ = [
     "Cells",
+    "Diagnosis",
     "InputError",
     "Options",
     "PatchStore",
@@ -74,6 +78,7 @@ __all__ = [
     "Views",
     "embed",
     "embed_slides",
+    "examine",
     "extract_patches",
     "from_slide",
     "from_store",

@@ -30,7 +30,7 @@ Statistics = Annotated[
     typer.Option(
         "--measure",
         metavar="NAME",
-        help="What to measure of each cell beside the mean, as often as needed: median, sum, std, p90 (any percentile), "
+        help="What to measure of each cell beside the mean, as often as needed: median, sum, std, p90 (a percentile), "
         "ring (the cell's rim), nucleus, surroundings.",
         show_default=False,
     ),

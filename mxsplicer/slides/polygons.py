@@ -230,4 +230,5 @@ def _checked(path: Path, feature: Any) -> dict[str, Any]:
 def _counted(lengths: np.ndarray) -> np.ndarray:
     """Return 0, 1, 2, ... anew for each length."""
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return counted

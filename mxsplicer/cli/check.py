@@ -1,0 +1,80 @@
+"""`mxsplicer check`: whether a mask is sound and fits its slide."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mxsplicer import progress
+from mxsplicer.cli.options import AsJson, Drop, Markers, MaskPage, NuclearMarker, PixelSize, Rename, SlidePath
+
+if TYPE_CHECKING:
+    from mxsplicer.slides.doctor import Diagnosis
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)
+
+
+def check(
+    slide: SlidePath,
+    mask: Annotated[
+        str, typer.Argument(metavar="MASK", help="Label image, OME-Zarr labels or GeoJSON.", show_default=False)
+    ],
+    nuclear_marker: NuclearMarker = None,
+    nuclei: Annotated[
+        str | None, typer.Option(metavar="MASK", help="Mask of the nuclei, with the ids of their cells.")
+    ] = None,
+    mask_page: MaskPage = None,
+    markers: Markers = None,
+    rename: Rename = None,
+    drop: Drop = None,
+    pixel_size_um: PixelSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what is wrong with a mask: other level, transposed, shifted, ids that wrapped, seams, and more.
+
+    Ends with exit code 0 where nothing is wrong, 1 where something is, 2 where a file cannot be read.
+    """
+    from mxsplicer.slides.doctor import examine
+    from mxsplicer.slides.masks import open_mask
+    from mxsplicer.slides.panel import parse_renames
+    from mxsplicer.slides.polygons import is_geojson
+    from mxsplicer.slides.readers import open_slide
+
+    opened = open_slide(
+        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
+    )
+    labels = open_mask(mask, page=mask_page, slide=opened)
+    part = "nucleus" if nuclei is not None and is_geojson(Path(nuclei)) else "cell"
+    of_nuclei = None if nuclei is None else open_mask(nuclei, slide=opened, part=part)  # type: ignore[arg-type]
+    with progress.shown():
+        diagnosis = examine(opened, labels, nuclear_marker=nuclear_marker, nuclei=of_nuclei)
+    if as_json:
+        typer.echo(json.dumps({"slide": opened.name, "mask": str(mask), **diagnosis.to_dict()}, ensure_ascii=False))
+    else:
+        _show(f"mask {Path(mask).name} of slide {opened.name}", diagnosis)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _show(subject: str, diagnosis: "Diagnosis") -> None:
+    console = Console(highlight=False, soft_wrap=not Console().is_terminal)
+    size = f", half of them above {diagnosis.median_diameter_um:.3g} µm across" if diagnosis.median_diameter_um else ""
+    wrong = sum(finding.wrong for finding in diagnosis.findings)
+    verdict = f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong" if wrong else "nothing is wrong"
+    console.print(f"{subject}: {diagnosis.n_cells:,} cells{size}; {verdict}", markup=False)
+    for finding in sorted(diagnosis.findings, key=lambda one: not one.wrong):
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_row(
+            Text("WRONG" if finding.wrong else "note", style="bold red" if finding.wrong else "dim"), Text(finding.name)
+        )
+        for word in ("found", "cause", "fix"):
+            if getattr(finding, word):
+                table.add_row(Text(word, style="dim"), Text(getattr(finding, word)))
+        console.print()
+        console.print(table)
