@@ -76,7 +76,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 
 Method = Annotated[str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.")]
-LossName = Annotated[str, typer.Option("--loss", help="vicreg or simclr.")]
+LossName = Annotated[str, typer.Option("--loss", help="vicreg, simclr or sigreg.")]
 Encoder = Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.")]
 EncoderWidth = Annotated[
     int, typer.Option(min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.")

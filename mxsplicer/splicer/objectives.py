@@ -87,7 +87,7 @@ class Joint(nn.Module):
 def per_chunk(loss: Loss, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
     """Return the terms of a loss on every pair of chunks, (n,), of two embeddings (B, n, D), all chunks at once."""
     with torch.autocast(e_a.device.type, enabled=False):  # sums of squares need float32
-        return torch.func.vmap(loss.terms, in_dims=1)(e_a.float(), e_b.float())
+        return torch.func.vmap(loss.terms, in_dims=1, randomness="same")(e_a.float(), e_b.float())
 
 
 def redundancy(e: Tensor) -> Tensor:

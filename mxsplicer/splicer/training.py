@@ -70,7 +70,7 @@ def train(
     method
         ``"splicer"`` (arXiv 2503.07444) or ``"joint"``, its baseline.
     loss
-        ``"vicreg"`` or ``"simclr"``, between each chunk and its component.
+        ``"vicreg"``, ``"simclr"`` or ``"sigreg"``, between each chunk and its component.
     encoder, encoder_width
         The primary encoder and the width of its first stage; 64 is the ResNet-18 of the paper.
     component_width
@@ -195,6 +195,7 @@ def _fit(
         numbered = track(_numbered(batches, first, steps), description, total=steps, start=first)
         for step, (patches, regions) in numbered:
             generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
+            torch.manual_seed(seed * 1_000_003 + step)  # for a loss that draws at random
             shown = run.normalize(patches, regions, device=fabric.device)
             # A component is a marker in the cell itself, whatever of its surroundings the primary encoder sees.
             other = run.normalization(patches, regions, device=fabric.device) if run.method == "splicer" else shown

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import per_chunk
@@ -60,12 +61,42 @@ def test_simclr_with_cross_view_negatives_is_the_mean_of_both_directions():
     assert SimCLR(negatives="cross")(a, b).item() == pytest.approx(expected, rel=1e-4)
 
 
+@given(st.integers(0, 10_000), st.integers(3, 20))
+@settings(max_examples=25, deadline=None)
+def test_sigreg_is_the_formula_of_the_paper(seed, n):
+    a, b = two_batches(seed, n, width=1)  # of width 1 every direction is the same but for its sign
+
+    x, y = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
+    t = np.linspace(-5, 5, 17)
+    normal = np.exp(-(t**2) / 2)
+    statistic = [n * np.trapezoid(abs(np.exp(1j * t * e).mean(axis=0) - normal) ** 2 * normal, t) for e in (x, y)]
+
+    expected = 25 * ((x - y) ** 2).mean() + 0.5 * sum(statistic) / 2
+    assert SIGReg()(a, b).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sigreg_tells_a_function_of_another_feature_from_an_independent_one():
+    """Two features that are uncorrelated, the second a square of the first: nothing that covariances could see."""
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(2000, generator=torch.Generator().manual_seed(1))
+    square = (x**2 - 1) / 2**0.5
+    dependent, independent = torch.stack([x, square], dim=1), torch.stack([x, y], dim=1)
+
+    assert SIGReg()(dependent, dependent) > 10 * SIGReg()(independent, independent)
+    assert VICReg()(dependent, dependent) < VICReg()(independent, independent) + 0.5
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_all_chunks_at_once_are_the_chunks_one_by_one(name):
     loss = LOSSES[name]()
     chunks = [two_batches(seed) for seed in range(4)]
     e_a, e_b = (torch.stack([pair[i] for pair in chunks], dim=1) for i in (0, 1))
 
+    torch.manual_seed(0)
     together = sum(per_chunk(loss, e_a, e_b).values())
 
-    torch.testing.assert_close(together, torch.stack([loss(a, b) for a, b in chunks]))
+    one_by_one = []
+    for a, b in chunks:
+        torch.manual_seed(0)  # what a loss draws at random is the same for all chunks
+        one_by_one.append(loss(a, b))
+    torch.testing.assert_close(together, torch.stack(one_by_one))

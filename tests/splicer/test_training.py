@@ -9,6 +9,7 @@ from mxsplicer.embedding import embed
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer import training
+from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.run import load_run, untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.testing import tiny_slide, tiny_store
@@ -27,7 +28,7 @@ def weights(run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["splicer", "joint"])
-@pytest.mark.parametrize("loss", ["vicreg", "simclr"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_falls_for_every_method_and_loss(store, tmp_path, method, loss):
     run = train(store, tmp_path / "run", method=method, loss=loss, **SMALL | {"epochs": 6})
 
@@ -48,8 +49,9 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tm
     assert not torch.allclose(weights(first)["stem.0.weight"], weights(other)["stem.0.weight"])
 
 
-def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch):
-    whole = train(store, tmp_path / "whole", **SMALL)
+@pytest.mark.parametrize("loss", ["vicreg", "sigreg"])  # nothing is drawn at random, and something is
+def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch, loss):
+    whole = train(store, tmp_path / "whole", loss=loss, **SMALL)
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     check = training._check_finite
 
@@ -60,10 +62,10 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
 
     monkeypatch.setattr(training, "_check_finite", stop_at_step_7)
     with pytest.raises(KeyboardInterrupt):
-        train(store, tmp_path / "cut", **SMALL)
+        train(store, tmp_path / "cut", loss=loss, **SMALL)
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(training, "_check_finite", check)
-    resumed = train(store, tmp_path / "cut", **SMALL)
+    resumed = train(store, tmp_path / "cut", loss=loss, **SMALL)
 
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(tensor, weights(resumed)[name], rtol=0, atol=0)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
 
@@ -24,4 +25,4 @@ class Loss(Protocol):
         ...
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {"vicreg": VICReg, "simclr": SimCLR}
+LOSSES: dict[str, Callable[[], Loss]] = {"vicreg": VICReg, "simclr": SimCLR, "sigreg": SIGReg}

@@ -1,0 +1,51 @@
+"""SIGReg: embeddings of the same cell agree, and together they are spread as a standard normal distribution.
+
+Balestriero, LeCun 2025 (LeJEPA, arXiv 2511.08544): sketched isotropic Gaussian regularisation with the test of Epps and
+Pulley (1983). Where VICReg asks that features be uncorrelated, this asks that they be independent: a square of another
+feature is uncorrelated with it, but it is not normal, so a chunk cannot be filled with functions of what is easy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LARGEST_T, _POINTS = 5.0, 9  # the integral runs from -5 to 5 in 17 points; its integrand is even, so 9 suffice
+
+
+@dataclass(frozen=True)
+class SIGReg:
+    """Invariance, and normality of every slice through the embedding.
+
+    A slice is the embedding seen along a random direction; directions are drawn anew in every call, from PyTorch's
+    generator. The statistic of a slice x_1 .. x_B is B ∫ |mean of exp(itx) - exp(-t²/2)|² exp(-t²/2) dt; it is averaged
+    over slices and over the two branches. Invariance is the mean squared difference, weighted as in VICReg; the other
+    weight is 25 λ, with λ = 0.02.
+    """
+
+    invariance_weight: float = 25.0
+    normality_weight: float = 0.5
+    slices: int = 64
+
+    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
+        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
+        return torch.stack(list(self.terms(e_a, e_b).values())).sum(dim=0)
+
+    def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+        """Return the two weighted terms, whose sum is the loss."""
+        directions = F.normalize(torch.randn(e_a.shape[1], self.slices, device=e_a.device), dim=0)
+        return {
+            "invariance": self.invariance_weight * (e_a - e_b).pow(2).mean(),
+            "normality": self.normality_weight * (_epps_pulley(e_a @ directions) + _epps_pulley(e_b @ directions)) / 2,
+        }
+
+
+def _epps_pulley(x: Tensor) -> Tensor:
+    """Return the mean over columns of the test statistic of Epps and Pulley for values (B, slices)."""
+    t = torch.linspace(0, _LARGEST_T, _POINTS, device=x.device)
+    normal = torch.exp(-t.pow(2) / 2)
+    tx = x[..., None] * t  # (B, slices, points)
+    error = (tx.cos().mean(dim=0) - normal).pow(2) + tx.sin().mean(dim=0).pow(2)
+    integral = 2 * torch.trapezoid(error * normal, dx=_LARGEST_T / (_POINTS - 1))
+    return len(x) * integral.mean()
