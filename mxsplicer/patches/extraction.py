@@ -3,35 +3,25 @@
 import hashlib
 import logging
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.blocks import (
-    Tile,
-    TileReader,
-    choose_block_size,
-    choose_tile,
-    find_tiles,
-    order_cells,
-    spread_sample,
-)
-from mxsplicer.patches.store import OTHER_CELL, Block, PatchStore, PatchWriter
+from mxsplicer.memory import Budget
+from mxsplicer.patches.blocks import Grid, choose_block_size, choose_tile, order_windows
+from mxsplicer.patches.cutting import Cutter
+from mxsplicer.patches.sampling import choose_ids, choose_sample
+from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
+from mxsplicer.patches.workers import choose_crew, cut_blocks
 from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells, measure_cells
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-_TILES_BYTES = 512 << 20  # of decoded tiles kept for blocks to come
-_MAX_WORKERS = 4  # each holds about two blocks in memory
 
 
 def extract_patches(
@@ -42,15 +32,18 @@ def extract_patches(
     patch_size_um: float = 32.0,
     cells: Cells | None = None,
     max_cells: int | None = None,
+    cell_ids: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     workers: int | None = None,
+    max_bytes: int | None = None,
+    executor: str = "threads",
     overwrite: bool = False,
 ) -> PatchStore:
     """Cut a square patch around every cell of a slide and write them to a zarr store.
 
     A patch is centred on the centroid of its cell; pixels beyond the slide are 0. Intensities are stored as they
     were read. The slide is read a tile at a time, so memory does not grow with the slide. Interrupted, the same call
-    goes on where it was; the store is the same byte for byte, for any number of workers.
+    goes on where it was; the store is the same byte for byte, for any number and kind of workers.
 
     Parameters
     ----------
@@ -65,11 +58,20 @@ def extract_patches(
     cells
         The cells to cut, as :func:`~mxsplicer.slides.cells.measure_cells` returns them; all of the mask where None.
     max_cells
-        Cut at most this many, a random sample spread evenly over the tissue.
+        Cut at most this many: a sample spread evenly over the tissue in which rare bright cells of every marker have
+        their place; :func:`~mxsplicer.patches.sampling.choose_sample` says how.
+    cell_ids
+        Cut these only, by the mask's values.
     seed
         Of that sample.
     workers
-        Threads; as many as there are processors, at most 4, where None. Each holds about two blocks (up to 256 MiB).
+        How many; as many as there are processors, at most 4, where None, and fewer where ``max_bytes`` asks for it.
+    max_bytes
+        Most memory that this process and the worker processes it starts may hold; 4 GiB on top of what is held where
+        None. On a dask cluster: that one task may hold.
+    executor
+        What the workers are: "threads", "processes", or the address of a dask scheduler, "tcp://...". The cluster must
+        see the slide, the mask and ``path`` under the same names. A worker that dies costs what it had in hand.
     overwrite
         Replace a store of this name.
 
@@ -81,7 +83,8 @@ def extract_patches(
     ------
     InputError
         If the mask differs in height or width from the slide, a patch is larger than the slide, the path exists, an
-        unfinished store of that name was made from something else, or the disk is too small.
+        unfinished store of that name was made from something else, the disk or ``max_bytes`` is too small, or
+        ``cell_ids`` names cells that there are not.
 
     Examples
     --------
@@ -93,9 +96,10 @@ def extract_patches(
     """
     check_mask(mask, slide)
     patch_px = choose_patch_px(slide, patch_size_um)
-    cells = measure_cells(slide, mask) if cells is None else cells
-    chosen = _in_block_order(cells, max_cells, seed)
-    cutter = _Cutter(slide, mask, chosen, patch_px)
+    measured = measure_cells(slide, mask, max_bytes=max_bytes) if cells is None else cells
+    listed = measured if cell_ids is None else choose_ids(measured, cell_ids)
+    sampled = choose_sample(listed, max_cells, seed=seed)
+    chosen, cutter, table = _prepared(slide, mask, sampled, patch_px)
     described = {
         "slide_name": slide.name,
         "markers": list(slide.markers),
@@ -109,12 +113,13 @@ def extract_patches(
         "cells": _digest_of(chosen),
         "n_cells": len(chosen),
         "block_size": cutter.block_size,
-        "seed": None if len(chosen) == len(cells) else seed,
+        "seed": None if len(chosen) == len(listed) else seed,
     }
+    crew = choose_crew(cutter, Budget.of(max_bytes), workers=workers, kind=executor)
     writer = PatchWriter(
         path,
         header={**described, "ledger": chosen.ledger, "made_from": made_from},
-        cells=cutter.table,
+        cells=table,
         intensities=chosen.intensities,
         patch_px=patch_px,
         dtype=cutter.dtype,
@@ -125,20 +130,38 @@ def extract_patches(
     done = writer.begin()
     if done:
         logger.info("%s: going on after %d of %d blocks.", path, len(done), cutter.n_blocks)
-    written = cutter.run(sorted(set(range(cutter.n_blocks)) - set(done)), writer.write, workers)
+    left = sorted(set(range(cutter.n_blocks)) - set(done))
+    written = cut_blocks(cutter, left, _Write(writer.shards), crew, in_order=False)
     for _ in track(written, "Cutting patches", total=cutter.n_blocks, start=len(done)):
         pass
+    missing = cutter.n_blocks - len(writer.written())
+    if missing:
+        msg = (
+            f"{missing} of {cutter.n_blocks} blocks that the workers at {executor} wrote are not in {writer.partial}: "
+            "they see another disk. Choose a folder that all machines share, under the same name."
+        )
+        raise InputError(msg)
     return writer.finish()
 
 
 def stream_blocks(
-    slide: Slide, mask: LazyImage, cells: Cells, *, patch_size_um: float = 32.0, workers: int | None = None
+    slide: Slide,
+    mask: LazyImage,
+    cells: Cells,
+    *,
+    patch_size_um: float = 32.0,
+    skip: Collection[int] = (),
+    workers: int | None = None,
+    max_bytes: int | None = None,
+    executor: str = "threads",
 ) -> Iterator[Block]:
     """Cut the patches of a slide's cells and hand them out block by block, without writing anything.
 
     The blocks are those that :func:`extract_patches` writes, with the same bytes, in the same order. ``block.rows``
     are places in block order; ``block.cells["cell_id"]`` says which cell is meant. A few blocks are cut ahead, so
-    memory does not grow with the slide.
+    memory does not grow with the slide. Threads share what they decode; with processes or a dask cluster, which
+    ``executor`` may ask for, each block decodes its own tiles and is sent here, which is worth it only where decoding
+    is very slow. Blocks whose numbers are in ``skip`` are left out, and nothing is read for them.
 
     Examples
     --------
@@ -150,10 +173,27 @@ def stream_blocks(
     0 (2, 3, 32, 32)
     """
     check_mask(mask, slide)
-    cutter = _Cutter(slide, mask, _in_block_order(cells, None, 0), choose_patch_px(slide, patch_size_um))
-    yield from track(
-        cutter.run(range(cutter.n_blocks), lambda block: block, workers), "Cutting patches", total=cutter.n_blocks
-    )
+    x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
+    patch_px = choose_patch_px(slide, patch_size_um)
+    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px)
+    crew = choose_crew(cutter, Budget.of(max_bytes), workers=workers, kind=executor, streams=True)
+    numbers = [number for number in range(cutter.n_blocks) if number not in skip]
+    cut = cut_blocks(cutter, numbers, _Keep(), crew, in_order=True)
+    done = cutter.n_blocks - len(numbers)
+    tracked = track(cut, "Cutting patches", total=cutter.n_blocks, start=done)
+    for number, (patches, regions) in zip(numbers, tracked, strict=True):
+        rows = cutter.rows(number)
+        chosen = order[rows]  # the table of all cells is not copied: of millions it is half a gigabyte
+        yield Block(
+            number=number,
+            rows=np.arange(rows.start, rows.stop),
+            cells=_described(cells.table.iloc[chosen], slide, cutter, rows, patch_px).set_axis(
+                range(rows.start, rows.stop)
+            ),
+            intensities=cells.intensities[chosen],
+            patches=patches,
+            regions=regions,
+        )
 
 
 def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
@@ -174,105 +214,58 @@ def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
     return patch_px
 
 
-def _in_block_order(cells: Cells, max_cells: int | None, seed: int) -> Cells:
-    if max_cells is not None and max_cells < 1:
-        msg = f"{max_cells} cells cannot be cut; --cells is at least 1."
-        raise InputError(msg)
-    order = order_cells(cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy())
-    if max_cells is not None and max_cells < len(order):
-        order = order[spread_sample(len(order), max_cells, seed=seed)]
-    return cells.take(order)
+@dataclass(frozen=True)
+class _Write:
+    """Blocks go into a store."""
+
+    shards: ShardWriter
+
+    def __call__(self, number: int, patches: np.ndarray, regions: np.ndarray) -> None:
+        self.shards.write(number, patches, regions)
+
+    def is_done(self, number: int) -> bool:
+        return self.shards.has(number)
 
 
-class _Cutter:
-    """Cuts the blocks of one slide; several threads may ask for blocks at a time."""
+@dataclass(frozen=True)
+class _Keep:
+    """Blocks are handed on."""
 
-    def __init__(self, slide: Slide, mask: LazyImage, cells: Cells, patch_px: int) -> None:
-        self._slide, self._mask, self._patch_px = slide, mask, patch_px
-        self._intensities = cells.intensities
-        self._cell_ids = cells.table["cell_id"].to_numpy()
-        # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
-        self._tops, self._lefts = (
-            np.floor(cells.table[along].to_numpy() + 0.5).astype(np.int64) - patch_px // 2 for along in ("y_px", "x_px")
-        )
-        self._tile_px = choose_tile(slide.tile_px, slide.shape_px)
-        self.dtype = slide.image.dtype.newbyteorder("=")
-        self.patch_shape = (len(slide.markers), patch_px, patch_px)
-        self.block_size = choose_block_size(math.prod(self.patch_shape) * self.dtype.itemsize)
-        self.n_blocks = -(-len(cells) // self.block_size)
-        height, width = (
-            np.minimum(first + patch_px, whole) - np.maximum(first, 0)
-            for first, whole in zip((self._tops, self._lefts), slide.shape_px, strict=True)
-        )
-        self.table = cells.table.assign(
-            block=np.arange(len(cells)) // self.block_size, patch_valid_fraction=height * width / patch_px**2
-        )
+    def __call__(self, _number: int, patches: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return patches, regions
 
-    def run(self, blocks: Sequence[int], use: Callable[[Block], T], workers: int | None) -> Iterator[T]:
-        """Yield ``use(block)`` of each of ``blocks``, in order; both the cutting and ``use`` run in the workers."""
-        n_workers = workers or min(_MAX_WORKERS, os.cpu_count() or 1)
-        tiles = {block: self._tiles_of(block) for block in blocks}
-        reader = TileReader([self._slide.image, self._mask], tile_px=self._tile_px, plan=tiles, max_bytes=_TILES_BYTES)
-        pool = ThreadPoolExecutor(n_workers, thread_name_prefix="patches")
-        ahead: deque[Future[T]] = deque()
-        try:
-            for block in blocks:
-                ahead.append(pool.submit(lambda number: use(self._cut(number, tiles.pop(number), reader)), block))
-                if len(ahead) > n_workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-        logger.debug("%d tiles decoded %d times.", reader.n_tiles, reader.n_decoded)
-
-    def cut_one(self, number: int) -> Block:
-        """Return one block."""
-        return next(iter(self.run([number], lambda block: block, 1)))
-
-    def _rows(self, number: int) -> slice:
-        return slice(number * self.block_size, min((number + 1) * self.block_size, len(self.table)))
-
-    def _tiles_of(self, number: int) -> dict[Tile, np.ndarray]:
-        rows = self._rows(number)
-        return find_tiles(
-            self._tops[rows],
-            self._lefts[rows],
-            patch_px=self._patch_px,
-            shape_px=self._slide.shape_px,
-            tile_px=self._tile_px,
-        )
-
-    def _cut(self, number: int, tiles: dict[Tile, np.ndarray], reader: TileReader) -> Block:
-        rows = self._rows(number)
-        n = rows.stop - rows.start
-        patches = np.zeros((n, *self.patch_shape), self.dtype)
-        regions = np.zeros((n, *self.patch_shape[1:]), np.uint8)
-        tops, lefts, cell_ids = self._tops[rows].tolist(), self._lefts[rows].tolist(), self._cell_ids[rows]
-        for tile, touching in tiles.items():
-            image, labels = reader.read(tile, block=number)  # (C, y, x), (y, x)
-            tile_top, tile_left = tile[0] * self._tile_px[0], tile[1] * self._tile_px[1]
-            for cell in touching.tolist():
-                y_here, y_there = _overlap(tops[cell], self._patch_px, tile_top, labels.shape[0])
-                x_here, x_there = _overlap(lefts[cell], self._patch_px, tile_left, labels.shape[1])
-                patches[cell, :, y_here, x_here] = image[:, y_there, x_there]
-                ids = labels[y_there, x_there]
-                # OTHER_CELL for any cell, less 1 where it is this one.
-                regions[cell, y_here, x_here] = (ids != 0) * np.uint8(OTHER_CELL) - (ids == cell_ids[cell])
-        return Block(
-            number=number,
-            rows=np.arange(rows.start, rows.stop),
-            cells=self.table[rows],
-            intensities=self._intensities[rows],
-            patches=patches,
-            regions=regions,
-        )
+    def is_done(self, _number: int) -> bool:
+        return False
 
 
-def _overlap(first: int, length: int, tile_first: int, tile_length: int) -> tuple[slice, slice]:
-    """Return where a window and a tile meet, along one axis: in the window, and in the tile."""
-    start, stop = max(first, tile_first), min(first + length, tile_first + tile_length)
-    return slice(start - first, stop - first), slice(start - tile_first, stop - tile_first)
+def prepare_cutter(
+    slide: Slide, mask: LazyImage, x_px: np.ndarray, y_px: np.ndarray, cell_ids: np.ndarray, *, patch_px: int
+) -> tuple[Cutter, np.ndarray]:
+    """Return what cuts the patches around some points of a slide, and the order in which it takes them."""
+    # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
+    tops, lefts = (np.floor(along + 0.5).astype(np.int64) - patch_px // 2 for along in (y_px, x_px))
+    grid = Grid(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
+    order = order_windows(tops, lefts, grid)
+    block_size = choose_block_size(len(slide.markers) * patch_px**2 * slide.image.dtype.itemsize)
+    return Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size), order
+
+
+def _prepared(slide: Slide, mask: LazyImage, cells: Cells, patch_px: int) -> tuple[Cells, Cutter, pd.DataFrame]:
+    """Return the cells in block order, what cuts them, and the table that a store holds of them."""
+    x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
+    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px)
+    chosen = cells.take(order)
+    return chosen, cutter, _described(chosen.table, slide, cutter, slice(0, len(chosen)), patch_px)
+
+
+def _described(table: pd.DataFrame, slide: Slide, cutter: Cutter, rows: slice, patch_px: int) -> pd.DataFrame:
+    """Return some rows of the table of cells, in block order, with what a store tells of them."""
+    height, width = (
+        np.minimum(first[rows] + patch_px, whole) - np.maximum(first[rows], 0)
+        for first, whole in zip((cutter.tops, cutter.lefts), slide.shape_px, strict=True)
+    )
+    block = np.arange(rows.start, rows.stop) // cutter.block_size
+    return table.assign(block=block, patch_valid_fraction=height * width / patch_px**2)
 
 
 def _digest_of(cells: Cells) -> str:
@@ -283,14 +276,15 @@ def _digest_of(cells: Cells) -> str:
     return digest.hexdigest()
 
 
-def _check_space(writer: PatchWriter, cutter: _Cutter) -> None:
+def _check_space(writer: PatchWriter, cutter: Cutter) -> None:
     free = writer.free_bytes()
     if writer.raw_bytes <= free:
         return
-    needed = writer.estimate_bytes(cutter.cut_one(cutter.n_blocks // 2))
+    number = cutter.n_blocks // 2
+    needed = writer.estimate_bytes(*cutter.cut(number, cutter.reader([number], 0)))
     if needed > free:
         msg = (
-            f"the patches of {len(cutter.table)} cells need about {needed / 1e9:.3g} GB and the disk of "
+            f"the patches of {len(cutter.tops)} cells need about {needed / 1e9:.3g} GB and the disk of "
             f"{writer.path} has {free / 1e9:.3g} GB. Choose another disk, fewer cells (--cells) or smaller patches "
             "(--patch-size-um)."
         )

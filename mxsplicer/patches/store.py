@@ -2,10 +2,11 @@
 
 A zarr v3 group: ``patches`` (N, C, P, P) and ``regions`` (N, P, P), one shard per block; ``cells/<column>`` (N,);
 ``intensities`` (N, C). A store is built under ``<path>.partial`` and gets its name when it is whole. A shard appears
-at once or not at all (zarr writes to a temporary file and renames it), so the shards present are the blocks done.
+at once or not at all (it is written to a temporary file and renamed), so the shards present are the blocks done.
 """
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import google_crc32c  # zarr's own
 import numpy as np
 import pandas as pd
 import zarr
 from numcodecs import Blosc  # type: ignore[import-untyped]
 from zarr.codecs import BloscCodec
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore
 
 from mxsplicer.errors import InputError
 
@@ -28,9 +30,9 @@ BACKGROUND, THIS_CELL, OTHER_CELL = 0, 1, 2
 _FORMAT = "mxsplicer patches"
 _VERSION = 1
 _CHUNK_BYTES = 1 << 20  # what is read for one cell at random; smaller chunks cost zarr more time than they save
-_WRITE_ALL = {"write_empty_chunks": True}  # a shard of zeros too, since a shard that is there is a block that is done
-_BLOSC = Blosc()  # decodes whatever Blosc encoded
-_CODEC = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}  # 16-bit images: 0.58 of their size at 1.2 GB/s
+_BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)  # 16-bit images: 0.58 of their size at 1.2 GB/s
+_CODEC = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}  # the same, as zarr says it
+_ABSENT = 2**64 - 1  # offset and length of a chunk that a shard lacks
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,20 +231,24 @@ class PatchWriter:
         """Create the unfinished store, or open it, and return the numbers of the blocks that are written already."""
         if not self._goes_on:
             self._create()
-        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
-            leftover.unlink()
-        group = zarr.open_group(LocalStore(self.partial), mode="r+", zarr_format=3)
-        self._group = group
-        self._patches, self._regions = (group[name].with_config(_WRITE_ALL) for name in ("patches", "regions"))
-        n_blocks = -(-self._shape[0] // self._block_size)
-        return [number for number in range(n_blocks) if all(shard.is_file() for shard in self._shards(number))]
+        self._remove_leftovers()
+        return self.written()
 
-    def write(self, block: Block) -> None:
-        """Write a block, whole or not at all."""
-        rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
-        with _full_disk_explained(self.path, self.raw_bytes):
-            self._regions[rows] = block.regions
-            self._patches[rows] = block.patches
+    def written(self) -> list[int]:
+        """Return the numbers of the blocks that are on the disk."""
+        n_blocks = -(-self._shape[0] // self._block_size)
+        return [number for number in range(n_blocks) if self.shards.has(number)]
+
+    @property
+    def shards(self) -> "ShardWriter":
+        """What writes blocks: it can be sent to other processes."""
+        return ShardWriter(
+            self.partial, _chunk_cells(self._patch_bytes, self._block_size), self._block_size, self.raw_bytes
+        )
+
+    @property
+    def _patch_bytes(self) -> int:
+        return int(np.prod(self._shape[1:])) * int(self._dtype.itemsize)
 
     @property
     def raw_bytes(self) -> int:
@@ -256,19 +262,16 @@ class PatchWriter:
         written = sum(file.stat().st_size for file in self.partial.rglob("*") if file.is_file()) if self._goes_on else 0
         return shutil.disk_usage(folder).free + written
 
-    def estimate_bytes(self, block: Block) -> int:
-        """Return about how large the finished store is, from how well one block compresses."""
-        memory = MemoryStore()
-        patches, regions = _create_arrays(
-            zarr.create_group(memory, zarr_format=3), (len(block.rows), *self._shape[1:]), self._dtype, self._block_size
-        )
-        patches[:], regions[:] = block.patches, block.regions
-        return round(sum(len(value) for value in memory._store_dict.values()) * self._shape[0] / len(block.rows))
+    def estimate_bytes(self, patches: np.ndarray, regions: np.ndarray) -> int:
+        """Return about how large the finished store is, from how well the patches of some cells compress."""
+        return round(self.shards.size_of(patches, regions) * self._shape[0] / len(patches))
 
     def finish(self) -> PatchStore:
         """Give the store its name and return it."""
+        self._remove_leftovers()
         with _full_disk_explained(self.path, self.raw_bytes):
-            self._group.attrs[_FORMAT] = {**self._header, "complete": True}
+            group = zarr.open_group(LocalStore(self.partial), mode="r+", zarr_format=3)
+            group.attrs[_FORMAT] = {**self._header, "complete": True}
         if self.path.exists():
             replaced = self.path.with_name(self.path.name + ".replaced")
             self.path.rename(replaced)
@@ -315,22 +318,79 @@ class PatchWriter:
                 table.create_array(column, data=self._cells[column].to_numpy())
             group.attrs[_FORMAT] = self._header  # last: a folder without it was not begun
 
-    def _shards(self, number: int) -> tuple[Path, Path]:
-        chunks = self.partial / "patches" / "c" / str(number), self.partial / "regions" / "c" / str(number)
+    def _remove_leftovers(self) -> None:
+        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
+            leftover.unlink()
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes blocks into an unfinished store, from any thread or process, chunk by chunk.
+
+    The layout is zarr's sharding codec with its index at the end. zarr itself would hold two copies of a shard.
+    """
+
+    folder: Path  # the unfinished store
+    chunk_cells: int
+    block_size: int
+    raw_bytes: int  # of the whole store before compression
+
+    def has(self, number: int) -> bool:
+        """Return whether a block is written."""
+        return all(path.is_file() for path in self._paths(number))
+
+    def write(self, number: int, patches: np.ndarray, regions: np.ndarray) -> None:
+        """Write patches (n, C, P, P) and regions (n, P, P) of a block, whole or not at all."""
+        with _full_disk_explained(self.folder.with_suffix(""), self.raw_bytes):
+            for path, array in zip(self._paths(number), (patches, regions), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = path.with_suffix(f".{os.getpid()}.partial")
+                with unfinished.open("wb") as file:
+                    for piece in self._encode(array):
+                        file.write(piece)
+                unfinished.replace(path)
+
+    def size_of(self, patches: np.ndarray, regions: np.ndarray) -> int:
+        """Return how many bytes :meth:`write` would write."""
+        return sum(len(piece) for array in (patches, regions) for piece in self._encode(array))
+
+    def _encode(self, array: np.ndarray) -> Iterator[bytes]:
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        index = np.full((self.block_size // self.chunk_cells, 2), _ABSENT, "<u8")  # offset, length
+        offset = 0
+        for number, first in enumerate(range(0, len(array), self.chunk_cells)):
+            cells = array[first : first + self.chunk_cells]
+            if len(cells) < self.chunk_cells:  # the last of the store: chunks are all of one size
+                empty = np.zeros((self.chunk_cells - len(cells), *cells.shape[1:]), array.dtype)
+                cells = np.concatenate([cells, empty])
+            piece = _BLOSC.encode(np.ascontiguousarray(cells))
+            yield piece
+            index[number] = offset, len(piece)
+            offset += len(piece)
+        yield index.tobytes()
+        yield google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+
+    def _paths(self, number: int) -> tuple[Path, Path]:
+        chunks = self.folder / "patches" / "c" / str(number), self.folder / "regions" / "c" / str(number)
         return chunks[0] / "0" / "0" / "0", chunks[1] / "0" / "0"
 
 
-def _create_arrays(group: Any, shape: tuple[int, ...], dtype: np.dtype[Any], block_size: int) -> tuple[Any, Any]:
-    patch_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-    n_chunk = min(block_size, 1 << (max(1, _CHUNK_BYTES // patch_bytes).bit_length() - 1))  # both are powers of two
-    common = {"fill_value": 0, "config": _WRITE_ALL, "compressors": BloscCodec(**_CODEC)}
-    patches, regions = (
+def _chunk_cells(patch_bytes: int, block_size: int) -> int:
+    return min(block_size, 1 << (max(1, _CHUNK_BYTES // patch_bytes).bit_length() - 1))  # both are powers of two
+
+
+def _create_arrays(group: Any, shape: tuple[int, ...], dtype: np.dtype[Any], block_size: int) -> None:
+    n_chunk = _chunk_cells(int(np.prod(shape[1:])) * dtype.itemsize, block_size)
+    for name, patch, kind in [("patches", shape[1:], dtype), ("regions", shape[2:], np.dtype(np.uint8))]:
         group.create_array(
-            name, shape=(shape[0], *patch), dtype=kind, chunks=(n_chunk, *patch), shards=(block_size, *patch), **common
+            name,
+            shape=(shape[0], *patch),
+            dtype=kind,
+            chunks=(n_chunk, *patch),
+            shards=(block_size, *patch),
+            fill_value=0,
+            compressors=BloscCodec(**_CODEC),
         )
-        for name, patch, kind in [("patches", shape[1:], dtype), ("regions", shape[2:], np.dtype(np.uint8))]
-    )
-    return patches, regions
 
 
 def _header(path: Path) -> tuple[dict[str, Any] | None, Any]:
