@@ -1,0 +1,105 @@
+"""`mxsplicer info` says what a slide is, about how many cells it has, and what patches of them take."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from mxsplicer.slides.estimate import estimate_cells
+from mxsplicer.slides.slide import Slide
+from mxsplicer.testing import tiny_slide
+
+RNG = np.random.default_rng(0)
+CELLS_AT = [(y + RNG.integers(-3, 4), x + RNG.integers(-3, 4)) for y in range(20, 230, 17) for x in range(20, 290, 17)]
+SLIDE, _ = tiny_slide(cells_at=CELLS_AT, shape_px=(250, 310))
+
+
+@pytest.fixture
+def slide(tmp_path):
+    metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "Channel": {"Name": list(SLIDE.markers)}}
+    tifffile.imwrite(tmp_path / "S01.ome.tif", SLIDE.image, photometric="minisblack", metadata=metadata, ome=True)
+    return "S01.ome.tif"
+
+
+def test_it_is_told_in_words(command, slide):
+    outcome = command("info", slide, "--rename", "CD3e=CD3", "--drop", "CD20")
+
+    assert (outcome.code, outcome.err, outcome.written) == (0, "", [])
+    for part in (
+        "2 channels, 250 x 310 pixels (Y, X), uint16",
+        "0.5 µm (OME-XML)",
+        "DAPI, CD3 (OME-TIFF)",
+        "CD3e → CD3",
+        "nuclei counted in",
+        "of 32 µm are 64 px",
+    ):
+        assert part in outcome.out
+
+
+def test_it_is_told_in_json(command, slide):
+    facts = json.loads(command("info", slide, "--json").out)
+
+    assert (facts["shape"], facts["dtype"], facts["levels"]) == ([3, 250, 310], "uint16", [[250, 310]])
+    assert (facts["pixel_size_um"], facts["pixel_size_from"]) == (0.5, "OME-XML")
+    assert facts["markers"] == facts["markers_in_file"] == ["DAPI", "CD3e", "CD20"]
+    assert facts["nuclear_marker"] == "DAPI"
+    assert 0.7 * len(CELLS_AT) < facts["cells"]["n"] < 1.4 * len(CELLS_AT)
+    assert facts["patches"]["bytes_each"] == 64 * 64 * (3 * 2 + 1)
+    assert facts["image_bytes"] == SLIDE.image.nbytes
+    assert facts["file_bytes"] > 0
+
+
+def test_a_field_smaller_than_a_patch_is_told_too(command, slide):
+    assert "of 500 µm do not fit on the slide" in command("info", slide, "--patch-size-um", 500).out
+
+
+def test_an_unknown_nuclear_marker_is_refused(command, slide):
+    outcome = command("info", slide, "--nuclear-marker", "DAPY")
+
+    assert outcome.code == 2
+    assert "Did you mean 'DAPI'" in outcome.err
+
+
+class Endless:
+    """An image too large to be read; it counts what is asked for."""
+
+    dtype, ndim = np.dtype(np.uint16), 3
+
+    def __init__(self, side):
+        self.shape, self.n_read = (3, side, side), 0
+
+    def __getitem__(self, key):
+        rows, columns = (range(n)[one] for one, n in zip((*key, slice(None))[1:3], self.shape[1:], strict=True))
+        self.n_read += len(rows) * len(columns)
+        y, x = np.ix_(np.asarray(rows), np.asarray(columns))
+        cells = (y % 20 - 10) ** 2 + (x % 20 - 10) ** 2 < 30  # one in 20 x 20 px, 10 x 10 µm
+        return np.where(cells & (x < self.shape[2] / 2), 1000, 10).astype(np.uint16)
+
+
+def test_of_a_slide_of_any_size_only_a_coarse_level_and_a_few_windows_are_read():
+    image, coarse = Endless(100_000), np.full((3, 1000, 1000), 10, np.uint16)
+    coarse[:, :, :500] = 1000
+    slide = Slide("S01", image, ("DAPI", "CD3e", "CD20"), 0.5, pyramid=(coarse,))
+
+    estimate = estimate_cells(slide)
+
+    assert image.n_read <= 6 * 512**2
+    assert estimate.tissue_mm2 == pytest.approx(1250, rel=0.05)
+    assert estimate.n_cells == pytest.approx(12.5e6, rel=0.1)
+
+
+def test_without_a_coarse_level_or_a_nuclear_marker_the_area_alone_is_the_basis():
+    image = Endless(100_000)
+
+    reasons = {("DAPI", "CD3e", "CD20"): "no coarse level", ("CD4", "CD3e", "CD20"): "no marker of nuclei"}
+    for markers, why in reasons.items():
+        estimate = estimate_cells(Slide("S01", image, markers, 0.5))
+
+        assert estimate.n_cells == 7_500_000
+        assert why in estimate.basis
+    assert image.n_read == 0
+
+
+def test_glass_has_no_cells():
+    assert estimate_cells(Slide("S01", np.zeros((1, 200, 200), np.uint16), ("DAPI",), 0.5)).n_cells == 0
