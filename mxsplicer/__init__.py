@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mxsplicer.embedding import embed, from_slide, from_store
     from mxsplicer.errors import InputError
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
+    from mxsplicer.patches.planning import ExtractionPlan, plan_extraction
     from mxsplicer.patches.store import PatchStore
     from mxsplicer.pipeline import Options, embed_slides, write_result_report
     from mxsplicer.report import write_report
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Cells": "slides.cells",
     "Diagnosis": "slides.doctor",
+    "ExtractionPlan": "patches.planning",
     "InputError": "errors",
     "Options": "pipeline",
     "PatchStore": "patches.store",
@@ -56,6 +58,7 @@ _HOME = {
     "open_result": "result",
     "open_slide": "slides.readers",
     "pl": "",
+    "plan_extraction": "patches.planning",
     "report": "",
     "segment": "slides.segmentation",
     "simulate_slide": "slides.simulation",
@@ -69,6 +72,7 @@ _HOME = {
 __all__ = [
     "Cells",
     "Diagnosis",
+    "ExtractionPlan",
     "InputError",
     "Options",
     "PatchStore",
@@ -88,6 +92,7 @@ __all__ = [
     "open_result",
     "open_slide",
     "pl",
+    "plan_extraction",
     "report",
     "segment",
     "simulate_slide",

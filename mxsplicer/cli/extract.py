@@ -1,18 +1,26 @@
 """`mxsplicer extract`: the patches of a slide's cells."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mxsplicer import progress
 from mxsplicer.cli.options import (
+    Dask,
+    Drop,
+    Executor,
     Markers,
     MaskPage,
+    MaxMemory,
     MinArea,
     Overwrite,
     PatchSize,
     PixelSize,
+    Plan,
+    Rename,
     Seed,
     SlidePath,
     Workers,
@@ -30,35 +38,70 @@ def extract(
     mask: Annotated[Path, typer.Option(help="Label image of the slide.", show_default=False)],
     mask_page: MaskPage = None,
     markers: Markers = None,
+    rename: Rename = None,
+    drop: Drop = None,
     pixel_size_um: PixelSize = None,
     patch_size_um: PatchSize = 32.0,
     min_area_um2: MinArea = 5.0,
     cells: Annotated[
-        int | None, typer.Option(min=1, help="At most this many, spread over the tissue; all by default.")
+        int | None,
+        typer.Option(
+            min=1, help="At most this many, spread over the tissue, rare bright cells among them; all by default."
+        ),
+    ] = None,
+    cells_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--cells-from", metavar="FILE", help="These only: ids, one per line, or the column cell_id of a CSV."
+        ),
     ] = None,
     workers: Workers = None,
+    executor: Executor = "threads",
+    dask: Dask = None,
+    max_memory: MaxMemory = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    plan: Plan = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: say it as JSON.")] = False,
 ) -> None:
     """Cut a square patch around every cell and write them to a zarr store."""
+    from mxsplicer.memory import parse_bytes
     from mxsplicer.patches.extraction import extract_patches
+    from mxsplicer.patches.planning import plan_extraction
+    from mxsplicer.patches.sampling import read_ids
     from mxsplicer.slides.cells import measure_cells
     from mxsplicer.slides.masks import open_mask
+    from mxsplicer.slides.panel import parse_renames
     from mxsplicer.slides.readers import open_slide
 
-    opened = open_slide(slide, markers=markers, pixel_size_um=pixel_size_um)
-    labels = open_mask(mask, page=mask_page)
+    max_bytes = parse_bytes(max_memory) if max_memory else None
+    listed = read_ids(cells_from) if cells_from else None
+    opened = open_slide(
+        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
+    )
+    labels = open_mask(mask, page=mask_page, slide=opened)
+    how: dict[str, Any] = {
+        "patch_size_um": patch_size_um,
+        "workers": workers,
+        "max_bytes": max_bytes,
+        "executor": dask or executor,
+    }
+    if plan:
+        n_listed = None if listed is None else len(listed)
+        planned = plan_extraction(opened, labels, max_cells=cells or n_listed, min_area_um2=min_area_um2, **how)
+        typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
+        return
     with progress.shown():
         store = extract_patches(
             opened,
             labels,
             out,
-            patch_size_um=patch_size_um,
-            cells=measure_cells(opened, labels, min_area_um2=min_area_um2),
+            cells=measure_cells(opened, labels, min_area_um2=min_area_um2, workers=workers, max_bytes=max_bytes),
             max_cells=cells,
+            cell_ids=listed,
             seed=seed,
-            workers=workers,
             overwrite=overwrite,
+            **how,
         )
     fates = ", ".join(f"{count:,} {fate}" for fate, count in store.ledger.items())
     typer.echo(

@@ -204,7 +204,11 @@ class TileReader:
                 if place not in self._needed:
                     self._parts.setdefault(place.tile, []).append(place)
                 self._needed.setdefault(place, set()).add(block)
-        self.n_tiles = len(self._parts)
+
+    @property
+    def tiles(self) -> Collection[Tile]:
+        """All tiles of the plan."""
+        return self._parts.keys()
 
     def read(self, place: Place, *, block: int) -> list[np.ndarray]:
         """Return a place of each image; the caller must not write into it."""

@@ -242,13 +242,8 @@ class PatchWriter:
     @property
     def shards(self) -> "ShardWriter":
         """What writes blocks: it can be sent to other processes."""
-        return ShardWriter(
-            self.partial, _chunk_cells(self._patch_bytes, self._block_size), self._block_size, self.raw_bytes
-        )
-
-    @property
-    def _patch_bytes(self) -> int:
-        return int(np.prod(self._shape[1:])) * int(self._dtype.itemsize)
+        patch_bytes = int(np.prod(self._shape[1:])) * int(self._dtype.itemsize)
+        return ShardWriter.of(self.partial, patch_bytes, self._block_size, self.raw_bytes)
 
     @property
     def raw_bytes(self) -> int:
@@ -334,6 +329,11 @@ class ShardWriter:
     chunk_cells: int
     block_size: int
     raw_bytes: int  # of the whole store before compression
+
+    @classmethod
+    def of(cls, folder: Path, patch_bytes: int, block_size: int, raw_bytes: int) -> "ShardWriter":
+        """Return the writer for patches of some size."""
+        return cls(folder, _chunk_cells(patch_bytes, block_size), block_size, raw_bytes)
 
     def has(self, number: int) -> bool:
         """Return whether a block is written."""

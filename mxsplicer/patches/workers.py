@@ -33,6 +33,7 @@ _MAX_CACHE = 512 << 20  # of tiles and strips; the strips along the curve of a w
 _OF_BLOCK = 1.15  # what cutting and writing a block takes, in blocks
 _OF_PROCESS = 260 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas
 _STRETCH = 256  # blocks; at most, so that the last worker does not keep the others waiting for long
+_PATIENCE = 10  # seconds for a worker process to end
 _MOST_DEATHS = 3  # of workers at the same block
 
 
@@ -157,7 +158,7 @@ def _by_threads(cutter: Cutter, blocks: Sequence[int], use: Use[T], crew: Crew) 
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-    logger.debug("%d tiles decoded %d times.", reader.n_tiles, reader.n_decoded)
+    logger.debug("%d tiles decoded %d times.", len(reader.tiles), reader.n_decoded)
 
 
 # --- processes ---
@@ -175,6 +176,13 @@ class _Worker:
             self.connection.send_bytes(job.pickled())
         except OSError:  # it is dead; who waits for its answers will notice
             logger.debug("worker %s does not listen.", self.process.pid)
+
+    def end(self) -> None:
+        self.connection.close()  # an idle one ends of itself
+        if not self.stretch:
+            self.process.join(_PATIENCE)
+        self.process.terminate()
+        self.process.join()
 
 
 def _by_processes(
@@ -211,8 +219,7 @@ def _by_processes(
                 yield answer
     finally:
         for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
+            worker.end()
 
 
 def _started() -> _Worker:

@@ -82,7 +82,7 @@ def main() -> None:
         f"write same bytes    {writing:8.2f} s",
         f"stream              {streaming:8.2f} s, {streaming / decoding:.2f} x decode",
         f"extract             {extracting:8.2f} s, {extracting / (decoding + writing):.2f} x (decode + write)",
-        f"decodes per tile    {reader.n_decoded / reader.n_tiles:8.2f}",
+        f"decodes per tile    {reader.n_decoded / len(reader.tiles):8.2f}",
         f"cutting alone       {cutting_speed(slide, mask, cells, patch_um) / 1e6:8.0f} M voxels per core-second",
         f"read blocks         {store.n_cells / blockwise:8.0f} cells/s",
         f"read random rows    {len(rows) / shuffled:8.0f} cells/s, 256 at a time",

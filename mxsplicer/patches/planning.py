@@ -1,0 +1,206 @@
+"""Planning: what an extraction will cost, from a few tiles that are read, measured and cut for trial."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.memory import Budget, said_bytes
+from mxsplicer.patches.blocks import choose_tile
+from mxsplicer.patches.extraction import choose_patch_px, prepare_cutter
+from mxsplicer.patches.store import ShardWriter
+from mxsplicer.patches.workers import choose_crew
+from mxsplicer.slides.cells import Cells, measure_cells
+from mxsplicer.slides.slide import LazyImage, Slide, check_mask
+
+T = TypeVar("T")
+
+_MOST_TILES, _ENOUGH_TILES, _ENOUGH_CELLS = 12, 3, 256
+_CELL_BYTES = 400  # of the table of cells while it is sorted: three times its columns
+_DISK_SPEED = 500e6  # bytes per second, of a plain SSD: the only figure that is not measured
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What an extraction will do and cost; cells, bytes and seconds are estimates from a few tiles."""
+
+    n_cells: int  # patches to cut
+    n_cells_of_slide: int
+    n_blocks: int
+    patch_shape: tuple[int, int, int]  # (C, P, P)
+    dtype: str
+    raw_bytes: int  # patches and regions
+    store_bytes: int  # what they take on the disk, compressed
+    memory_bytes: int  # at most, of all processes
+    workers: int
+    executor: str
+    n_tiles: int  # of the file
+    seconds: dict[str, float]  # by stage
+    dominated_by: str  # the stage that takes longest
+
+    def __str__(self) -> str:
+        """Return the plan as people read it."""
+        total = sum(self.seconds.values())
+        shape = " x ".join(map(str, self.patch_shape))
+        stages = [f"  {stage:<22}{_said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
+        return "\n".join(
+            [
+                f"cells   about {self.n_cells:,} of {self.n_cells_of_slide:,}, in {self.n_blocks:,} blocks",
+                f"patch   {shape} {self.dtype}",
+                f"disk    about {said_bytes(self.store_bytes)} ({said_bytes(self.raw_bytes)} before compression)",
+                f"memory  at most {said_bytes(self.memory_bytes)}, {self.workers} {self.executor}",
+                f"time    about {_said_time(total)}, mostly {self.dominated_by}",
+                *stages,
+            ]
+        )
+
+
+def plan_extraction(
+    slide: Slide,
+    mask: LazyImage,
+    *,
+    patch_size_um: float = 32.0,
+    max_cells: int | None = None,
+    min_area_um2: float = 5.0,
+    workers: int | None = None,
+    max_bytes: int | None = None,
+    executor: str = "threads",
+) -> ExtractionPlan:
+    """Return what :func:`~mxsplicer.patches.extraction.extract_patches` would do and cost, writing nothing.
+
+    Up to twelve tiles, spread over the slide, are decoded, measured and cut, so that it takes seconds for any slide.
+    The arguments are those of ``extract_patches``.
+
+    Raises
+    ------
+    InputError
+        Where the extraction would be refused, or none of the tiles holds a cell.
+
+    Examples
+    --------
+    >>> from mxsplicer.testing import tiny_slide
+    >>> slide, mask = tiny_slide()
+    >>> plan = plan_extraction(slide, mask, patch_size_um=16)
+    >>> plan.n_cells, plan.n_blocks, plan.patch_shape
+    (2, 1, (3, 32, 32))
+    """
+    check_mask(mask, slide)
+    patch_px = choose_patch_px(slide, patch_size_um)
+    trial = _try(slide, mask, min_area_um2, patch_px)
+    n_of_slide = max(1, round(trial.n_cells * math.prod(slide.shape_px) / trial.n_pixels))
+    n_cells = min(n_of_slide, max_cells or n_of_slide)
+
+    # Cells that lie about where those of the slide will.
+    rng = np.random.default_rng(0)
+    y_px, x_px = (rng.uniform(0, side - 1, n_cells) for side in slide.shape_px)
+    cutter, _ = prepare_cutter(slide, mask, x_px, y_px, np.arange(n_cells), patch_px=patch_px)
+    budget = Budget.of(max_bytes, to_come=_CELL_BYTES * n_of_slide)
+    crew = choose_crew(cutter, budget, workers=workers, kind=executor)
+
+    tiles_px = math.prod(cutter.grid.tile_px)
+    n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, cutter.grid.tile_px, strict=True))
+    n_touched = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
+    to_decode = trial.seconds_to_decode / trial.n_pixels * tiles_px
+    raw_bytes = n_cells * cutter.pixel_bytes * patch_px**2
+    store_bytes = round(raw_bytes * trial.packed)
+    seconds = {
+        "measuring cells": (to_decode + trial.seconds_to_measure / trial.n_pixels * tiles_px) * n_tiles,
+        "decoding tiles": to_decode * n_touched,
+        "cutting patches": trial.seconds_to_cut * n_cells,
+        "compressing": trial.seconds_to_pack * n_cells,
+    }
+    seconds = {stage: value / crew.n_workers for stage, value in seconds.items()}
+    seconds["writing"] = store_bytes / _DISK_SPEED
+    return ExtractionPlan(
+        n_cells=n_cells,
+        n_cells_of_slide=n_of_slide,
+        n_blocks=cutter.n_blocks,
+        patch_shape=cutter.patch_shape,
+        dtype=str(cutter.dtype),
+        raw_bytes=raw_bytes,
+        store_bytes=store_bytes,
+        memory_bytes=budget.taken + crew.peak_bytes,
+        workers=crew.n_workers,
+        executor=executor,
+        n_tiles=n_tiles,
+        seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
+        dominated_by=max(seconds, key=lambda stage: seconds[stage]),
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    n_pixels: int  # that were read
+    n_cells: float  # in them; half of one that the edge of a tile cuts
+    seconds_to_decode: float
+    seconds_to_measure: float
+    seconds_to_cut: float  # a patch
+    seconds_to_pack: float  # a patch
+    packed: float  # size of a patch on the disk, of its size in memory
+
+
+def _try(slide: Slide, mask: LazyImage, min_area_um2: float, patch_px: int) -> _Trial:
+    """Do what the extraction will do, in memory and for a few tiles."""
+    tile_px = choose_tile(slide.tile_px, slide.shape_px)
+    n_down, n_across = (-(-side // of_tile) for side, of_tile in zip(slide.shape_px, tile_px, strict=True))
+    numbers = np.random.default_rng(0).permutation(n_down * n_across)[:_MOST_TILES]
+    n_pixels, n_cells, to_decode, to_measure = 0, 0.0, 0.0, 0.0
+    best: tuple[Slide, np.ndarray, Cells] | None = None
+    for n_read, number in enumerate(numbers.tolist()):
+        if n_read >= _ENOUGH_TILES and n_cells >= _ENOUGH_CELLS:
+            break
+        row, column = divmod(number, n_across)
+        window = (
+            slice(row * tile_px[0], min((row + 1) * tile_px[0], slide.shape_px[0])),
+            slice(column * tile_px[1], min((column + 1) * tile_px[1], slide.shape_px[1])),
+        )
+        (image, labels), seconds = _timed(partial(_decoded, slide, mask, window))
+        tile = replace(slide, image=image, pyramid=(), tile_px=labels.shape, path=None)
+        n_pixels, to_decode = n_pixels + labels.size, to_decode + seconds
+        try:
+            cells, seconds = _timed(partial(measure_cells, tile, labels, min_area_um2=0, workers=1))
+        except InputError:  # no cell
+            continue
+        to_measure += seconds
+        cut_off = cells.table["at_border"].to_numpy()
+        n_cells += cut_off.sum() / 2 + (~cut_off & (cells.table["area_um2"] >= min_area_um2)).sum()
+        if best is None or len(cells) > len(best[2]):
+            best = tile, labels, cells
+    if best is None:
+        msg = (
+            f"none of the {len(numbers)} tiles of slide {slide.name!r} that were tried holds a cell, so nothing can be "
+            "said of what it costs; check the mask with `mxsplicer check`."
+        )
+        raise InputError(msg)
+    return _Trial(n_pixels, n_cells, to_decode, to_measure, *_cut_and_packed(*best, patch_px))
+
+
+def _cut_and_packed(tile: Slide, labels: np.ndarray, cells: Cells, patch_px: int) -> tuple[float, float, float]:
+    columns = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
+    cutter, _ = prepare_cutter(tile, labels, *columns, patch_px=patch_px)
+    (_, patches, regions), to_cut = _timed(lambda: next(cutter.cut_all([0], 0)))
+    shards = ShardWriter.of(Path(), patches[0].nbytes, cutter.block_size, 0)
+    packed, to_pack = _timed(lambda: shards.size_of(patches, regions))
+    return to_cut / len(patches), to_pack / len(patches), min(1.0, packed / (patches.nbytes + regions.nbytes))
+
+
+def _decoded(slide: Slide, mask: LazyImage, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(slide.image[:, *window]), np.asarray(mask[window])
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def _said_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
