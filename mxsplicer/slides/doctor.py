@@ -223,28 +223,34 @@ class _Counting:
     def add(self, labels: np.ndarray, rows: slice, columns: slice) -> None:
         """Count a tile."""
         parts, n = connected_parts(labels, background=0, connectivity=2, return_num=True)
-        places = np.flatnonzero(parts)
-        part = parts.ravel()[places] - 1
+        inside = parts.ravel() > 0
+        part = parts.ravel()[inside] - 1
         ids, areas = np.zeros(n, labels.dtype), np.bincount(part, minlength=n)
-        ids[part] = labels.ravel()[places]
-        y, x = (np.bincount(part, weights=one, minlength=n) / areas for one in np.divmod(places, labels.shape[1]))
-        self._found.append((ids, areas, y + rows.start, x + columns.start))
+        ids[part] = labels.ravel()[inside]
+        y, x = (
+            np.bincount(part, weights=np.broadcast_to(along, labels.shape).ravel()[inside], minlength=n) / areas
+            for along in np.ogrid[rows, columns]
+        )
+        self._found.append((ids, areas, y, x))
 
-        numbered = np.stack([labels, np.where(parts > 0, parts + self.n_parts, 0)]).astype(np.int64)
+        def edge(row: slice | int, column: slice | int) -> np.ndarray:
+            number = parts[row, column].astype(np.int64)
+            return np.stack([labels[row, column], np.where(number > 0, number + self.n_parts, 0)]).astype(np.int64)
+
         if columns.start == 0:
             self._above, self._below = self._below, np.zeros_like(self._below)
         if rows.start:
-            self._join(numbered[:, 0], self._above[:, columns.start : columns.stop + 2], 0, rows.start)
+            self._join(edge(0, slice(None)), self._above[:, columns.start : columns.stop + 2], 0, rows.start)
         if columns.start:
-            self._join(numbered[:, :, 0], np.pad(self._beside, ((0, 0), (1, 1))), 1, columns.start)
-        self._below[:, columns.start + 1 : columns.stop + 1] = numbered[:, -1]
-        self._beside = numbered[:, :, -1]
+            self._join(edge(slice(None), 0), np.pad(self._beside, ((0, 0), (1, 1))), 1, columns.start)
+        self._below[:, columns.start + 1 : columns.stop + 1] = edge(-1, slice(None))
+        self._beside = edge(slice(None), -1)
 
         self._borders[0][rows.start + 1 : rows.stop] += (labels[1:] != labels[:-1]).sum(axis=1)
         self._borders[1][columns.start + 1 : columns.stop] += (labels[:, 1:] != labels[:, :-1]).sum(axis=0)
         self._inside[0][rows] += (labels > 0).sum(axis=1)
         self._inside[1][columns] += (labels > 0).sum(axis=0)
-        self.n_parts, self.n_pixels = self.n_parts + n, self.n_pixels + len(places)
+        self.n_parts, self.n_pixels = self.n_parts + n, self.n_pixels + len(part)
 
     def _join(self, edge: np.ndarray, others: np.ndarray, axis: int, line: int) -> None:
         """Note which parts go on beyond the edge of a tile; ``others`` reach one pixel further at both ends."""
