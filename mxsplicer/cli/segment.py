@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import Expansion, Markers, NuclearMarker, NucleusDiameter, Overwrite, PixelSize, SlidePath
+from mxsplicer.cli.options import (
+    Drop,
+    Expansion,
+    Markers,
+    MaxMemory,
+    MembraneMarker,
+    NuclearMarker,
+    NucleusDiameter,
+    Overwrite,
+    PixelSize,
+    Rename,
+    SegmenterName,
+    SlidePath,
+    Workers,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,24 +32,38 @@ def segment(
     slide: SlidePath,
     out: Annotated[Path, typer.Argument(metavar="MASK.zarr", help="Mask to write.", show_default=False)],
     markers: Markers = None,
+    rename: Rename = None,
+    drop: Drop = None,
     pixel_size_um: PixelSize = None,
+    segmenter: SegmenterName = None,
     nuclear_marker: NuclearMarker = None,
+    membrane_marker: MembraneMarker = None,
     nucleus_diameter_um: NucleusDiameter = 7.0,
     expansion_um: Expansion = 3.0,
+    workers: Workers = None,
+    max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the nuclei of a slide, tile by tile, and grow them into cells."""
+    from mxsplicer.memory import parse_bytes
     from mxsplicer.slides import segmentation
+    from mxsplicer.slides.panel import parse_renames
     from mxsplicer.slides.readers import open_slide
 
-    opened = open_slide(slide, markers=markers, pixel_size_um=pixel_size_um)
+    opened = open_slide(
+        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
+    )
     with progress.shown():
         segmentation.segment(
             opened,
             out,
+            segmenter=segmenter,
             nuclear_marker=nuclear_marker,
+            membrane_marker=membrane_marker,
             nucleus_diameter_um=nucleus_diameter_um,
             expansion_um=expansion_um,
+            workers=workers,
+            max_bytes=None if max_memory is None else parse_bytes(max_memory),
             overwrite=overwrite,
         )
     typer.echo(out)

@@ -28,14 +28,8 @@ logger = logging.getLogger(__name__)
 _LARGEST_ID = 2**32 - 1
 _REGIONS = ("ring", "nucleus", "surroundings")  # means over a part of the cell, or over what lies around it
 _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
-_BYTES_PER_PX = {  # beside the image itself; measured, of crowded tissue
-    "mask": 60,
-    "mean": 40,
-    "ring": 12,
-    "nucleus": 20,
-    "surroundings": 90,
-    "pixels": 60,
-}
+_BYTES_PER_PX = {"mask": 60, "mean": 30, "ring": 12, "nucleus": 15, "pixels": 40}  # beside the image; of crowded tissue
+_BYTES_PER_PX_AROUND = 6  # for each row of the disc of surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +165,7 @@ def measure_cells(
         slide.tile_px,
         max_px=tile_px,
         bytes_per_px=_BYTES_PER_PX["mask"],
-        free_bytes=budget.free // 2,
+        budget=budget,
         workers=workers,
     )
     read = in_order(partial(_pieces_of_tile, slide, mask, nuclei), grid, n_workers)
@@ -236,6 +230,13 @@ class _Wanted:
     def of_pixels(self) -> tuple[str, ...]:
         """What cannot be added up from pieces: all pixels of the cell are needed at once."""
         return tuple(name for name in self.names if name not in ("sum", *_REGIONS))
+
+    @property
+    def bytes_per_px(self) -> float:
+        """What a pixel of a tile costs beside the image."""
+        kinds = {"mean", *self.regions} | ({"pixels"} if self.of_pixels else set())
+        around = _BYTES_PER_PX_AROUND * (2 * self.around_px + 1) if "surroundings" in kinds else 0
+        return around + sum(_BYTES_PER_PX[kind] for kind in kinds - {"surroundings"})
 
     @property
     def halo_px(self) -> int:
@@ -413,15 +414,14 @@ def _measure(
     """Return what is wanted of each cell in each marker: (N, C) float32 each, the mean among them."""
     names, shape = ("mean", *wanted.names), (len(table), len(slide.markers))
     of_table = len(names) * shape[0] * shape[1] * 4
-    kinds = {"mean", *wanted.regions} | ({"pixels"} if wanted.of_pixels else set())
-    bytes_per_px = slide.image.dtype.itemsize * shape[1] + sum(_BYTES_PER_PX[kind] for kind in kinds)
     budget.require(of_table, f"the table of {shape[0]} cells, {shape[1]} markers and {len(names)} measures")
     grid, n_workers = fit(
         slide.shape_px,
         slide.tile_px,
         max_px=tile_px,
-        bytes_per_px=bytes_per_px,
-        free_bytes=budget.free - of_table,
+        bytes_per_px=slide.image.dtype.itemsize * shape[1] + wanted.bytes_per_px,
+        budget=budget,
+        reserved=of_table,
         workers=workers,
     )
     cells = _KnownCells.of(table, grid, wanted)

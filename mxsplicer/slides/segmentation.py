@@ -2,7 +2,8 @@
 
 A tile is segmented with a halo of its surroundings. A cell belongs to the tile whose core holds the centroid of its
 nucleus, and that tile writes all of it, so no cell is cut where tiles meet. What is nucleus and what is background is
-decided by brightness levels measured once over the slide; so the cells do not depend on the tiles.
+decided by brightness levels measured once over the slide, and cells are numbered in the order they are read in; so
+the mask does not depend on the tiles.
 """
 
 import logging
@@ -19,18 +20,22 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels, watershed
 
 from mxsplicer.errors import InputError
+from mxsplicer.memory import Budget
 from mxsplicer.progress import track
 from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.slides.slide import Slide, overview
+from mxsplicer.slides.tiles import Grid, Window, fit, grown, in_order
 
 logger = logging.getLogger(__name__)
 
-Segmenter = Callable[[np.ndarray], np.ndarray]  # (C, Y, X) -> labels (Y, X), 0 background
 CellFinder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (C, Y, X) -> cells, nuclei, by the same labels
-Window = tuple[slice, slice]  # rows and columns of a slide
 
 _CHUNK_PX = 512
+_STEP_PX = 128  # sides of tiles are multiples of it
 _WINDOWS, _WINDOW_PX = 16, 512  # where brightness levels are measured on a large slide
+_BYTES_PER_PX = {"built-in": 130, "named": 600, "own": 100}  # of a tile with its halo, beside the image
+_PERCENTILES = (1.0, 99.8)  # become 0 and 1 for a named segmenter, over the tissue of the whole slide
 
 
 def segment(
@@ -41,15 +46,18 @@ def segment(
     expansion_um: float = 3.0,
     nucleus_diameter_um: float = 7.0,
     min_nucleus_area_um2: float = 8.0,
-    segmenter: Segmenter | None = None,
+    membrane_marker: str | None = None,
+    segmenter: str | Segmenter | None = None,
     halo_um: float = 50.0,
     tile_px: int = 2048,
+    workers: int | None = None,
+    max_bytes: int | None = None,
     overwrite: bool = False,
 ) -> zarr.Array:
     """Find the cells of a slide and write them as a mask.
 
     Nuclei are bright blobs of about ``nucleus_diameter_um`` in the nuclear marker; each is grown by ``expansion_um``,
-    or until it meets its neighbour. Only a tile is held in memory.
+    or until it meets its neighbour. Only tiles are held in memory. Cells are numbered by their first pixel, row by row.
 
     Parameters
     ----------
@@ -65,13 +73,21 @@ def segment(
         Typical diameter of a nucleus; much larger ones are split, much smaller ones that touch are joined.
     min_nucleus_area_um2
         Smaller nuclei are taken for debris.
+    membrane_marker
+        The marker that shows the outlines of cells, for a named segmenter that then finds whole cells by it.
     segmenter
-        Anything that turns an image (C, Y, X) into labels (Y, X) instead of the built-in method; it is given all
-        channels of a tile with its halo, and its labels are taken as whole cells.
+        What finds the cells instead of the built-in method. A name of :data:`~mxsplicer.slides.segmenters.SEGMENTERS`
+        is given the nuclear marker, normalised over the slide, and the nuclei it finds are grown; or both markers,
+        and finds whole cells. A function from an image (C, Y, X) to labels (Y, X), or its name ``module:function``,
+        is given all channels of a tile with its halo, and its labels are taken as whole cells.
     halo_um
         What a tile sees of its surroundings on each side.
     tile_px
-        Side of the core of a tile.
+        Longest side of the core of a tile.
+    workers
+        Threads of the built-in method; as many as there are processors, at most 4, by default. Others have one.
+    max_bytes
+        Limit for the memory of the whole process, by which tiles are chosen; what a network takes is not known here.
     overwrite
         Replace what lies at ``path``.
 
@@ -82,7 +98,8 @@ def segment(
     Raises
     ------
     InputError
-        If ``path`` exists, if no marker shows nuclei, or if no nucleus is found.
+        If ``path`` exists, if no marker shows nuclei, if no nucleus is found, or if the segmenter is not there, has
+        no weights or returns no labels.
 
     Examples
     --------
@@ -99,64 +116,117 @@ def segment(
         what = "is not a zarr array, so it is not replaced" if overwrite else "exists"
         msg = f"{path} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
         raise InputError(msg)
-    settings: dict[str, str | float] = {"pixel_size_um": slide.pixel_size_um, "halo_um": halo_um, "tile_px": tile_px}
-    if segmenter is None:
+    named = isinstance(segmenter, str) and ":" not in segmenter
+    if membrane_marker is not None and not named:
+        msg = f"--membrane-marker is for a segmenter that uses it: name one by --segmenter, {' or '.join(SEGMENTERS)}."
+        raise InputError(msg)
+    settings: dict[str, str | float] = {"pixel_size_um": slide.pixel_size_um, "halo_um": halo_um}
+    if segmenter is None or named:
         nuclear_marker = nuclear_marker or _nuclear_marker_of(slide)
         settings |= {
             "nuclear_marker": nuclear_marker,
             "expansion_um": expansion_um,
             "nucleus_diameter_um": nucleus_diameter_um,
-            "min_nucleus_area_um2": min_nucleus_area_um2,
         }
-        channel = slide.channels_of([nuclear_marker])[0]
-        channels = slice(channel, channel + 1)
-        find_cells = _built_in(slide, channel, nucleus_diameter_um, min_nucleus_area_um2, expansion_um)
+    if segmenter is None:
+        assert nuclear_marker is not None
+        settings |= {"min_nucleus_area_um2": min_nucleus_area_um2}
+        channels = slide.channels_of([nuclear_marker])
+        find_cells = _built_in(slide, channels[0], nucleus_diameter_um, min_nucleus_area_um2, expansion_um)
+        cost = _BYTES_PER_PX["built-in"]
+    elif isinstance(segmenter, str) and named:
+        shown = [one for one in (nuclear_marker, membrane_marker) if one is not None]
+        settings |= {"segmenter": segmenter} | ({} if membrane_marker is None else {"membrane_marker": membrane_marker})
+        channels = slide.channels_of(shown)
+        find_cells = _by_name(segmenter, slide, channels, nucleus_diameter_um, expansion_um)
+        cost, workers = _BYTES_PER_PX["named"], 1
     else:
-        settings["segmenter"] = getattr(segmenter, "__qualname__", type(segmenter).__qualname__)
-        channels, find_cells = slice(None), _checked(segmenter)
+        settings["segmenter"] = segmenter if isinstance(segmenter, str) else _name_of(segmenter)
+        channels = list(range(len(slide.markers)))
+        find_cells = _checked(import_segmenter(segmenter) if isinstance(segmenter, str) else segmenter)
+        cost, workers = _BYTES_PER_PX["own"], 1
 
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    halo_px = round(halo_um / slide.pixel_size_um)
+    grid, n_workers = fit(
+        slide.shape_px,
+        (_STEP_PX, _STEP_PX),
+        max_px=tile_px,
+        bytes_per_px=cost + len(channels) * slide.image.dtype.itemsize,
+        budget=Budget.of(max_bytes),
+        workers=workers,
+        halo_px=halo_px,
+    )
+    partial_path = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial_path, ignore_errors=True)
     height, width = slide.shape_px
     chunks = (min(_CHUNK_PX, height), min(_CHUNK_PX, width))
-    mask = zarr.create_array(partial, shape=(height, width), chunks=chunks, dtype="uint32", zarr_format=3)
-    halo_px = round(halo_um / slide.pixel_size_um)
-    n_cells = 0
-    for core in track(_cores(slide.shape_px, tile_px), "Segmenting"):
-        window = _grown(core, halo_px, slide.shape_px)
-        cells, nuclei = find_cells(np.asarray(slide.image[channels, *window]))
-        n_cells += _write(mask, cells, _owned(nuclei, core, window), window, n_cells)
-    if not n_cells:
-        shutil.rmtree(partial)
-        shown_by = settings.get("nuclear_marker", settings.get("segmenter"))
+    mask = zarr.create_array(partial_path, shape=(height, width), chunks=chunks, dtype="uint32", zarr_format=3)
+    first_px = _fill(mask, slide, channels, find_cells, grid, halo_px, n_workers)
+    if not len(first_px):
+        shutil.rmtree(partial_path)
+        shown_by = settings.get("segmenter", settings.get("nuclear_marker"))
         msg = (
             f"no nucleus was found in slide {slide.name!r} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
             "another marker by --nuclear-marker, check the pixel size, or give a mask by --mask."
         )
         raise InputError(msg)
-    mask.update_attributes({"mxsplicer": settings | {"cells": n_cells}})
+    _number_by_place(mask, first_px)
+    mask.update_attributes({"mxsplicer": settings | {"cells": len(first_px)}})
     if path.exists():
         shutil.rmtree(path)
-    partial.rename(path)
-    logger.info("%s: %d cells", path, n_cells)
+    partial_path.rename(path)
+    logger.info("%s: %d cells", path, len(first_px))
     return zarr.open_array(path, mode="r")
 
 
-def _cores(shape_px: tuple[int, int], side_px: int) -> list[Window]:
-    height, width = shape_px
-    return [
-        (slice(top, min(height, top + side_px)), slice(left, min(width, left + side_px)))
-        for top in range(0, height, side_px)
-        for left in range(0, width, side_px)
-    ]
+def _fill(
+    mask: zarr.Array,
+    slide: Slide,
+    channels: list[int],
+    find_cells: CellFinder,
+    grid: Grid,
+    halo_px: int,
+    workers: int,
+) -> np.ndarray:
+    """Write the cells of every tile, numbered as they come; return of each the place of its first pixel."""
+    picked = slice(channels[0], channels[-1] + 1) if np.all(np.diff(channels) == 1) else channels
+    firsts = []
+    n_cells = 0
+
+    def look(core: Window) -> tuple[np.ndarray, np.ndarray]:
+        window = grown(core, halo_px, slide.shape_px)
+        image = slide.image[picked, *window] if isinstance(picked, slice) else _stacked(slide, picked, window)
+        cells, nuclei = find_cells(np.asarray(image))
+        return cells, _owned(nuclei, core, window)
+
+    for core, (cells, owned) in zip(
+        grid, track(in_order(look, grid, workers), "Segmenting", total=len(grid)), strict=True
+    ):
+        first = _write(mask, cells, owned, grown(core, halo_px, slide.shape_px), n_cells)
+        n_cells += len(first)
+        firsts.append(first)
+    return np.concatenate(firsts)
 
 
-def _grown(core: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
-    rows, columns = core
-    return (
-        slice(max(0, rows.start - halo_px), min(shape_px[0], rows.stop + halo_px)),
-        slice(max(0, columns.start - halo_px), min(shape_px[1], columns.stop + halo_px)),
-    )
+def _stacked(slide: Slide, channels: list[int], window: Window) -> np.ndarray:
+    return np.stack([np.asarray(slide.image[channel, *window]) for channel in channels])
+
+
+def _number_by_place(mask: zarr.Array, first_px: np.ndarray) -> None:
+    """Give the cells the numbers 1, 2, ... by their first pixel, so that no number tells how the tiles lay."""
+    numbers = np.zeros(len(first_px) + 1, dtype=np.uint32)
+    numbers[1:][np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
+    if np.all(np.diff(numbers) == 1):
+        return
+
+    def renumber(window: Window) -> None:
+        labels = np.asarray(mask[window])
+        if labels.any():
+            mask[window] = numbers[labels]
+
+    chunks = Grid((mask.shape[0], mask.shape[1]), (mask.chunks[0], mask.chunks[1]))
+    for _ in track(in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
+        pass
 
 
 def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
@@ -171,23 +241,62 @@ def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
     return owned
 
 
-def _write(mask: zarr.Array, cells: np.ndarray, owned: np.ndarray, window: Window, n_before: int) -> int:
-    """Write a tile's own cells where no other tile has written, numbered on from ``n_before``; return how many."""
+def _write(mask: zarr.Array, cells: np.ndarray, owned: np.ndarray, window: Window, n_before: int) -> np.ndarray:
+    """Write a tile's own cells where no other tile has written, numbered on from ``n_before``.
+
+    Returns
+    -------
+    Of each cell the place of its first pixel in the flattened slide.
+    """
     there = np.asarray(mask[window])
     n = np.bincount(cells.ravel(), minlength=len(owned))
     free = np.bincount(cells[there == 0], minlength=len(owned))
     owned = owned & (2 * free > n)  # the rest was found by the neighbouring tile too, a little differently
     numbers = np.zeros(len(owned), dtype=np.uint32)
-    numbers[owned] = n_before + 1 + np.arange(owned.sum())
-    written = np.where(there == 0, numbers[cells], there)
-    changed = np.nonzero(written != there)
-    if len(changed[0]):
-        box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in changed)
-        mask[
-            window[0].start + box[0].start : window[0].start + box[0].stop,
-            window[1].start + box[1].start : window[1].start + box[1].stop,
-        ] = written[box]
-    return int(owned.sum())
+    numbers[owned] = 1 + np.arange(owned.sum())
+    own = np.where(there == 0, numbers[cells], 0)
+    ys, xs = np.nonzero(own)
+    if not len(ys):
+        return np.empty(0, dtype=np.int64)
+    box = (slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs.min()), int(xs.max()) + 1))
+    top, left = window[0].start, window[1].start
+    written = np.where(own[box] > 0, own[box] + np.uint32(n_before), there[box])
+    mask[top + box[0].start : top + box[0].stop, left + box[1].start : left + box[1].stop] = written
+    _, first = np.unique(own[ys, xs], return_index=True)
+    places: np.ndarray = (ys[first] + top) * mask.shape[1] + xs[first] + left
+    return places
+
+
+def _by_name(
+    name: str, slide: Slide, channels: list[int], nucleus_diameter_um: float, expansion_um: float
+) -> CellFinder:
+    if name not in SEGMENTERS:
+        import_segmenter(name)  # says what there is
+    has_membrane = len(channels) > 1
+    diameter_um = nucleus_diameter_um + (2 * expansion_um if has_membrane else 0)
+    find = _checked(SEGMENTERS[name](Setting(slide.pixel_size_um, diameter_um, has_membrane)))
+    levels = _percentiles(slide, channels)
+
+    def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low, high = levels[:, :, None, None]
+        numbers = np.nan_to_num(image.astype(np.float32), nan=0, posinf=0, neginf=0)
+        cells, nuclei = find((numbers - low) / np.maximum(high - low, 1e-6))
+        return (cells if has_membrane else expand_labels(nuclei, expansion_um / slide.pixel_size_um)), nuclei
+
+    return find_cells
+
+
+def _percentiles(slide: Slide, channels: list[int]) -> np.ndarray:
+    """Return what is dark and what is bright in each channel (2, C), over the tissue."""
+    windows = _bright_windows(slide, channels[0])
+    values = [np.concatenate([np.asarray(slide.image[one, *at]).ravel() for at in windows]) for one in channels]
+    return np.stack([np.nanpercentile(one.astype(np.float32), _PERCENTILES) for one in values], axis=1).astype(
+        np.float32
+    )
+
+
+def _name_of(segmenter: Segmenter) -> str:
+    return str(getattr(segmenter, "__qualname__", type(segmenter).__qualname__))
 
 
 def _checked(segmenter: Segmenter) -> CellFinder:
@@ -252,7 +361,7 @@ def _measure_levels(slide: Slide, channel: int, diameter_px: float) -> _Levels:
 
 def _bright_windows(slide: Slide, channel: int) -> list[Window]:
     # The whole of a small slide; of a large one windows spread evenly over its light, so that they lie in the tissue.
-    windows = _cores(slide.shape_px, _WINDOW_PX)
+    windows = list(Grid(slide.shape_px, (_WINDOW_PX, _WINDOW_PX)))
     if len(windows) <= _WINDOWS:
         return windows
     copy, factor = overview(slide, channels=[channel])

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from mxsplicer.memory import Budget
+
 T = TypeVar("T")
 R = TypeVar("R")
 Window = tuple[slice, slice]  # rows and columns of a slide
@@ -57,11 +59,12 @@ def fit(
     *,
     max_px: int,
     bytes_per_px: float,
-    free_bytes: int,
+    budget: Budget,
+    reserved: int = 0,
     workers: int | None = None,
     halo_px: int = 0,
 ) -> tuple[Grid, int]:
-    """Return the largest tiles, and the number of threads, whose pixels fit into ``free_bytes`` together.
+    """Return the largest tiles, and the number of threads, whose pixels fit into the budget together.
 
     Parameters
     ----------
@@ -73,16 +76,24 @@ def fit(
         No side is longer, unless a step is.
     bytes_per_px
         What one pixel of a tile costs a thread.
-    free_bytes
-        What all threads may take.
+    budget
+        Of the memory of the process.
+    reserved
+        Bytes of it that something else will take.
     workers
         Threads; as many as there are processors, at most 4, by default. Fewer where not even the smallest tiles fit.
     halo_px
         What a tile sees beyond each of its sides.
+
+    Raises
+    ------
+    InputError
+        If not even one of the smallest tiles fits.
     """
     down, across = (min(step, side) for step, side in zip(step_px, shape_px, strict=True))
-    pixels = free_bytes / bytes_per_px
-    smallest = (down + 2 * halo_px) * (across + 2 * halo_px)
+    pixels = (budget.free - reserved) / bytes_per_px
+    smallest = (min(shape_px[0], down + 2 * halo_px)) * (min(shape_px[1], across + 2 * halo_px))
+    budget.require(reserved + int(smallest * bytes_per_px), f"a tile of {down} x {across} pixels")
     n_workers = max(1, min(workers or min(_MAX_WORKERS, os.cpu_count() or 1), int(pixels // smallest)))
     of_one = pixels / n_workers
     square = min(max_px, isqrt(int(of_one)) - 2 * halo_px)

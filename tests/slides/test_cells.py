@@ -8,6 +8,7 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 
 from mxsplicer.errors import InputError
+from mxsplicer.memory import Budget
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
 
@@ -192,11 +193,18 @@ def test_the_mean_of_nuclei_needs_a_mask_of_nuclei():
         measure_cells(slide_of(np.ones((1, 8, 8))), np.ones((8, 8), np.uint8), statistics=("nucleus",))
 
 
-def test_memory_that_cannot_hold_the_table_is_refused_before_the_image_is_read():
+def test_memory_that_cannot_hold_the_table_is_refused_before_the_image_is_read(monkeypatch):
     mask = np.arange(1, 65537, dtype=np.uint32).reshape(256, 256)
+    monkeypatch.setattr(Budget, "of", lambda limit: Budget(total=limit))
 
-    with pytest.raises(InputError, match="65536 cells"):
-        measure_cells(slide_of(np.zeros((1, 256, 256), np.uint8)), mask, min_area_um2=0, max_bytes=1 << 20)
+    with pytest.raises(InputError, match="65536 cells, 20 markers and 3 measures"):
+        measure_cells(
+            slide_of(np.zeros((20, 256, 256), np.uint8)),
+            mask,
+            min_area_um2=0,
+            statistics=["sum", "std"],
+            max_bytes=10 << 20,
+        )
 
 
 def test_touching_the_edge_of_the_slide_is_flagged_and_touching_the_edge_of_a_tile_is_not():
