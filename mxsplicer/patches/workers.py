@@ -34,6 +34,7 @@ _OF_BLOCK = 1.15  # what cutting and writing a block takes, in blocks
 _OF_PROCESS = 260 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas
 _STRETCH = 256  # blocks; at most, so that the last worker does not keep the others waiting for long
 _PATIENCE = 10  # seconds for a worker process to end
+_DASK_TIMEOUT = 20  # seconds for a scheduler to answer
 _MOST_DEATHS = 3  # of workers at the same block
 
 
@@ -83,27 +84,27 @@ def choose_crew(
     if kind not in ("threads", "processes") and not is_dask:
         msg = f"there are no workers called {kind!r}: choose threads, processes, or the address of a dask scheduler."
         raise InputError(msg)
-    wanted = workers or min(_MAX_WORKERS, os.cpu_count() or 1)
-    share = int(budget.free * 0.8) if streams else budget.free
+    n_workers = workers or min(_MAX_WORKERS, os.cpu_count() or 1)
     each = int(cutter.block_bytes * _OF_BLOCK) + 2 * cutter.tile_bytes + (0 if kind == "threads" else _OF_PROCESS)
-    outside = 2 * cutter.block_bytes if streams else 0  # a block in the hands of who asked for it, and the next
-    if is_dask:  # the limit is that of each task, which has its own machine or a share of one
-        needed, room = each, budget.free + budget.taken
-    else:
-        needed, room = each + outside, share
-    budget_of_work = Budget(budget.total, 0 if is_dask else budget.taken)
-    budget_of_work.require(needed, f"a block of {min(cutter.block_size, len(cutter.tops)):,} patches with its tiles")
-    n = max(1, min(wanted, (room - outside) // each)) if not is_dask else wanted
-    # What waits to be handed out is a block each; without room for it, blocks are cut only when they are asked for.
-    spare = room - outside - (1 if is_dask else n) * each
-    n_ahead = min(n, spare // max(1, cutter.block_bytes)) if streams else n
+    outside = 0  # of what workers hold
+    if is_dask:  # elsewhere: the limit is that of each task
+        budget = Budget(budget.total)
+    elif streams:  # to whoever asked for a block, beside what is made of it: that block, and the next
+        budget = Budget(budget.total, budget.taken + budget.batches)
+        outside = 2 * cutter.block_bytes
+    budget.require(each + outside, f"a block of {min(cutter.block_size, len(cutter.tops)):,} patches with its tiles")
+    n_here = 1 if is_dask else min(n_workers, (budget.free - outside) // each)
+    if n_here < n_workers and not is_dask:
+        logger.info("%d of %d workers fit into %s of memory.", n_here, n_workers, said_bytes(budget.total))
+        n_workers = n_here
+    spare = budget.free - outside - n_here * each
+    # What is done early waits, a block per worker. Without room for that, blocks are cut only when they are asked for.
+    n_ahead = min(n_workers, spare // cutter.block_bytes) if streams else n_workers
     spare -= n_ahead * cutter.block_bytes if streams else 0
-    cache = min(_MAX_CACHE, spare // (n if kind == "processes" else 1))
-    if n < wanted:
-        logger.info("%d of %d workers fit into %s of memory.", n, wanted, said_bytes(budget.total))
-    held = n * each + outside + (n_ahead * cutter.block_bytes if streams else 0)
-    peak = 0 if is_dask else held + cache * (n if kind == "processes" else 1)
-    return Crew(kind, int(n), int(cache), int(n_ahead), int(peak))
+    n_readers = n_here if kind == "processes" else 1
+    cache = min(_MAX_CACHE, spare // n_readers)
+    peak = 0 if is_dask else budget.free - spare + cache * n_readers
+    return Crew(kind, n_workers, cache, n_ahead, peak)
 
 
 def cut_blocks(cutter: Cutter, blocks: Sequence[int], use: Use[T], crew: Crew, *, in_order: bool) -> Iterator[T]:
@@ -269,7 +270,7 @@ def _by_dask(cutter: Cutter, stretches: list[list[int]], use: Use[T], crew: Crew
         msg = "--dask needs dask.distributed: pip install 'mxsplicer[dask]'."
         raise InputError(msg) from error
     try:
-        client = Client(crew.kind, set_as_default=False, timeout=20)
+        client = Client(crew.kind, set_as_default=False, timeout=_DASK_TIMEOUT)
     except (OSError, ValueError) as error:
         msg = f"no dask scheduler answers at {crew.kind} ({error}). Start one with `dask scheduler`."
         raise InputError(msg) from error

@@ -1,0 +1,225 @@
+"""The same store, whoever makes it, and whoever dies over it."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mxsplicer.errors import InputError
+from mxsplicer.memory import Budget, parse_bytes
+from mxsplicer.patches import workers
+from mxsplicer.patches.extraction import extract_patches, prepare_cutter, stream_blocks
+from mxsplicer.patches.workers import choose_crew
+from mxsplicer.slides.cells import measure_cells
+from mxsplicer.slides.slide import Slide
+from mxsplicer.testing import tiny_slide
+
+
+@dataclass
+class Deadly:
+    """An image that kills the process that reads it: the first of them, or each."""
+
+    image: np.ndarray
+    victims: Path  # one line per death
+    n_deaths: int
+    parent: int
+
+    def __post_init__(self):
+        self.shape, self.dtype, self.ndim = self.image.shape, self.image.dtype, self.image.ndim
+
+    def __getitem__(self, key):
+        in_second_half = key[-2].start >= self.shape[-2] // 2
+        if os.getpid() != self.parent and in_second_half and len(self.victims.read_text()) < self.n_deaths:
+            with self.victims.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.image[key]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return a slide of four blocks, its mask, its cells, and the bytes of the store that one thread makes of them."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((1024, 256), np.uint32)
+    mask.reshape(128, 8, 32, 8)[:, 1:7, :, 1:7] = np.arange(1, 4097).reshape(128, 1, 32, 1)
+    image = rng.integers(0, 1000, (2, 1024, 256), dtype=np.uint16)
+    slide = Slide("crowded", image, ("DAPI", "CD8"), pixel_size_um=0.5, tile_px=(64, 64))
+    cells = measure_cells(slide, mask)
+    path = tmp_path_factory.mktemp("whole") / "a.zarr"
+    extract_patches(slide, mask, path, patch_size_um=6, cells=cells, workers=1)
+    return slide, mask, cells, files_of(path)
+
+
+def files_of(path):
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(Path(path).rglob("*")) if file.is_file()}
+
+
+def deadly(slide, folder, n_deaths):
+    victims = folder / "victims"
+    victims.write_text("")
+    return replace(slide, image=Deadly(slide.image, victims, n_deaths, os.getpid())), victims
+
+
+def test_a_worker_process_that_dies_costs_its_block_and_not_the_run(whole, tmp_path, caplog):
+    slide, mask, cells, expected = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=1)
+
+    extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=2, executor="processes")
+
+    assert victims.read_text() == "x"
+    assert "ended by signal 9" in caplog.text
+    assert files_of(tmp_path / "a.zarr") == expected
+
+
+def test_workers_that_die_again_and_again_end_in_one_sentence_and_may_be_gone_on_after(whole, tmp_path):
+    slide, mask, cells, expected = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=99)
+
+    with pytest.raises(InputError, match=r"3 worker processes ended at block \d, the last by signal 9\. .*goes on"):
+        extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=1, executor="processes")
+    assert victims.read_text() == "xxx"
+
+    extract_patches(slide, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells)
+    assert files_of(tmp_path / "a.zarr") == expected
+
+
+def test_processes_stream_the_same_blocks_in_order_and_pass_errors_on(whole):
+    slide, mask, cells, _ = whole
+
+    here, there = (
+        list(stream_blocks(slide, mask, cells, patch_size_um=6, workers=2, executor=kind, skip={1}))
+        for kind in ("threads", "processes")
+    )
+
+    assert [block.number for block in there] == [0, 2, 3]
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one.patches, other.patches)
+        np.testing.assert_array_equal(one.regions, other.regions)
+    wrong = replace(slide, image=np.zeros((2, 3, 3), np.uint16))
+    object.__setattr__(wrong, "image", Broken(slide.image.shape))
+    with pytest.raises(InputError, match="page 7 is damaged"):
+        list(stream_blocks(wrong, mask, cells, patch_size_um=6, workers=1, executor="processes"))
+
+
+class Broken:
+    """An image that is damaged."""
+
+    def __init__(self, shape):
+        self.shape, self.dtype, self.ndim = shape, np.dtype(np.uint16), 3
+
+    def __getitem__(self, key):
+        msg = "page 7 is damaged."
+        raise InputError(msg)
+
+
+def test_a_dask_cluster_makes_the_same_store_though_a_worker_is_killed(whole, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    slide, mask, cells, expected = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=1)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        extract_patches(
+            dying,
+            mask,
+            tmp_path / "a.zarr",
+            patch_size_um=6,
+            cells=cells,
+            workers=2,
+            executor=cluster.scheduler_address,
+        )
+
+    assert victims.read_text() == "x"
+    assert files_of(tmp_path / "a.zarr") == expected
+
+
+def test_a_cluster_that_is_not_there_and_workers_of_no_kind_are_refused(whole, tmp_path, monkeypatch):
+    slide, mask, cells, _ = whole
+    monkeypatch.setattr(workers, "_DASK_TIMEOUT", 0.3)
+
+    for executor, message in [
+        ("tcp://127.0.0.1:1", "no dask scheduler answers"),
+        ("elves", "no workers called 'elves'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            extract_patches(slide, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, executor=executor)
+
+
+def cutter_of(n_cells=5000, n_markers=19):
+    slide, mask = tiny_slide(markers=[f"M{n}" for n in range(n_markers)], shape_px=(1024, 1024))
+    y, x = np.random.default_rng(0).uniform(0, 1024, (2, n_cells))
+    return prepare_cutter(slide, mask, x, y, np.arange(n_cells), patch_px=64)[0]
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("wanted", [1, 4, 64])
+def test_a_crew_stays_inside_the_budget(kind, streams, wanted):
+    cutter = cutter_of()
+
+    for gigabytes in (1.5, 2, 8):
+        budget = Budget(total=int(gigabytes * 2**30), taken=200 << 20)
+        crew = choose_crew(cutter, budget, workers=wanted, kind=kind, streams=streams)
+
+        assert 1 <= crew.n_workers <= wanted
+        assert crew.cache_bytes >= 0
+        assert crew.peak_bytes <= budget.free
+
+
+def test_a_budget_that_is_too_small_says_what_is_needed():
+    cutter = cutter_of()
+    with pytest.raises(
+        InputError, match=r"--max-memory 300M is too little: a block of 1,024 patches .* Give at least"
+    ) as refused:
+        choose_crew(cutter, Budget(300 << 20, taken=200 << 20))
+
+    enough = str(refused.value).rsplit(" ", 1)[1].rstrip(".")
+
+    assert choose_crew(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
+
+
+PROGRAM = """
+import sys
+from mxsplicer.memory import measured_peak, parse_bytes
+from mxsplicer.cli import _exit_code
+code = _exit_code(sys.argv[1:])
+print(code, measured_peak())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is told as VmHWM")
+def test_the_limit_on_memory_holds(tmp_path):
+    n_cells = 2500
+    rng = np.random.default_rng(0)
+    mask = np.zeros((1000, 1000), np.uint32)
+    mask.reshape(50, 20, 50, 20)[:, 4:14, :, 4:14] = np.arange(1, n_cells + 1).reshape(50, 1, 50, 1)
+    np.save(tmp_path / "mask.npy", mask)
+    import tifffile
+
+    image = rng.integers(0, 60_000, (16, 1000, 1000), dtype=np.uint16)
+    names = {
+        "axes": "CYX",
+        "Channel": {"Name": [f"M{n}" for n in range(16)]},
+        "PhysicalSizeX": 0.5,
+        "PhysicalSizeY": 0.5,
+    }
+    tifffile.imwrite(tmp_path / "s.ome.tiff", image, tile=(256, 256), compression="deflate", metadata=names)
+    limit = "450M"  # of which the program itself is half; without a limit more than 600M are held
+
+    command = ["extract", "s.ome.tiff", "p.zarr", "--mask", "mask.npy", "--max-memory", limit, "--workers", "8"]
+    said = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    code, peak = said.stdout.split()[-2:]
+    assert code == "0", said.stderr
+    assert int(peak) < parse_bytes(limit)
