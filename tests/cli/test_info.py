@@ -51,7 +51,23 @@ def test_it_is_told_in_json(command, slide):
 
 
 def test_a_field_smaller_than_a_patch_is_told_too(command, slide):
-    assert "of 500 µm do not fit on the slide" in command("info", slide, "--patch-size-um", 500).out
+    assert "do not fit on the slide" in command("info", slide, "--patch-size-um", 500).out
+
+
+def test_what_a_file_does_not_say_is_told_to_be_missing(command, tmp_path):
+    tifffile.imwrite(tmp_path / "S01.tif", SLIDE.image, photometric="minisblack", metadata=None)
+
+    outcome = command("info", "S01.tif")
+    facts = json.loads(command("info", "S01.tif", "--json").out)
+
+    assert (outcome.code, outcome.err) == (0, "")
+    for part in (
+        "unknown; give it by --pixel-size-um",
+        "channel 1, channel 2, channel 3 (no names; give them by --markers)",
+    ):
+        assert part in " ".join(outcome.out.split())
+    assert (facts["pixel_size_um"], facts["markers_in_file"], facts["cells"]) == (None, None, None)
+    assert "about" in command("info", "S01.tif", "--pixel-size-um", 0.5, "--nuclear-marker", "channel 1").out
 
 
 def test_an_unknown_nuclear_marker_is_refused(command, slide):

@@ -23,6 +23,15 @@ READERS: dict[str, Callable[[Location], ImageFile | None]] = {
 }
 
 
+class IncompleteError(InputError):
+    """Neither a file nor the user says what the channels are, or how large the pixels."""
+
+    def __init__(self, message: str, *, n_channels: int, names: bool, pixel_size: bool) -> None:
+        super().__init__(message)
+        self.n_channels = n_channels
+        self.names, self.pixel_size = names, pixel_size  # whether they are known
+
+
 def open_slide(
     path: str | Path,
     *,
@@ -81,7 +90,9 @@ def open_slide(
         )
     if panel is None or size is None:
         msg = f"{name_of(location)} ({form}) does not {'; nor does it '.join(missing)}."
-        raise InputError(msg)
+        raise IncompleteError(
+            msg, n_channels=found.image.shape[0], names=panel is not None, pixel_size=size is not None
+        )
     slide = Slide(
         name=name or slide_name(location),
         image=found.image,
@@ -91,7 +102,7 @@ def open_slide(
         tile_px=found.tile_px,
         path=location,
         markers_from=panel.source,
-        markers_in_file=found.markers or (),
+        markers_in_file=found.markers if found.markers and len(found.markers) == found.image.shape[0] else (),
         pixel_size_from=size_from,
         storage=f"{form}, {found.storage}",
     )
