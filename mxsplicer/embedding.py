@@ -2,13 +2,26 @@
 
 z of a cell depends on its patch and on the weights alone: patches pass the encoder in groups of one fixed size, filled
 up at the end, in float32, so neither the block nor the number of workers nor what else is embedded moves a digit.
+
+z of all cells of a slide can be larger than memory, so there is one way for slides of any size: each block is embedded
+and written to a file of its own, whole or not at all; at the end these become one AnnData file, some rows at a time.
+Interrupted, the same call embeds the blocks that are missing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import torch
@@ -19,9 +32,15 @@ from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells
 from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel
 
-_AT_ONCE = 256  # patches in one pass; fixed, because another number may round differently
+logger = logging.getLogger(__name__)
+
+# Patches in one pass; fixed for a kind of processor, because another number may round differently.
+_AT_ONCE = {"cpu": 64, "cuda": 256, "mps": 256}
+_ROWS, _FEATURES = 4096, 16  # a piece of z in the file: all features of some cells, and some of all, read about as fast
+_VERSION = 1  # of the files of blocks
 
 _OBS = (
     "x_px",
@@ -30,7 +49,9 @@ _OBS = (
     "eccentricity",
     "major_axis_um",
     "minor_axis_um",
+    "orientation",
     "at_border",
+    "nucleus_area_um2",
     "patch_valid_fraction",
 )
 
@@ -43,27 +64,63 @@ class Source:
     markers: tuple[str, ...]
     patch_px: int
     pixel_size_um: float
-    blocks: Callable[[], Iterator[Block]]
+    blocks: Callable[[Collection[int]], Iterator[Block]]  # all but those of the numbers given
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    cells: Cells | None = None  # whose further measures become layers
+
+    def measures_of(self, cell_ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what was measured of some cells beside their mean intensities, each (n, C)."""
+        if self.cells is None or not self.cells.measures:
+            return {}
+        rows = self._ids.get_indexer(pd.Index(cell_ids))
+        return {name: values[rows] for name, values in self.cells.measures.items()}
+
+    @cached_property
+    def _ids(self) -> Any:
+        assert self.cells is not None
+        return pd.Index(self.cells.table["cell_id"].to_numpy())
 
 
-def from_store(store: PatchStore) -> Source:
-    """Return the cells of a patch store as something to embed."""
+def from_store(store: PatchStore, *, cells: Cells | None = None) -> Source:
+    """Return the cells of a patch store as something to embed; ``cells`` brings what else was measured of them."""
 
-    def blocks() -> Iterator[Block]:
-        return (store.read_block(number) for number in track(range(store.n_blocks), f"Embedding {store.slide_name}"))
+    def blocks(skip: Collection[int]) -> Iterator[Block]:
+        numbers = [number for number in range(store.n_blocks) if number not in skip]
+        read = (store.read_block(number) for number in numbers)
+        return track(read, f"Embedding {store.slide_name}", total=store.n_blocks, start=store.n_blocks - len(numbers))
 
-    return Source(store.slide_name, store.markers, store.patch_px, store.pixel_size_um, blocks)
+    return Source(store.slide_name, store.markers, store.patch_px, store.pixel_size_um, blocks, store.ledger, cells)
 
 
 def from_slide(
-    slide: Slide, mask: LazyImage, cells: Cells, *, patch_size_um: float, workers: int | None = None
+    slide: Slide,
+    mask: LazyImage,
+    cells: Cells,
+    *,
+    patch_size_um: float,
+    workers: int | None = None,
+    executor: str = "threads",
+    max_bytes: int | None = None,
 ) -> Source:
-    """Return the cells of a slide as something to embed; patches are cut as they are needed and kept nowhere."""
+    """Return the cells of a slide as something to embed; patches are cut as they are needed and kept nowhere.
 
-    def blocks() -> Iterator[Block]:
-        return stream_blocks(slide, mask, cells, patch_size_um=patch_size_um, workers=workers)
+    ``workers``, ``executor`` and ``max_bytes`` are those of :func:`~mxsplicer.patches.extraction.stream_blocks`.
+    """
 
-    return Source(slide.name, slide.markers, choose_patch_px(slide, patch_size_um), slide.pixel_size_um, blocks)
+    def blocks(skip: Collection[int]) -> Iterator[Block]:
+        return stream_blocks(
+            slide,
+            mask,
+            cells,
+            patch_size_um=patch_size_um,
+            skip=skip,
+            workers=workers,
+            executor=executor,
+            max_bytes=max_bytes,
+        )
+
+    patch_px = choose_patch_px(slide, patch_size_um)
+    return Source(slide.name, slide.markers, patch_px, slide.pixel_size_um, blocks, cells.ledger, cells)
 
 
 def embed(
@@ -74,6 +131,9 @@ def embed(
     device: str = "auto",
 ) -> anndata.AnnData:
     """Return the cells of one or more slides with their learned representation, one row per cell.
+
+    All of z is held in memory; :func:`embed_to_file` is for more cells than that allows. On its way it lies in the
+    folder of temporary files.
 
     Parameters
     ----------
@@ -93,6 +153,41 @@ def embed(
     InputError
         If a slide lacks a marker of the run, or differs from it in patch or pixel size.
     """
+    with TemporaryDirectory(prefix="mxsplicer-") as folder:
+        path = Path(folder) / "cells.h5ad"
+        embed_to_file(path, run, sources, baselines=baselines, device=device, compression=None)
+        return anndata.read_h5ad(path)
+
+
+def embed_to_file(
+    path: str | Path,
+    run: Run,
+    sources: Source | PatchStore | Sequence[Source | PatchStore],
+    *,
+    baselines: Mapping[str, Run] | None = None,
+    device: str = "auto",
+    compression: str | None = "gzip",
+) -> Path:
+    """Write the AnnData of :func:`embed` to an h5ad file; memory holds a block of cells at a time, and their table.
+
+    Until the file is whole, what is done lies in ``<path>.blocks``, and the same call goes on there. Read it with
+    ``anndata.read_h5ad``, or with :func:`open_cells` where z does not fit into memory.
+
+    Parameters
+    ----------
+    path
+        The file to write; one that is there is replaced.
+    run, sources, baselines, device
+        As for :func:`embed`.
+    compression
+        ``"gzip"``, ``"lzf"`` or None.
+
+    Raises
+    ------
+    InputError
+        As :func:`embed`.
+    """
+    path = Path(path)
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
     several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
@@ -102,45 +197,117 @@ def embed(
         raise InputError(msg)
     runs = {f"X_{run.method}": run, **(baselines or {})}
     channels = {s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um) for s in several}
-    where = _device(device)
+    where = find_device(device)
     for one in runs.values():
         one.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    parts = [_embed_slide(source, channels[source.name], runs, where) for source in several]
-    adata = anndata.concat(parts, merge="same") if len(parts) > 1 else parts[0]
-    adata.obs["slide"] = pd.Categorical(adata.obs["slide"], categories=names)
-    return adata
+    work = _begin(path.with_name(path.name + ".blocks"), runs, several, where)
+    files = {
+        source.name: _embed_blocks(source, channels[source.name], runs, where, work / str(number))
+        for number, source in enumerate(several)
+    }
+    temporary = path.with_name(path.name + ".partial")
+    _write(temporary, files, run.markers, {source.name: source.ledger for source in several}, compression)
+    temporary.replace(path)
+    shutil.rmtree(work)
+    return path
 
 
-def _embed_slide(source: Source, channels: list[int], runs: Mapping[str, Run], device: torch.device) -> anndata.AnnData:
-    cells, intensities = [], []
-    z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
+@contextmanager
+def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
+    """Open an AnnData file with its learned representations left on disk.
+
+    In the ``with`` block ``obsm["X_splicer"]`` and the like are h5py datasets, of which slices are read as they are
+    asked for. All else is in memory, and may be changed there; the file stays as it is.
+    """
+    with h5py.File(path, "r") as file:
+        read = {key: anndata.io.read_elem(file[key]) for key in ("X", "obs", "var", "varm", "layers", "uns")}
+        obsm = {key: one if _is_wide(one) else anndata.io.read_elem(one) for key, one in file["obsm"].items()}
+        yield anndata.AnnData(**read, obsm=obsm)
+
+
+def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path) -> None:
+    """Write cells that :func:`open_cells` opened, with all that was added to them.
+
+    Parameters
+    ----------
+    path
+        The file to write; it appears when it is whole.
+    embedded
+        The file that they were opened from: X, layers and representations are copied as they lie there.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    shutil.copyfile(embedded, temporary)
+    with h5py.File(temporary, "r+") as file:
+        for key in ("obs", "var"):
+            _write_elem(file, key, getattr(adata, key))
+        for key in ("varm", "uns"):
+            _write_elem(file, key, dict(getattr(adata, key)))
+        for key, one in adata.obsm.items():
+            if not isinstance(one, h5py.Dataset):
+                _write_elem(file["obsm"], key, one)
+    temporary.replace(path)
+
+
+def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> Path:
+    """Return the folder of the blocks: a new one, or that of an interrupted call for the same thing."""
+    meant = {
+        "version": _VERSION,
+        "runs": {key: _digest(run.encoder) for key, run in runs.items()},
+        "slides": [[s.name, list(s.markers), s.patch_px, s.pixel_size_um, dict(s.ledger)] for s in sources],
+        "device": device.type,  # one kind of processor rounds otherwise than another
+    }
+    header = work / "embedding.json"
+    if work.exists() and (not header.is_file() or json.loads(header.read_text(encoding="utf-8")) != meant):
+        logger.info("%s is of another embedding; it is begun anew", work)
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    header.write_text(json.dumps(meant), encoding="utf-8")
+    return work
+
+
+def _digest(encoder: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _embed_blocks(
+    source: Source, channels: list[int], runs: Mapping[str, Run], device: torch.device, folder: Path
+) -> list[Path]:
+    """Embed the blocks that ``folder`` lacks and return the files of all, in order."""
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.glob("*.partial"):  # of a block whose writing was killed
+        leftover.unlink()
+    done = {int(file.stem) for file in folder.glob("*.npz")}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
-    for block in source.blocks():
-        cells.append(block.cells)
-        intensities.append(block.intensities[:, channels])
-        for n, patches, regions in _groups(block):
+    for block in source.blocks(done):
+        z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
+        for n, patches, regions in _groups(block, _AT_ONCE[device.type]):
             x = main.normalize(patches[:, channels], regions, device=device)
             for key, run in runs.items():
                 z[key].append(_encode(run, x)[:n])
-    table = pd.concat(cells, ignore_index=True)
-    obs = pd.DataFrame({"cell_id": table["cell_id"].to_numpy(), "slide": source.name})
-    obs = pd.concat([obs, table[[column for column in _OBS if column in table]]], axis=1)
-    obs.index = pd.Index([f"{source.name}_{cell_id}" for cell_id in obs["cell_id"]])
-    return anndata.AnnData(
-        X=np.concatenate(intensities).astype(np.float32),
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(main.markers)),
-        obsm={"spatial": table[["x", "y"]].to_numpy()} | {key: np.concatenate(parts) for key, parts in z.items()},
-    )
+        arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
+        arrays["X"] = block.intensities[:, channels].astype(np.float32)
+        arrays |= {f"obsm/{key}": np.concatenate(parts) for key, parts in z.items()}
+        measures = source.measures_of(block.cells["cell_id"].to_numpy())
+        arrays |= {f"layers/{name}": values[:, channels] for name, values in measures.items()}
+        file = folder / f"{block.number:07d}.npz"
+        temporary = file.with_suffix(".partial")
+        with temporary.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+        temporary.replace(file)
+    return sorted(folder.glob("*.npz"))
 
 
-def _groups(block: Block) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _groups(block: Block, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield a number of cells, their patches and their regions, the arrays filled up to the fixed number."""
     n = len(block.rows)
-    for start in range(0, n, _AT_ONCE):
-        rows = np.arange(start, start + _AT_ONCE)
+    for start in range(0, n, size):
+        rows = np.arange(start, start + size)
         rows[rows >= n] = start
-        yield min(_AT_ONCE, n - start), block.patches[rows], block.regions[rows]
+        yield min(size, n - start), block.patches[rows], block.regions[rows]
 
 
 @torch.inference_mode()
@@ -149,7 +316,79 @@ def _encode(run: Run, x: torch.Tensor) -> np.ndarray:
     return np.asarray(z, dtype=np.float32)
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+def _write(
+    path: Path,
+    blocks: Mapping[str, Sequence[Path]],
+    markers: Sequence[str],
+    ledgers: Mapping[str, Mapping[str, int]],
+    compression: str | None,
+) -> None:
+    """Write the blocks of all slides as one AnnData file."""
+    tables = {name: _table(files) for name, files in blocks.items()}
+    common = [column for column in _OBS if all(column in table for table in tables.values())]
+    table = pd.concat(tables.values(), ignore_index=True)
+    lengths = [len(one) for one in tables.values()]
+    codes = np.repeat(np.arange(len(tables)), lengths)
+    obs = pd.DataFrame({"cell_id": table["cell_id"], "slide": pd.Categorical.from_codes(codes, pd.Index(tables))})
+    obs = pd.concat([obs, table[common]], axis=1)
+    slide_of = np.repeat(np.array(list(tables), dtype=object), lengths)
+    obs.index = pd.Index([f"{slide}_{cell}" for slide, cell in zip(slide_of, obs["cell_id"], strict=True)])
+    known = {name: dict(ledger) for name, ledger in ledgers.items() if ledger}
+    anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(markers)),
+        obsm={"spatial": table[["x", "y"]].to_numpy()},
+        uns={"mxsplicer": {"ledger": known}} if known else {},
+    ).write_h5ad(path, compression=compression)
+    files = [file for several in blocks.values() for file in several]
+    with np.load(files[0]) as first:
+        wide = [name for name in first.files if name.startswith(("X", "layers/", "obsm/"))]
+    with h5py.File(path, "r+") as file:
+        for name in wide:
+            file.pop(name, None)  # what stands for an X that is not there
+            n_columns = 0
+            for start, rows in track(_long_rows(files, name), "Writing", total=-(-len(obs) // _ROWS)):
+                n_columns = rows.shape[1]
+                if start == 0:
+                    chunks = (min(_ROWS, len(obs)), min(n_columns, _FEATURES))
+                    to = file.create_dataset(
+                        name, (len(obs), n_columns), np.float32, chunks=chunks, compression=compression
+                    )
+                    to.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                file[name][start : start + len(rows)] = rows
+
+
+def _table(files: Sequence[Path]) -> pd.DataFrame:
+    """Return the table of the cells of some blocks."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for path in files:
+        with np.load(path) as block:
+            for name in block.files:
+                if name.startswith("cells/"):
+                    columns.setdefault(name.removeprefix("cells/"), []).append(block[name])
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def _long_rows(files: Sequence[Path], name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield where rows of an array begin and the rows themselves, as many at a time as a piece of the file holds."""
+    held: list[np.ndarray] = []
+    start = 0
+    for path in files:
+        with np.load(path) as block:
+            held.append(block[name])
+        while sum(map(len, held)) >= _ROWS:
+            rows = np.concatenate(held)
+            yield start, rows[:_ROWS]
+            start, held = start + _ROWS, [rows[_ROWS:]]
+    rows = np.concatenate(held)
+    if len(rows):
+        yield start, rows
+
+
+def _write_elem(group: h5py.Group, key: str, value: Any) -> None:
+    anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": "gzip"})
+
+
+def _is_wide(element: h5py.Group | h5py.Dataset) -> bool:
+    # Places in the tissue and on maps are as good as nothing beside features, and wanted whole.
+    return isinstance(element, h5py.Dataset) and element.ndim == 2 and element.shape[1] > 3

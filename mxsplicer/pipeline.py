@@ -17,25 +17,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
-import torch
+from anndata import AnnData
 
 from mxsplicer import tl
-from mxsplicer.embedding import Source, embed, from_slide, from_store
+from mxsplicer.embedding import Source, embed_to_file, from_slide, from_store, open_cells, save_cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import choose_patch_px, extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
 from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
-from mxsplicer.slides.location import absolute
+from mxsplicer.slides.location import Location, absolute, locate
 from mxsplicer.slides.masks import open_mask
-from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
+from mxsplicer.slides.polygons import is_geojson
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import ENCODERS
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES
@@ -54,16 +55,22 @@ _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", 
 class Options:
     """What can be chosen beyond the slides; see the stages for what each one means."""
 
-    masks: tuple[Path, ...] = ()
+    masks: tuple[Location, ...] = ()
     mask_page: int | None = None
+    nuclei: tuple[Location, ...] = ()
     markers: Path | None = None
+    rename: tuple[str, ...] = ()  # OLD=NEW
+    drop: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     nuclear_marker: str | None = None
     nucleus_diameter_um: float = 7.0
     expansion_um: float = 3.0
+    segmenter: str | None = None  # a name, or module:function; by default the one built in
     min_area_um2: float = 5.0
+    measure: tuple[str, ...] = ()  # of each cell and marker beside the mean; each becomes a layer
     patch_size_um: float | None = None  # 32, or what the model takes
     training_cells: int = 200_000
+    keep_patches: bool = False  # of every cell, not of the training sample alone
     model: Path | None = None
     method: str = "splicer"
     loss: str = "vicreg"
@@ -97,6 +104,7 @@ class Options:
                 msg = f"there is no {option} {getattr(self, option)!r}; there are {', '.join(table)}."
                 raise InputError(msg)
         plan_views(self.views)
+        parse_renames(self.rename)
         if self.label and self.labels is None:
             msg = f"--label {self.label[0]} names a column, but of no table: give the table by --labels."
             raise InputError(msg)
@@ -108,6 +116,26 @@ class Options:
             raise InputError(msg)
 
 
+@dataclass(frozen=True)
+class Running:
+    """Where and in how much memory: what does not change the outcome.
+
+    Attributes
+    ----------
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    workers, executor
+        How many, and what they are; see :func:`~mxsplicer.patches.extraction.extract_patches`.
+    max_bytes
+        What the whole process may hold.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    executor: str = "threads"
+    max_bytes: int | None = None
+
+
 @dataclass(eq=False)
 class _Work:
     """One call: what it was given, where it writes, how long each stage took."""
@@ -116,10 +144,12 @@ class _Work:
     result: Result
     slides: list[Slide]
     given_masks: list[LazyImage | None]
-    mask_paths: list[Path | None]
+    mask_paths: list[Location | None]
+    nuclei: list[LazyImage | None]
+    nuclei_paths: list[Location | None]
     model: Run | None
-    device: str
-    workers: int | None
+    running: Running
+    cells: list[Cells] | None = None  # measured, and not yet embedded
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -134,8 +164,9 @@ class _Work:
             slide.name: {
                 "image": fingerprint(slide.path) if slide.path else "",
                 "mask": fingerprint(mask) if mask else "",
+                **({"nuclei": fingerprint(nuclei)} if nuclei else {}),
             }
-            for slide, mask in zip(self.slides, self.mask_paths, strict=True)
+            for slide, mask, nuclei in zip(self.slides, self.mask_paths, self.nuclei_paths, strict=True)
         }
         tables = {"markers": self.options.markers, "labels": self.options.labels, "samples": self.options.samples}
         files = {option: fingerprint(path) for option, path in tables.items() if path}
@@ -159,6 +190,8 @@ def embed_slides(
     options: Options | None = None,
     device: str = "auto",
     workers: int | None = None,
+    executor: str = "threads",
+    max_bytes: int | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Turn slides into an AnnData of their cells with a learned embedding, and a report.
@@ -171,8 +204,8 @@ def embed_slides(
         Result folder; ``SLIDE.mxs`` by default for a single slide.
     options
         All that changes the outcome.
-    device, workers
-        Where and on how many threads; the outcome is the same.
+    device, workers, executor, max_bytes
+        Where, on how many workers of which kind, and in how much memory; the outcome is the same.
     overwrite
         Replace a result that was made from other slides or with other options.
 
@@ -181,9 +214,10 @@ def embed_slides(
     InputError
         If anything given does not fit; nothing is written then.
     """
-    paths = [Path(slides)] if isinstance(slides, str | Path) else [Path(one) for one in slides]
-    work = _prepared(paths, out, options or Options(), device, workers)
-    cells = None if _is_begun(work) else _measured_before_writing(work)
+    paths = [slides] if isinstance(slides, str | Path) else list(slides)
+    work = _prepared(paths, out, options or Options(), Running(device, workers, executor, max_bytes))
+    if not _is_begun(work):
+        _measure_before_writing(work)
     _begin(work, overwrite=overwrite)
     if work.result.index.is_file():
         logger.info("%s is complete", work.result.path)
@@ -191,7 +225,10 @@ def embed_slides(
     with logged(work.result):
         masks = _masks(work)
         if not work.result.cells.is_file():
-            _embed(work, masks, cells)
+            if not work.result.embedded.is_file():
+                _embed(work, masks)
+            _analyse(work)
+        work.result.embedded.unlink(missing_ok=True)
         if not work.result.report.is_file():
             with work.timed("report"):
                 write_result_report(work.result.path, slides=work.slides, masks=masks)
@@ -222,24 +259,31 @@ def write_result_report(
         raise InputError(msg)
     if slides is None or masks is None:
         slides, masks = open_images(path)
-    adata = anndata.read_h5ad(path / "cells.h5ad")
     log = path / "run" / "log.jsonl"
-    return write_report(
-        adata,
-        path / "report.html",
-        slides=slides,
-        masks=masks,
-        log=log if log.is_file() else None,
-        scores=pd.DataFrame(adata.uns["mxsplicer_probe"]) if "mxsplicer_probe" in adata.uns else None,
-        overwrite=overwrite,
-    )
+    with open_cells(path / "cells.h5ad") as adata:
+        return write_report(
+            adata,
+            path / "report.html",
+            slides=slides,
+            masks=masks,
+            log=log if log.is_file() else None,
+            scores=pd.DataFrame(adata.uns["mxsplicer_probe"]) if "mxsplicer_probe" in adata.uns else None,
+            overwrite=overwrite,
+        )
 
 
-def _prepared(
-    paths: Sequence[Path], out: str | Path | None, options: Options, device: str, workers: int | None
-) -> _Work:
+def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Options, running: Running) -> _Work:
     """Open and check all that is given, without writing anything."""
-    slides = [open_slide(path, markers=options.markers, pixel_size_um=options.pixel_size_um) for path in paths]
+    slides = [
+        open_slide(
+            path,
+            markers=options.markers,
+            rename=parse_renames(options.rename),
+            drop=options.drop,
+            pixel_size_um=options.pixel_size_um,
+        )
+        for path in paths
+    ]
     names = [slide.name for slide in slides]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -250,7 +294,15 @@ def _prepared(
         raise InputError(msg)
     result = Result(Path(out) if out is not None else Path(f"{slides[0].name}.mxs"), tuple(names))
     mask_paths = _mask_paths(options.masks, names)
-    masks = [None if path is None else open_mask(path, page=options.mask_page) for path in mask_paths]
+    masks = [
+        None if path is None else open_mask(path, page=options.mask_page, slide=slide)
+        for path, slide in zip(mask_paths, slides, strict=True)
+    ]
+    nuclei_paths = _mask_paths(options.nuclei, names)
+    nuclei = [
+        None if path is None else open_mask(path, slide=slide, part="nucleus" if is_geojson(Path(path)) else "cell")
+        for path, slide in zip(nuclei_paths, slides, strict=True)
+    ]
     model = load_run(options.model) if options.model else None
     size = options.patch_size_um
     if size is None:
@@ -269,38 +321,35 @@ def _prepared(
             raise InputError(msg)
         patch_px = choose_patch_px(slide, size)
         if model is not None:
-            check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um)
+            check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um, in_file=slide.markers_in_file)
         elif slide.markers != slides[0].markers:
             differ = sorted(set(slide.markers) ^ set(slides[0].markers)) or ["the order"]
             msg = f"slides {names[0]!r} and {slide.name!r} differ in their markers: {', '.join(differ)}."
             raise InputError(msg)
     if options.samples is not None:
         check_samples(options.samples, names, None if options.groups == "slide" else options.groups)
-    _check_device(device)
-    return _Work(options, result, slides, masks, mask_paths, model, device, workers)
+    find_device(running.device)
+    return _Work(options, result, slides, masks, mask_paths, nuclei, nuclei_paths, model, running)
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=None if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0].rstrip(".")
-        msg = f"device {device!r} cannot be used here ({said}). Give auto, cpu, cuda, cuda:N or mps."
-        raise InputError(msg) from error
-
-
-def _mask_paths(given: Sequence[Path], names: Sequence[str]) -> list[Path | None]:
+def _mask_paths(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
     """Return the mask of each slide: in their order, or found in a folder by the slide's name."""
     if not given:
         return [None] * len(names)
-    if len(given) == 1 and given[0].is_dir() and not (given[0] / "zarr.json").is_file():
-        return [_mask_in(given[0], name) for name in names]
+    given = [locate(path) for path in given]
+    folder = given[0]
+    if len(given) == 1 and isinstance(folder, Path) and folder.is_dir() and not _is_zarr(folder):
+        return [_mask_in(folder, name) for name in names]
     if len(given) != len(names):
         msg = (
             f"{len(names)} slides and {len(given)} masks were given. Give a mask for each, or the folder of the masks."
         )
         raise InputError(msg)
     return list(given)
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _mask_in(folder: Path, name: str) -> Path:
@@ -316,25 +365,32 @@ def _mask_in(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _measured_before_writing(work: _Work) -> list[Cells] | None:
+def _measure_before_writing(work: _Work) -> None:
     """Measure the cells where all masks are given: a mask or labels that do not fit are found before writing."""
     masks = [mask for mask in work.given_masks if mask is not None]
     if len(masks) < len(work.slides):
-        return None
+        return
     began = time.monotonic()
-    cells = _measure(work, masks)
+    cells = work.cells = _measured(work, masks)
     if work.options.labels is not None:
         ids = {slide.name: of_slide.table[["cell_id"]] for slide, of_slide in zip(work.slides, cells, strict=True)}
         of_all = pd.concat(ids, names=["slide"]).reset_index("slide")
         check_labels(work.options.labels, work.options.label, of_all)
     work.seconds["cells"] = time.monotonic() - began
-    return cells
 
 
-def _measure(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
+def _measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
     return [
-        measure_cells(slide, mask, min_area_um2=work.options.min_area_um2)
-        for slide, mask in zip(work.slides, masks, strict=True)
+        measure_cells(
+            slide,
+            mask,
+            nuclei=nuclei,
+            statistics=("mean", *work.options.measure),
+            min_area_um2=work.options.min_area_um2,
+            workers=work.running.workers,
+            max_bytes=work.running.max_bytes,
+        )
+        for slide, mask, nuclei in zip(work.slides, masks, work.nuclei, strict=True)
     ]
 
 
@@ -373,7 +429,8 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
 def _given_paths(work: _Work) -> list[Path]:
     options = work.options
     tables = (options.markers, options.labels, options.samples)
-    given = (*(slide.path for slide in work.slides), *work.mask_paths, options.model, *tables)
+    images = (*(slide.path for slide in work.slides), *work.mask_paths, *work.nuclei_paths)
+    given = (*images, options.model, *tables)
     return [path for path in given if isinstance(path, Path)]
 
 
@@ -385,7 +442,7 @@ def _record(work: _Work) -> dict[str, Any]:
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value.resolve())
+        return absolute(value)
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
@@ -406,58 +463,77 @@ def _masks(work: _Work) -> list[LazyImage]:
                     nucleus_diameter_um=options.nucleus_diameter_um,
                     expansion_um=options.expansion_um,
                 )
-        masks.append(open_mask(path))
+        masks.append(open_mask(path, slide=slide))
     return masks
 
 
-def _embed(work: _Work, masks: Sequence[LazyImage], cells: list[Cells] | None) -> None:
-    """Train or take a model, embed every cell, score and cluster, and write the AnnData."""
-    options, result = work.options, work.result
-    if cells is None:
+def _embed(work: _Work, masks: Sequence[LazyImage]) -> None:
+    """Train or take a model, and embed every cell."""
+    if work.cells is None:
         with work.timed("cells"):
-            cells = _measure(work, masks)
-    stores = [] if work.model else _stores(work, masks, cells)
-    run = work.model or _train(work, stores, result.run, options.method)
+            work.cells = _measured(work, masks)
+    cells, running = work.cells, work.running
+    stores = [] if work.model and not work.options.keep_patches else _stores(work, masks, cells)
+    run = work.model or _train(work, stores, work.result.run, work.options.method)
     baselines = _baselines(work, stores, run)
     with work.timed("embedding"):
         sources: list[Source] = [
-            from_store(stores[i])
+            from_store(stores[i], cells=cells[i])
             if stores and stores[i].n_cells == len(cells[i])
-            else from_slide(slide, masks[i], cells[i], patch_size_um=work.patch_size_um, workers=work.workers)
+            else from_slide(
+                slide,
+                masks[i],
+                cells[i],
+                patch_size_um=work.patch_size_um,
+                workers=running.workers,
+                executor=running.executor,
+                max_bytes=running.max_bytes,
+            )
             for i, slide in enumerate(work.slides)
         ]
-        adata = embed(run, sources, baselines=baselines, device=work.device)
+        embed_to_file(work.result.embedded, run, sources, baselines=baselines, device=running.device)
+    work.cells = None  # of millions of cells they are hundreds of megabytes
+
+
+def _analyse(work: _Work) -> None:
+    """Correlate, cluster and score the embedded cells, and write the AnnData."""
+    options, result = work.options, work.result
+    run = work.model or load_run(result.run)
     use_rep = f"X_{run.method}"
-    adata.uns["spatialdata_attrs"] = {
-        "region": list(result.slide_names),
-        "region_key": "slide",
-        "instance_key": "cell_id",
-    }
-    adata.uns["mxsplicer"] = _about(work, run, cells)
-    with work.timed("correlation and clusters"):
-        tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
-        tl.cluster(adata, use_rep=use_rep, seed=options.seed)
-    if options.samples is not None:
-        join_samples(adata, options.samples)
-    if options.labels is not None:
-        with work.timed("scores"):
-            groups = options.groups and obs_name(options.groups)
-            for label in join_labels(adata, options.labels, options.label):
-                try:
-                    tl.probe(adata, label=label, groups=groups, seed=options.seed)
-                except InputError as error:  # hours of training are worth more than one score
-                    logger.warning("%s is not scored: %s", label, error)
-    adata.uns["mxsplicer"]["seconds"] = work.seconds
-    write_features(result.features, adata.obsm[use_rep])
-    temporary = result.cells.with_name("cells.partial.h5ad")
-    adata.write_h5ad(temporary, compression="gzip")
-    temporary.replace(result.cells)
+    with open_cells(result.embedded) as adata:
+        adata.uns["spatialdata_attrs"] = {
+            "region": list(result.slide_names),
+            "region_key": "slide",
+            "instance_key": "cell_id",
+        }
+        adata.uns["mxsplicer"] = _about(work, run, adata.uns["mxsplicer"]["ledger"])
+        with work.timed("correlation and clusters"):
+            tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
+            tl.cluster(adata, use_rep=use_rep, seed=options.seed)
+        if options.samples is not None:
+            join_samples(adata, options.samples)
+        if options.labels is not None:
+            with work.timed("scores"):
+                _score(work, adata, options.labels)
+        adata.uns["mxsplicer"]["seconds"] = work.seconds
+        write_features(result.features, adata.obsm[use_rep])
+        save_cells(adata, result.cells, embedded=result.embedded)
+
+
+def _score(work: _Work, adata: AnnData, labels: Path) -> None:
+    options = work.options
+    groups = options.groups and obs_name(options.groups)
+    for label in join_labels(adata, labels, options.label):
+        try:
+            tl.probe(adata, label=label, groups=groups, seed=options.seed)
+        except InputError as error:  # hours of training are worth more than one score
+            logger.warning("%s is not scored: %s", label, error)
 
 
 def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> list[PatchStore]:
-    """Cut the training sample of every slide, in proportion to its cells."""
+    """Cut the training sample of every slide, in proportion to its cells, or all cells where they are to be kept."""
     options, stores = work.options, []
-    share = min(1.0, options.training_cells / sum(len(one) for one in cells))
+    share = 1.0 if options.keep_patches else min(1.0, options.training_cells / sum(len(one) for one in cells))
     for slide, mask, of_slide in zip(work.slides, masks, cells, strict=True):
         path = work.result.of_slide(slide.name, "patches.zarr")
         if not path.exists():
@@ -471,7 +547,9 @@ def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> 
                     cells=of_slide,
                     max_cells=max(1, round(share * len(of_slide))),
                     seed=options.seed,
-                    workers=work.workers,
+                    workers=work.running.workers,
+                    executor=work.running.executor,
+                    max_bytes=work.running.max_bytes,
                 )
         stores.append(PatchStore.open(path))
     return stores
@@ -498,7 +576,7 @@ def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str) -
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
-            device=work.device,
+            device=work.running.device,
         )
 
 
@@ -512,10 +590,10 @@ def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str,
     return baselines
 
 
-def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
+def _about(work: _Work, run: Run, ledger: dict[str, dict[str, int]]) -> dict[str, Any]:
     """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
     record = _record(work)
-    settings = {key: value for key, value in record["options"].items() if value is not None}
+    settings = {key: value for key, value in record["options"].items() if value not in (None, [])}
     if work.model is not None:  # the run was trained with its own
         settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
     width, names = run.settings["chunk_width"], run.settings["components"]
@@ -530,7 +608,7 @@ def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
         "version": version("mxsplicer"),
         "versions": {package: version(package) for package in _PACKAGES},
         "method": run.method,
-        "settings": {**settings, "label": list(work.options.label), "training": json.dumps(run.settings)},
+        "settings": {**settings, "training": json.dumps(run.settings)},
         "fingerprints": {
             "weights": run.fingerprint(),
             "slides": {
@@ -540,7 +618,7 @@ def _about(work: _Work, run: Run, cells: Sequence[Cells]) -> dict[str, Any]:
         },
         # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
         "chunks": {"component": np.array(names), "span": np.stack([starts, starts + width], axis=1)},
-        "ledger": {slide.name: dict(of_slide.ledger) for slide, of_slide in zip(work.slides, cells, strict=True)},
+        "ledger": ledger,
         "patch_size_um": work.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }
@@ -556,10 +634,12 @@ def _finish(work: _Work) -> None:
             {
                 "name": slide.name,
                 "image": absolute(slide.path) if slide.path else "",
-                "mask": str(mask.resolve()) if mask else str(made_mask.relative_to(root)),
+                "mask": absolute(mask) if mask else str(made_mask.relative_to(root)),
                 "mask_page": work.options.mask_page if mask else None,
                 "markers": list(slide.markers),
                 "markers_table": str(table.resolve()) if table else None,
+                "rename": list(work.options.rename),
+                "drop": list(work.options.drop),
                 "pixel_size_um": slide.pixel_size_um,
                 "shape_px": list(slide.shape_px),
                 "patches": str(patches.relative_to(root)) if patches.exists() else None,

@@ -21,13 +21,16 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.location import locate
 from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.panel import parse_renames
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.slide import LazyImage, Slide
 
 logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "mxsplicer result", 1
+_FEATURES_AT_ONCE = 16  # as wide as a piece of the AnnData file, so that each is read once
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Result:
 
     index = property(lambda self: self.path / "mxsplicer.json")
     settings = property(lambda self: self.path / "settings.json")
+    embedded = property(lambda self: self.path / "embedded.h5ad")  # cells.h5ad, before anything was made of z
     cells = property(lambda self: self.path / "cells.h5ad")
     features = property(lambda self: self.path / "features.zarr")
     report = property(lambda self: self.path / "report.html")
@@ -68,14 +72,22 @@ def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
     """Open the slides and masks of a result where its index says they are; those that were moved are left out."""
     slides, masks = [], []
     for one in open_result(path)["slides"]:
-        image, mask = Path(one["image"]), path / one["mask"]  # an absolute path stays as it is
-        if not (image.is_file() and mask.exists()):
+        image, mask = locate(one["image"]), locate(one["mask"])
+        mask = path / mask if isinstance(mask, Path) else mask  # an absolute path stays as it is
+        if any(isinstance(place, Path) and not place.exists() for place in (image, mask)):
             logger.warning(
                 "slide %s or its mask is no longer where it was; it is left out of the pictures", one["name"]
             )
             continue
-        slides.append(open_slide(image, markers=one["markers_table"], pixel_size_um=one["pixel_size_um"]))
-        masks.append(open_mask(mask, page=one["mask_page"]))
+        slide = open_slide(
+            image,
+            markers=one["markers_table"],
+            rename=parse_renames(one.get("rename", [])),
+            drop=one.get("drop", []),
+            pixel_size_um=one["pixel_size_um"],
+        )
+        slides.append(slide)
+        masks.append(open_mask(mask, page=one["mask_page"], slide=slide))
     return slides, masks
 
 
@@ -89,9 +101,10 @@ def write_index(result: Result, slides: Sequence[Mapping[str, Any]], *, run: str
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words how two calls differ in what decides their outcome; see ``settings.json``."""
     options = [
-        f"{name.replace('_', '-')} was {before['options'].get(name)}, now {value}"
+        f"{name.replace('_', '-')} was {was}, now {value}"
         for name, value in now["options"].items()
-        if before["options"].get(name) != value
+        # An option that is newer than the folder was off.
+        if (was := before["options"].get(name)) != value and (was or value)
     ]
     inputs = [
         f"slide {name!r} or its mask changed"
@@ -127,11 +140,18 @@ def logged(result: Result) -> Iterator[None]:
         handler.close()
 
 
-def write_features(path: Path, z: np.ndarray) -> None:
-    """Write z feature by feature, (d, N), so that a viewer reads one feature of all cells at once."""
+def write_features(path: Path, z: Any) -> None:
+    """Write z (N, d), an array or an h5py dataset, feature by feature, so that a viewer reads one of all cells at once.
+
+    Some features of all cells are held in memory at a time.
+    """
     temporary = path.with_name("features.partial.zarr")
     shutil.rmtree(temporary, ignore_errors=True)
-    zarr.create_array(temporary, data=np.ascontiguousarray(z.T), chunks=(1, len(z)), zarr_format=3)
+    n, d = z.shape
+    features = zarr.create_array(temporary, shape=(d, n), chunks=(1, n), dtype=z.dtype, zarr_format=3)
+    for first in range(0, d, _FEATURES_AT_ONCE):
+        some = slice(first, min(first + _FEATURES_AT_ONCE, d))
+        features[some] = np.ascontiguousarray(z[:, some].T)
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
 

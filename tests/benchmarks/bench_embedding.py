@@ -1,0 +1,141 @@
+"""How much memory, disk and time embedding takes for millions of cells, beside cutting patches and the encoder.
+
+    python tests/benchmarks/bench_embedding.py --cells 2300000 --features 512
+
+No slide is needed: patches are noise and the encoder is one matrix, so what is measured is all that comes after them:
+the blocks, the AnnData, correlation, clusters, features and the report. The process holds the table of cells while it
+embeds, as `mxsplicer embed` does. Needs about 16 bytes of disk per cell and feature.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mxsplicer import tl
+from mxsplicer.embedding import Source, embed_to_file, open_cells, save_cells
+from mxsplicer.memory import measured_peak, resident_bytes
+from mxsplicer.patches.store import Block
+from mxsplicer.report import write_report
+from mxsplicer.result import write_features
+from mxsplicer.slides.cells import Cells
+from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.run import Run
+
+MARKERS = tuple(f"marker {i}" for i in range(19))
+PATCH_PX, BLOCK = 16, 1024
+COLUMNS = ("x", "y", "x_px", "y_px", "area_um2", "eccentricity", "major_axis_um", "minor_axis_um", "orientation")
+
+
+class Matrix(nn.Module):
+    """The mean of a patch, times a matrix: an encoder that costs next to nothing."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.out_features = features
+        self.linear = nn.Linear(len(MARKERS), features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, d)."""
+        return torch.tanh(self.linear(x.mean(dim=(2, 3))))
+
+
+def make_cells(n: int) -> Cells:
+    """Make cells of twelve types, all over a slide."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"cell_id": np.arange(1, n + 1, dtype=np.uint32)})
+    for column in COLUMNS:
+        table[column] = rng.uniform(1, 16_000, n)
+    for column in ("y0", "x0", "y1", "x1"):
+        table[column] = rng.integers(0, 32_000, n)
+    table["at_border"] = False
+    types, kind = rng.gamma(1, 200, (12, len(MARKERS))), rng.integers(0, 12, n)
+    intensities = np.empty((n, len(MARKERS)), dtype=np.float32)
+    for channel in range(len(MARKERS)):
+        intensities[:, channel] = types[kind, channel] * rng.gamma(5, 0.2, n)
+    return Cells(table, intensities, {"in mask": n, "kept": n}, MARKERS)
+
+
+def make_source(cells: Cells) -> Source:
+    """Make patches as bright as their cells."""
+    noise = np.random.default_rng(1).poisson(50, (BLOCK, len(MARKERS), PATCH_PX, PATCH_PX)).astype(np.uint16)
+    regions = np.ones((BLOCK, PATCH_PX, PATCH_PX), np.uint8)
+
+    def blocks(skip: Collection[int]) -> Iterator[Block]:
+        for number in range(-(-len(cells) // BLOCK)):
+            if number in skip:
+                continue
+            rows = np.arange(number * BLOCK, min(len(cells), (number + 1) * BLOCK))
+            patches = noise[: len(rows)] + cells.intensities[rows].astype(np.uint16)[:, :, None, None]
+            table = cells.table.iloc[rows].assign(block=number, patch_valid_fraction=1.0)
+            yield Block(number, rows, table, cells.intensities[rows], patches, regions[: len(rows)])
+
+    return Source("emulated", MARKERS, PATCH_PX, 0.5, blocks, cells.ledger, cells)
+
+
+def make_run(features: int) -> Run:
+    """Make a run that was never trained."""
+    torch.manual_seed(0)
+    ones = torch.ones(len(MARKERS))
+    normalization = Normalization(0 * ones, 4000 * ones, 5 * ones, ones)
+    settings = {"method": "splicer", "surroundings": "hide"}
+    return Run(Matrix(features).eval(), normalization, MARKERS, PATCH_PX, 0.5, settings)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=200_000)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--folder", type=Path, default=None)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+
+    def say(stage: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        print(  # noqa: T201
+            f"{stage:<22} {now - began:7.1f} s   now {resident_bytes() / 1e6:6.0f} MB   "
+            f"peak {measured_peak() / 1e6:6.0f} MB   disk {disk / 1e9:5.2f} GB",
+            flush=True,
+        )
+        began = time.perf_counter()
+
+    try:
+        say("imports")
+        cells = make_cells(arguments.cells)
+        say("table of cells")
+        embedded = embed_to_file(folder / "embedded.h5ad", make_run(arguments.features), make_source(cells))
+        say("embedding")
+        del cells
+        with open_cells(embedded) as adata:
+            say("opened")
+            tl.correlate(adata)
+            say("correlation")
+            tl.cluster(adata)
+            say("clusters")
+            write_features(folder / "features.zarr", adata.obsm["X_splicer"])
+            say("features")
+            save_cells(adata, folder / "cells.h5ad", embedded=embedded)
+            embedded.unlink()
+            say("cells.h5ad")
+        del adata
+        with open_cells(folder / "cells.h5ad") as adata:
+            write_report(adata, folder / "report.html")
+        say("report")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
