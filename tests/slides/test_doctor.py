@@ -244,6 +244,25 @@ def test_cells_and_their_parts_do_not_depend_on_the_tiles(seed, n_ids, tile_px):
         assert figures(small, "fragments")["cells"] == len(several)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    n_ids=st.sampled_from([0, 1, 2, 30, 2**32 - 1]),
+    block=st.integers(1, 9),
+    seed=st.integers(0, 999),
+    fits=st.booleans(),
+)
+def test_a_mask_of_anything_gets_a_diagnosis(shape, n_ids, block, seed, fits):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_ids + 1, shape, dtype=np.uint32).repeat(block, 0).repeat(block, 1)
+    image = rng.integers(0, 9, (1, *(labels.shape if fits else (50, 60))), dtype=np.uint16)
+
+    diagnosis = examine(Slide("S01", image, ("DAPI",), 0.5), labels, nuclei=labels)
+
+    assert n_ids or not diagnosis.healthy
+    json.dumps(diagnosis.to_dict())
+
+
 def test_nuclei_have_the_ids_of_the_cells_they_lie_in():
     agree = compare_nuclei(MASK, NUCLEI, tile_px=100)[0]
     apart = compare_nuclei(MASK, label(NUCLEI > 0).astype(np.uint32)[::-1])[0]
