@@ -131,6 +131,7 @@ def read_polygons(path: Path, shape_px: tuple[int, int], *, part: Part = "cell")
             continue
         if part == "nucleus":
             geometry = feature.get("nucleusGeometry") or properties.get("nucleusGeometry") or {}
+            geometry = geometry if isinstance(geometry, dict) else {}
         by_kind[kind].add(path, geometry)
     kind, outlines = next(((kind, one) for kind, one in by_kind.items() if one.n_cells), ("", _Outlines()))
     left_out |= {other: one.n_cells for other, one in by_kind.items() if one.n_cells and other != kind}
@@ -163,26 +164,36 @@ class _Outlines:
 
     def add(self, path: Path, geometry: dict[str, Any]) -> None:
         self.n_cells += 1
-        coordinates = geometry.get("coordinates") or []
-        for polygon in coordinates if geometry.get("type") == "MultiPolygon" else [coordinates]:
-            for ring in polygon:
-                try:
-                    points = np.array([point[:2] for point in ring], np.float32).reshape(-1, 2)
-                except (TypeError, ValueError, IndexError) as error:
-                    msg = f"{path.name}: the outline of feature {self.n_cells} is not a list of points ({error})."
-                    raise InputError(msg) from error
-                if not np.isfinite(points).all():
-                    msg = f"{path.name}: the outline of feature {self.n_cells} holds a coordinate that is no number."
-                    raise InputError(msg)
-                if len(points) >= 3:
-                    closed = (points[0] == points[-1]).all()
-                    self._points.append(points if closed else np.concatenate([points, points[:1]]))
-                    self._cells.append(self.n_cells)
-                    self.n_corners += len(points)
+        try:
+            coordinates = geometry.get("coordinates") or []
+            polygons = coordinates if geometry.get("type") == "MultiPolygon" else [coordinates]
+            rings = [_corners(ring) for polygon in polygons for ring in polygon if ring]
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            msg = f"{path.name}: the outline of feature {self.n_cells} is not a list of points ({error})."
+            raise InputError(msg) from error
+        for points in rings:
+            if not np.isfinite(points).all():
+                msg = f"{path.name}: the outline of feature {self.n_cells} holds a coordinate that is no number."
+                raise InputError(msg)
+            if len(points) >= 3:
+                self._points.append(points)
+                self._cells.append(self.n_cells)
+                self.n_corners += len(points)
 
     def polygons(self, shape_px: tuple[int, int]) -> Polygons:
         rings = np.concatenate([[0], np.cumsum([len(ring) for ring in self._points])]).astype(np.int64)
         return Polygons(shape_px, np.concatenate(self._points), rings, np.array(self._cells, np.uint32))
+
+
+def _corners(ring: Any) -> np.ndarray:
+    """Return the corners of a ring (n, 2), the last of which is the first again."""
+    with np.errstate(over="ignore"):
+        points = np.array(ring, np.float32)
+    if points.ndim != 2 or points.shape[1] < 2:
+        msg = f"an array of shape {points.shape}"
+        raise ValueError(msg)
+    points = points[:, :2]  # a third number is the height
+    return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])
 
 
 def _features(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
@@ -179,6 +179,24 @@ def test_what_is_no_outline_of_cells_is_refused(tmp_path, content, sentence):
 
     with pytest.raises(InputError, match=rf"(?s)cells\.geojson.*{sentence}"):
         read_polygons(path, SHAPE)
+
+
+NUMBERS = st.one_of(st.floats(), st.integers(-5, 60), st.none(), st.text(max_size=2))
+ANYTHING = st.recursive(
+    NUMBERS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(coordinates=ANYTHING, kind=st.sampled_from(["Polygon", "MultiPolygon"]), properties=ANYTHING)
+def test_any_json_is_read_or_refused(tmp_path, coordinates, kind, properties):
+    features = [{"geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}, CELLS[0]]
+
+    try:
+        mask = read_polygons(write(tmp_path, features), SHAPE)
+    except InputError:
+        return
+    assert mask[...].max() >= 1
 
 
 def test_outlines_without_nuclei_or_without_a_slide_are_refused(tmp_path):
