@@ -123,6 +123,7 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
 
 def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from mxsplicer.memory import said_bytes
+    from mxsplicer.patches.planning import said_time
 
     n_markers, height, width = facts["shape"]
     um, cells, patches = facts["pixel_size_um"], facts["cells"], facts["patches"]
@@ -148,10 +149,7 @@ def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "patches", f"{size}; of all cells {said_bytes(patches['bytes_all'])} before compression"
     elif um:
         yield "patches", "do not fit on the slide; give a smaller --patch-size-um"
-    yield "reading it once", f"about {_duration(facts['seconds_to_read'])} on one core"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    yield (
+        "reading it once",
+        f"about {said_time(facts['seconds_to_read'])} on one core; `mxsplicer embed --plan` tells more",
+    )
