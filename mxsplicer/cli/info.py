@@ -149,7 +149,5 @@ def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "patches", f"{size}; of all cells {said_bytes(patches['bytes_all'])} before compression"
     elif um:
         yield "patches", "do not fit on the slide; give a smaller --patch-size-um"
-    yield (
-        "reading it once",
-        f"about {said_time(facts['seconds_to_read'])} on one core; `mxsplicer embed --plan` tells more",
-    )
+    yield "reading it once", f"about {said_time(facts['seconds_to_read'])} on one core"
+    yield "more", "mxsplicer embed SLIDE --plan"
