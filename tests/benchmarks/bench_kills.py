@@ -2,8 +2,8 @@
 
 Run by hand: ``python tests/benchmarks/bench_kills.py [--kills 100] [--executor threads] [--folder /tmp/bench]``.
 Every round starts with an empty folder, runs ``mxsplicer extract`` in a process group of its own, kills it (SIGKILL) at
-a random moment, runs the same command again, and compares all files of the store. A fifth of the moments lie before the
-first block is written, the others in between the first and the last. Rounds that ended before their moment do not count.
+a random moment, runs the same command again, and compares all files of the store. A sixth of the moments lie before
+the first block is written, the others between the first and the last. Rounds that ended before do not count.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -181,6 +182,44 @@ def test_a_budget_that_is_too_small_says_what_is_needed():
     enough = str(refused.value).rsplit(" ", 1)[1].rstrip(".")
 
     assert choose_crew(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.slides.cells import measure_cells
+from mxsplicer.slides.slide import Slide
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    slide = Slide("crowded", np.load(folder / "image.npy"), ("DAPI", "CD8"), pixel_size_um=0.5, tile_px=(64, 64))
+    mask = np.load(folder / "mask.npy")
+    cells = measure_cells(slide, mask)
+    extract_patches(slide, mask, folder / "a.zarr", patch_size_um=6, cells=cells, workers=2, executor="processes")
+"""
+
+
+def test_what_is_killed_with_all_its_processes_goes_on_and_ends_in_the_same_bytes(whole, tmp_path):
+    slide, mask, cells, expected = whole
+    np.save(tmp_path / "image.npy", slide.image)
+    np.save(tmp_path / "mask.npy", mask)
+    (tmp_path / "extract.py").write_text(KILLED)
+    path = tmp_path / "a.zarr"
+    shards = path.with_name("a.zarr.partial") / "patches" / "c"
+
+    with subprocess.Popen([sys.executable, tmp_path / "extract.py", tmp_path]) as running:
+        until = time.monotonic() + 60
+        while not shards.exists() and running.poll() is None and time.monotonic() < until:
+            time.sleep(0.001)
+        running.kill()
+    assert not path.exists()
+
+    store = extract_patches(slide, mask, path, patch_size_um=6, cells=cells)
+
+    assert store.n_cells == 4096
+    assert files_of(path) == expected
 
 
 PROGRAM = """

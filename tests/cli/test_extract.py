@@ -1,0 +1,64 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.testing import tiny_slide
+
+
+@pytest.fixture
+def slide(tmp_path):
+    """Write a tiny slide of two cells, and its mask."""
+    made, mask = tiny_slide()
+    described = {"axes": "CYX", "Channel": {"Name": list(made.markers)}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "s.ome.tiff", made.image, metadata=described, photometric="minisblack")
+    np.save(tmp_path / "mask.npy", mask)
+    return ["extract", "s.ome.tiff", "p.zarr", "--mask", "mask.npy", "--patch-size-um", "16"]
+
+
+def test_a_plan_writes_nothing_and_is_told_to_people_and_programs(command, slide):
+    told = command(*slide, "--plan")
+    as_json = command(*slide, "--plan", "--json", "--cells", "1")
+
+    assert told.code == as_json.code == 0, told.err
+    assert told.written == as_json.written == []
+    assert "about 2 of 2, in 1 blocks" in told.out
+    plan = json.loads(as_json.out)
+    assert (plan["n_cells"], plan["patch_shape"]) == (1, [3, 32, 32])
+
+
+def test_cells_from_a_list(command, slide, tmp_path):
+    (tmp_path / "cells.csv").write_text("CellID,type\n2,T\n")
+    (tmp_path / "wrong.txt").write_text("2\n5\n")
+
+    ended = command(*slide, "--cells-from", "cells.csv", "--drop", "CD20")
+    refused = command(*slide[:2], "q.zarr", *slide[3:], "--cells-from", "wrong.txt")
+
+    assert ended.code == 0, ended.err
+    store = PatchStore.open(tmp_path / "p.zarr")
+    assert store.cells["cell_id"].tolist() == [2]
+    assert store.markers == ("DAPI", "CD3e")
+    assert refused.code == 2
+    assert "1 of the 2 cells asked for are not among the 2 cells" in refused.err.replace("\n", " ")
+    assert refused.written == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-memory", "much"], "is no amount of memory"),
+        (["--max-memory", "1M"], "too little"),
+        (["--executor", "elves"], "no workers called 'elves'"),
+        (["--dask", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_one_sentence(command, slide, options, said, monkeypatch):
+    monkeypatch.setattr("mxsplicer.patches.workers._DASK_TIMEOUT", 0.3)
+
+    refused = command(*slide, *options)
+
+    assert refused.code == 2
+    assert said in " ".join(refused.err.split())
+    assert "Traceback" not in refused.err
