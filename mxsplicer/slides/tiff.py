@@ -86,6 +86,7 @@ def _open(location: Location, omexml: str | None = None, *, is_master: bool = Fa
         omexml = location.read_text(encoding="utf-8")
         location = _first_of(location, omexml)
     with _opened(location) as file, tifffile.TiffFile(file, omexml=omexml) as tiff:
+        _check_chain(location, tiff)
         if tiff.ome_metadata:
             master = None if omexml or is_master else _metadata_file(location, tiff.ome_metadata)
             if master is not None and _is_companion(master):
@@ -224,7 +225,8 @@ def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> LazyImag
     level = tiff.series[0].levels[number]
     name, frame = name_of(location), level.keyframe
     shape = tuple(int(n) for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
-    if level.dtype is None or np.dtype(level.dtype).kind not in "uifb" or 0 in shape:
+    numbers = np.dtype(level.dtype or object).kind in "uifb"
+    if not numbers or 0 in (*shape, _samples(frame), _planes(frame)):
         msg = f"{name} holds {shape} numbers of type {level.dtype}; pixels of integers or floats are needed."
         raise InputError(msg)
     if frame.compression != 1 and frame.compression not in tifffile.TIFF.DECOMPRESSORS:
@@ -297,6 +299,26 @@ def _check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
             f"{promised / 2**30:,.0f} GiB each; write it again in tiles, of 512 pixels for instance."
         )
         raise InputError(msg)
+
+
+def _check_chain(location: Location, tiff: tifffile.TiffFile) -> None:
+    """Raise where the pages point to each other in a circle, which tifffile notices of short circles only."""
+    form, file = tiff.tiff, tiff.filehandle
+    order = "little" if tiff.byteorder == "<" else "big"
+    file.seek(form.offsetsize if form.is_bigtiff else 4)
+    offset, seen = int.from_bytes(file.read(form.offsetsize), order), set[int]()
+    while 0 < offset < file.size and not form.is_ndpi:  # NDPI has offsets of its own
+        if offset in seen and len(seen) > 90:
+            msg = f"{name_of(location)} is damaged: its pages point to each other in a circle. Export the file again."
+            raise InputError(msg)
+        if offset in seen:
+            break
+        seen.add(offset)
+        file.seek(offset)
+        n_tags = int.from_bytes(file.read(form.tagnosize), order)
+        file.seek(offset + form.tagnosize + n_tags * form.tagsize)
+        offset = int.from_bytes(file.read(form.offsetsize), order)
+    len(tiff.pages)  # read all at once; where it reads page by page, tifffile does not look for circles
 
 
 def _check_pages(location: Location, tiff: tifffile.TiffFile) -> None:
