@@ -315,7 +315,7 @@ class PatchWriter:
 
     def _remove_leftovers(self) -> None:
         for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -342,6 +342,7 @@ class ShardWriter:
     def write(self, number: int, patches: np.ndarray, regions: np.ndarray) -> None:
         """Write patches (n, C, P, P) and regions (n, P, P) of a block, whole or not at all."""
         with _full_disk_explained(self.folder.with_suffix(""), self.raw_bytes):
+            (self.folder / "zarr.json").stat()  # a worker that outlived its run must not make the folder anew
             for path, array in zip(self._paths(number), (patches, regions), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 unfinished = path.with_suffix(f".{os.getpid()}.partial")

@@ -12,6 +12,7 @@ import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing.connection import Connection, wait
@@ -243,7 +244,8 @@ def _serve(connection: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         return
     except Exception as error:
-        connection.send(error if _is_picklable(error) else RuntimeError(f"{type(error).__name__}: {error}"))
+        with suppress(OSError):  # the parent is gone
+            connection.send(error if _is_picklable(error) else RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def _count_death(deaths: Counter[int], worker: _Worker) -> None:
