@@ -226,7 +226,7 @@ def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> LazyImag
     name, frame = name_of(location), level.keyframe
     shape = tuple(int(n) for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
     numbers = np.dtype(level.dtype or object).kind in "uifb"
-    if not numbers or 0 in (*shape, _samples(frame), _planes(frame)):
+    if not numbers or len(shape) < 2 or 0 in (*shape, _samples(frame), _planes(frame)):
         msg = f"{name} holds {shape} numbers of type {level.dtype}; pixels of integers or floats are needed."
         raise InputError(msg)
     if frame.compression != 1 and frame.compression not in tifffile.TIFF.DECOMPRESSORS:
@@ -304,9 +304,7 @@ def _check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
 def _check_chain(location: Location, tiff: tifffile.TiffFile) -> None:
     """Raise where the pages point to each other in a circle, which tifffile notices of short circles only."""
     form, file = tiff.tiff, tiff.filehandle
-    order = "little" if tiff.byteorder == "<" else "big"
-    file.seek(form.offsetsize if form.is_bigtiff else 4)
-    offset, seen = int.from_bytes(file.read(form.offsetsize), order), set[int]()
+    offset, seen = _number(tiff, form.offsetsize if form.is_bigtiff else 4, form.offsetsize), set[int]()
     while 0 < offset < file.size and not form.is_ndpi:  # NDPI has offsets of its own
         if offset in seen and len(seen) > 90:
             msg = f"{name_of(location)} is damaged: its pages point to each other in a circle. Export the file again."
@@ -314,18 +312,20 @@ def _check_chain(location: Location, tiff: tifffile.TiffFile) -> None:
         if offset in seen:
             break
         seen.add(offset)
-        file.seek(offset)
-        n_tags = int.from_bytes(file.read(form.tagnosize), order)
-        file.seek(offset + form.tagnosize + n_tags * form.tagsize)
-        offset = int.from_bytes(file.read(form.offsetsize), order)
+        n_tags = _number(tiff, offset, form.tagnosize)
+        offset = _number(tiff, offset + form.tagnosize + n_tags * form.tagsize, form.offsetsize)
     len(tiff.pages)  # read all at once; where it reads page by page, tifffile does not look for circles
 
 
 def _check_pages(location: Location, tiff: tifffile.TiffFile) -> None:
     # tifffile ends the list of pages where the next one lies beyond the end of the file.
-    tiff.filehandle.seek(tiff.pages.next_page_offset)
-    place = tiff.filehandle.read(tiff.tiff.offsetsize)
-    _check_length(location, tiff.filehandle.size, int.from_bytes(place, "little" if tiff.byteorder == "<" else "big"))
+    end = _number(tiff, tiff.pages.next_page_offset, tiff.tiff.offsetsize)
+    _check_length(location, tiff.filehandle.size, end)
+
+
+def _number(tiff: tifffile.TiffFile, place: int, n_bytes: int) -> int:
+    tiff.filehandle.seek(place)
+    return int.from_bytes(tiff.filehandle.read(n_bytes), "little" if tiff.byteorder == "<" else "big")
 
 
 def _check_length(location: Location, size: int, end: int) -> None:

@@ -179,3 +179,35 @@ def test_a_damaged_tile_is_named_when_it_is_read(tmp_path):
     assert image[0].all()
     with pytest.raises(InputError, match=r"slide\.tif is damaged: strip 0 of page 1"):
         image[1]
+
+
+@pytest.mark.parametrize("n_pages", [3, 120])
+def test_pages_that_point_to_each_other_in_a_circle_end(tmp_path, n_pages):
+    path = tmp_path / "slide.tif"
+    pages = np.zeros((n_pages, 8, 8), np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(page, photometric="minisblack", metadata=None, contiguous=False)
+    with tifffile.TiffFile(path) as tiff:
+        offsets = [page.offset for page in tiff.pages]
+    content = bytearray(path.read_bytes())
+    n_tags = int.from_bytes(content[offsets[-1] : offsets[-1] + 2], "little")
+    place = offsets[-1] + 2 + 12 * n_tags
+    content[place : place + 4] = offsets[1].to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+
+    if n_pages > 100:
+        with pytest.raises(InputError, match="its pages point to each other in a circle"):
+            open_tiff(path)
+    else:
+        assert open_tiff(path).image.shape[1:] == (8, 8)
+
+
+def test_an_image_without_samples_is_refused(tmp_path):
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, np.zeros((8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["SamplesPerPixel"].overwrite(0)
+
+    with pytest.raises(InputError, match=r"slide\.tif"):
+        open_tiff(path).image[...]
