@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -247,6 +248,18 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
             if not isinstance(one, h5py.Dataset):
                 _write_elem(file["obsm"], key, one)
     temporary.replace(path)
+
+
+def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
+    """Return how long an encoder takes for one patch (C, P, P), measured on noise."""
+    where = find_device(device)
+    encoder = encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    x = torch.randn(_AT_ONCE[where.type], *patch_shape, device=where).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        encoder(x)[0, 0].item()  # the first pass sets things up; reading a number waits for the device
+        began = time.perf_counter()
+        encoder(x)[0, 0].item()
+    return (time.perf_counter() - began) / len(x)
 
 
 def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> Path:

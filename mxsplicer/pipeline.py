@@ -22,13 +22,24 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer import tl
-from mxsplicer.embedding import Source, embed_to_file, from_slide, from_store, open_cells, save_cells
+from mxsplicer.embedding import (
+    Source,
+    embed_to_file,
+    from_slide,
+    from_store,
+    open_cells,
+    save_cells,
+    seconds_per_cell,
+)
 from mxsplicer.errors import InputError
+from mxsplicer.memory import said_bytes
 from mxsplicer.patches.extraction import choose_patch_px, extract_patches
+from mxsplicer.patches.planning import plan_extraction, said_time
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
 from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
+from mxsplicer.slides.estimate import estimate_cells
 from mxsplicer.slides.location import Location, absolute, locate
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
@@ -40,7 +51,7 @@ from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import ENCODERS
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES
-from mxsplicer.splicer.run import SURROUNDINGS, Run, check_panel, load_run, untrained
+from mxsplicer.splicer.run import SURROUNDINGS, Run, check_panel, load_run, make_encoder, untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.splicer.views import plan_views
 from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
@@ -48,6 +59,10 @@ from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_s
 logger = logging.getLogger(__name__)
 
 _PATCH_SIZE_UM = 32.0  # a cell of 10 to 15 µm and its neighbours
+# What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
+_SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
+_WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
+_BYTES_TO_CLUSTER, _BYTES_PER_CELL = 1_150_000_000, 300  # with all libraries; of the tables, the markers' intensities
 _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", "scikit-learn", "anndata", "scanpy")
 
 
@@ -65,6 +80,7 @@ class Options:
     nuclear_marker: str | None = None
     nucleus_diameter_um: float = 7.0
     expansion_um: float = 3.0
+    membrane_marker: str | None = None
     segmenter: str | None = None  # a name, or module:function; by default the one built in
     min_area_um2: float = 5.0
     measure: tuple[str, ...] = ()  # of each cell and marker beside the mean; each becomes a layer
@@ -134,6 +150,33 @@ class Running:
     workers: int | None = None
     executor: str = "threads"
     max_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What an embedding will do and cost; all figures are estimates."""
+
+    n_cells: int
+    n_features: int
+    disk_bytes: int  # at most at a time, in the result folder, beside the mask and the training sample
+    memory_bytes: int  # at most
+    seconds: dict[str, float]  # by stage
+    dominated_by: str  # the stage that takes longest
+    not_counted: tuple[str, ...]  # stages that are not in ``seconds``
+
+    def __str__(self) -> str:
+        """Return the plan as people read it."""
+        stages = [f"  {stage:<22}{said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
+        return "\n".join(
+            [
+                f"cells   about {self.n_cells:,}, {self.n_features} features each",
+                f"disk    at most {said_bytes(self.disk_bytes)}",
+                f"memory  at most {said_bytes(self.memory_bytes)}",
+                f"time    about {said_time(sum(self.seconds.values()))}, mostly {self.dominated_by}",
+                *stages,
+                *[f"  {stage:<22}on top" for stage in self.not_counted],
+            ]
+        )
 
 
 @dataclass(eq=False)
@@ -234,6 +277,67 @@ def embed_slides(
                 write_result_report(work.result.path, slides=work.slides, masks=masks)
         _finish(work)
     return work.result
+
+
+def plan_slides(
+    slides: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    options: Options | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    executor: str = "threads",
+    max_bytes: int | None = None,
+) -> EmbeddingPlan:
+    """Return what :func:`embed_slides` would do and cost, writing nothing.
+
+    A few tiles of each slide are decoded and cut, and a few patches of noise pass the encoder, so that it takes
+    seconds. The arguments are those of ``embed_slides``.
+    """
+    paths = [slides] if isinstance(slides, str | Path) else list(slides)
+    work = _prepared(paths, out, options or Options(), Running(device, workers, executor, max_bytes))
+    seconds: dict[str, float] = {}
+    n_cells, memory_bytes = 0, 0
+    for slide, mask in zip(work.slides, work.given_masks, strict=True):
+        if mask is None:
+            n_cells += estimate_cells(slide, nuclear_marker=work.options.nuclear_marker).n_cells
+            continue
+        plan = plan_extraction(
+            slide,
+            mask,
+            patch_size_um=work.patch_size_um,
+            min_area_um2=work.options.min_area_um2,
+            workers=workers,
+            max_bytes=max_bytes,
+            executor=executor,
+        )
+        n_cells += plan.n_cells_of_slide
+        memory_bytes = max(memory_bytes, plan.memory_bytes)
+        for stage in ("measuring cells", "decoding tiles", "cutting patches"):
+            seconds[stage] = seconds.get(stage, 0.0) + plan.seconds[stage]
+    n_markers, patch_px = len(work.slides[0].markers), choose_patch_px(work.slides[0], work.patch_size_um)
+    encoder = (
+        work.model.encoder
+        if work.model
+        else make_encoder(work.options.encoder, n_markers, patch_px, width=work.options.encoder_width)
+    )
+    n_inputs = len(work.model.markers) if work.model else n_markers
+    per_cell = seconds_per_cell(encoder, (n_inputs, patch_px, patch_px), device=device)
+    n_features = int(encoder.out_features)  # type: ignore[arg-type]
+    z_bytes = 4 * n_cells * n_features
+    seconds["encoder"] = per_cell * n_cells
+    seconds["clusters"] = _SECONDS_TO_CLUSTER + n_cells * _SECONDS_TO_PLACE
+    seconds["writing z"] = z_bytes / _WRITING_SPEED
+    not_counted = ["segmentation and cells"] if None in work.given_masks else []
+    return EmbeddingPlan(
+        n_cells=n_cells,
+        n_features=n_features,
+        disk_bytes=3 * z_bytes,
+        memory_bytes=max(memory_bytes, _BYTES_TO_CLUSTER + n_cells * _BYTES_PER_CELL),
+        seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
+        dominated_by=max(seconds, key=lambda stage: seconds[stage]),
+        not_counted=(*not_counted, *([] if work.model else ["training"])),
+    )
 
 
 def write_result_report(
@@ -462,6 +566,10 @@ def _masks(work: _Work) -> list[LazyImage]:
                     nuclear_marker=options.nuclear_marker,
                     nucleus_diameter_um=options.nucleus_diameter_um,
                     expansion_um=options.expansion_um,
+                    membrane_marker=options.membrane_marker,
+                    segmenter=options.segmenter,
+                    workers=work.running.workers,
+                    max_bytes=work.running.max_bytes,
                 )
         masks.append(open_mask(path, slide=slide))
     return masks

@@ -14,7 +14,8 @@ import zarr
 
 from mxsplicer import pipeline
 from mxsplicer.errors import InputError
-from mxsplicer.pipeline import Options, embed_slides, write_result_report
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.pipeline import Options, embed_slides, plan_slides, write_result_report
 from mxsplicer.result import open_result
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.readers import open_slide
@@ -252,6 +253,47 @@ def test_a_model_embeds_a_slide_whose_channels_come_in_another_order(tmp_path, s
     again = anndata.read_h5ad(applied.cells)
     assert list(again.var_names) == list(adata.var_names)
     np.testing.assert_array_equal(again[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
+
+
+def test_names_measures_and_patches_are_as_asked_for_and_memory_changes_nothing(tmp_path, simulated, result, adata):
+    slide = open_slide(simulated.image)
+    image = np.concatenate([slide.image[...], slide.image[:1]])
+    names = ["nuclei", *slide.markers[1:], "not wanted"]
+    metadata = {"axes": "CYX", "Channel": {"Name": names}}
+    tifffile.imwrite(tmp_path / "S01.ome.tif", image, photometric="minisblack", metadata=metadata)
+    asked = Options(
+        masks=(simulated.mask,),
+        model=result.path,
+        pixel_size_um=0.5,
+        rename=(f"nuclei={slide.markers[0]}",),
+        drop=("not wanted",),
+        measure=("std",),
+        keep_patches=True,
+    )
+
+    again = embed_slides(tmp_path / "S01.ome.tif", options=asked, out=tmp_path / "out", device="cpu", max_bytes=3 << 30)
+
+    cells = anndata.read_h5ad(again.cells)
+    np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
+    pixels = open_mask(simulated.mask)[...] == cells.obs["cell_id"].iloc[0]
+    np.testing.assert_allclose(cells.layers["std"][0], slide.image[...][:, pixels].std(axis=1), rtol=1e-4)
+    assert PatchStore.open(again.path / "patches.zarr").n_cells == adata.n_obs
+    settings = json.loads(again.settings.read_text(encoding="utf-8"))["options"]
+    assert (settings["drop"], settings["measure"], settings["keep_patches"]) == (["not wanted"], ["std"], True)
+    assert "max_bytes" not in settings
+    assert f'alt="{slide.markers[0]} on slide S01"' in write_result_report(again.path, overwrite=True).read_text()
+
+
+def test_a_plan_counts_cells_and_writes_nothing(folder, simulated, result, adata):
+    before = files_of(folder)
+
+    plan = plan_slides(simulated.image, options=Options(masks=(simulated.mask,), model=result.path), device="cpu")
+
+    assert plan.n_cells == pytest.approx(adata.n_obs, rel=0.3)
+    assert (plan.n_features, plan.not_counted) == (64, ())
+    assert plan.dominated_by in plan.seconds
+    assert "mostly" in str(plan)
+    assert files_of(folder) == before
 
 
 def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_path):

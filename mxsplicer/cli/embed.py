@@ -1,33 +1,48 @@
 """`mxsplicer embed`: from slides to an AnnData with a learned embedding, and a report."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mxsplicer import progress
 from mxsplicer.cli.options import (
+    INPUT,
+    MODEL,
+    PATCHES,
+    RUNNING,
+    SCORES,
     BatchSize,
     ChunkWidth,
     ComponentWidth,
+    Dask,
     Device,
+    Drop,
     Encoder,
     EncoderWidth,
     Epochs,
+    Executor,
     Expansion,
     LearningRate,
     LossName,
     Markers,
     MaskPage,
+    MaxMemory,
+    MembraneMarker,
     Method,
     MinArea,
     NuclearMarker,
     NucleusDiameter,
     Overwrite,
     PixelSize,
+    Plan,
     RedundancyWeight,
+    Rename,
     Seed,
+    SegmenterName,
+    Statistics,
     Surroundings,
     ViewPlan,
     Workers,
@@ -44,29 +59,68 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     slides: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="SLIDE", help="OME-TIFF, qptiff or TIFF stack; several of one panel.", show_default=False
+            metavar="SLIDE",
+            help="OME-TIFF, OME-Zarr (also by its URL), qptiff or TIFF stack; several of one panel.",
+            show_default=False,
         ),
     ],
     mask: Annotated[
-        list[Path] | None,
-        typer.Option(help="Label image; one per slide, or a folder of them. Made from the nuclei where not given."),
+        list[str] | None,
+        typer.Option(
+            help="Label image; one per slide, or a folder of them. Made from the nuclei where not given.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     mask_page: MaskPage = None,
-    markers: Markers = None,
-    model: Annotated[Path | None, typer.Option(help="Run folder of a trained model; trained here by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False)] = None,
-    patch_size_um: Annotated[
-        float | None,
-        typer.Option("--patch-size-um", help="Side of the square around each cell; 32, or what --model takes.", min=0),
+    nuclei: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Mask of the nuclei, each with the id of its cell; one per slide, or a folder of them.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
+    markers: Markers = None,
+    rename: Rename = None,
+    drop: Drop = None,
     pixel_size_um: PixelSize = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False, rich_help_panel=INPUT),
+    ] = None,
     nuclear_marker: NuclearMarker = None,
     nucleus_diameter_um: NucleusDiameter = 7.0,
     expansion_um: Expansion = 3.0,
+    membrane_marker: MembraneMarker = None,
+    segmenter: SegmenterName = None,
     min_area_um2: MinArea = 5.0,
-    training_cells: Annotated[int, typer.Option(min=2, help="Cells to train on, at most, over all slides.")] = 200_000,
+    measure: Statistics = None,
+    patch_size_um: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-size-um",
+            help="Side of the square around each cell; 32, or what --model takes.",
+            min=0,
+            rich_help_panel=PATCHES,
+        ),
+    ] = None,
+    keep_patches: Annotated[
+        bool,
+        typer.Option(
+            "--keep-patches",
+            help="Write the patches of every cell into the result, and train on all; otherwise only those of the "
+            "training cells are written, and none with --model.",
+            rich_help_panel=PATCHES,
+        ),
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of a trained model; trained here by default.", rich_help_panel=MODEL),
+    ] = None,
+    training_cells: Annotated[
+        int, typer.Option(min=2, help="Cells to train on, at most, over all slides.", rich_help_panel=MODEL)
+    ] = 200_000,
     method: Method = "splicer",
     loss: LossName = "vicreg",
     encoder: Encoder = "resnet18",
@@ -80,41 +134,67 @@ def embed(
     batch_size: BatchSize = 256,
     learning_rate: LearningRate = 3e-3,
     labels: Annotated[
-        Path | None, typer.Option(help="Table of labels, one row per cell: the embedding is scored on them.")
+        Path | None,
+        typer.Option(
+            help="Table of labels, one row per cell: the embedding is scored on them.", rich_help_panel=SCORES
+        ),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Column of --labels to score; all of words by default.")
+        list[str] | None,
+        typer.Option(help="Column of --labels to score; all of words by default.", rich_help_panel=SCORES),
     ] = None,
-    samples: Annotated[Path | None, typer.Option(help="Table with one row per slide: patient, batch, ...")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Table with one row per slide: patient, batch, ...", rich_help_panel=SCORES)
+    ] = None,
     groups: Annotated[
-        str | None, typer.Option(help="Column of --samples whose values stay together in a fold, such as patient.")
+        str | None,
+        typer.Option(
+            help="Column of --samples whose values stay together in a fold, such as patient.", rich_help_panel=SCORES
+        ),
     ] = None,
     baselines: Annotated[
-        bool, typer.Option(help="Score an untrained encoder and joint embedding too, where there are labels.")
+        bool,
+        typer.Option(
+            help="Score an untrained encoder and joint embedding too, where there are labels.", rich_help_panel=SCORES
+        ),
     ] = True,
     workers: Workers = None,
+    executor: Executor = "threads",
+    dask: Dask = None,
+    max_memory: MaxMemory = None,
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    plan: Plan = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say the plan in JSON.", rich_help_panel=RUNNING)] = False,
 ) -> None:
     """Turn slides into an AnnData of their cells with a SpliCER embedding, and a report.
 
     Segments where no mask is given, measures the cells, cuts patches, trains (or takes --model), embeds, clusters,
     scores where labels are given, and writes SLIDE.mxs/. Interrupted, the same command goes on where it stopped.
     """
-    from mxsplicer.pipeline import Options, embed_slides
+    from mxsplicer.memory import parse_bytes
+    from mxsplicer.pipeline import Options, embed_slides, plan_slides
+    from mxsplicer.slides.location import locate
 
     options = Options(
-        masks=tuple(mask or ()),
+        masks=tuple(locate(one) for one in mask or ()),
         mask_page=mask_page,
+        nuclei=tuple(locate(one) for one in nuclei or ()),
         markers=markers,
+        rename=tuple(rename or ()),
+        drop=tuple(drop or ()),
         pixel_size_um=pixel_size_um,
         nuclear_marker=nuclear_marker,
         nucleus_diameter_um=nucleus_diameter_um,
         expansion_um=expansion_um,
+        membrane_marker=membrane_marker,
+        segmenter=segmenter,
         min_area_um2=min_area_um2,
+        measure=tuple(measure or ()),
         patch_size_um=patch_size_um,
         training_cells=training_cells,
+        keep_patches=keep_patches,
         model=model,
         method=method,
         loss=loss,
@@ -135,14 +215,26 @@ def embed(
         baselines=baselines,
         seed=seed,
     )
+    how: dict[str, Any] = {
+        "options": options,
+        "device": device,
+        "workers": workers,
+        "executor": dask or executor,
+        "max_bytes": parse_bytes(max_memory) if max_memory else None,
+    }
+    if plan:
+        planned = plan_slides(slides, out, **how)
+        typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
+        return
     with progress.shown():
-        result = embed_slides(slides, out, options=options, device=device, workers=workers, overwrite=overwrite)
+        result = embed_slides(slides, out, overwrite=overwrite, **how)
     summarize(result)
 
 
 def summarize(result: "Result") -> None:
     """Print what came out, where it lies, and what to type next."""
     import anndata
+    import h5py
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
@@ -150,18 +242,20 @@ def summarize(result: "Result") -> None:
     from mxsplicer import tl
     from mxsplicer.result import open_result
 
-    adata = anndata.read_h5ad(result.cells, backed="r")
-    about, console = adata.uns["mxsplicer"], Console(highlight=False, soft_wrap=True)
-    use_rep = f"X_{about['method']}"
-    n_features = adata.obsm[use_rep].shape[1]
-    console.print(f"\n[bold]{adata.n_obs:,} cells[/] of {adata.n_vars} markers, {n_features} features each")
+    with h5py.File(result.cells, "r") as file:
+        uns = anndata.io.read_elem(file["uns"])
+        about, n_markers = uns["mxsplicer"], file["X"].shape[1]
+        use_rep = f"X_{about['method']}"
+        n_cells, n_features = file["obsm"][use_rep].shape
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{n_cells:,} cells[/] of {n_markers} markers, {n_features} features each")
     for name, ledger in about["ledger"].items():
         console.print(f"  {name}: " + ", ".join(f"{count:,} {fate}" for fate, count in ledger.items()), markup=False)
     stages = json.loads(result.settings.read_text(encoding="utf-8"))["seconds"]
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
     console.print(f"  {took}; {sum(stages.values()):.0f} s in all", markup=False)
-    if "mxsplicer_probe" in adata.uns:
-        scores = pd.DataFrame(adata.uns["mxsplicer_probe"])
+    if "mxsplicer_probe" in uns:
+        scores = pd.DataFrame(uns["mxsplicer_probe"])
         table = Table("balanced accuracy (±sd over folds)", *dict.fromkeys(scores["label"]), box=None, pad_edge=False)
         for representation in dict.fromkeys(scores["representation"]):
             rows = scores[scores["representation"] == representation].set_index("label")

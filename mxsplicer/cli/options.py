@@ -5,25 +5,44 @@ from typing import Annotated
 
 import typer
 
+# Headings of --help, in the order of the work.
+INPUT, CELLS, PATCHES, MODEL, SCORES, RUNNING = "Input", "Cells", "Patches", "Model", "Scores", "Running"
+
 SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="OME-TIFF, qptiff or TIFF stack.", show_default=False)]
 Markers = Annotated[
     Path | None,
-    typer.Option(help="Table of marker names, one row per channel; taken instead of the names in the file."),
+    typer.Option(
+        help="Table of marker names, one row per channel; taken instead of the names in the file.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Rename = Annotated[
     list[str] | None,
-    typer.Option("--rename", metavar="OLD=NEW", help="Call a marker otherwise; may be given several times."),
+    typer.Option(
+        "--rename",
+        metavar="OLD=NEW",
+        help="Call a marker otherwise; may be given several times.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Drop = Annotated[
     list[str] | None,
-    typer.Option("--drop", metavar="NAME", help="Leave a marker out; may be given several times."),
+    typer.Option(
+        "--drop", metavar="NAME", help="Leave a marker out; may be given several times.", rich_help_panel=INPUT
+    ),
 ]
 PixelSize = Annotated[
-    float | None, typer.Option("--pixel-size-um", help="Micrometres per pixel, where the file does not say.")
+    float | None,
+    typer.Option("--pixel-size-um", help="Micrometres per pixel, where the file does not say.", rich_help_panel=INPUT),
 ]
-MaskPage = Annotated[int | None, typer.Option(min=0, help="Page of a mask file that holds several, from 0.")]
+MaskPage = Annotated[
+    int | None, typer.Option(min=0, help="Page of a mask file that holds several, from 0.", rich_help_panel=INPUT)
+]
 MinArea = Annotated[
-    float, typer.Option("--min-area-um2", min=0, help="Smaller cells are left out, and counted in the ledger.")
+    float,
+    typer.Option(
+        "--min-area-um2", min=0, help="Smaller cells are left out, and counted in the ledger.", rich_help_panel=CELLS
+    ),
 ]
 Statistics = Annotated[
     list[str] | None,
@@ -33,16 +52,28 @@ Statistics = Annotated[
         help="What to measure of each cell beside the mean, as often as needed: median, sum, std, p90 (a percentile), "
         "ring (the cell's rim), nucleus, surroundings.",
         show_default=False,
+        rich_help_panel=CELLS,
     ),
 ]
 NucleiMask = Annotated[
     Path | None,
-    typer.Option("--nuclei", metavar="MASK", help="Mask of the nuclei, each with the id of its cell."),
+    typer.Option(
+        "--nuclei", metavar="MASK", help="Mask of the nuclei, each with the id of its cell.", rich_help_panel=CELLS
+    ),
 ]
-PatchSize = Annotated[float, typer.Option("--patch-size-um", help="Side of the square around each cell.")]
-NuclearMarker = Annotated[str | None, typer.Option(help="Marker of the nuclei; found by its name by default.")]
-NucleusDiameter = Annotated[float, typer.Option("--nucleus-diameter-um", help="Typical diameter of a nucleus.")]
-Expansion = Annotated[float, typer.Option("--expansion-um", min=0, help="How far a cell reaches beyond its nucleus.")]
+PatchSize = Annotated[
+    float, typer.Option("--patch-size-um", help="Side of the square around each cell.", rich_help_panel=PATCHES)
+]
+NuclearMarker = Annotated[
+    str | None, typer.Option(help="Marker of the nuclei; found by its name by default.", rich_help_panel=CELLS)
+]
+NucleusDiameter = Annotated[
+    float, typer.Option("--nucleus-diameter-um", help="Typical diameter of a nucleus.", rich_help_panel=CELLS)
+]
+Expansion = Annotated[
+    float,
+    typer.Option("--expansion-um", min=0, help="How far a cell reaches beyond its nucleus.", rich_help_panel=CELLS),
+]
 SegmenterName = Annotated[
     str | None,
     typer.Option(
@@ -50,50 +81,95 @@ SegmenterName = Annotated[
         metavar="NAME|module:function",
         help="cellpose, stardist, instanseg, or a function of yours from an image (C, Y, X) to labels (Y, X), instead "
         "of the built-in method.",
+        rich_help_panel=CELLS,
     ),
 ]
 MembraneMarker = Annotated[
     str | None,
-    typer.Option(help="Marker of the outlines of cells, for a segmenter that finds whole cells by it."),
+    typer.Option(
+        help="Marker of the outlines of cells, for a segmenter that finds whole cells by it.", rich_help_panel=CELLS
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Threads; as many as there are processors, at most 4, by default.")
+    int | None,
+    typer.Option(
+        min=1, help="Threads; as many as there are processors, at most 4, by default.", rich_help_panel=RUNNING
+    ),
 ]
 MaxMemory = Annotated[
     str | None,
-    typer.Option("--max-memory", metavar="2G", help="Most memory the whole command may hold; it works slower in less."),
+    typer.Option(
+        "--max-memory",
+        metavar="2G",
+        help="Most memory the whole command may hold; it works slower in less.",
+        rich_help_panel=RUNNING,
+    ),
 ]
-Plan = Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and do nothing.")]
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Say what would be done and what it costs, and do nothing.", rich_help_panel=RUNNING),
+]
 Executor = Annotated[
-    str, typer.Option("--executor", metavar="threads|processes", help="What the workers are; threads share tiles.")
+    str,
+    typer.Option(
+        "--executor",
+        metavar="threads|processes",
+        help="What the workers are; threads share tiles.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Dask = Annotated[
     str | None,
-    typer.Option("--dask", metavar="tcp://...", help="Address of a dask cluster that does the work instead."),
+    typer.Option(
+        "--dask",
+        metavar="tcp://...",
+        help="Address of a dask cluster that does the work instead.",
+        rich_help_panel=RUNNING,
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=RUNNING)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=RUNNING)]
 
-Method = Annotated[str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.")]
-LossName = Annotated[str, typer.Option("--loss", help="vicreg, simclr or sigreg.")]
-Encoder = Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.")]
+Method = Annotated[
+    str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.", rich_help_panel=MODEL)
+]
+LossName = Annotated[str, typer.Option("--loss", help="vicreg, simclr or sigreg.", rich_help_panel=MODEL)]
+Encoder = Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.", rich_help_panel=MODEL)]
 EncoderWidth = Annotated[
-    int, typer.Option(min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.")
+    int,
+    typer.Option(
+        min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.", rich_help_panel=MODEL
+    ),
 ]
-ComponentWidth = Annotated[int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.")]
-ChunkWidth = Annotated[int, typer.Option(min=1, help="Width of each component's chunk of the embedding.")]
+ComponentWidth = Annotated[
+    int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.", rich_help_panel=MODEL)
+]
+ChunkWidth = Annotated[
+    int, typer.Option(min=1, help="Width of each component's chunk of the embedding.", rich_help_panel=MODEL)
+]
 RedundancyWeight = Annotated[
-    float, typer.Option(help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0)
+    float,
+    typer.Option(help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0, rich_help_panel=MODEL),
 ]
-ViewPlan = Annotated[str, typer.Option("--views", help="Geometry of the two views: shared or independent.")]
+ViewPlan = Annotated[
+    str, typer.Option("--views", help="Geometry of the two views: shared or independent.", rich_help_panel=MODEL)
+]
 Surroundings = Annotated[
-    str, typer.Option(help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.")
+    str,
+    typer.Option(
+        help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.", rich_help_panel=MODEL
+    ),
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Passes over the cells; by default as many as make 2,000 steps.", show_default=False),
+    typer.Option(
+        min=1,
+        help="Passes over the cells; by default as many as make 2,000 steps.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
 ]
-BatchSize = Annotated[int, typer.Option(min=2, help="Cells per training step.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Cells per training step.", rich_help_panel=MODEL)]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=MODEL)]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]

@@ -48,14 +48,14 @@ class ExtractionPlan:
         """Return the plan as people read it."""
         total = sum(self.seconds.values())
         shape = " x ".join(map(str, self.patch_shape))
-        stages = [f"  {stage:<22}{_said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
+        stages = [f"  {stage:<22}{said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
         return "\n".join(
             [
                 f"cells   about {self.n_cells:,} of {self.n_cells_of_slide:,}, in {self.n_blocks:,} blocks",
                 f"patch   {shape} {self.dtype}",
                 f"disk    about {said_bytes(self.store_bytes)} ({said_bytes(self.raw_bytes)} before compression)",
                 f"memory  at most {said_bytes(self.memory_bytes)}, {self.workers} {self.executor}",
-                f"time    about {_said_time(total)}, mostly {self.dominated_by}",
+                f"time    about {said_time(total)}, mostly {self.dominated_by}",
                 *stages,
             ]
         )
@@ -200,7 +200,8 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - began
 
 
-def _said_time(seconds: float) -> str:
+def said_time(seconds: float) -> str:
+    """Return a duration as people read it."""
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
