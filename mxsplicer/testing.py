@@ -1,6 +1,9 @@
 """Small slides whose answer is known, and the contracts of what can be added: for tests and examples."""
 
+import itertools
+import pickle
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -17,18 +20,35 @@ if TYPE_CHECKING:
     from mxsplicer.splicer.losses import Loss
 
 
-def check_reader(read: Callable[[Path], ImageFile | None], path: Path, expected: np.ndarray) -> None:
-    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), lazily and sliceable like an array."""
+def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | str, expected: np.ndarray) -> None:
+    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), lazily and sliceable like an array.
+
+    Slices are NumPy's: integers, any step, a list of channels, nothing at all. The image can be handed to threads and,
+    as a pickle that does not hold the pixels, to processes; levels run from fine to coarse.
+    """
     found = read(path)
     assert found is not None, "the reader says that the file is of another format"
     assert found.image.shape == expected.shape
     assert found.image.dtype == expected.dtype
+    assert found.image.ndim == 3
     assert found.markers is None or len(found.markers) == len(expected)
+    assert all(side >= 1 for side in found.tile_px), "a tile has pixels"
     height, width = expected.shape[1:]
     window = (slice(None), slice(height // 3, height), slice(1, width, 2))
-    for key in (window, (0, *window[1:]), (slice(None), height // 2, width // 2), Ellipsis):
-        np.testing.assert_array_equal(found.image[key], expected[key])
-    for finer, coarser in zip((found.image, *found.pyramid), found.pyramid, strict=False):
+    backwards = (slice(None, None, -1), slice(height, None, -3), slice(-2, 1, -1))
+    channels = ([len(expected) - 1, 0], *window[1:])
+    nothing = (slice(None), slice(5, 5), slice(None))
+    points = ((0, *window[1:]), (-1, 2), (slice(None), height // 2, width // 2), (0, -1, -1))
+    keys = (window, backwards, channels, nothing, *points, Ellipsis)
+    for key in keys:
+        np.testing.assert_array_equal(found.image[key], expected[key], strict=True)
+    with ThreadPoolExecutor(4) as pool:
+        for key, piece in zip(keys, pool.map(found.image.__getitem__, keys), strict=True):
+            np.testing.assert_array_equal(piece, expected[key])
+    pickled = pickle.dumps(found.image)
+    assert len(pickled) < 10_000 + expected.nbytes // 10, "a pickle of the image holds its pixels"
+    np.testing.assert_array_equal(pickle.loads(pickled)[window], expected[window])
+    for finer, coarser in itertools.pairwise((found.image, *found.pyramid)):
         assert coarser.shape[0] == finer.shape[0], "levels differ in channels"
         assert coarser.shape[1] < finer.shape[1], "levels run from fine to coarse"
 
