@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | st
     channels = ([len(expected) - 1, 0], *window[1:])
     nothing = (slice(None), slice(5, 5), slice(None))
     points = ((0, *window[1:]), (-1, 2), (slice(None), height // 2, width // 2), (0, -1, -1))
-    keys = (window, backwards, channels, nothing, *points, Ellipsis)
+    keys: list[Any] = [window, backwards, channels, nothing, *points, Ellipsis]
     for key in keys:
         np.testing.assert_array_equal(found.image[key], expected[key], strict=True)
     with ThreadPoolExecutor(4) as pool:
