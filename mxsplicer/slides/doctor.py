@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _PLAUSIBLE_UM = (3.5, 40.0)  # median diameter of cells: small nuclei below, hepatocytes and tumour giants above
 _LARGEST_IDS = {255: "8-bit", 32_767: "16-bit", 65_535: "16-bit"}
 _WINDOW_PX, _WINDOWS = 1024, 9  # where the mask is compared with the nuclear marker
+_MOST_SEAMS = 64  # along each axis
 _SURE = 7.0  # standard deviations above the correlation of unrelated positions
 _SHIFT_UM, _SHIFT_PX = 0.75, 1.5  # smaller shifts than both are of no consequence: the centre of a nucleus is softer
 
@@ -107,11 +108,11 @@ def examine(
     cells = _Cells(parts)
     median_um = float(np.median(cells.diameters)) * slide.pixel_size_um
     background = _background(parts, cells)
-    kinds = background or _few_ids(cells)
+    kinds = background or _few_ids(cells) or _interpolated(cells)
     findings += kinds
     if not kinds:
         findings += _repeats(cells) + _gaps(cells) + _giants(cells) + _sizes(median_um, slide)
-        findings += _seams(mask, parts, cells)
+        findings += _seams(mask, parts, cells) + _stripes(parts, cells)
     if nuclei is not None and not background:
         findings += compare_nuclei(mask, nuclei, tile_px=tile_px)
     if tuple(mask.shape) == slide.shape_px and not background:
@@ -178,8 +179,10 @@ class _Cells:
         self.parts = parts
         self.ids, self.of_part, self.n_parts = np.unique(parts.ids, return_inverse=True, return_counts=True)
         self.areas = np.bincount(self.of_part, weights=parts.areas)
-        # Of parts: ids that lie at several places would look too large.
-        self.diameters = 2 * np.sqrt(parts.areas / np.pi)
+        # Of its largest part: an id that lies at several places would look too large, one that has crumbs too small.
+        self.largest = np.zeros(len(self.ids))
+        np.maximum.at(self.largest, self.of_part, parts.areas)
+        self.diameters = 2 * np.sqrt(self.largest / np.pi)
 
 
 def _tiles(shape: tuple[int, ...], tile_px: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -344,6 +347,17 @@ def _few_ids(cells: _Cells) -> list[Finding]:
     return [Finding("binary", True, found, cause, fix, figures)]
 
 
+def _interpolated(cells: _Cells) -> list[Finding]:
+    """Find rims of foreign ids around cells."""
+    crumbs = int((cells.parts.areas < 0.05 * np.median(cells.largest)).sum())
+    if crumbs <= 2 * len(cells.ids):
+        return []
+    found = f"Beside the parts of {len(cells.ids):,} ids there are {crumbs:,} crumbs of a few pixels."
+    cause = "The mask was scaled by interpolation, which mixes the ids of neighbours, or saved with losses (JPEG)."
+    fix = "Scale the mask anew by the nearest neighbour, and save it without losses."
+    return [Finding("interpolated", True, found, cause, fix, {"crumbs": crumbs})]
+
+
 def _repeats(cells: _Cells) -> list[Finding]:
     """Find ids that are used more than once: far apart for two cells, close by for the fragments of one."""
     several = cells.n_parts[cells.of_part] > 1
@@ -359,7 +373,7 @@ def _repeats(cells: _Cells) -> list[Finding]:
     distance = np.hypot(y - y[main], x - x[main])
     typical = float(np.median(cells.diameters))
     # Beyond what one cell can span, and each part a cell for itself.
-    whole = areas > 0.2 * np.median(parts.areas)
+    whole = areas > 0.2 * np.median(cells.largest)
     far = ~first & whole & (distance > 3 * typical + 2 * np.sqrt(areas[main] / np.pi))
     apart, torn = np.unique(of[far]), np.setdiff1d(np.unique(of[~first]), of[far])
     return _wrapped(cells, apart) + _fragments(cells, torn)
@@ -455,7 +469,8 @@ def _seams(mask: LazyImage, parts: _Parts, cells: _Cells) -> list[Finding]:
         candidates = np.flatnonzero((excess > 0.25) & (excess > 8 * spread))
         if len(candidates) > 0.05 * len(borders):  # a mask that was enlarged has its borders on every k-th line
             continue
-        for line in candidates.tolist():
+        # The clearest first: to look at a column of a large mask takes a while.
+        for line in sorted(candidates[np.argsort(-excess[candidates])][:_MOST_SEAMS].tolist()):
             two = mask[line - 1 : line + 1, :] if axis == 0 else np.asarray(mask[:, line - 1 : line + 1]).T
             cut = _cut_cells(np.asarray(two), int(max(3, diameter / 3)))
             if cut >= 8:
@@ -468,6 +483,30 @@ def _seams(mask: LazyImage, parts: _Parts, cells: _Cells) -> list[Finding]:
     cause = f"The slide was segmented in tiles that do not overlap{_spacing(seams)}."
     fix = "Segment with overlapping tiles (mxsplicer segment does), or join what meets at these lines."
     return [Finding("seams", True, found, cause, fix, {**seams, "cells": n_cut})]
+
+
+def _stripes(parts: _Parts, cells: _Cells) -> list[Finding]:
+    """Find rows and columns that no cell crosses, though cells lie close by on both sides."""
+    diameter = float(np.median(cells.diameters))
+    near, far = int(0.75 * diameter) + 1, int(2 * diameter) + 2
+    stripes: dict[str, list[int]] = {}
+    for axis, name in enumerate(("rows", "columns")):
+        inside = parts.inside[axis]
+        if len(inside) <= 2 * far:
+            continue
+        usual = np.array([np.convolve(inside, np.ones(far - near) / (far - near), mode="valid")]).ravel()
+        lines = np.arange(far, len(inside) - far)
+        beside = np.minimum(usual[lines - far], usual[lines + near])  # just above and just below
+        empty = lines[(beside > 8 * diameter) & (inside[lines] < 0.02 * beside)]
+        if len(empty):
+            stripes[name] = [int(run.mean()) for run in np.split(empty, np.flatnonzero(np.diff(empty) > diameter) + 1)]
+    if not stripes or sum(map(len, stripes.values())) > _MOST_SEAMS:
+        return []
+    said = " and ".join(f"{name} {', '.join(map(str, lines[:12]))}" for name, lines in stripes.items())
+    found = f"No cell lies on {said}, with many on both sides."
+    cause = f"Cells at the edges of tiles were removed{_spacing(stripes)}, or the tissue has straight gaps."
+    fix = "Segment with overlapping tiles (mxsplicer segment does); the cells that are missing cannot be had back."
+    return [Finding("missing along seams", True, found, cause, fix, dict(stripes))]
 
 
 def _cut_cells(two: np.ndarray, shortest: int) -> int:
@@ -526,7 +565,7 @@ def _fit(slide: Slide, mask: LazyImage, parts: _Parts, nuclear_marker: str | Non
         return [Finding("nuclei not seen", False, found, cause, "Name another marker by --nuclear-marker.")]
     best, windows = matches
     if best.sigmas >= _SURE:
-        return _shifted(slide, marker, best) or _shifted_in_parts(slide, marker, windows)
+        return _shifted_in_parts(slide, marker, best, windows) or _shifted(slide, marker, best)
     for turn, (name, mend) in _TURNS.items():
         if turn[0] and mask.shape[0] != mask.shape[1]:
             continue
@@ -569,17 +608,17 @@ def _shifted(slide: Slide, marker: str, match: _Match) -> list[Finding]:
     return [Finding("shifted", True, found, cause, fix, figures)]
 
 
-def _shifted_in_parts(slide: Slide, marker: str, windows: Sequence[tuple[tuple[int, int], _Match]]) -> list[Finding]:
-    off = [
-        (place, match)
-        for place, match in windows
-        if match.sigmas >= 1.5 * _SURE and _shifted(slide, marker, match) and len(windows) > 1
-    ]
-    if not off:
+def _shifted_in_parts(
+    slide: Slide, marker: str, best: _Match, windows: Sequence[tuple[tuple[int, int], _Match]]
+) -> list[Finding]:
+    sure = [(place, match) for place, match in windows if match.sigmas >= 1.5 * _SURE]
+    off = [(place, match) for place, match in sure if _shifted(slide, marker, match)]
+    least = max(3.0, 2 * _SHIFT_UM / slide.pixel_size_um)
+    if not off or max(np.hypot(match.dy - best.dy, match.dx - best.dx) for _, match in sure) < least:
         return []
     said = "; ".join(f"{match.dy} rows and {match.dx} columns near row {y}, column {x}" for (y, x), match in off[:5])
-    found = f"In {len(off)} of {len(windows)} places that were looked at the mask is off, by {said}."
-    cause = "Cycles or tiles of the image were registered differently from those that were segmented."
+    found = f"In {len(off)} of {len(windows)} places that were looked at the mask has to move, by {said}."
+    cause = "Cycles or tiles were registered again after segmentation; or, where it grows steadily, the scales differ."
     figures = {"places": [{"y": y, "x": x, "dy_px": match.dy, "dx_px": match.dx} for (y, x), match in off]}
     return [Finding("shifted in parts", True, found, cause, "Segment the image as it is now.", figures)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import zoom
 from scipy.spatial import cKDTree
 from skimage.measure import label
 
@@ -85,7 +86,9 @@ FAULTS = {
     "wrapped": MASK % 256,
     "repeated ids": np.where(MASK > 0, (MASK - 1) % 400 + 1, 0),
     "seams": cut(MASK, rows=[128, 256], columns=[200]),
-    "fragments": np.where((np.arange(480) % 30 < 28)[None], MASK, 0),
+    "missing along seams": np.where(np.isin(MASK, MASK[[199, 200]]), 0, MASK),
+    "interpolated": np.round(zoom(MASK[::2, ::2].astype(float), 2, order=1)),
+    "fragments": np.where(np.add.outer(np.arange(400), np.arange(480)) % 30 < 28, MASK, 0),
 }
 
 
