@@ -34,7 +34,7 @@ CellFinder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (C, Y, X) 
 _CHUNK_PX = 512
 _STEP_PX = 128  # sides of tiles are multiples of it
 _WINDOWS, _WINDOW_PX = 16, 512  # where brightness levels are measured on a large slide
-_BYTES_PER_PX = {"built-in": 130, "named": 600, "own": 100}  # of a tile with its halo, beside the image
+_BYTES_PER_PX = {"built-in": 80, "named": 600, "own": 100}  # of a tile with its halo, beside the image
 _PERCENTILES = (1.0, 99.8)  # become 0 and 1 for a named segmenter, over the tissue of the whole slide
 
 
