@@ -1,16 +1,18 @@
-"""How fast patches are cut, beside the floor: decoding each tile once and writing the same bytes.
+"""How fast patches are cut, beside the floor: decoding each tile once and writing the same bytes with zarr.
 
-Run by hand: ``python tests/benchmarks/bench_extraction.py [--size-px 4096] [--cells 8000] [--folder /tmp/bench]``.
-The slide is 19 channels of shot noise over a coarse pattern, 16 bits, deflate, tiles of 512. Cells lie on a jittered
-grid. The floor uses as many threads as the extraction. Every time is the best of ``--repeats``.
+Run by hand: ``python tests/benchmarks/bench_extraction.py [--tile-px 256 512 1024] [--folder /tmp/bench]``.
+The slide is 19 channels of shot noise over a coarse pattern, 16 bits, deflate. Cells lie on a jittered grid. The floor
+uses as many threads as the extraction. All is measured ``--repeats`` times in turn, and the medians are told. How often
+the tiles of a whole slide (``--whole-px``) are decoded is counted without its pixels.
 """
 
 import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,95 +20,139 @@ import numpy as np
 import tifffile
 import zarr
 
-from mxsplicer.patches import blocks
-from mxsplicer.patches.extraction import extract_patches, stream_blocks
+from mxsplicer.memory import Budget
+from mxsplicer.patches.blocks import Place, TileReader
+from mxsplicer.patches.cutting import Cutter
+from mxsplicer.patches.extraction import extract_patches, prepare_cutter, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.patches.workers import choose_crew
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
 from mxsplicer.slides.tiff import open_tiff
 
-N_MARKERS, PIXEL_UM, PATCH_PX, TILE_PX = 19, 0.325, 64, 512
+N_MARKERS, PIXEL_UM, PATCH_PX = 19, 0.325, 64
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the figures for each size of tile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size-px", type=int, default=4096)
     parser.add_argument("--cells", type=int, default=8000)
-    parser.add_argument("--folder", type=Path, default=None, help="keeps the slide for the next time")
+    parser.add_argument("--tile-px", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--whole-px", type=int, default=20_000)
+    parser.add_argument("--folder", type=Path, default=None, help="keeps the slides for the next time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    folder, workers = options.folder or Path(mkdtemp()), options.workers
-    path = folder / f"bench_{options.size_px}.tif"
+    folder = options.folder or Path(mkdtemp())
+    for tile_px in options.tile_px:
+        for line in figures(folder, tile_px, options):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+    if options.folder is None:
+        shutil.rmtree(folder)
+
+
+def figures(folder: Path, tile_px: int, options: argparse.Namespace) -> Iterator[str]:
+    """Yield the figures for one size of tile, as lines of text."""
+    workers = options.workers
+    path = folder / f"bench_{options.size_px}_{tile_px}.tif"
     if not path.exists():
-        write_slide(path, options.size_px)
-    slide = Slide(
-        "bench",
-        open_tiff(path).image,
-        tuple(f"M{n}" for n in range(N_MARKERS)),
-        PIXEL_UM,
-        tile_px=(TILE_PX, TILE_PX),
-        path=path,
-    )
+        write_slide(path, options.size_px, tile_px)
+    markers = tuple(f"M{n}" for n in range(N_MARKERS))
+    slide = Slide("bench", open_tiff(path).image, markers, PIXEL_UM, tile_px=(tile_px, tile_px), path=path)
     mask = draw_mask(options.size_px, options.cells)
     cells = measure_cells(slide, mask)
     patch_um = PATCH_PX * PIXEL_UM
     store_path = folder / "bench.zarr"
     readers = remember_readers()
+    in_memory = replace(slide, image=slide.image[:], path=None)
 
     def extract() -> None:
         extract_patches(slide, mask, store_path, patch_size_um=patch_um, cells=cells, workers=workers, overwrite=True)
 
-    def stream() -> None:
+    def stream(slide: Slide, workers: int) -> None:
         for _ in stream_blocks(slide, mask, cells, patch_size_um=patch_um, workers=workers):
             pass
 
-    decoding = best(lambda: decode(slide, workers), options.repeats)
-    streaming = best(stream, options.repeats)
-    extracting = best(extract, options.repeats)
-    store = PatchStore.open(store_path)
-    in_memory = [store.read_block(number) for number in range(store.n_blocks)]
-    writing = best(lambda: write(in_memory, store, folder / "floor.zarr", workers), options.repeats)
-    rows = np.random.default_rng(0).permutation(store.n_cells)[: 4 * 256]
-    shuffled = best(lambda: [store.read_rows(batch) for batch in np.split(rows, 4)], options.repeats)
-    blockwise = best(lambda: [store.read_block(number) for number in range(store.n_blocks)], options.repeats)
-
-    voxels = len(cells) * N_MARKERS * PATCH_PX**2 / 1e6
-    stored = sum(file.stat().st_size for file in store_path.rglob("*") if file.is_file())
+    extract()
     reader = readers[-1]
-    lines = [
-        f"{len(cells)} cells, {voxels:.0f} M voxels, {workers} threads, image {path.stat().st_size / 1e6:.0f} MB",
-        f"store               {stored / 1e6:8.0f} MB ({stored / (2e6 * voxels):.2f} of the patches)",
-        f"decode tiles once   {decoding:8.2f} s",
-        f"write same bytes    {writing:8.2f} s",
-        f"stream              {streaming:8.2f} s, {streaming / decoding:.2f} x decode",
-        f"extract             {extracting:8.2f} s, {extracting / (decoding + writing):.2f} x (decode + write)",
-        f"decodes per tile    {reader.n_decoded / len(reader.tiles):8.2f}",
-        f"cutting alone       {cutting_speed(slide, mask, cells, patch_um) / 1e6:8.0f} M voxels per core-second",
-        f"read blocks         {store.n_cells / blockwise:8.0f} cells/s",
-        f"read random rows    {len(rows) / shuffled:8.0f} cells/s, 256 at a time",
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    if options.folder is None:
-        shutil.rmtree(folder)
+    store = PatchStore.open(store_path)
+    blocks_in_memory = [store.read_block(number) for number in range(store.n_blocks)]
+    rows = np.random.default_rng(0).permutation(store.n_cells)[: 4 * 256]
+    seconds = medians(
+        {
+            "decode": lambda: decode(slide, tile_px, workers),
+            "write": lambda: write(blocks_in_memory, store, folder / "floor.zarr", workers),
+            "extract": extract,
+            "stream": lambda: stream(slide, workers),
+            "cut": lambda: stream(in_memory, 1),
+            "random": lambda: [store.read_rows(batch) for batch in np.split(rows, 4)],
+            "blocks": lambda: [store.read_block(number) for number in range(store.n_blocks)],
+        },
+        options.repeats,
+    )
+    voxels = len(cells) * N_MARKERS * PATCH_PX**2
+    stored = sum(file.stat().st_size for file in store_path.rglob("*") if file.is_file())
+    floor = seconds["decode"] + seconds["write"]
+    yield f"tiles of {tile_px}: {len(cells)} cells, {voxels / 1e6:.0f} M voxels, {workers} threads"
+    yield f"  store               {stored / 1e6:8.0f} MB ({stored / (2 * voxels):.2f} of the patches)"
+    yield f"  decode tiles once   {seconds['decode']:8.2f} s"
+    yield f"  write same bytes    {seconds['write']:8.2f} s"
+    yield f"  extract             {seconds['extract']:8.2f} s, {seconds['extract'] / floor:.2f} x (decode + write)"
+    yield f"  stream              {seconds['stream']:8.2f} s, {seconds['stream'] / seconds['decode']:.2f} x decode"
+    yield f"  cutting alone       {voxels / seconds['cut'] / 1e6:8.0f} M voxels per core-second"
+    yield f"  decodes per tile    {reader.n_decoded / len(reader.tiles):8.2f}"
+    whole, workers_of_whole, cache = decodes_of_whole_slide(options.whole_px, tile_px)
+    yield f"  of a whole slide    {whole:8.2f}, {workers_of_whole} workers and {cache >> 20} MiB of tiles in 2G"
+    yield f"  read blocks         {store.n_cells / seconds['blocks']:8.0f} cells/s"
+    yield f"  read random rows    {len(rows) / seconds['random']:8.0f} cells/s, 256 at a time"
 
 
-def best(work: Callable[[], object], repeats: int) -> float:
-    """Return the seconds of the fastest of several runs."""
-    seconds = []
+def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median of the seconds that each takes, all run in turn so that noise meets them alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: float(np.median(of_one)) for name, of_one in seconds.items()}
 
 
-def decode(slide: Slide, workers: int) -> None:
+def decodes_of_whole_slide(size_px: int, tile_px: int) -> tuple[float, int, int]:
+    """Return how often a tile of a large slide is decoded in 2G of memory, by how many workers with how much cache."""
+    nothing = np.broadcast_to(np.uint16(0), (N_MARKERS, size_px, size_px))
+    no_cell = np.broadcast_to(np.uint32(0), (size_px, size_px))
+    slide = Slide("whole", nothing, tuple(map(str, range(N_MARKERS))), PIXEL_UM, tile_px=(tile_px, tile_px))
+    n = int(size_px**2 * 1e-3)  # dense tissue
+    y, x = np.random.default_rng(0).uniform(0, size_px, (2, n))
+    cutter, _ = prepare_cutter(slide, no_cell, x, y, np.arange(n), patch_px=PATCH_PX)
+    crew = choose_crew(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
+    reader = PlannedReader(cutter, crew.cache_bytes)
+    for number in range(cutter.n_blocks):
+        for place in cutter.places(number):
+            reader.read(place, block=number)
+    return reader.n_decoded / len(reader.tiles), crew.n_workers, crew.cache_bytes
+
+
+class PlannedReader(TileReader):
+    """Counts what would be decoded, with pieces of the right size that hold nothing."""
+
+    def __init__(self, cutter: Cutter, max_bytes: int) -> None:
+        plan = {number: tuple(cutter.places(number)) for number in range(cutter.n_blocks)}
+        super().__init__([cutter.image, cutter.mask], grid=cutter.grid, plan=plan, max_bytes=max_bytes)
+
+    def _pieces_of(self, tile: tuple[int, int]) -> dict[Place, list[np.ndarray]]:
+        windows = {place: self._grid.window(place) for place in self._parts[tile] if self._needed[place]}
+        return {place: [image[..., *window] for image in self._images] for place, window in windows.items()}
+
+
+def decode(slide: Slide, tile_px: int, workers: int) -> None:
     """Decode every tile of the slide once."""
-    places = range(0, slide.shape_px[0], TILE_PX)
+    places = range(0, slide.shape_px[0], tile_px)
     with ThreadPoolExecutor(workers) as pool:
-        windows = [(slice(y, y + TILE_PX), slice(x, x + TILE_PX)) for y in places for x in places]
+        windows = [(slice(y, y + tile_px), slice(x, x + tile_px)) for y in places for x in places]
         for _ in pool.map(lambda window: slide.image[(slice(None), *window)].shape, windows):
             pass
 
@@ -135,27 +181,16 @@ def write(in_memory: list[Block], like: PatchStore, path: Path, workers: int) ->
         list(pool.map(write_block, in_memory))
 
 
-def cutting_speed(slide: Slide, mask: np.ndarray, cells: object, patch_um: float) -> float:
-    """Return voxels per second of one thread when the slide is in memory, so that nothing is decoded."""
-    in_memory = Slide(slide.name, slide.image[:], slide.markers, slide.pixel_size_um, tile_px=slide.tile_px)
-
-    def stream() -> None:
-        for _ in stream_blocks(in_memory, mask, cells, patch_size_um=patch_um, workers=1):
-            pass
-
-    return len(cells) * N_MARKERS * PATCH_PX**2 / best(stream, 3)
-
-
-def remember_readers() -> list[blocks.TileReader]:
+def remember_readers() -> list[TileReader]:
     """Return a list to which every tile reader made from now on is added."""
-    made: list[blocks.TileReader] = []
-    begin = blocks.TileReader.__init__
+    made: list[TileReader] = []
+    begin = TileReader.__init__
 
-    def remember(self: blocks.TileReader, *args: object, **options: object) -> None:
+    def remember(self: TileReader, *args: object, **options: object) -> None:
         begin(self, *args, **options)
         made.append(self)
 
-    blocks.TileReader.__init__ = remember
+    TileReader.__init__ = remember
     return made
 
 
@@ -174,7 +209,7 @@ def draw_mask(size_px: int, n_cells: int) -> np.ndarray:
     return mask
 
 
-def write_slide(path: Path, size_px: int) -> None:
+def write_slide(path: Path, size_px: int, tile_px: int) -> None:
     """Write the slide."""
     rng = np.random.default_rng(0)
     image = np.empty((N_MARKERS, size_px, size_px), np.uint16)
@@ -183,7 +218,7 @@ def write_slide(path: Path, size_px: int) -> None:
         plane[:] = rng.poisson(pattern + 50)
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(
-        path, image, tile=(TILE_PX, TILE_PX), compression="deflate", photometric="minisblack", metadata={"axes": "CYX"}
+        path, image, tile=(tile_px, tile_px), compression="deflate", photometric="minisblack", metadata={"axes": "CYX"}
     )
 
 
