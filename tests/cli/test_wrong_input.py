@@ -294,7 +294,7 @@ def test_every_command_refuses_in_one_sentence(command, arguments, sentence):
     assert outcome.written == []
 
 
-@pytest.mark.parametrize("name", ["embed", "info", "segment", "extract", "train", "report", "simulate"])
+@pytest.mark.parametrize("name", ["embed", "info", "check", "segment", "extract", "train", "report", "simulate"])
 def test_every_command_explains_itself(command, name):
     outcome = command(name, "--help")
 
