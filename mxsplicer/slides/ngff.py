@@ -31,7 +31,7 @@ UM_PER_UNIT = {
     "angstrom": 1e-4,
 }
 _LARGEST_CHUNK = 1 << 31  # bytes: what zarr's compressors can hold, and what a laptop can decode at once
-_LARGEST_SIDE = 1 << 25  # pixels: 33 million are half a metre at the finest resolution there is
+_MOST_PIXELS = 1 << 44  # of an image: absent chunks are allowed, so that a wrong shape shows by nothing else
 _LARGEST_DOCUMENT = 1 << 26  # bytes
 
 
@@ -206,7 +206,7 @@ def _open_array(group: ZarrGroup, part: Any) -> zarr.Array:
         array = zarr.open_array(_store(group.location), path=part, mode="r", zarr_format=group.zarr_format)
     if array.dtype.kind not in "uifb":
         raise _broken(group, f"{part!r} holds {array.dtype}; integers or floats are needed")
-    if 0 in array.shape or max(array.shape, default=0) > _LARGEST_SIDE or array.ndim < 2:
+    if not 0 < math.prod(array.shape) <= _MOST_PIXELS or array.ndim < 2:
         raise _broken(group, f"{part!r} is {array.shape}")
     chunk = math.prod(array.chunks) * array.dtype.itemsize
     if chunk > _LARGEST_CHUNK:

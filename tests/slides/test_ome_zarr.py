@@ -227,6 +227,15 @@ def test_an_ome_zarr_without_one_channel_axis_is_refused(tmp_path, axes, image, 
         open_slide(path)
 
 
+def test_pixels_that_no_slide_has_are_refused_although_chunks_may_be_absent(tmp_path):
+    path = ome_zarr_at(tmp_path / "slide.ome.zarr", version="0.4", steps=(1,))
+    document = json.loads((path / "0" / ".zarray").read_text())
+    (path / "0" / ".zarray").write_text(json.dumps(document | {"shape": [3, 2**24, 2**24]}))
+
+    with pytest.raises(InputError, match=r"metadata of slide\.ome\.zarr cannot be followed \('0' is \(3, 16777216"):
+        open_slide(path)
+
+
 def test_a_chunk_larger_than_memory_is_refused_before_it_is_decoded(tmp_path):
     path = ome_zarr_at(tmp_path / "slide.ome.zarr", version="0.4")
     document = json.loads((path / "0" / ".zarray").read_text())
