@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 import tifffile
-from bench_extraction import N_MARKERS, PIXEL_UM, TILE_PX, write_slide
+from bench_extraction import N_MARKERS, PIXEL_UM, write_slide
 from scipy.spatial import cKDTree
 from skimage.segmentation import expand_labels
 
@@ -26,6 +26,7 @@ from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.slide import LazyImage, Slide
 from mxsplicer.slides.tiff import open_tiff
 
+TILE_PX = 512
 ASKED = [(), ("sum",), ("nucleus",), ("ring",), ("surroundings",), ("std",), ("median",), ("p10", "median", "p90")]
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     folder = options.folder or Path(mkdtemp())
     path = folder / f"slide-{options.size_px}.tif"
     if not path.exists():
-        write_slide(path, options.size_px)
+        write_slide(path, options.size_px, TILE_PX)
     masks = draw_masks(folder, options.size_px, options.cells)
     mask, nuclei = (open_mask(one) for one in masks)
     series = open_tiff(path)
