@@ -32,7 +32,7 @@ T_co = TypeVar("T_co", covariant=True)
 _MAX_WORKERS = 4
 _MAX_CACHE = 512 << 20  # of tiles and strips; the strips along the curve of a whole slide are less
 _OF_BLOCK = 1.15  # what cutting and writing a block takes, in blocks
-_OF_PROCESS = 260 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas
+_OF_PROCESS = 200 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas are 122 MiB
 _STRETCH = 256  # blocks; at most, so that the last worker does not keep the others waiting for long
 _PATIENCE = 10  # seconds for a worker process to end
 _DASK_TIMEOUT = 20  # seconds for a scheduler to answer

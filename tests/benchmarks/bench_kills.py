@@ -106,9 +106,9 @@ def main() -> None:
             assert commands.end() == 0
         identical = digests(folder / "a.zarr") == expected and not (folder / "a.zarr.partial").exists()
         n_identical += identical
-    sys.stdout.write(
-        f"{n_killed} kills, {n_begun} of them with a store begun and not finished: {n_identical} identical stores\n"
-    )
+        if n_killed % 5 == 0 or n_killed == options.kills:
+            sys.stdout.write(f"{n_killed} kills, {n_begun} with a store begun: {n_identical} identical stores\n")
+            sys.stdout.flush()
     commands.close()
     if options.folder is None:
         shutil.rmtree(folder)
