@@ -2,7 +2,7 @@
 
 Run by hand: ``python tests/benchmarks/bench_opening.py [--tiles 108900] [--channels 30] [--folder FOLDER]``. The slide
 is a BigTIFF pyramid of 256-pixel tiles that are all the same few bytes, so that hundreds of GB of pixels fit into a
-small file. What counts is processor time, so that a busy machine does not matter; every figure is of a process of its own.
+small file. What counts is processor time, so that a busy machine does not matter; every figure is of a fresh process.
 """
 
 import argparse
