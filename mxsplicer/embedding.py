@@ -188,7 +188,22 @@ def embed_to_file(
     InputError
         As :func:`embed`.
     """
-    path = Path(path)
+    embed_blocks(path, run, sources, baselines=baselines, device=device)
+    return join_blocks(path, compression=compression)
+
+
+def embed_blocks(
+    path: str | Path,
+    run: Run,
+    sources: Source | PatchStore | Sequence[Source | PatchStore],
+    *,
+    baselines: Mapping[str, Run] | None = None,
+    device: str = "auto",
+) -> None:
+    """Do the first half of :func:`embed_to_file`: embed the blocks that ``<path>.blocks`` lacks.
+
+    After it neither the slides nor the tables of their cells are needed, and their memory can be given back.
+    """
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
     several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
@@ -201,13 +216,19 @@ def embed_to_file(
     where = find_device(device)
     for one in runs.values():
         one.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    work = _begin(path.with_name(path.name + ".blocks"), runs, several, where)
-    files = {
-        source.name: _embed_blocks(source, channels[source.name], runs, where, work / str(number))
-        for number, source in enumerate(several)
-    }
+    work = _begin(_blocks_of(path), runs, several, where)
+    for number, source in enumerate(several):
+        _embed_blocks(source, channels[source.name], runs, where, work / str(number))
+
+
+def join_blocks(path: str | Path, *, compression: str | None = "gzip") -> Path:
+    """Do the second half of :func:`embed_to_file`: write the blocks as one AnnData file, and remove them."""
+    path, work = Path(path), _blocks_of(path)
+    about = json.loads((work / "embedding.json").read_text(encoding="utf-8"))
+    files = {slide["name"]: sorted((work / str(i)).glob("*.npz")) for i, slide in enumerate(about["slides"])}
+    ledgers = {slide["name"]: slide["ledger"] for slide in about["slides"] if slide["ledger"]}
     temporary = path.with_name(path.name + ".partial")
-    _write(temporary, files, run.markers, {source.name: source.ledger for source in several}, compression)
+    _write(temporary, files, about["markers"], ledgers, compression)
     temporary.replace(path)
     shutil.rmtree(work)
     return path
@@ -262,12 +283,27 @@ def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int]
     return (time.perf_counter() - began) / len(x)
 
 
+def _blocks_of(path: str | Path) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + ".blocks")
+
+
 def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> Path:
     """Return the folder of the blocks: a new one, or that of an interrupted call for the same thing."""
     meant = {
         "version": _VERSION,
         "runs": {key: _digest(run.encoder) for key, run in runs.items()},
-        "slides": [[s.name, list(s.markers), s.patch_px, s.pixel_size_um, dict(s.ledger)] for s in sources],
+        "markers": list(next(iter(runs.values())).markers),
+        "slides": [
+            {
+                "name": source.name,
+                "markers": list(source.markers),
+                "patch_px": source.patch_px,
+                "pixel_size_um": source.pixel_size_um,
+                "ledger": dict(source.ledger),
+            }
+            for source in sources
+        ],
         "device": device.type,  # one kind of processor rounds otherwise than another
     }
     header = work / "embedding.json"
@@ -288,8 +324,8 @@ def _digest(encoder: torch.nn.Module) -> str:
 
 def _embed_blocks(
     source: Source, channels: list[int], runs: Mapping[str, Run], device: torch.device, folder: Path
-) -> list[Path]:
-    """Embed the blocks that ``folder`` lacks and return the files of all, in order."""
+) -> None:
+    """Embed the blocks that ``folder`` lacks."""
     folder.mkdir(exist_ok=True)
     for leftover in folder.glob("*.partial"):  # of a block whose writing was killed
         leftover.unlink()
@@ -311,7 +347,6 @@ def _embed_blocks(
         with temporary.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
         temporary.replace(file)
-    return sorted(folder.glob("*.npz"))
 
 
 def _groups(block: Block, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -337,58 +372,53 @@ def _write(
     compression: str | None,
 ) -> None:
     """Write the blocks of all slides as one AnnData file."""
-    tables = {name: _table(files) for name, files in blocks.items()}
-    common = [column for column in _OBS if all(column in table for table in tables.values())]
-    table = pd.concat(tables.values(), ignore_index=True)
-    lengths = [len(one) for one in tables.values()]
-    codes = np.repeat(np.arange(len(tables)), lengths)
-    obs = pd.DataFrame({"cell_id": table["cell_id"], "slide": pd.Categorical.from_codes(codes, pd.Index(tables))})
-    obs = pd.concat([obs, table[common]], axis=1)
-    slide_of = np.repeat(np.array(list(tables), dtype=object), lengths)
-    obs.index = pd.Index([f"{slide}_{cell}" for slide, cell in zip(slide_of, obs["cell_id"], strict=True)])
-    known = {name: dict(ledger) for name, ledger in ledgers.items() if ledger}
-    anndata.AnnData(
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(markers)),
-        obsm={"spatial": table[["x", "y"]].to_numpy()},
-        uns={"mxsplicer": {"ledger": known}} if known else {},
-    ).write_h5ad(path, compression=compression)
     files = [file for several in blocks.values() for file in several]
+    # Column by column, and no AnnData object on the way: of millions of cells each copy is hundreds of megabytes.
+    lengths = [sum(len(one) for one in _parts(several, "cells/cell_id")) for several in blocks.values()]
+    slides, codes = list(blocks), np.repeat(np.arange(len(blocks)), lengths)
+    obs: dict[str, Any] = {"cell_id": np.concatenate(list(_parts(files, "cells/cell_id")))}
+    obs["slide"] = pd.Categorical.from_codes(codes, pd.Index(slides))
     with np.load(files[0]) as first:
+        present = [column for column in _OBS if f"cells/{column}" in first.files]
         wide = [name for name in first.files if name.startswith(("X", "layers/", "obsm/"))]
-    with h5py.File(path, "r+") as file:
+    for column in present:
+        obs[column] = np.concatenate(list(_parts(files, f"cells/{column}")))
+    names = pd.Index([f"{slides[code]}_{cell}" for code, cell in zip(codes, obs["cell_id"], strict=True)])
+    spatial = np.stack([np.concatenate(list(_parts(files, f"cells/{axis}"))) for axis in "xy"], axis=1)
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        elements = {
+            "obs": pd.DataFrame(obs, index=names, copy=False),
+            "var": pd.DataFrame(index=pd.Index(markers)),
+            "obsm": {"spatial": spatial},
+            "uns": {"mxsplicer": {"ledger": dict(ledgers)}} if ledgers else {},
+            **{key: {} for key in ("varm", "layers", "obsp", "varp")},
+        }
+        for key, element in elements.items():
+            _write_elem(file, key, element, compression)
         for name in wide:
-            file.pop(name, None)  # what stands for an X that is not there
-            n_columns = 0
-            for start, rows in track(_long_rows(files, name), "Writing", total=-(-len(obs) // _ROWS)):
-                n_columns = rows.shape[1]
+            for start, rows in track(_long_rows(_parts(files, name)), "Writing", total=-(-len(names) // _ROWS)):
                 if start == 0:
-                    chunks = (min(_ROWS, len(obs)), min(n_columns, _FEATURES))
-                    to = file.create_dataset(
-                        name, (len(obs), n_columns), np.float32, chunks=chunks, compression=compression
-                    )
-                    to.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                    shape = (len(names), rows.shape[1])
+                    chunks = (min(_ROWS, shape[0]), min(_FEATURES, shape[1]))
+                    array = file.create_dataset(name, shape, np.float32, chunks=chunks, compression=compression)
+                    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
                 file[name][start : start + len(rows)] = rows
 
 
-def _table(files: Sequence[Path]) -> pd.DataFrame:
-    """Return the table of the cells of some blocks."""
-    columns: dict[str, list[np.ndarray]] = {}
+def _parts(files: Sequence[Path], name: str) -> Iterator[np.ndarray]:
+    """Yield an array of each block."""
     for path in files:
         with np.load(path) as block:
-            for name in block.files:
-                if name.startswith("cells/"):
-                    columns.setdefault(name.removeprefix("cells/"), []).append(block[name])
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+            yield block[name]
 
 
-def _long_rows(files: Sequence[Path], name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield where rows of an array begin and the rows themselves, as many at a time as a piece of the file holds."""
+def _long_rows(parts: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield where rows begin and the rows themselves, as many at a time as a piece of the file holds."""
     held: list[np.ndarray] = []
     start = 0
-    for path in files:
-        with np.load(path) as block:
-            held.append(block[name])
+    for part in parts:
+        held.append(part)
         while sum(map(len, held)) >= _ROWS:
             rows = np.concatenate(held)
             yield start, rows[:_ROWS]
@@ -398,8 +428,8 @@ def _long_rows(files: Sequence[Path], name: str) -> Iterator[tuple[int, np.ndarr
         yield start, rows
 
 
-def _write_elem(group: h5py.Group, key: str, value: Any) -> None:
-    anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": "gzip"})
+def _write_elem(group: h5py.Group, key: str, value: Any, compression: str | None = "gzip") -> None:
+    anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": compression})
 
 
 def _is_wide(element: h5py.Group | h5py.Dataset) -> bool:

@@ -5,6 +5,7 @@ is done, and ``settings.json`` remembers what the folder was begun with; so the 
 finished one does nothing, and another one is refused.
 """
 
+import gc
 import json
 import logging
 import shutil
@@ -24,9 +25,10 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.embedding import (
     Source,
-    embed_to_file,
+    embed_blocks,
     from_slide,
     from_store,
+    join_blocks,
     open_cells,
     save_cells,
     seconds_per_cell,
@@ -270,7 +272,11 @@ def embed_slides(
         if not work.result.cells.is_file():
             if not work.result.embedded.is_file():
                 _embed(work, masks)
+                work.cells = None  # of millions of cells they are hundreds of megabytes
+                with work.timed("embedding"):
+                    join_blocks(work.result.embedded)
             _analyse(work)
+            gc.collect()  # an AnnData refers to itself
         work.result.embedded.unlink(missing_ok=True)
         if not work.result.report.is_file():
             with work.timed("report"):
@@ -599,8 +605,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage]) -> None:
             )
             for i, slide in enumerate(work.slides)
         ]
-        embed_to_file(work.result.embedded, run, sources, baselines=baselines, device=running.device)
-    work.cells = None  # of millions of cells they are hundreds of megabytes
+        embed_blocks(work.result.embedded, run, sources, baselines=baselines, device=running.device)
 
 
 def _analyse(work: _Work) -> None:

@@ -208,7 +208,7 @@ def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
 def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, monkeypatch, result, simulated, options):
     out = tmp_path / "S01.mxs"
     finals = ("patches.zarr", "run", "embedded.h5ad", "cells.h5ad", "report.html", "mxsplicer.json")
-    stages = ("extract_patches", "train", "embed_to_file", "save_cells", "write_report", "write_index")
+    stages = ("extract_patches", "train", "join_blocks", "save_cells", "write_report", "write_index")
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ embeds, as `mxsplicer embed` does. Needs about 16 bytes of disk per cell and fea
 """
 
 import argparse
+import gc
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mxsplicer import tl
-from mxsplicer.embedding import Source, embed_to_file, open_cells, save_cells
+from mxsplicer.embedding import Source, embed_blocks, join_blocks, open_cells, save_cells
 from mxsplicer.memory import measured_peak, resident_bytes
 from mxsplicer.patches.store import Block
 from mxsplicer.report import write_report
@@ -115,9 +116,12 @@ def main() -> None:
         say("imports")
         cells = make_cells(arguments.cells)
         say("table of cells")
-        embedded = embed_to_file(folder / "embedded.h5ad", make_run(arguments.features), make_source(cells))
+        embedded = folder / "embedded.h5ad"
+        embed_blocks(embedded, make_run(arguments.features), make_source(cells))
         say("embedding")
         del cells
+        join_blocks(embedded)
+        say("joining")
         with open_cells(embedded) as adata:
             say("opened")
             tl.correlate(adata)
@@ -130,6 +134,7 @@ def main() -> None:
             embedded.unlink()
             say("cells.h5ad")
         del adata
+        gc.collect()
         with open_cells(folder / "cells.h5ad") as adata:
             write_report(adata, folder / "report.html")
         say("report")
