@@ -8,7 +8,12 @@ import typer
 # Headings of --help, in the order of the work.
 INPUT, CELLS, PATCHES, MODEL, SCORES, RUNNING = "Input", "Cells", "Patches", "Model", "Scores", "Running"
 
-SlidePath = Annotated[Path, typer.Argument(metavar="SLIDE", help="OME-TIFF, qptiff or TIFF stack.", show_default=False)]
+SlidePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SLIDE", help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack; a path or URL.", show_default=False
+    ),
+]
 Markers = Annotated[
     Path | None,
     typer.Option(
