@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mxsplicer import pl, report, tl
-    from mxsplicer.embedding import embed, from_slide, from_store
+    from mxsplicer.embedding import embed, embed_to_file, from_slide, from_store, open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
     from mxsplicer.patches.planning import ExtractionPlan, plan_extraction
     from mxsplicer.patches.store import PatchStore
-    from mxsplicer.pipeline import Options, embed_slides, write_result_report
+    from mxsplicer.pipeline import Options, embed_slides, plan_slides, write_result_report
     from mxsplicer.report import write_report
     from mxsplicer.result import Result, open_result
     from mxsplicer.slides.cells import Cells, measure_cells
@@ -48,17 +48,20 @@ _HOME = {
     "Views": "splicer.views",
     "embed": "embedding",
     "embed_slides": "pipeline",
+    "embed_to_file": "embedding",
     "examine": "slides.doctor",
     "extract_patches": "patches.extraction",
     "from_slide": "embedding",
     "from_store": "embedding",
     "load_run": "splicer.run",
     "measure_cells": "slides.cells",
+    "open_cells": "embedding",
     "open_mask": "slides.masks",
     "open_result": "result",
     "open_slide": "slides.readers",
     "pl": "",
     "plan_extraction": "patches.planning",
+    "plan_slides": "pipeline",
     "report": "",
     "segment": "slides.segmentation",
     "simulate_slide": "slides.simulation",
@@ -82,17 +85,20 @@ __all__ = [
     "Views",
     "embed",
     "embed_slides",
+    "embed_to_file",
     "examine",
     "extract_patches",
     "from_slide",
     "from_store",
     "load_run",
     "measure_cells",
+    "open_cells",
     "open_mask",
     "open_result",
     "open_slide",
     "pl",
     "plan_extraction",
+    "plan_slides",
     "report",
     "segment",
     "simulate_slide",

@@ -32,7 +32,7 @@ from mxsplicer.patches.extraction import choose_patch_px, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells
-from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.slides.slide import LazyImage, Slide, fingerprint
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel
 
@@ -68,6 +68,7 @@ class Source:
     blocks: Callable[[Collection[int]], Iterator[Block]]  # all but those of the numbers given
     ledger: Mapping[str, int] = field(default_factory=dict)
     cells: Cells | None = None  # whose further measures become layers
+    made_from: str = ""  # tells these cells of this image from others: an interrupted embedding goes on with no others
 
     def measures_of(self, cell_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what was measured of some cells beside their mean intensities, each (n, C)."""
@@ -90,7 +91,16 @@ def from_store(store: PatchStore, *, cells: Cells | None = None) -> Source:
         read = (store.read_block(number) for number in numbers)
         return track(read, f"Embedding {store.slide_name}", total=store.n_blocks, start=store.n_blocks - len(numbers))
 
-    return Source(store.slide_name, store.markers, store.patch_px, store.pixel_size_um, blocks, store.ledger, cells)
+    return Source(
+        name=store.slide_name,
+        markers=store.markers,
+        patch_px=store.patch_px,
+        pixel_size_um=store.pixel_size_um,
+        blocks=blocks,
+        ledger=store.ledger,
+        cells=cells,
+        made_from=json.dumps(store.made_from, sort_keys=True),
+    )
 
 
 def from_slide(
@@ -120,8 +130,16 @@ def from_slide(
             max_bytes=max_bytes,
         )
 
-    patch_px = choose_patch_px(slide, patch_size_um)
-    return Source(slide.name, slide.markers, patch_px, slide.pixel_size_um, blocks, cells.ledger, cells)
+    return Source(
+        name=slide.name,
+        markers=slide.markers,
+        patch_px=choose_patch_px(slide, patch_size_um),
+        pixel_size_um=slide.pixel_size_um,
+        blocks=blocks,
+        ledger=cells.ledger,
+        cells=cells,
+        made_from=f"{fingerprint(slide.path) if slide.path else ''} {cells.fingerprint()}",
+    )
 
 
 def embed(
@@ -301,6 +319,7 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
                 "patch_px": source.patch_px,
                 "pixel_size_um": source.pixel_size_um,
                 "ledger": dict(source.ledger),
+                "made_from": source.made_from,
             }
             for source in sources
         ],

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -182,6 +183,17 @@ def test_blocks_of_another_model_are_not_gone_on_with(store, run, tmp_path):
     dying, _ = in_blocks(store, 16, dies_at=3)
     with pytest.raises(KeyboardInterrupt):
         embed_to_file(tmp_path / "cells.h5ad", untrained(run), dying)
+    source, asked = in_blocks(store, 16)
+
+    embed_to_file(tmp_path / "cells.h5ad", run, source)
+
+    assert asked == [0, 1, 2, 3, 4, 5]
+
+
+def test_blocks_of_other_cells_are_not_gone_on_with(store, run, tmp_path):
+    dying, _ = in_blocks(store, 16, dies_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        embed_to_file(tmp_path / "cells.h5ad", run, replace(dying, made_from="the same slide, stained again"))
     source, asked = in_blocks(store, 16)
 
     embed_to_file(tmp_path / "cells.h5ad", run, source)

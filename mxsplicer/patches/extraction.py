@@ -1,6 +1,5 @@
 """Cells become patches: cut from the slide block by block, into a store or as a stream of the same blocks."""
 
-import hashlib
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -110,7 +109,7 @@ def extract_patches(
     made_from = {
         **described,
         "image": fingerprint(slide.path) if slide.path else None,
-        "cells": _digest_of(chosen),
+        "cells": chosen.fingerprint(),
         "n_cells": len(chosen),
         "block_size": cutter.block_size,
         "seed": None if len(chosen) == len(listed) else seed,
@@ -266,14 +265,6 @@ def _described(table: pd.DataFrame, slide: Slide, cutter: Cutter, rows: slice, p
     )
     block = np.arange(rows.start, rows.stop) // cutter.block_size
     return table.assign(block=block, patch_valid_fraction=height * width / patch_px**2)
-
-
-def _digest_of(cells: Cells) -> str:
-    # Mean intensities tell images apart, ids and shapes tell masks apart.
-    digest = hashlib.blake2b(cells.intensities.tobytes(), digest_size=8)
-    for column in cells.table.columns:
-        digest.update(np.ascontiguousarray(cells.table[column].to_numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _check_space(writer: PatchWriter, cutter: Cutter) -> None:
