@@ -244,7 +244,11 @@ def join_blocks(path: str | Path, *, compression: str | None = "gzip") -> Path:
     path, work = Path(path), _blocks_of(path)
     about = json.loads((work / "embedding.json").read_text(encoding="utf-8"))
     files = {slide["name"]: sorted((work / str(i)).glob("*.npz")) for i, slide in enumerate(about["slides"])}
-    ledgers = {slide["name"]: slide["ledger"] for slide in about["slides"] if slide["ledger"]}
+    ledgers = {
+        key: {slide["name"]: slide[key] for slide in about["slides"] if slide[key]}
+        for key in ("ledger", "nuclei_ledger")
+        if any(slide[key] for slide in about["slides"])
+    }
     temporary = path.with_name(path.name + ".partial")
     _write(temporary, files, about["markers"], ledgers, compression)
     temporary.replace(path)
@@ -319,6 +323,7 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
                 "patch_px": source.patch_px,
                 "pixel_size_um": source.pixel_size_um,
                 "ledger": dict(source.ledger),
+                "nuclei_ledger": dict(source.cells.nuclei_ledger) if source.cells else {},
                 "made_from": source.made_from,
             }
             for source in sources
@@ -387,7 +392,7 @@ def _write(
     path: Path,
     blocks: Mapping[str, Sequence[Path]],
     markers: Sequence[str],
-    ledgers: Mapping[str, Mapping[str, int]],
+    ledgers: Mapping[str, Mapping[str, Mapping[str, int]]],
     compression: str | None,
 ) -> None:
     """Write the blocks of all slides as one AnnData file."""
@@ -410,7 +415,7 @@ def _write(
             "obs": pd.DataFrame(obs, index=names, copy=False),
             "var": pd.DataFrame(index=pd.Index(markers)),
             "obsm": {"spatial": spatial},
-            "uns": {"mxsplicer": {"ledger": dict(ledgers)}} if ledgers else {},
+            "uns": {"mxsplicer": ledgers} if ledgers else {},
             **{key: {} for key in ("varm", "layers", "obsp", "varp")},
         }
         for key, element in elements.items():

@@ -619,7 +619,7 @@ def _analyse(work: _Work) -> None:
             "region_key": "slide",
             "instance_key": "cell_id",
         }
-        adata.uns["mxsplicer"] = _about(work, run, adata.uns["mxsplicer"]["ledger"])
+        adata.uns["mxsplicer"] = _about(work, run) | adata.uns["mxsplicer"]
         with work.timed("correlation and clusters"):
             tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
             tl.cluster(adata, use_rep=use_rep, seed=options.seed)
@@ -703,7 +703,7 @@ def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str,
     return baselines
 
 
-def _about(work: _Work, run: Run, ledger: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _about(work: _Work, run: Run) -> dict[str, Any]:
     """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
     record = _record(work)
     settings = {key: value for key, value in record["options"].items() if value not in (None, [])}
@@ -731,7 +731,6 @@ def _about(work: _Work, run: Run, ledger: dict[str, dict[str, int]]) -> dict[str
         },
         # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
         "chunks": {"component": np.array(names), "span": np.stack([starts, starts + width], axis=1)},
-        "ledger": ledger,
         "patch_size_um": work.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from skimage.segmentation import expand_labels
 
 from mxsplicer import pipeline
 from mxsplicer.errors import InputError
@@ -282,6 +283,27 @@ def test_names_measures_and_patches_are_as_asked_for_and_memory_changes_nothing(
     assert (settings["drop"], settings["measure"], settings["keep_patches"]) == (["not wanted"], ["std"], True)
     assert "max_bytes" not in settings
     assert f'alt="{slide.markers[0]} on slide S01"' in write_result_report(again.path, overwrite=True).read_text()
+
+
+def test_nuclei_are_measured_inside_their_cells_and_counted(tmp_path, simulated, result, adata):
+    mask = open_mask(simulated.mask)[...]
+    inner = np.where(expand_labels(mask == 0, 2), 0, mask)
+    inner[:9, :9] = mask.max() + 1  # an id that no cell has
+    tifffile.imwrite(tmp_path / "nuclei.tif", inner)
+    asked = Options(masks=(simulated.mask,), nuclei=(tmp_path / "nuclei.tif",), measure=("nucleus",), model=result.path)
+
+    again = embed_slides(simulated.image, options=asked, out=tmp_path / "out", device="cpu", executor="processes")
+
+    cells = anndata.read_h5ad(again.cells)
+    cell = cells.obs["cell_id"].iloc[0]
+    pixels = (inner == cell) & (mask == cell)
+    assert cells.obs["nucleus_area_um2"].iloc[0] == pytest.approx(pixels.sum() * 0.25)
+    expected = open_slide(simulated.image).image[...][:, pixels].mean(axis=1)
+    np.testing.assert_allclose(cells.layers["nucleus"][0], expected, rtol=1e-5)
+    (ledger,) = cells.uns["mxsplicer"]["nuclei_ledger"].values()
+    assert ledger["in nucleus mask"] == len(np.unique(inner)) - 1
+    assert ledger["without a cell"] == 1
+    np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
 def test_a_plan_counts_cells_and_writes_nothing(folder, simulated, result, adata):
