@@ -28,7 +28,8 @@ import pandas as pd
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.extraction import choose_patch_px, stream_blocks
+from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells

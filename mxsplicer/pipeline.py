@@ -35,9 +35,11 @@ from mxsplicer.embedding import (
 )
 from mxsplicer.errors import InputError
 from mxsplicer.memory import said_bytes
-from mxsplicer.patches.extraction import choose_patch_px, extract_patches
-from mxsplicer.patches.planning import plan_extraction, said_time
+from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.patches.planning import plan_extraction
 from mxsplicer.patches.store import PatchStore
+from mxsplicer.progress import said_time
 from mxsplicer.report import write_report
 from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells

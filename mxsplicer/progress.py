@@ -77,3 +77,10 @@ def shown(console: Console | None = None) -> Iterator[None]:
             yield
         finally:
             _display.reset(token)
+
+
+def said_time(seconds: float) -> str:
+    """Return a duration as people read it."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

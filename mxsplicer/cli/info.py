@@ -99,7 +99,7 @@ def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, 
 
 
 def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> dict[str, Any]:
-    from mxsplicer.patches.extraction import choose_patch_px
+    from mxsplicer.patches.blocks import choose_patch_px
     from mxsplicer.slides.estimate import estimate_cells
 
     cells = estimate_cells(slide, nuclear_marker=nuclear_marker)
@@ -123,7 +123,7 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
 
 def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from mxsplicer.memory import said_bytes
-    from mxsplicer.patches.planning import said_time
+    from mxsplicer.progress import said_time
 
     n_markers, height, width = facts["shape"]
     um, cells, patches = facts["pixel_size_um"], facts["cells"], facts["patches"]

@@ -6,6 +6,7 @@ is then needed whole for one stretch of the curve only, and after it no more of 
 as a patch. :class:`TileReader` holds those, and decodes each tile about once.
 """
 
+import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,7 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.errors import InputError
+from mxsplicer.slides.slide import LazyImage, Slide
 
 Tile = tuple[int, int]  # row and column in the grid of tiles
 Part = Literal["whole", "top", "bottom", "left", "right"]
@@ -124,6 +126,24 @@ def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
     """Return ``size`` of ``n`` places along the curve: one at random from each of ``size`` equal stretches."""
     edges = np.arange(size + 1) * n // size
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+
+
+def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
+    """Return the side of a patch in pixels, an even number, or raise where it does not fit on the slide."""
+    if not 0 < patch_size_um < math.inf:
+        msg = f"a patch of {patch_size_um} µm cannot be cut; --patch-size-um is the side of a patch, more than 0."
+        raise InputError(msg)
+    patch_px = 2 * max(1, math.floor(patch_size_um / slide.pixel_size_um / 2 + 0.5))
+    height, width = slide.shape_px
+    if patch_px > min(height, width):
+        pixel = slide.pixel_size_um
+        msg = (
+            f"a patch of {patch_size_um:g} µm ({patch_px} pixels) does not fit on slide {slide.name!r}, "
+            f"{height * pixel:g} x {width * pixel:g} µm ({height} x {width} pixels of {pixel:g} µm, "
+            f"{slide.pixel_size_from}). Lower --patch-size-um, or correct --pixel-size-um."
+        )
+        raise InputError(msg)
+    return patch_px
 
 
 def choose_block_size(patch_bytes: int) -> int:

@@ -1,7 +1,6 @@
 """Cells become patches: cut from the slide block by block, into a store or as a stream of the same blocks."""
 
 import logging
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
-from mxsplicer.patches.blocks import Grid, choose_block_size, choose_tile, order_windows
+from mxsplicer.patches.blocks import Grid, choose_block_size, choose_patch_px, choose_tile, order_windows
 from mxsplicer.patches.cutting import Cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
@@ -193,24 +192,6 @@ def stream_blocks(
             patches=patches,
             regions=regions,
         )
-
-
-def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
-    """Return the side of a patch in pixels, an even number, or raise where it does not fit on the slide."""
-    if not 0 < patch_size_um < math.inf:
-        msg = f"a patch of {patch_size_um} µm cannot be cut; --patch-size-um is the side of a patch, more than 0."
-        raise InputError(msg)
-    patch_px = 2 * max(1, math.floor(patch_size_um / slide.pixel_size_um / 2 + 0.5))
-    height, width = slide.shape_px
-    if patch_px > min(height, width):
-        pixel = slide.pixel_size_um
-        msg = (
-            f"a patch of {patch_size_um:g} µm ({patch_px} pixels) does not fit on slide {slide.name!r}, "
-            f"{height * pixel:g} x {width * pixel:g} µm ({height} x {width} pixels of {pixel:g} µm, "
-            f"{slide.pixel_size_from}). Lower --patch-size-um, or correct --pixel-size-um."
-        )
-        raise InputError(msg)
-    return patch_px
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget, said_bytes
-from mxsplicer.patches.blocks import choose_tile
-from mxsplicer.patches.extraction import choose_patch_px, prepare_cutter
+from mxsplicer.patches.blocks import choose_patch_px, choose_tile
+from mxsplicer.patches.extraction import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
 from mxsplicer.patches.workers import choose_crew
+from mxsplicer.progress import said_time
 from mxsplicer.slides.cells import Cells, measure_cells
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 
@@ -198,10 +199,3 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
     result = work()
     return result, time.perf_counter() - began
-
-
-def said_time(seconds: float) -> str:
-    """Return a duration as people read it."""
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
