@@ -154,8 +154,8 @@ class _NpyFile:
 def _levels(location: Path | str) -> list[LazyImage]:
     """Return the image and its coarser levels."""
     if isinstance(location, str) or location.is_dir():
-        labels = open_labels(location)
-        return [_zarr_array(location) if labels is None else labels]
+        levels = open_labels(location)
+        return [_zarr_array(location)] if levels is None else levels
     if location.suffix == ".npy":
         return [_NpyFile(location)]
     series = open_tiff(location)

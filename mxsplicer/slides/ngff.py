@@ -94,8 +94,8 @@ def open_series(group: ZarrGroup) -> ZarrSeries:
         raise _broken(group, f"{type(error).__name__}: {error}") from error
 
 
-def open_labels(path: Path | str) -> LazyImage | None:
-    """Open a label image (Y, X) of an OME-Zarr at its finest level, in whole numbers as they are stored.
+def open_labels(path: Path | str) -> list[LazyImage] | None:
+    """Open a label image (Y, X) of an OME-Zarr, in whole numbers as they are stored.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def open_labels(path: Path | str) -> LazyImage | None:
 
     Returns
     -------
-    The label image, or None where ``path`` is no zarr group (a zarr array is none).
+    Its levels, finest first, or None where ``path`` is no zarr group (a zarr array is none).
 
     Raises
     ------
@@ -140,7 +140,8 @@ def open_labels(path: Path | str) -> LazyImage | None:
             "image (Y, X) of integers is needed. Export a single plane and time point."
         )
         raise InputError(msg)
-    return Reordered.of(series.image, [series.axes.index(axis) for axis in "YX"])
+    order = [series.axes.index(axis) for axis in "YX"]
+    return [Reordered.of(level, order) for level in (series.image, *series.pyramid)]
 
 
 def _open_series(group: ZarrGroup) -> ZarrSeries:

@@ -101,13 +101,18 @@ def test_labels_of_an_ome_zarr_are_found_in_it(tmp_path):
     group = zarr.create_group(tmp_path / "slide.ome.zarr" / "labels", attributes={"ome": {"labels": ["cells"]}})
     axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
     scale = [{"type": "scale", "scale": [0.5, 0.5]}]
-    multiscales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+    half = [{"type": "scale", "scale": [1.0, 1.0]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}, {"path": "1", "coordinateTransformations": half}]
+    multiscales = [{"axes": axes, "datasets": datasets}]
     cells = group.create_group("cells", attributes={"ome": {"multiscales": multiscales, "image-label": {}}})
     cells.create_array("0", data=LABELS.astype(np.uint32))
+    cells.create_array("1", data=LABELS[::2, ::2].astype(np.uint32))
     zarr.create_group(tmp_path / "slide.ome.zarr")
 
     for place in ("slide.ome.zarr", "slide.ome.zarr/labels", "slide.ome.zarr/labels/cells"):
         np.testing.assert_array_equal(open_mask(tmp_path / place)[5:9, ::3], LABELS[5:9, ::3])
+    coarse, _ = tiny_slide(shape_px=(25, 35), cells_at=[(9, 9)])
+    np.testing.assert_array_equal(open_mask(tmp_path / "slide.ome.zarr", slide=coarse)[...], LABELS[::2, ::2])
 
 
 def test_an_intensity_image_is_not_a_mask(tmp_path):

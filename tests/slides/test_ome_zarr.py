@@ -263,7 +263,7 @@ def test_labels_of_an_ome_zarr_are_opened_by_name_or_alone(tmp_path, version):
     write_attributes(path / "labels", {"labels": ["cells"]}, form)
 
     for place in (path / "labels" / "cells", path / "labels", path):
-        labels = open_labels(place)
+        labels, *_ = open_labels(place)
         assert labels.dtype == np.uint32
         np.testing.assert_array_equal(labels[5:, ::3], LABELS[5:, ::3])
     with pytest.raises(InputError, match="holds labels and no image"):
