@@ -15,7 +15,7 @@ demo: .venv/library
 	@mkdir -p demo
 	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
-		--patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
+		--drop AF1 --drop Argo550 --patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
 		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
 
 test: .venv/tests
