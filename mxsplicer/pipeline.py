@@ -37,17 +37,15 @@ from mxsplicer.errors import InputError
 from mxsplicer.memory import said_bytes
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.patches.planning import plan_extraction
+from mxsplicer.patches.planning import plan_extraction, said_seconds
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.progress import said_time
 from mxsplicer.report import write_report
 from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
 from mxsplicer.slides.estimate import estimate_cells
 from mxsplicer.slides.location import Location, absolute, locate
-from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.masks import open_mask, open_nuclei
 from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
-from mxsplicer.slides.polygons import is_geojson
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
@@ -170,14 +168,12 @@ class EmbeddingPlan:
 
     def __str__(self) -> str:
         """Return the plan as people read it."""
-        stages = [f"  {stage:<22}{said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
         return "\n".join(
             [
                 f"cells   about {self.n_cells:,}, {self.n_features} features each",
                 f"disk    at most {said_bytes(self.disk_bytes)}",
                 f"memory  at most {said_bytes(self.memory_bytes)}",
-                f"time    about {said_time(sum(self.seconds.values()))}, mostly {self.dominated_by}",
-                *stages,
+                *said_seconds(self.seconds, self.dominated_by),
                 *[f"  {stage:<22}on top" for stage in self.not_counted],
             ]
         )
@@ -412,8 +408,7 @@ def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Opti
     ]
     nuclei_paths = _mask_paths(options.nuclei, names)
     nuclei = [
-        None if path is None else open_mask(path, slide=slide, part="nucleus" if is_geojson(Path(path)) else "cell")
-        for path, slide in zip(nuclei_paths, slides, strict=True)
+        None if path is None else open_nuclei(path, slide) for path, slide in zip(nuclei_paths, slides, strict=True)
     ]
     model = load_run(options.model) if options.model else None
     size = options.patch_size_um

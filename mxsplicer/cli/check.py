@@ -42,17 +42,15 @@ def check(
     Ends with exit code 0 where nothing is wrong, 1 where something is, 2 where a file cannot be read.
     """
     from mxsplicer.slides.doctor import examine
-    from mxsplicer.slides.masks import open_mask
+    from mxsplicer.slides.masks import open_mask, open_nuclei
     from mxsplicer.slides.panel import parse_renames
-    from mxsplicer.slides.polygons import is_geojson
     from mxsplicer.slides.readers import open_slide
 
     opened = open_slide(
         slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
     )
     labels = open_mask(mask, page=mask_page, slide=opened)
-    part = "nucleus" if nuclei is not None and is_geojson(Path(nuclei)) else "cell"
-    of_nuclei = None if nuclei is None else open_mask(nuclei, slide=opened, part=part)  # type: ignore[arg-type]
+    of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened)
     with progress.shown():
         diagnosis = examine(opened, labels, nuclear_marker=nuclear_marker, nuclei=of_nuclei)
     if as_json:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,17 +47,14 @@ class ExtractionPlan:
 
     def __str__(self) -> str:
         """Return the plan as people read it."""
-        total = sum(self.seconds.values())
         shape = " x ".join(map(str, self.patch_shape))
-        stages = [f"  {stage:<22}{said_time(seconds):>9}" for stage, seconds in self.seconds.items()]
         return "\n".join(
             [
                 f"cells   about {self.n_cells:,} of {self.n_cells_of_slide:,}, in {self.n_blocks:,} blocks",
                 f"patch   {shape} {self.dtype}",
                 f"disk    about {said_bytes(self.store_bytes)} ({said_bytes(self.raw_bytes)} before compression)",
                 f"memory  at most {said_bytes(self.memory_bytes)}, {self.workers} {self.executor}",
-                f"time    about {said_time(total)}, mostly {self.dominated_by}",
-                *stages,
+                *said_seconds(self.seconds, self.dominated_by),
             ]
         )
 
@@ -199,3 +196,11 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
     result = work()
     return result, time.perf_counter() - began
+
+
+def said_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]:
+    """Return the lines of a plan that tell its time, in all and by stage."""
+    return [
+        f"time    about {said_time(sum(seconds.values()))}, mostly {dominated_by}",
+        *[f"  {stage:<22}{said_time(each):>9}" for stage, each in seconds.items()],
+    ]

@@ -76,6 +76,17 @@ def open_mask(
     return Mask(labels, name)
 
 
+def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
+    """Open the mask of the nuclei of a slide, which have the ids of their cells.
+
+    Parameters
+    ----------
+    path
+        A label image of the nuclei, or outlines of cells with their nuclei in GeoJSON; see :func:`open_mask`.
+    """
+    return open_mask(path, slide=slide, part="nucleus" if is_geojson(Path(path)) else "cell")
+
+
 class Mask:
     """A label image (Y, X) of whatever numbers, read as uint32."""
 

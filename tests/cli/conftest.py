@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tifffile
 
 from mxsplicer.cli import main
+from mxsplicer.slides.slide import Slide
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ def command(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
     root.handlers[:], root.level = before[0], before[1]
     package.setLevel(before[2])
     signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture
+def saved(tmp_path) -> Callable[[Slide], str]:
+    """Return a function that writes a slide as an OME-TIFF into ``tmp_path`` and returns its name."""
+
+    def save(slide: Slide) -> str:
+        metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "Channel": {"Name": list(slide.markers)}}
+        tifffile.imwrite(tmp_path / "S01.ome.tif", slide.image, photometric="minisblack", metadata=metadata, ome=True)
+        return "S01.ome.tif"
+
+    return save
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:

@@ -16,10 +16,8 @@ SLIDE, _ = tiny_slide(cells_at=CELLS_AT, shape_px=(250, 310))
 
 
 @pytest.fixture
-def slide(tmp_path):
-    metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "Channel": {"Name": list(SLIDE.markers)}}
-    tifffile.imwrite(tmp_path / "S01.ome.tif", SLIDE.image, photometric="minisblack", metadata=metadata, ome=True)
-    return "S01.ome.tif"
+def slide(saved):
+    return saved(SLIDE)
 
 
 def test_it_is_told_in_words(command, slide):
