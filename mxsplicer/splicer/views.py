@@ -47,26 +47,51 @@ class Views:
     blur: float = 0.05
     drop: float = 0.0
 
-    def __call__(self, a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return a view of each of two normalised pictures (B, C, P, P) of the same cells."""
-        turns = _matrices(a, self.scale, self.shift, generator)
-        other_turns = turns if self.shared_geometry else _matrices(b, self.scale, self.shift, generator)
-        return self._stain(_move(a, turns), generator), self._stain(_move(b, other_turns), generator)
+    def __call__(
+        self, a: Tensor, b: Tensor, generator: torch.Generator, *, first: int = 0, of: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a view of each of two normalised pictures (B, C, P, P) of the same cells.
 
-    def _stain(self, patches: Tensor, generator: torch.Generator) -> Tensor:
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=patches.device)
+        Where they are a part of a batch ``of`` more cells, whose first is the one numbered ``first``, they get the views
+        that they would get in the whole batch.
+        """
+        draws = _Draws(generator, a.device, first, len(a), of or len(a))
+        turns = _matrices(self.scale, self.shift, draws)
+        other_turns = turns if self.shared_geometry else _matrices(self.scale, self.shift, draws)
+        return self._stain(_move(a, turns), draws), self._stain(_move(b, other_turns), draws)
 
-        n, channels = patches.shape[:2]
-        gain = 1 + self.gain * (2 * uniform(n, channels, 1, 1) - 1)
-        offset = self.offset * (2 * uniform(n, channels, 1, 1) - 1)
-        kept = (uniform(n, channels, 1, 1) >= self.drop).float()
+    def _stain(self, patches: Tensor, draws: "_Draws") -> Tensor:
+        channels = patches.shape[1]
+        gain = 1 + self.gain * (2 * draws.uniform(channels, 1, 1) - 1)
+        offset = self.offset * (2 * draws.uniform(channels, 1, 1) - 1)
+        kept = (draws.uniform(channels, 1, 1) >= self.drop).float()
         out = patches * (gain * kept) + offset * kept  # 0 is the marker's mean: an absent marker tells nothing
-        blurred = uniform(n) < self.blur
+        blurred = draws.uniform() < self.blur
         if blurred.any():
             out[blurred] = _blur(out[blurred])
-        noise = torch.randn(patches.shape, generator=generator, device=patches.device)
-        return out + noise * (self.noise * uniform(n, 1, 1, 1))
+        return out + draws.normal(*patches.shape[1:]) * (self.noise * draws.uniform(1, 1, 1))
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers of some cells of a batch. They are drawn for all of it, so that they do not depend on its parts."""
+
+    generator: torch.Generator
+    device: torch.device
+    first: int
+    n: int
+    of: int
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers between 0 and 1, (n, *shape)."""
+        return self._part(torch.rand((self.of, *shape), generator=self.generator, device=self.device))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal numbers, (n, *shape)."""
+        return self._part(torch.randn((self.of, *shape), generator=self.generator, device=self.device))
+
+    def _part(self, drawn: Tensor) -> Tensor:
+        return drawn[self.first : self.first + self.n]
 
 
 def plan_views(name: str) -> Views:
@@ -83,9 +108,9 @@ def _move(patches: Tensor, turns: Tensor) -> Tensor:
     return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
 
 
-def _matrices(patches: Tensor, scale: tuple[float, float], shift: float, generator: torch.Generator) -> Tensor:
+def _matrices(scale: tuple[float, float], shift: float, draws: _Draws) -> Tensor:
     """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
-    u = torch.rand((5, len(patches)), generator=generator, device=patches.device)
+    u = draws.uniform(5).T  # (5, B)
     angle = 2 * math.pi * u[0]
     zoom = scale[0] + (scale[1] - scale[0]) * u[1]
     mirror = torch.where(u[2] < 0.5, -1.0, 1.0)

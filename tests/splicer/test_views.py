@@ -84,3 +84,15 @@ def test_gain_is_per_marker_and_per_cell_within_its_range():
 def test_an_unknown_plan_of_views_is_refused():
     with pytest.raises(InputError, match="shared and independent"):
         plan_views("sideways")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_part_of_a_batch_gets_the_views_that_it_gets_in_the_whole(shared):
+    patches = torch.randn(6, 3, 16, 16, generator=generator(1))
+    views = Views(shared_geometry=shared, blur=0.5, drop=0.2)
+    whole = views(patches, patches, generator())
+
+    parts = [views(patches[i : i + 2], patches[i : i + 2], generator(), first=i, of=6) for i in (0, 2, 4)]
+
+    for view, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(pieces), view)
