@@ -52,8 +52,8 @@ class Views:
     ) -> tuple[Tensor, Tensor]:
         """Return a view of each of two normalised pictures (B, C, P, P) of the same cells.
 
-        Where they are a part of a batch ``of`` more cells, whose first is the one numbered ``first``, they get the views
-        that they would get in the whole batch.
+        Where they are a part of a batch ``of`` more cells, the first of them being number ``first`` there, they get the
+        views that they would get in the whole batch.
         """
         draws = _Draws(generator, a.device, first, len(a), of or len(a))
         turns = _matrices(self.scale, self.shift, draws)
@@ -74,7 +74,7 @@ class Views:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of some cells of a batch. They are drawn for all of it, so that they do not depend on its parts."""
+    """Random numbers of some cells of a batch: drawn for all of it, so that they do not depend on its parts."""
 
     generator: torch.Generator
     device: torch.device
