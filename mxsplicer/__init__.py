@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxsplicer import pl, report, tl
     from mxsplicer.embedding import embed, embed_to_file, from_slide, from_store, open_cells
     from mxsplicer.errors import InputError
+    from mxsplicer.patches.cutting import cut_patches
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
     from mxsplicer.patches.planning import ExtractionPlan, plan_extraction
     from mxsplicer.patches.store import PatchStore
@@ -46,6 +47,7 @@ _HOME = {
     "Run": "splicer.run",
     "Slide": "slides.slide",
     "Views": "splicer.views",
+    "cut_patches": "patches.cutting",
     "embed": "embedding",
     "embed_slides": "pipeline",
     "embed_to_file": "embedding",
@@ -83,6 +85,7 @@ __all__ = [
     "Run",
     "Slide",
     "Views",
+    "cut_patches",
     "embed",
     "embed_slides",
     "embed_to_file",

@@ -1,4 +1,4 @@
-"""Cutting: the patches of a block, put together from the tiles that its cells lie on."""
+"""Cutting: the patches of a block, or of single cells, put together from the tiles that the cells lie on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.patches.blocks import Grid, Place, TileReader, find_places
+from mxsplicer.errors import InputError
+from mxsplicer.patches.blocks import (
+    Grid,
+    Place,
+    TileReader,
+    choose_block_size,
+    choose_patch_px,
+    choose_tile,
+    find_places,
+    order_windows,
+)
 from mxsplicer.patches.store import OTHER_CELL
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.slides.slide import LazyImage, Slide, check_mask
+
+_CACHE_BYTES = 256 << 20  # tiles held between the blocks of single cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +118,86 @@ class Cutter:
         reader = self.reader(numbers, cache_bytes)
         for number in numbers:
             yield (number, *self.cut(number, reader))
+
+
+def prepare_cutter(
+    slide: Slide, mask: LazyImage, x_px: np.ndarray, y_px: np.ndarray, cell_ids: np.ndarray, *, patch_px: int
+) -> tuple[Cutter, np.ndarray]:
+    """Return what cuts the patches around some points of a slide, and the order in which it takes them."""
+    # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
+    tops, lefts = (np.floor(along + 0.5).astype(np.int64) - patch_px // 2 for along in (y_px, x_px))
+    grid = Grid(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
+    order = order_windows(tops, lefts, grid)
+    block_size = choose_block_size(len(slide.markers) * patch_px**2 * slide.image.dtype.itemsize)
+    return Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size), order
+
+
+def cut_patches(
+    slide: Slide,
+    mask: LazyImage,
+    x_px: np.ndarray,
+    y_px: np.ndarray,
+    cell_id: np.ndarray,
+    *,
+    patch_px: int | None = None,
+    patch_size_um: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the patches of some cells straight from the slide, to look at them; no store is needed.
+
+    The patches are those that :func:`~mxsplicer.patches.extraction.extract_patches` writes, byte for byte. Each tile
+    that the cells lie on is read once, and all patches are returned at once: this is for hundreds of cells, not for
+    all of a slide.
+
+    Parameters
+    ----------
+    slide
+        Image (C, Y, X).
+    mask
+        Label image (Y, X).
+    x_px, y_px
+        Centroids, as ``obs["x_px"]`` and ``obs["y_px"]`` hold them (n,).
+    cell_id
+        Values of the mask (n,).
+    patch_px
+        Side of a patch in pixels; it may be larger or smaller than what the cells were embedded by.
+    patch_size_um
+        The same in micrometres; give one of the two.
+
+    Returns
+    -------
+    Patches (n, C, P, P) in the slide's dtype, 0 beyond the slide, and regions (n, P, P) uint8: 0 background, 1 this
+    cell, 2 another. Row i is that of the i-th cell given.
+
+    Raises
+    ------
+    InputError
+        If the mask does not fit the slide, the columns differ in length, or not one of the two sizes is given.
+
+    Examples
+    --------
+    >>> from mxsplicer.testing import tiny_slide
+    >>> slide, mask = tiny_slide(cells_at=[(20, 30), (40, 10)])
+    >>> patches, regions = cut_patches(slide, mask, [10.0, 30.0], [40.0, 20.0], [2, 1], patch_px=16)
+    >>> patches.shape, regions[:, 8, 8].tolist()
+    ((2, 3, 16, 16), [1, 1])
+    """
+    check_mask(mask, slide)
+    if (patch_px is None) == (patch_size_um is None):
+        msg = "the size of the patches is given by patch_px or by patch_size_um, one of the two."
+        raise InputError(msg)
+    side_um = patch_size_um if patch_px is None else patch_px * slide.pixel_size_um
+    side_px = choose_patch_px(slide, side_um)  # type: ignore[arg-type]
+    x, y, ids = (np.asarray(column) for column in (x_px, y_px, cell_id))
+    if not len(x) == len(y) == len(ids):
+        msg = f"x_px, y_px and cell_id have {len(x)}, {len(y)} and {len(ids)} entries; one per cell is needed."
+        raise InputError(msg)
+    patches = np.empty((len(ids), len(slide.markers), side_px, side_px), np.dtype(slide.image.dtype).newbyteorder("="))
+    regions = np.empty((len(ids), side_px, side_px), np.uint8)
+    cutter, order = prepare_cutter(slide, mask, x, y, ids, patch_px=side_px)
+    for number, some, of_some in cutter.cut_all(range(cutter.n_blocks), _CACHE_BYTES):
+        rows = order[cutter.rows(number)]
+        patches[rows], regions[rows] = some, of_some
+    return patches, regions
 
 
 def _overlap(first: int, length: int, tile_first: int, tile_length: int) -> tuple[slice, slice]:

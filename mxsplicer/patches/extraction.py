@@ -10,8 +10,8 @@ import pandas as pd
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
-from mxsplicer.patches.blocks import Grid, choose_block_size, choose_patch_px, choose_tile, order_windows
-from mxsplicer.patches.cutting import Cutter
+from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
 from mxsplicer.patches.workers import choose_crew, cut_blocks
@@ -216,18 +216,6 @@ class _Keep:
 
     def is_done(self, _number: int) -> bool:
         return False
-
-
-def prepare_cutter(
-    slide: Slide, mask: LazyImage, x_px: np.ndarray, y_px: np.ndarray, cell_ids: np.ndarray, *, patch_px: int
-) -> tuple[Cutter, np.ndarray]:
-    """Return what cuts the patches around some points of a slide, and the order in which it takes them."""
-    # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
-    tops, lefts = (np.floor(along + 0.5).astype(np.int64) - patch_px // 2 for along in (y_px, x_px))
-    grid = Grid(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
-    order = order_windows(tops, lefts, grid)
-    block_size = choose_block_size(len(slide.markers) * patch_px**2 * slide.image.dtype.itemsize)
-    return Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size), order
 
 
 def _prepared(slide: Slide, mask: LazyImage, cells: Cells, patch_px: int) -> tuple[Cells, Cutter, pd.DataFrame]:

@@ -13,7 +13,7 @@ import numpy as np
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget, said_bytes
 from mxsplicer.patches.blocks import choose_patch_px, choose_tile
-from mxsplicer.patches.extraction import prepare_cutter
+from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
 from mxsplicer.patches.workers import choose_crew
 from mxsplicer.progress import said_time

@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster
     from mxsplicer.tl.correlation import correlate
     from mxsplicer.tl.probing import probe, verdict
+    from mxsplicer.tl.similarity import index_cells, similar
 
-__all__ = ["cluster", "correlate", "probe", "verdict"]
+__all__ = ["cluster", "correlate", "index_cells", "probe", "similar", "verdict"]
 
-_MODULES = {"cluster": "clustering", "correlate": "correlation", "probe": "probing", "verdict": "probing"}
+_MODULES = {
+    "cluster": "clustering",
+    "correlate": "correlation",
+    "index_cells": "similarity",
+    "probe": "probing",
+    "similar": "similarity",
+    "verdict": "probing",
+}
 
 
 def __getattr__(name: str) -> Any:

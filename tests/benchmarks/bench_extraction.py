@@ -22,8 +22,8 @@ import zarr
 
 from mxsplicer.memory import Budget
 from mxsplicer.patches.blocks import Place, TileReader
-from mxsplicer.patches.cutting import Cutter
-from mxsplicer.patches.extraction import extract_patches, prepare_cutter, stream_blocks
+from mxsplicer.patches.cutting import Cutter, prepare_cutter
+from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.patches.workers import choose_crew
 from mxsplicer.slides.cells import measure_cells

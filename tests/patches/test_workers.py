@@ -14,7 +14,8 @@ import pytest
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget, parse_bytes
 from mxsplicer.patches import workers
-from mxsplicer.patches.extraction import extract_patches, prepare_cutter, stream_blocks
+from mxsplicer.patches.cutting import prepare_cutter
+from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.workers import choose_crew
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
