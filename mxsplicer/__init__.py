@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mxsplicer.slides.segmentation import segment
     from mxsplicer.slides.simulation import simulate_slide
     from mxsplicer.slides.slide import Slide
+    from mxsplicer.splicer.recipe import Recipe
     from mxsplicer.splicer.run import Run, load_run
     from mxsplicer.splicer.training import train
     from mxsplicer.splicer.views import Views
@@ -43,6 +44,7 @@ _HOME = {
     "InputError": "errors",
     "Options": "pipeline",
     "PatchStore": "patches.store",
+    "Recipe": "splicer.recipe",
     "Result": "result",
     "Run": "splicer.run",
     "Slide": "slides.slide",
@@ -81,6 +83,7 @@ __all__ = [
     "InputError",
     "Options",
     "PatchStore",
+    "Recipe",
     "Result",
     "Run",
     "Slide",

@@ -10,9 +10,9 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -50,12 +50,9 @@ from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.encoders import ENCODERS
-from mxsplicer.splicer.losses import LOSSES
-from mxsplicer.splicer.objectives import OBJECTIVES
-from mxsplicer.splicer.run import SURROUNDINGS, Run, check_panel, load_run, make_encoder, untrained
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.run import Run, check_panel, load_run, make_encoder, untrained
 from mxsplicer.splicer.training import train
-from mxsplicer.splicer.views import plan_views
 from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
 
 logger = logging.getLogger(__name__)
@@ -90,38 +87,20 @@ class Options:
     training_cells: int = 200_000
     keep_patches: bool = False  # of every cell, not of the training sample alone
     model: Path | None = None
-    method: str = "splicer"
-    loss: str = "vicreg"
-    encoder: str = "resnet18"
-    encoder_width: int = 64
-    component_width: int = 8
-    chunk_width: int = 32
-    redundancy_weight: float = 0.1
-    views: str = "independent"
-    surroundings: str = "hide"
-    epochs: int | None = None
-    batch_size: int = 256
-    learning_rate: float = 3e-3
+    recipe: Recipe = field(default_factory=Recipe)
     labels: Path | None = None
     label: tuple[str, ...] = ()
     samples: Path | None = None
     groups: str | None = None
     baselines: bool = True
-    seed: int = 0
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn at random; that of the training."""
+        return self.recipe.seed
 
     def __post_init__(self) -> None:
-        """Raise where a word is unknown or one option needs another."""
-        known: dict[str, Iterable[str]] = {
-            "method": OBJECTIVES,
-            "loss": LOSSES,
-            "encoder": ENCODERS,
-            "surroundings": SURROUNDINGS,
-        }
-        for option, table in known.items():
-            if getattr(self, option) not in table:
-                msg = f"there is no {option} {getattr(self, option)!r}; there are {', '.join(table)}."
-                raise InputError(msg)
-        plan_views(self.views)
+        """Raise where one option needs another."""
         parse_renames(self.rename)
         if self.label and self.labels is None:
             msg = f"--label {self.label[0]} names a column, but of no table: give the table by --labels."
@@ -320,10 +299,11 @@ def plan_slides(
         for stage in ("measuring cells", "decoding tiles", "cutting patches"):
             seconds[stage] = seconds.get(stage, 0.0) + plan.seconds[stage]
     n_markers, patch_px = len(work.slides[0].markers), choose_patch_px(work.slides[0], work.patch_size_um)
+    recipe = work.options.recipe
     encoder = (
         work.model.encoder
         if work.model
-        else make_encoder(work.options.encoder, n_markers, patch_px, width=work.options.encoder_width)
+        else make_encoder(recipe.encoder, n_markers, patch_px, width=recipe.encoder_width)
     )
     n_inputs = len(work.model.markers) if work.model else n_markers
     per_cell = seconds_per_cell(encoder, (n_inputs, patch_px, patch_px), device=device)
@@ -503,7 +483,7 @@ def _measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
 
 def _is_begun(work: _Work) -> bool:
     file = work.result.settings
-    return file.is_file() and differences(json.loads(file.read_text(encoding="utf-8")), _record(work)) == []
+    return file.is_file() and differences(_recorded(file), _record(work)) == []
 
 
 def _begin(work: _Work, *, overwrite: bool) -> None:
@@ -513,7 +493,7 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
         msg = f"{path} exists and is not a result of mxsplicer. Choose another folder by --out."
         raise InputError(msg)
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = _recorded(file)
         differ = differences(before, _record(work))
         if not differ and not overwrite:
             work.seconds.update(before["seconds"])
@@ -543,8 +523,19 @@ def _given_paths(work: _Work) -> list[Path]:
 
 def _record(work: _Work) -> dict[str, Any]:
     """Return what the outcome depends on, as JSON has it."""
-    options = {key: _as_json(value) for key, value in asdict(work.options).items()}
-    return {"options": options, **work.fingerprints, "seconds": work.seconds}
+    return {"options": _options_as_json(work.options), **work.fingerprints, "seconds": work.seconds}
+
+
+def _recorded(settings: Path) -> dict[str, Any]:
+    """Return what a result was begun with; options that are newer than it were at their defaults."""
+    record: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+    return record | {"options": _options_as_json(Options()) | record["options"]}
+
+
+def _options_as_json(options: Options) -> dict[str, Any]:
+    """Return every option by its name, those of the recipe among the others."""
+    given = {one.name: _as_json(getattr(options, one.name)) for one in fields(options) if one.name != "recipe"}
+    return given | options.recipe.to_settings()
 
 
 def _as_json(value: Any) -> Any:
@@ -585,7 +576,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage]) -> None:
             work.cells = _measured(work, masks)
     cells, running = work.cells, work.running
     stores = [] if work.model and not work.options.keep_patches else _stores(work, masks, cells)
-    run = work.model or _train(work, stores, work.result.run, work.options.method)
+    run = work.model or _train(work, stores, work.result.run, work.options.recipe)
     baselines = _baselines(work, stores, run)
     with work.timed("embedding"):
         sources: list[Source] = [
@@ -665,29 +656,11 @@ def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> 
     return stores
 
 
-def _train(work: _Work, stores: Sequence[PatchStore], path: Path, method: str) -> Run:
+def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
     if path.exists():
         return load_run(path)
-    options = work.options
-    with work.timed("training" if path == work.result.run else f"training the baseline ({method})"):
-        return train(
-            stores,
-            path,
-            method=method,
-            loss=options.loss,
-            encoder=options.encoder,
-            encoder_width=options.encoder_width,
-            component_width=options.component_width,
-            chunk_width=options.chunk_width,
-            redundancy_weight=options.redundancy_weight,
-            views=plan_views(options.views),
-            surroundings=options.surroundings,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            device=work.running.device,
-        )
+    with work.timed("training" if path == work.result.run else f"training the baseline ({recipe.method})"):
+        return train(stores, path, recipe=recipe, device=work.running.device)
 
 
 def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
@@ -696,7 +669,7 @@ def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str,
         return {}
     baselines = {"X_untrained": untrained(run, seed=work.options.seed)}
     if stores and run.method != "joint":
-        baselines["X_joint"] = _train(work, stores, work.result.joint, "joint")
+        baselines["X_joint"] = _train(work, stores, work.result.joint, replace(work.options.recipe, method="joint"))
     return baselines
 
 

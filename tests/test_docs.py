@@ -13,6 +13,7 @@ import typer
 from mxsplicer.cli import app
 from mxsplicer.pipeline import Options, embed_slides
 from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.splicer.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
@@ -24,9 +25,8 @@ def prepared(tmp_path_factory):
     """Return a folder as a reader may have it: a tiny slide, its mask and truth, and the result of embedding it."""
     folder = tmp_path_factory.mktemp("reader")
     made = simulate_slide(folder / "slide.ome.tiff", size_px=512)
-    options = Options(
-        masks=(made.mask,), patch_size_um=16, epochs=1, encoder_width=8, component_width=4, chunk_width=16
-    )
+    recipe = Recipe(epochs=1, encoder_width=8, component_width=4, chunk_width=16)
+    options = Options(masks=(made.mask,), patch_size_um=16, recipe=recipe)
     embed_slides(made.image, folder / "slide.mxs", options=options, device="cpu")
     return folder
 

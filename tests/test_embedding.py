@@ -14,12 +14,13 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.store import Block
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.testing import tiny_slide, tiny_store
 
 CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]
-SMALL = {"encoder_width": 8, "component_width": 4, "chunk_width": 8, "batch_size": 16, "epochs": 1, "device": "cpu"}
+SMALL = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def store():
 
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory):
-    return train(store, tmp_path_factory.mktemp("run") / "run", **SMALL)
+    return train(store, tmp_path_factory.mktemp("run") / "run", recipe=SMALL, device="cpu")
 
 
 def test_every_cell_has_a_row_with_its_own_intensity_and_place(store, run):

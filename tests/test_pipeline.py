@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -21,14 +22,11 @@ from mxsplicer.result import open_result
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import SimulatedSlide, simulate_slide
+from mxsplicer.splicer.recipe import Recipe
 
 SMALL = {
     "patch_size_um": 8.0,
-    "epochs": 1,
-    "batch_size": 64,
-    "encoder_width": 8,
-    "component_width": 2,
-    "chunk_width": 8,
+    "recipe": Recipe(epochs=1, batch_size=64, encoder_width=8, component_width=2, chunk_width=8),
 }
 
 
@@ -158,7 +156,12 @@ def test_a_finished_call_does_nothing_and_another_is_refused(result, simulated, 
 
     embed_slides(simulated.image, result.path, options=options, device="cpu")
     with pytest.raises(InputError, match=r"exists and was made differently \(epochs was 1, now 2\)"):
-        embed_slides(simulated.image, result.path, options=Options(**(vars(options) | {"epochs": 2})), device="cpu")
+        embed_slides(
+            simulated.image,
+            result.path,
+            options=replace(options, recipe=replace(options.recipe, epochs=2)),
+            device="cpu",
+        )
 
     assert files_of(result.path) == before
 
@@ -174,7 +177,7 @@ def test_a_table_that_was_edited_is_noticed(result, simulated, options):
 
 
 def test_overwriting_never_deletes_what_was_handed_in(result, simulated, options):
-    other = Options(**(vars(options) | {"model": result.path}))
+    other = replace(options, model=result.path)
 
     with pytest.raises(InputError, match="which --overwrite would delete"):
         embed_slides(simulated.image, result.path, options=other, device="cpu", overwrite=True)

@@ -14,39 +14,28 @@ from mxsplicer.cli.options import (
     PATCHES,
     RUNNING,
     SCORES,
-    BatchSize,
-    ChunkWidth,
-    ComponentWidth,
     Dask,
     Device,
     Drop,
-    Encoder,
-    EncoderWidth,
-    Epochs,
     Executor,
     Expansion,
-    LearningRate,
-    LossName,
     Markers,
     MaskPage,
     MaxMemory,
     MembraneMarker,
-    Method,
     MinArea,
     NuclearMarker,
     NucleusDiameter,
     Overwrite,
     PixelSize,
     Plan,
-    RedundancyWeight,
     Rename,
-    Seed,
     SegmenterName,
     Statistics,
-    Surroundings,
-    ViewPlan,
     Workers,
+    takes_recipe,
 )
+from mxsplicer.splicer.recipe import Recipe
 
 if TYPE_CHECKING:
     from mxsplicer.result import Result
@@ -54,7 +43,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(embed)
+    app.command()(takes_recipe(embed))
 
 
 def embed(
@@ -121,18 +110,8 @@ def embed(
     training_cells: Annotated[
         int, typer.Option(min=2, help="Cells to train on, at most, over all slides.", rich_help_panel=MODEL)
     ] = 200_000,
-    method: Method = "splicer",
-    loss: LossName = "vicreg",
-    encoder: Encoder = "resnet18",
-    encoder_width: EncoderWidth = 64,
-    component_width: ComponentWidth = 8,
-    chunk_width: ChunkWidth = 32,
-    redundancy_weight: RedundancyWeight = 0.1,
-    views: ViewPlan = "independent",
-    surroundings: Surroundings = "hide",
-    epochs: Epochs = None,
-    batch_size: BatchSize = 256,
-    learning_rate: LearningRate = 3e-3,
+    *,
+    recipe: Recipe,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -163,7 +142,6 @@ def embed(
     dask: Dask = None,
     max_memory: MaxMemory = None,
     device: Device = "auto",
-    seed: Seed = 0,
     overwrite: Overwrite = False,
     plan: Plan = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say the plan in JSON.", rich_help_panel=RUNNING)] = False,
@@ -196,24 +174,12 @@ def embed(
         training_cells=training_cells,
         keep_patches=keep_patches,
         model=model,
-        method=method,
-        loss=loss,
-        encoder=encoder,
-        encoder_width=encoder_width,
-        component_width=component_width,
-        chunk_width=chunk_width,
-        redundancy_weight=redundancy_weight,
-        views=views,
-        surroundings=surroundings,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        recipe=recipe,
         labels=labels,
         label=tuple(label or ()),
         samples=samples,
         groups=groups,
         baselines=baselines,
-        seed=seed,
     )
     how: dict[str, Any] = {
         "options": options,

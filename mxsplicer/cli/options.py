@@ -1,9 +1,16 @@
 """Options that several commands share, so that they mean and say the same everywhere."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.recipe import PRESETS, Recipe
 
 # Headings of --help, in the order of the work.
 INPUT, CELLS, PATCHES, MODEL, SCORES, RUNNING = "Input", "Cells", "Patches", "Model", "Scores", "Running"
@@ -136,45 +143,104 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same res
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=RUNNING)]
 
-Method = Annotated[
-    str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.", rich_help_panel=MODEL)
-]
-LossName = Annotated[str, typer.Option("--loss", help="vicreg, simclr or sigreg.", rich_help_panel=MODEL)]
-Encoder = Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.", rich_help_panel=MODEL)]
-EncoderWidth = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.", rich_help_panel=MODEL
-    ),
-]
-ComponentWidth = Annotated[
-    int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.", rich_help_panel=MODEL)
-]
-ChunkWidth = Annotated[
-    int, typer.Option(min=1, help="Width of each component's chunk of the embedding.", rich_help_panel=MODEL)
-]
-RedundancyWeight = Annotated[
-    float,
-    typer.Option(help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0, rich_help_panel=MODEL),
-]
-ViewPlan = Annotated[
-    str, typer.Option("--views", help="Geometry of the two views: shared or independent.", rich_help_panel=MODEL)
-]
-Surroundings = Annotated[
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+# Every field of a recipe that the command line offers: --preset first, then what is given beside it.
+_PRESET = Annotated[
     str,
     typer.Option(
-        help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.", rich_help_panel=MODEL
+        help="default, or paper: the paper's design. Options given beside it come on top.", rich_help_panel=MODEL
     ),
 ]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Passes over the cells; by default as many as make 2,000 steps.",
-        show_default=False,
-        rich_help_panel=MODEL,
-    ),
-]
-BatchSize = Annotated[int, typer.Option(min=2, help="Cells per training step.", rich_help_panel=MODEL)]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=MODEL)]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+_RECIPE: dict[str, Any] = {
+    "method": Annotated[
+        str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.", rich_help_panel=MODEL)
+    ],
+    "loss": Annotated[str, typer.Option(help="vicreg, simclr or sigreg.", rich_help_panel=MODEL)],
+    "encoder": Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.", rich_help_panel=MODEL)],
+    "encoder_width": Annotated[
+        int,
+        typer.Option(
+            min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.", rich_help_panel=MODEL
+        ),
+    ],
+    "component_width": Annotated[
+        int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.", rich_help_panel=MODEL)
+    ],
+    "chunk_width": Annotated[
+        int, typer.Option(min=1, help="Width of each component's chunk of the embedding.", rich_help_panel=MODEL)
+    ],
+    "projector_layers": Annotated[
+        int, typer.Option(min=0, help="Hidden layers between z and the embedding.", rich_help_panel=MODEL)
+    ],
+    "redundancy_weight": Annotated[
+        float,
+        typer.Option(
+            help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0, rich_help_panel=MODEL
+        ),
+    ],
+    "views": Annotated[
+        str, typer.Option(help="Geometry of the two views: shared or independent.", rich_help_panel=MODEL)
+    ],
+    "surroundings": Annotated[
+        str,
+        typer.Option(
+            help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.", rich_help_panel=MODEL
+        ),
+    ],
+    "epochs": Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the cells; by default as many as make 2,000 steps.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "batch_size": Annotated[int, typer.Option(min=2, help="Cells per training step.", rich_help_panel=MODEL)],
+    "learning_rate": Annotated[float, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=MODEL)],
+    "weight_decay": Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.", rich_help_panel=MODEL)],
+    "seed": Seed,
+}
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of a recipe, in the place of its parameter ``recipe``.
+
+    The command is called with the recipe: that of ``--preset``, changed by the options that were given.
+    """
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    options = {"preset": (_PRESET, "default")} | {name: (kind, defaults[name]) for name, kind in _RECIPE.items()}
+    parameters = [
+        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in options.items()
+        ),
+    ]
+    own = list(signature(command).parameters.values())
+    place = [parameter.name for parameter in own].index("recipe")
+    # The seed is the last, for its heading in --help is the last.
+    every = [*own[:place], *parameters[:-1], *own[place + 1 :], parameters[-1]]
+
+    @wraps(command)
+    def with_recipe(context: typer.Context, **values: Any) -> None:
+        chosen = {name: values.pop(name) for name in options}
+        # Typer's own copy of click has its own ParameterSource; its members have the same names.
+        given = {name for name in chosen if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+        changes = {name: value for name, value in chosen.items() if name in given - {"preset"}}
+        command(**values, recipe=make_recipe(chosen["preset"], changes))
+
+    with_recipe.__signature__ = Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in every]
+    )
+    with_recipe.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+    return with_recipe
+
+
+def make_recipe(preset: str, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a preset, changed by fields as the command line gives them."""
+    if preset not in PRESETS:
+        msg = f"there is no preset {preset!r}; there are {', '.join(PRESETS)}."
+        raise InputError(msg)
+    return Recipe(**PRESETS[preset] | dict(changes))

@@ -24,7 +24,6 @@ from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import ENCODERS
 
 _VERSION = 1
-SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
-from mxsplicer.splicer.run import SURROUNDINGS, Run, load_run, make_encoder, save_run
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.run import Run, load_run, make_encoder, save_run
 from mxsplicer.splicer.views import Views
 
 logger = logging.getLogger(__name__)
@@ -40,21 +41,7 @@ def train(
     stores: PatchStore | Sequence[PatchStore],
     path: str | Path,
     *,
-    method: str = "splicer",
-    loss: str = "vicreg",
-    encoder: str = "resnet18",
-    encoder_width: int = 64,
-    component_width: int = 8,
-    chunk_width: int = 32,
-    views: Views | None = None,
-    projector_layers: int = 0,
-    redundancy_weight: float = 0.1,
-    surroundings: str = "hide",
-    epochs: int | None = None,
-    batch_size: int = 256,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-4,
-    seed: int = 0,
+    recipe: Recipe | None = None,
     device: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
@@ -67,28 +54,8 @@ def train(
         Stores of one panel, patch size and pixel size.
     path
         Run folder to create. Until training ends it lies in ``<path>.partial``, and the same call goes on there.
-    method
-        ``"splicer"`` (arXiv 2503.07444) or ``"joint"``, its baseline.
-    loss
-        ``"vicreg"``, ``"simclr"`` or ``"sigreg"``, between each chunk and its component.
-    encoder, encoder_width
-        The primary encoder and the width of its first stage; 64 is the ResNet-18 of the paper.
-    component_width
-        Width of the first stage of each component's encoder.
-    chunk_width
-        Width of one component's chunk of the embedding.
-    projector_layers
-        Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
-    redundancy_weight
-        Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
-    views
-        How the views differ; see :class:`~mxsplicer.splicer.views.Views`.
-    surroundings
-        ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
-    epochs
-        Passes over the cells; by default as many as make 2,000 steps.
-    learning_rate
-        Peak, for AdamW with 10 % warm-up and cosine decay.
+    recipe
+        Objective, loss, encoder, views and all else that decides the outcome; by default the default one.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     precision
@@ -102,17 +69,13 @@ def train(
     stores = [stores] if isinstance(stores, PatchStore) else list(stores)
     path = Path(path)
     markers, patch_px, pixel_size_um = _agreement(stores)
-    for name, table in ((method, OBJECTIVES), (loss, LOSSES), (surroundings, SURROUNDINGS)):
-        if name not in table:
-            msg = f"there is no {name!r}; there are {', '.join(table)}."
-            raise InputError(msg)
-    views = views or Views()
-    batches = Batches(stores, batch_size, seed=seed)
+    recipe = recipe or Recipe()
+    batches = Batches(stores, recipe.batch_size, seed=recipe.seed)
     if batches.n_cells < 2:
         msg = f"{batches.n_cells} cell is too few to train on. Give more slides, or a trained model by --model."
         raise InputError(msg)
-    epochs = epochs if epochs is not None else max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
-    normalization, varies = measure_normalization(stores, seed=seed)
+    epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
+    normalization, varies = measure_normalization(stores, seed=recipe.seed)
     components = [c for c in DECONSTRUCTIONS["marker"](markers) if any(varies[channel] for channel in c.channels)]
     if not components:
         msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
@@ -121,39 +84,27 @@ def train(
     if constant:
         logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
     fabric = _fabric(device, precision)
-    torch.manual_seed(seed)
-    objective = OBJECTIVES[method](
+    torch.manual_seed(recipe.seed)
+    objective = OBJECTIVES[recipe.method](
         Parts(
-            encoder=make_encoder(encoder, len(markers), patch_px, width=encoder_width),
+            encoder=make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width),
             components=tuple(components),
-            loss=LOSSES[loss](),
-            chunk_width=chunk_width,
-            projector_layers=projector_layers,
+            loss=LOSSES[recipe.loss](),
+            chunk_width=recipe.chunk_width,
+            projector_layers=recipe.projector_layers,
             patch_px=patch_px,
-            component_width=component_width,
-            redundancy_weight=redundancy_weight,
+            component_width=recipe.component_width,
+            redundancy_weight=recipe.redundancy_weight,
         )
     )
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = epochs * batches.per_epoch
-    settings = {
-        "method": method,
-        "loss": loss,
-        "encoder": encoder,
-        "encoder_width": encoder_width,
-        "component_width": component_width,
-        "chunk_width": chunk_width,
-        "components": [component.name for component in components],
-        "projector_layers": projector_layers,
-        "redundancy_weight": redundancy_weight,
+    views = recipe.view_plan()
+    settings = recipe.to_settings() | {
         "views": asdict(views),
-        "surroundings": surroundings,
+        "components": [component.name for component in components],
         "epochs": epochs,
-        "steps": steps,
+        "steps": epochs * batches.per_epoch,
         "batch_size": batches.batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "seed": seed,
         "precision": str(fabric._precision.precision),
         "patch_size_um": stores[0].patch_size_um,
         "slides": [store.slide_name for store in stores],
@@ -162,7 +113,7 @@ def train(
     run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
     folder = _begin(path, run, overwrite=overwrite)
     # AdamW moves every weight by about the learning rate whatever the loss's scale, so the sum over chunks needs none.
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     model, optimizer = fabric.setup(objective, optimizer)
     first = _resume(folder, objective, optimizer, fabric.device)
     _fit(fabric, model, objective, optimizer, batches, run, views, folder=folder, first=first)

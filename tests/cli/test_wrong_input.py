@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
 from mxsplicer.testing import tiny_slide
 
@@ -41,7 +42,8 @@ def model(tmp_path_factory) -> Path:
     """Return the run of an encoder of the tiny slide, patches of 16 µm."""
     folder = tmp_path_factory.mktemp("model")
     store = extract_patches(SLIDE, MASK, folder / "patches.zarr", patch_size_um=16)
-    train(store, folder / "run", epochs=1, batch_size=16, encoder_width=4, component_width=2, chunk_width=4)
+    small = Recipe(epochs=1, batch_size=16, encoder_width=4, component_width=2, chunk_width=4)
+    train(store, folder / "run", recipe=small)
     return folder / "run"
 
 
@@ -174,6 +176,7 @@ CASES = {
     ),
     "groups of no table": (with_options("--groups", "patient"), ["--groups patient", "--samples"]),
     "an unknown method": (with_options("--method", "simsiam"), ["'simsiam'", "splicer, joint"]),
+    "an unknown preset": (with_options("--preset", "best"), ["'best'", "default, paper"]),
     "an unknown loss": (with_options("--loss", "mse"), ["'mse'", "vicreg, simclr"]),
     "an unknown encoder": (with_options("--encoder", "vit"), ["'vit'", "resnet18, separable, hybrid"]),
     "unknown surroundings": (with_options("--surroundings", "blur"), ["'blur'", "hide, keep"]),

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,17 +11,22 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer import training
 from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run, untrained
-from mxsplicer.splicer.training import train
 from mxsplicer.testing import tiny_slide, tiny_store
 
 CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells
-SMALL = {"encoder_width": 8, "component_width": 4, "chunk_width": 8, "batch_size": 16, "epochs": 2, "device": "cpu"}
+SMALL = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=2)
 
 
 @pytest.fixture(scope="module")
 def store():
     return tiny_store(cells_at=CELLS)
+
+
+def train(store, path, *, overwrite: bool = False, device: str = "cpu", **changes):
+    """Train a small encoder for a few steps."""
+    return training.train(store, path, recipe=replace(SMALL, **changes), device=device, overwrite=overwrite)
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -30,7 +36,7 @@ def weights(run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["splicer", "joint"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_falls_for_every_method_and_loss(store, tmp_path, method, loss):
-    run = train(store, tmp_path / "run", method=method, loss=loss, **SMALL | {"epochs": 6})
+    run = train(store, tmp_path / "run", method=method, loss=loss, epochs=6)
 
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(log) == run.settings["steps"] == 30
@@ -40,9 +46,7 @@ def test_the_loss_falls_for_every_method_and_loss(store, tmp_path, method, loss)
 
 
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tmp_path):
-    first, again, other = (
-        train(store, tmp_path / name, seed=seed, **SMALL) for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    )
+    first, again, other = (train(store, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
 
     for name, tensor in weights(first).items():
         torch.testing.assert_close(tensor, weights(again)[name], rtol=0, atol=0)
@@ -51,7 +55,7 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tm
 
 @pytest.mark.parametrize("loss", ["vicreg", "sigreg"])  # nothing is drawn at random, and something is
 def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch, loss):
-    whole = train(store, tmp_path / "whole", loss=loss, **SMALL)
+    whole = train(store, tmp_path / "whole", loss=loss)
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     check = training._check_finite
 
@@ -62,10 +66,10 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
 
     monkeypatch.setattr(training, "_check_finite", stop_at_step_7)
     with pytest.raises(KeyboardInterrupt):
-        train(store, tmp_path / "cut", loss=loss, **SMALL)
+        train(store, tmp_path / "cut", loss=loss)
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(training, "_check_finite", check)
-    resumed = train(store, tmp_path / "cut", loss=loss, **SMALL)
+    resumed = train(store, tmp_path / "cut", loss=loss)
 
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(tensor, weights(resumed)[name], rtol=0, atol=0)
@@ -86,15 +90,15 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(store, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(training, "_check_finite", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(store, tmp_path / "run", **SMALL)
+            train(store, tmp_path / "run")
 
     with pytest.raises(InputError, match="other settings"):
-        train(store, tmp_path / "run", seed=5, **SMALL)
-    train(store, tmp_path / "run", seed=5, overwrite=True, **SMALL)
+        train(store, tmp_path / "run", seed=5)
+    train(store, tmp_path / "run", seed=5, overwrite=True)
 
 
 def test_a_run_folder_is_all_that_is_needed(store, tmp_path):
-    run = train(store, tmp_path / "run", **SMALL)
+    run = train(store, tmp_path / "run")
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
 
     again = load_run(moved)
@@ -109,7 +113,7 @@ def test_a_constant_marker_is_left_out_by_name(tmp_path, caplog):
     store = extract_patches(slide, mask, tmp_path / "patches.zarr", patch_size_um=16)
 
     with caplog.at_level(logging.WARNING):
-        run = train(store, tmp_path / "run", **SMALL)
+        run = train(store, tmp_path / "run")
 
     assert "constant in every cell: CD20" in caplog.text
     assert run.settings["components"] == ["DAPI", "CD3e"]
@@ -117,34 +121,34 @@ def test_a_constant_marker_is_left_out_by_name(tmp_path, caplog):
 
 def test_a_loss_that_is_not_finite_names_its_chunk(store, tmp_path):
     with pytest.raises(InputError, match=r"chunk .*CD20.* is not finite at step"):
-        train(store, tmp_path / "run", learning_rate=1e30, **SMALL)
+        train(store, tmp_path / "run", learning_rate=1e30)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "there is no 'magic'; there are splicer, joint"),
-        ({"loss": "mse"}, "there is no 'mse'; there are vicreg, simclr"),
+        ({"method": "magic"}, "there is no method 'magic'; there are splicer, joint"),
+        ({"loss": "mse"}, "there is no loss 'mse'; there are vicreg, simclr"),
         ({"encoder": "vit"}, "there is no encoder 'vit'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
 def test_unknown_words_are_refused_before_anything_is_written(store, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        train(store, tmp_path / "run", **SMALL | options)
+        train(store, tmp_path / "run", **options)
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_run_is_not_replaced_unasked(store, tmp_path):
-    train(store, tmp_path / "run", **SMALL)
+    train(store, tmp_path / "run")
 
     with pytest.raises(InputError, match="exists"):
-        train(store, tmp_path / "run", **SMALL)
+        train(store, tmp_path / "run")
 
 
 def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_path):
-    run = train(store, tmp_path / "run", **SMALL)
+    run = train(store, tmp_path / "run")
 
     baseline = untrained(run)
 
@@ -154,7 +158,7 @@ def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_p
 
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
 def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
-    train(store, tmp_path / "run", **SMALL)
+    train(store, tmp_path / "run")
     file = tmp_path / "run" / damage
     file.write_bytes(file.read_bytes()[:50])
 
