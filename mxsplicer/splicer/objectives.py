@@ -2,7 +2,8 @@
 
 SpliCER (Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444) and the objective that it is compared with, on the same
 parts. An objective takes two views of a batch and returns the terms of its loss, each a vector with one entry per
-chunk; the loss is the sum of all of them. Only ``encoder`` is kept after training.
+chunk; the loss is the sum of all of them. It does so in halves, ``embed`` cell by cell and ``terms`` over the batch:
+between them the cells of several processes are brought together. Only ``encoder`` is kept after training.
 """
 
 from collections.abc import Callable
@@ -55,14 +56,22 @@ class Splicer(nn.Module):
             width=parts.component_width,
         )
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
+    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+        """Return z (B, d), its embedding in chunks (B, n, D), and the embeddings of the components (B, n, D)."""
+        z = self.encoder(view_a)
+        e = self.projector(z).view(len(z), len(self.components), -1)
+        return z, e, self.component_encoders(deconstruct(view_b, self.components))
+
+    def terms(self, _: Tensor, e: Tensor, e_components: Tensor) -> dict[str, Tensor]:
         """Return each term of the loss for every chunk, (n,)."""
-        e = self.projector(self.encoder(view_a)).view(len(view_a), len(self.components), -1)  # (B, n, D)
-        e_components = self.component_encoders(deconstruct(view_b, self.components))  # (B, n, D)
         terms = per_chunk(self.loss, e, e_components)
         if self.redundancy_weight:
             terms["redundancy"] = self.redundancy_weight * redundancy(e)
         return terms
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
+        """Return each term of the loss for every chunk, (n,), of two views."""
+        return self.terms(*self.embed(view_a, view_b))
 
 
 class Joint(nn.Module):
@@ -77,11 +86,20 @@ class Joint(nn.Module):
             parts.features, len(parts.components) * parts.chunk_width, hidden_layers=parts.projector_layers
         )
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
-        """Return each term of the loss, (1,)."""
+    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+        """Return z of the first view (B, d), and the embeddings of both as their only chunk (B, 1, D)."""
         # One pass over both views, so that batch norm sees them alike.
-        e_a, e_b = self.projector(self.encoder(torch.cat([view_a, view_b]))).chunk(2)
-        return per_chunk(self.loss, e_a[:, None], e_b[:, None])
+        z = self.encoder(torch.cat([view_a, view_b]))
+        e_a, e_b = self.projector(z)[:, None].chunk(2)
+        return z[: len(view_a)], e_a, e_b
+
+    def terms(self, _: Tensor, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+        """Return each term of the loss, (1,)."""
+        return per_chunk(self.loss, e_a, e_b)
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
+        """Return each term of the loss, (1,), of two views."""
+        return self.terms(*self.embed(view_a, view_b))
 
 
 def per_chunk(loss: Loss, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
