@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.location import locate
+from mxsplicer.slides.location import Location, locate
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import parse_renames
 from mxsplicer.slides.readers import open_slide
@@ -72,23 +72,36 @@ def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
     """Open the slides and masks of a result where its index says they are; those that were moved are left out."""
     slides, masks = [], []
     for one in open_result(path)["slides"]:
-        image, mask = locate(one["image"]), locate(one["mask"])
-        mask = path / mask if isinstance(mask, Path) else mask  # an absolute path stays as it is
-        if any(isinstance(place, Path) and not place.exists() for place in (image, mask)):
+        found = open_image(path, one)
+        if found is None:
             logger.warning(
                 "slide %s or its mask is no longer where it was; it is left out of the pictures", one["name"]
             )
             continue
-        slide = open_slide(
-            image,
-            markers=one["markers_table"],
-            rename=parse_renames(one.get("rename", [])),
-            drop=one.get("drop", []),
-            pixel_size_um=one["pixel_size_um"],
-        )
-        slides.append(slide)
-        masks.append(open_mask(mask, page=one["mask_page"], slide=slide))
+        slides.append(found[0])
+        masks.append(found[1])
     return slides, masks
+
+
+def open_image(path: Path, entry: Mapping[str, Any]) -> tuple[Slide, LazyImage] | None:
+    """Open one slide of a result and its mask by its entry in the index; None where one of them was moved."""
+    image, mask = locate(entry["image"]), locate_mask(path, entry)
+    if any(isinstance(place, Path) and not place.exists() for place in (image, mask)):
+        return None
+    slide = open_slide(
+        image,
+        markers=entry["markers_table"],
+        rename=parse_renames(entry.get("rename", [])),
+        drop=entry.get("drop", []),
+        pixel_size_um=entry["pixel_size_um"],
+    )
+    return slide, open_mask(mask, page=entry["mask_page"], slide=slide)
+
+
+def locate_mask(path: Path, entry: Mapping[str, Any]) -> Location:
+    """Return where the mask of a slide lies, by the slide's entry in the index of the result at ``path``."""
+    mask = locate(entry["mask"])
+    return path / mask if isinstance(mask, Path) else mask  # an absolute path stays as it is
 
 
 def write_index(result: Result, slides: Sequence[Mapping[str, Any]], *, run: str) -> None:

@@ -1,0 +1,237 @@
+"""The side of napari: what the state says is painted into layers, and what the mouse does there goes into the state.
+
+Layers of others are never touched. It runs on a viewer without a window too.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mxsplicer.pl.colors import QUALITATIVE
+from napari_mxsplicer.layers import MARKER, PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
+from napari_mxsplicer.painting import Paint, PaintedLevel
+from napari_mxsplicer.state import Painted, State
+
+SELECTION, MARKS = "mxsplicer selection", "mxsplicer marked cells"
+_DIM = 0.65  # how much of a cell that is not chosen is covered
+_MARK_UM = 14.0  # diameter of the ring around a cell
+
+
+class Canvas:
+    """Ties a viewer to a state until :meth:`disconnect`."""
+
+    def __init__(self, viewer: Any, state: State) -> None:
+        self._viewer, self._state = viewer, state
+        self.opened: OpenedSlide | None = None
+        self._chosen: Paint | None = None
+        viewer.layers.events.inserted.connect(self._layers_changed)
+        viewer.layers.events.removed.connect(self._layers_changed)
+        viewer.mouse_move_callbacks.append(self._moved)
+        viewer.mouse_drag_callbacks.append(self._pressed)
+        state.painted_changed.connect(self._paint)
+        state.marker_changed.connect(self._show_marker)
+        state.selection_changed.connect(self._show_selection)
+        for signal in (state.picked_changed, state.hovered_changed, state.marked_changed):
+            signal.connect(self._show_marks)
+        self._layers_changed()
+
+    def disconnect(self) -> None:
+        """Leave the viewer as it is and no longer listen to it."""
+        self._viewer.layers.events.inserted.disconnect(self._layers_changed)
+        self._viewer.layers.events.removed.disconnect(self._layers_changed)
+        for callbacks, callback in (
+            (self._viewer.mouse_move_callbacks, self._moved),
+            (self._viewer.mouse_drag_callbacks, self._pressed),
+        ):
+            if callback in callbacks:
+                callbacks.remove(callback)
+        self._state.disconnect()
+
+    def layer(self, role: str, marker: str | None = None) -> Any:
+        """Return the layer that plays a role for the slide on the canvas, or None."""
+        for layer in self._viewer.layers:
+            about = layer.metadata
+            if (
+                about.get(ROLE) == role
+                and about.get(STUDY) is self._state.study
+                and about.get(SLIDE) == self._state.slide
+                and (marker is None or about.get(MARKER) == marker)
+            ):
+                return layer
+        return None
+
+    def centre_on(self, row: int) -> None:
+        """Bring a cell into the middle of the canvas."""
+        at = self._positions(np.array([row]))
+        if len(at):
+            self._viewer.camera.center = tuple(at[0])
+
+    def in_view(self) -> np.ndarray:
+        """Return the rows of the cells in the part of the slide that is on the canvas."""
+        layer = self.layer("map")
+        if layer is None:
+            return np.zeros(0, dtype=np.int64)
+        (top, left), (bottom, right) = np.asarray(layer.corner_pixels)[:, -2:] * self._factor(layer)
+        xy = self._state.study.xy_px if self._state.study else None
+        if xy is None:
+            return self._state.rows
+        x, y = xy[self._state.rows].T
+        return np.asarray(self._state.rows[(x >= left) & (x <= right) & (y >= top) & (y <= bottom)])
+
+    def _factor(self, layer: Any) -> np.ndarray:
+        if not layer.multiscale:
+            return np.ones(2)
+        return np.asarray(layer.downsample_factors[layer.data_level][-2:], dtype=float)
+
+    def _layers_changed(self, event: Any = None) -> None:
+        """Find the study whose painted cells were added last; let go of one whose layers are gone."""
+        maps = [layer for layer in self._viewer.layers if layer.metadata.get(ROLE) == "map"]
+        if not maps:
+            self.opened = None
+            self._state.close()
+            return
+        about = maps[-1].metadata
+        if about[PAINT] is self.opened and about[STUDY] is self._state.study:
+            return
+        self.opened, self._chosen = about[PAINT], None
+        study = about[STUDY]
+        self._state.open(study, about[SLIDE], about[PAINT].rows)
+        if self._state.painted is None and study.n_features:
+            marker, feature = strongest(study)
+            self._state.look_at(study.markers[marker] if study.maps else None)
+            self._state.paint(Painted("feature", str(feature)))
+
+    def _paint(self) -> None:
+        layer, state = self.layer("map"), self._state
+        if layer is None or self.opened is None or state.painted is None:
+            return
+        values = state.values[state.rows]
+        self.opened.paint.set(values)
+        column = state.study.column(state.painted.name) if state.study and state.painted.kind == "column" else None
+        categories = getattr(column, "categories", None)
+        if categories is not None:
+            layer.colormap = categorical(len(categories))
+            layer.contrast_limits = (-0.5, len(categories) - 0.5)
+        else:
+            if str(getattr(layer.colormap, "name", "")) == _CATEGORICAL:
+                layer.colormap = "viridis"
+            layer.contrast_limits = state.painted.limits or limits_of(values)
+        layer.refresh(extent=False)
+
+    def _show_marker(self) -> None:
+        """Show the channel of the marker alone; without a marker leave the channels as they are."""
+        wanted = self.layer("marker", self._state.marker) if self._state.marker else None
+        if wanted is None:
+            return
+        for layer in self._viewer.layers:
+            about = layer.metadata
+            if about.get(ROLE) == "marker" and about.get(STUDY) is self._state.study:
+                layer.visible = layer is wanted
+
+    def _show_selection(self) -> None:
+        state, layer = self._state, self.layer("selection")
+        if self.opened is None or (state.selection is None and layer is None):
+            return
+        if self._chosen is None:
+            self._chosen = Paint(self.opened.paint.index)
+        covered = np.ones(len(state.rows), dtype=np.float32)
+        covered[np.isin(state.rows, state.selection if state.selection is not None else state.rows)] = np.nan
+        self._chosen.set(covered)
+        if layer is None:
+            levels = [PaintedLevel(numbers, self._chosen) for numbers in self.opened.numbers]
+            self._add(
+                "add_image",
+                levels if len(levels) > 1 else levels[0],
+                name=SELECTION,
+                multiscale=len(levels) > 1,
+                colormap="gray_r",  # 1 is black
+                contrast_limits=(0, 1),
+                opacity=_DIM,
+                interpolation2d="nearest",
+                blending="translucent",
+                metadata={ROLE: "selection", STUDY: state.study, SLIDE: state.slide},
+            )
+        else:
+            layer.refresh(extent=False)
+
+    def _show_marks(self) -> None:
+        state, layer = self._state, self.layer("marks")
+        single = [row for row in (state.picked, state.hovered) if row is not None]
+        rows = np.array([*state.marked, *single], dtype=np.int64)
+        colors = [_MARKED] * len(state.marked) + [_PICKED if row == state.picked else _HOVERED for row in single]
+        on_slide = np.isin(rows, state.rows)
+        at = self._positions(rows[on_slide])
+        if layer is None and not len(at):
+            return
+        if layer is None:
+            layer = self._add(
+                "add_points",
+                np.zeros((0, 2)),
+                ndim=2,
+                name=MARKS,
+                face_color="transparent",
+                border_width=0.12,
+                metadata={ROLE: "marks", STUDY: state.study, SLIDE: state.slide},
+            )
+        layer.data = at / np.asarray(layer.scale[-2:])
+        if len(at):
+            layer.size = _MARK_UM / layer.scale[-1]
+            layer.border_color = [color for color, here in zip(colors, on_slide, strict=True) if here]
+            layer.face_color = "transparent"
+        layer.selected_data = set()
+
+    def _add(self, method: str, data: Any, **options: Any) -> Any:
+        """Add a layer where the painted cells lie, and leave the active layer as it was."""
+        place = self.layer("map")
+        active = self._viewer.layers.selection.active
+        layer = getattr(self._viewer, method)(
+            data, scale=place.scale[-2:], translate=place.translate[-2:], units=place.units[-2:], **options
+        )
+        self._viewer.layers.selection.active = active
+        return layer
+
+    def _positions(self, rows: np.ndarray) -> np.ndarray:
+        """Return where cells lie in the world, (n, 2) as (y, x)."""
+        place = self.layer("map")
+        xy = self._state.study.xy_px if self._state.study else None
+        if place is None or xy is None:
+            return np.zeros((0, 2))
+        return np.asarray(xy[rows][:, ::-1] * np.asarray(place.scale[-2:]) + np.asarray(place.translate[-2:]))
+
+    def row_at(self, position: Any) -> int | None:
+        """Return the row of the study of the cell at a position of the world, or None."""
+        layer = self.layer("map")
+        if layer is None or self.opened is None or self._viewer.dims.ndisplay != 2:
+            return None
+        y, x = layer.world_to_data(position)[-2:]
+        row = self.opened.numbers[0].row_at(y, x)
+        return None if row is None else int(self.opened.rows[row])
+
+    def _moved(self, viewer: Any, event: Any) -> None:
+        self._state.hover(self.row_at(event.position))
+
+    def _pressed(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Pick the cell under a click; what is dragged is no click, and a shape that is drawn none either."""
+        active = self._viewer.layers.selection.active
+        drawing = active is not None and getattr(active, "mode", "pan_zoom") not in ("pan_zoom", "transform")
+        dragged = False
+        yield
+        while event.type == "mouse_move":
+            dragged = True
+            yield
+        if not dragged and not drawing and event.button == 1:
+            self._state.pick(self.row_at(event.position))
+
+
+_CATEGORICAL = "mxsplicer categories"
+_PICKED, _HOVERED, _MARKED = "white", "yellow", "cyan"
+
+
+def categorical(n: int) -> Any:
+    """Return a colormap with one colour for each of ``n`` categories, numbered from 0."""
+    from napari.utils.colormaps import Colormap
+
+    colors = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(max(n, 1))]
+    edges = np.linspace(0, 1, max(n, 1) + 1)
+    return Colormap(colors, controls=edges, interpolation="zero", name=_CATEGORICAL)

@@ -1,0 +1,183 @@
+"""The layers of a slide: an image per marker, the painted cells, and the label image, as napari takes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mxsplicer
+from mxsplicer.errors import InputError
+from mxsplicer.pl.colors import contrast
+from mxsplicer.result import locate_mask, open_image
+from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.slide import LazyImage, Slide
+from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
+from napari_mxsplicer.study import Study
+from napari_mxsplicer.views import Channel, Labels, with_coarser
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+ROLE, STUDY, SLIDE, MARKER, PAINT = (
+    "mxsplicer_role",
+    "mxsplicer",
+    "mxsplicer_slide",
+    "mxsplicer_marker",
+    "mxsplicer_paint",
+)
+PAINTED = "mxsplicer map"
+# Added up on black: nuclei in grey-blue, then what stands out of it for every eye.
+_COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
+_SAMPLE_PX = 256  # side of the windows that contrast is taken from where a file has no coarse level
+_LARGEST_COARSE = 1 << 23  # pixels of a level that are read to find the contrast
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedSlide:
+    """Cells on the canvas: their label image at every level, and what they are painted with."""
+
+    name: str
+    slide: Slide | None  # None where there is a label image alone
+    labels: tuple[LazyImage, ...]  # (Y, X), finest first
+    numbers: tuple[Numbers, ...]  # the same as rows of the table
+    paint: Paint
+    rows: np.ndarray  # of the study, of the cells of this slide
+
+
+def open_slide(study: Study, name: str) -> OpenedSlide:
+    """Open the image and the mask of a slide of a result.
+
+    Raises
+    ------
+    InputError
+        If the result has no such slide, or its image or mask was moved.
+    """
+    assert study.folder is not None
+    assert study.index is not None
+    entry = next((one for one in study.index["slides"] if one["name"] == name), None)
+    if entry is None:
+        msg = f"{study.name} has no slide {name!r}; it has {', '.join(study.slide_names)}."
+        raise InputError(msg)
+    found = open_image(study.folder, entry)
+    if found is None:
+        msg = (
+            f"slide {name!r} of {study.name} is no longer where it was: {entry['image']} or {entry['mask']} is missing."
+            " Put both back, or open its cells.h5ad beside a label image."
+        )
+        raise InputError(msg)
+    slide, mask = found
+    return join(study, name, _label_levels(study.folder, entry, slide, mask), slide=slide)
+
+
+def join(study: Study, name: str, labels: Sequence[LazyImage], *, slide: Slide | None = None) -> OpenedSlide:
+    """Join the cells of a slide with its label image by their ids."""
+    rows = study.rows_of(name)
+    index = RowIndex(study.cell_ids[rows])
+    numbers = tuple(Numbers(level, index) for level in labels)
+    return OpenedSlide(name, slide, tuple(labels), numbers, Paint(index), rows)
+
+
+def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
+    """Return what napari adds for a slide: its markers, the painted cells, and the cells themselves."""
+    slide, name = opened.slide, opened.name
+    assert slide is not None
+    common = {STUDY: study, SLIDE: name}
+    place = {"scale": (slide.pixel_size_um,) * 2, "units": ("micrometer",) * 2, "axis_labels": ("y", "x")}
+    several = f"{name}: " if len(study.slide_names) > 1 else ""
+    shown = _visible(slide, study)
+    out: list[LayerData] = []
+    for channel, marker in enumerate(slide.markers):
+        levels = with_coarser([Channel(level, channel) for level in (slide.image, *slide.pyramid)])
+        options = {
+            "name": several + marker,
+            "colormap": _COLORMAPS[shown.index(channel)] if channel in shown else "gray",
+            "visible": channel in shown,
+            "blending": "additive",
+            "contrast_limits": _limits(levels, has_coarse=bool(slide.pyramid)),
+            "metadata": {**common, ROLE: "marker", MARKER: marker},
+        }
+        out.append((*_data(levels), options | place, "image"))
+    out.append(map_layer(study, opened, place, prefix=several))
+    cells = {"name": several + "cells", "visible": False, "metadata": {**common, ROLE: "cells"}}
+    out.append((*_data([Labels(level) for level in opened.labels]), cells | place, "labels"))
+    return [_as_layer(one) for one in out]
+
+
+def map_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *, prefix: str = "") -> LayerData:
+    """Return the painted cells, painted by the feature that follows a marker most."""
+    values, options = _first_picture(study, opened)
+    opened.paint.set(values)
+    options |= {
+        "name": prefix + PAINTED,
+        "blending": "translucent",
+        "interpolation2d": "nearest",
+        "metadata": {STUDY: study, SLIDE: opened.name, ROLE: "map", PAINT: opened},
+        **place,
+    }
+    return _as_layer((*_data([PaintedLevel(numbers, opened.paint) for numbers in opened.numbers]), options, "image"))
+
+
+def limits_of(values: np.ndarray) -> tuple[float, float]:
+    """Return what to show as the lowest and the highest colour: the 1st and the 99th percentile."""
+    seen = values[np.isfinite(values)]
+    if not seen.size:
+        return 0.0, 1.0
+    low, high = np.percentile(seen, [1, 99])
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+
+def strongest(study: Study) -> tuple[int, int]:
+    """Return the marker and the feature that follow each other most; 0, 0 where no map is stored."""
+    if not study.maps:
+        return 0, 0
+    r = np.abs(next(iter(study.maps.values())))
+    marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
+    return int(marker), int(feature)
+
+
+def _first_picture(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
+    if not study.n_features:
+        return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
+    values = study.feature(strongest(study)[1])[opened.rows]
+    return values, {"contrast_limits": limits_of(values), "colormap": "viridis", "opacity": 0.7}
+
+
+def _label_levels(folder: Path, entry: Mapping[str, Any], slide: Slide, mask: LazyImage) -> tuple[LazyImage, ...]:
+    """Return the mask and its coarser levels: those of its file that fit a level of the slide, then strided ones."""
+    levels, place = [mask], locate_mask(folder, entry)
+    for image in slide.pyramid:
+        coarser = mxsplicer.open_mask(place, page=entry["mask_page"], slide=replace(slide, image=image))
+        if tuple(coarser.shape) != tuple(image.shape[1:]):
+            break
+        levels.append(coarser)
+    return tuple(with_coarser(levels))
+
+
+def _data(levels: Sequence[Any]) -> tuple[Any]:
+    return (list(levels) if len(levels) > 1 else levels[0],)
+
+
+def _as_layer(one: LayerData) -> LayerData:
+    data, options, kind = one
+    return data, options | {"multiscale": isinstance(data, list)}, kind
+
+
+def _visible(slide: Slide, study: Study) -> list[int]:
+    """Return the channels to show at first: the nuclei, and the marker that a feature follows most."""
+    nuclear = find_nuclear_marker(slide.markers)
+    wanted = [nuclear, study.markers[strongest(study)[0]]] if study.maps else [nuclear]
+    return [slide.markers.index(marker) for marker in dict.fromkeys(wanted) if marker in slide.markers] or [0]
+
+
+def _limits(levels: Sequence[LazyImage], *, has_coarse: bool) -> tuple[float, float]:
+    coarse = levels[-1]
+    if (has_coarse or len(levels) == 1) and coarse.shape[0] * coarse.shape[1] <= _LARGEST_COARSE:
+        return contrast(np.asarray(coarse[:, :]))
+    height, width = levels[0].shape  # a full image would be decoded for it: a grid of windows will do
+    windows = [
+        np.asarray(levels[0][y : y + _SAMPLE_PX, x : x + _SAMPLE_PX]).ravel()
+        for y in np.linspace(0, max(0, height - _SAMPLE_PX), 4).astype(int)
+        for x in np.linspace(0, max(0, width - _SAMPLE_PX), 4).astype(int)
+    ]
+    return contrast(np.concatenate(windows))

@@ -1,0 +1,64 @@
+"""A result in a viewer with its panel: what `mxsplicer view` does, for scripts and notebooks."""
+
+from pathlib import Path
+from typing import Any
+
+import mxsplicer
+from mxsplicer.errors import InputError
+from napari_mxsplicer.layers import LayerData, join, layers_of, map_layer, open_slide
+from napari_mxsplicer.study import Study, open_study
+from napari_mxsplicer.views import with_coarser
+
+PANEL = "Marker-correlation map"
+
+
+def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: str | Path | None = None) -> Any:
+    """Show a result, or an ``.h5ad`` over a label image, in a viewer of napari, and return the panel beside it.
+
+    Parameters
+    ----------
+    viewer
+        A ``napari.Viewer``.
+    path
+        Folder of a finished result, its ``mxsplicer.json``, or an AnnData file.
+    slide
+        Which slide of several; the first by default.
+    labels
+        Label image of the cells of an AnnData file, in whatever form :func:`mxsplicer.open_mask` takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such result or slide, its image was moved, or a label image is missing.
+
+    Examples
+    --------
+    >>> import napari  # doctest: +SKIP
+    >>> viewer = napari.Viewer()  # doctest: +SKIP
+    >>> panel = open_in(viewer, "slide.mxs")  # doctest: +SKIP
+    """
+    study = open_study(path)
+    name = slide or study.slide_names[0]
+    if study.folder is not None:
+        tuples = layers_of(study, open_slide(study, name))
+    elif labels is not None:
+        tuples = _over_labels(study, name, labels)
+    else:
+        msg = f"{study.name} is a table without a picture: give its label image by --labels."
+        raise InputError(msg)
+    add(viewer, tuples)
+    _, panel = viewer.window.add_plugin_dock_widget("mxsplicer", PANEL, tabify=False)
+    return panel
+
+
+def add(viewer: Any, tuples: list[LayerData]) -> None:
+    """Add layers to a viewer."""
+    from napari.layers import Layer
+
+    for one in tuples:
+        viewer.add_layer(Layer.create(*one))
+
+
+def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:
+    levels = with_coarser([mxsplicer.open_mask(labels)])
+    return [map_layer(study, join(study, slide, levels), {})]

@@ -1,0 +1,108 @@
+"""Cells painted by one number each: the label image is looked up in a table as it is read.
+
+To paint anew, the table is exchanged; the label image stays as it was read. Background and cells without a value are
+NaN, which napari draws transparent, so that its contrast slider, colour bar and pointer show true units.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.slide import LazyImage
+from napari_mxsplicer.views import View
+
+_TILE_PX, _TILES = 256, 32  # that are kept to tell which cell the pointer is on
+_SPARSE = 8  # ids per cell above which a table of all ids would be wasteful
+
+
+class RowIndex:
+    """Which row of a table each id of a label image stands for; joined by the id, never by its place."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        """Index the rows 0..n-1 by their ids.
+
+        Raises
+        ------
+        InputError
+            If an id occurs twice, or is not positive.
+        """
+        ids = np.asarray(ids)
+        self._order = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._order].astype(np.int64)
+        if (np.diff(self._sorted) == 0).any():
+            twice = self._sorted[:-1][np.diff(self._sorted) == 0][0]
+            msg = f"the cell id {twice} occurs twice in the table of one slide; each cell needs an id of its own."
+            raise InputError(msg)
+        if len(ids) and self._sorted[0] <= 0:
+            msg = f"the table holds the cell id {self._sorted[0]}; ids are positive, 0 is the background."
+            raise InputError(msg)
+        self.n = len(ids)
+        self._table: np.ndarray | None = None
+        if len(ids) and self._sorted[-1] < _SPARSE * len(ids) + 65_536:
+            self._table = np.zeros(int(self._sorted[-1]) + 2, dtype=np.int32)  # the last stands for all larger ids
+            self._table[self._sorted] = self._order + 1
+
+    def numbers(self, labels: np.ndarray) -> np.ndarray:
+        """Return, for each pixel, one more than the row of its cell; 0 for the background and for unknown ids."""
+        if self._table is not None:
+            return np.take(self._table, labels, mode="clip")
+        if not self.n:
+            return np.zeros(labels.shape, dtype=np.int32)
+        place = np.minimum(np.searchsorted(self._sorted, labels), self.n - 1)
+        return np.where(self._sorted[place] == labels, self._order[place] + 1, 0).astype(np.int32)
+
+
+class Paint:
+    """A number per cell of one slide, exchanged as a whole; shared by the levels of a painted layer."""
+
+    def __init__(self, index: RowIndex, dtype: Any = np.float32, nothing: float = np.nan) -> None:
+        self.index, self._nothing = index, nothing
+        self._dtype = np.dtype(dtype)
+        self.table = np.full(index.n + 1, nothing, dtype=self._dtype)
+
+    def set(self, values: np.ndarray) -> None:
+        """Take a value for each row; the views show it when they are next read."""
+        table = np.empty(self.index.n + 1, dtype=self._dtype)
+        table[0] = self._nothing
+        table[1:] = values
+        self.table = table  # one assignment: a reader in another thread sees the old table or the new one
+
+
+class Numbers(View):
+    """One level of a label image (Y, X) as rows of the table: one more than the row of a cell, 0 for none."""
+
+    def __init__(self, labels: LazyImage, index: RowIndex) -> None:
+        super().__init__(labels.shape, np.int32)
+        self._labels, self._index = labels, index
+        self._tiles = lru_cache(maxsize=_TILES)(self._tile)
+
+    def read(self, key: tuple[Any, ...]) -> np.ndarray:
+        """Return the window."""
+        return self._index.numbers(np.asarray(self._labels[key]))
+
+    def row_at(self, y: float, x: float) -> int | None:
+        """Return the row of the cell at a point of this level, in pixels; None beside every cell."""
+        row, column = round(y), round(x)
+        if not (0 <= row < self.shape[0] and 0 <= column < self.shape[1]):
+            return None
+        tile = self._tiles(row // _TILE_PX, column // _TILE_PX)
+        number = int(tile[row % _TILE_PX, column % _TILE_PX])
+        return number - 1 if number else None
+
+    def _tile(self, row: int, column: int) -> np.ndarray:
+        y, x = row * _TILE_PX, column * _TILE_PX
+        return self.read((slice(y, y + _TILE_PX), slice(x, x + _TILE_PX)))
+
+
+class PaintedLevel(View):
+    """One level of a label image (Y, X), painted."""
+
+    def __init__(self, numbers: Numbers, paint: Paint) -> None:
+        super().__init__(numbers.shape, paint.table.dtype)
+        self._numbers, self._paint = numbers, paint
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        # What is kept is which cell a pixel belongs to; its colour is looked up each time.
+        return np.take(self._paint.table, self._numbers[key])

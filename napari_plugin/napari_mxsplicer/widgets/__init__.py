@@ -1,0 +1,1 @@
+"""What is seen of the panel: the only modules that know Qt."""

@@ -1,0 +1,219 @@
+"""The map of correlations: markers by learned features, where every cell is a question to the tissue."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from qtpy.QtCore import QRectF, Qt, Signal
+
+from mxsplicer.pl.colors import QUALITATIVE
+from napari_mxsplicer.widgets.theme import Theme
+
+_FAINT = 0.25  # opacity of a correlation that is not distinguishable from chance
+_STRIP = 0.7  # height, in rows, of the strip that tells which marker a feature follows most
+
+
+class Heatmap(pg.PlotWidget):
+    """Markers (rows) by features (columns), both in the order they are given in."""
+
+    cell_clicked = Signal(int, int)  # marker, feature
+    marker_clicked = Signal(int)
+    feature_clicked = Signal(int)
+    stepped = Signal(int, int)  # by how many markers and features: the arrow keys
+
+    def __init__(self, parent: Any = None) -> None:
+        self._left, self._top = _Labels("left"), _Labels("top")
+        super().__init__(parent, axisItems={"left": self._left, "top": self._top}, enableMenu=False)
+        self._rows: np.ndarray = np.zeros(0, dtype=int)
+        self._columns: np.ndarray = np.zeros(0, dtype=int)
+        self._r, self._p = np.zeros((0, 0)), np.zeros((0, 0))
+        self._image, self._strip = pg.ImageItem(axisOrder="row-major"), pg.ImageItem(axisOrder="row-major")
+        self._frame = pg.PlotCurveItem()
+        for item in (self._image, self._strip, self._frame):
+            self.addItem(item)
+        view = self.getViewBox()
+        view.invertY(True)
+        view.setMouseEnabled(x=True, y=False)
+        view.setDefaultPadding(0)
+        self.hideButtons()
+        self.showAxis("top")
+        self.hideAxis("bottom")
+        self.getPlotItem().layout.setContentsMargins(0, 0, 4, 2)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName("Correlation of markers and learned features")
+        self.scene().sigMouseClicked.connect(self._clicked)
+        self.scene().sigMouseMoved.connect(self._moved)
+        self._left.clicked.connect(lambda place: self._say(self.marker_clicked, self._rows, place))
+        self._top.clicked.connect(lambda place: self._say(self.feature_clicked, self._columns, place))
+        self.theme = Theme.dark()
+        self._markers: Sequence[str] = ()
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.theme = theme
+        self.setBackground(theme.background)
+        for axis in (self._left, self._top):
+            axis.setPen(theme.faint)
+            axis.setTextPen(theme.text)
+        self._frame.setPen(pg.mkPen(theme.accent, width=2))
+        self._draw()
+
+    def show_map(
+        self,
+        r: np.ndarray,
+        markers: Sequence[str],
+        *,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        by_chance: np.ndarray | None = None,
+    ) -> None:
+        """Show correlations (markers, features) in an order; those ``by_chance`` are faint."""
+        moved = len(columns) != len(self._columns)
+        self._r, self._markers, self._rows, self._columns = r, markers, rows, columns
+        self._p = np.zeros(r.shape, dtype=bool) if by_chance is None else by_chance
+        self._left.names = [markers[row] for row in rows]
+        self._top.names = [str(column) for column in columns]
+        self.setMinimumHeight(70 + 9 * len(rows))
+        self._left.setWidth(max([self.fontMetrics().horizontalAdvance(name) for name in self._left.names] or [0]) + 12)
+        self._draw()
+        view = self.getViewBox()
+        view.setLimits(xMin=0, xMax=max(1, len(columns)), minXRange=min(8, max(1, len(columns))))
+        if moved:
+            view.setRange(xRange=(0, max(1, len(columns))), padding=0)
+        view.setRange(yRange=(-_STRIP - 0.3, max(1, len(rows))), padding=0)
+
+    def frame(self, marker: int | None, feature: int | None) -> None:
+        """Put a frame around a cell, a row or a column of the map."""
+        rows = np.flatnonzero(self._rows == (-1 if marker is None else marker))
+        columns = np.flatnonzero(self._columns == (-1 if feature is None else feature))
+        xs: list[int] = []
+        ys: list[int] = []
+        if len(columns):
+            left, right = columns[0], columns[0] + 1
+            xs += [left, right, right, left, left]
+            ys += [0, 0, len(self._rows), len(self._rows), 0]
+        if len(rows):
+            top, bottom = rows[0], rows[0] + 1
+            xs += [0, len(self._columns), len(self._columns), 0, 0]
+            ys += [top, top, bottom, bottom, top]
+        connect = np.ones(len(xs), dtype=np.int32)
+        connect[4::5] = 0
+        self._frame.setData(np.array(xs, dtype=float), np.array(ys, dtype=float), connect=connect)
+        if len(columns):
+            self._bring_into_view(float(columns[0]))
+
+    def step(self, marker: int | None, feature: int | None, down: int, right: int) -> tuple[int | None, int | None]:
+        """Return the marker and the feature that lie some places further in the order shown."""
+        return _further(self._rows, marker, down), _further(self._columns, feature, right)
+
+    def set_waiting(self, waiting: bool) -> None:
+        """Dim the map while another is computed."""
+        self._image.setOpacity(0.35 if waiting else 1.0)
+
+    def keyPressEvent(self, event: Any) -> None:  # noqa: N802
+        """Step with the arrow keys."""
+        steps = {
+            Qt.Key.Key_Left: (0, -1),
+            Qt.Key.Key_Right: (0, 1),
+            Qt.Key.Key_Up: (-1, 0),
+            Qt.Key.Key_Down: (1, 0),
+        }
+        if event.key() in steps:
+            self.stepped.emit(*steps[event.key()])
+            event.accept()
+        else:
+            super().keyPressEvent(event)
+
+    def _draw(self) -> None:
+        shown = self._r[np.ix_(self._rows, self._columns)]
+        if not shown.size:
+            self._image.clear()
+            self._strip.clear()
+            return
+        table = self.theme.diverging()
+        places = np.clip((np.nan_to_num(shown) + 1) * 127.5, 0, 255).astype(np.uint8)
+        rgba = table[places].copy()
+        rgba[..., 3] = np.where(self._p[np.ix_(self._rows, self._columns)], 255 * _FAINT, 255)
+        self._image.setImage(rgba, autoLevels=False)
+        self._image.setRect(QRectF(0, 0, shown.shape[1], shown.shape[0]))
+        # Over all features of the map: a filter does not change which marker a feature follows.
+        follows = self._rows[np.abs(np.nan_to_num(shown)).argmax(axis=0)]
+        strip = np.array([pg.mkColor(QUALITATIVE[marker % len(QUALITATIVE)]).getRgb() for marker in follows])
+        self._strip.setImage(strip[None].astype(np.uint8), autoLevels=False)
+        self._strip.setRect(QRectF(0, -_STRIP - 0.2, shown.shape[1], _STRIP))
+
+    def _bring_into_view(self, column: float) -> None:
+        view = self.getViewBox()
+        (left, right), _ = view.viewRange()
+        if not left <= column < right:
+            half = (right - left) / 2
+            view.setRange(xRange=(column - half, column + half), padding=0)
+
+    def _at(self, position: Any) -> tuple[int, int] | None:
+        view = self.getViewBox()
+        if not view.sceneBoundingRect().contains(position):
+            return None
+        point = view.mapSceneToView(position)
+        row, column = int(np.floor(point.y())), int(np.floor(point.x()))
+        if 0 <= row < len(self._rows) and 0 <= column < len(self._columns):
+            return int(self._rows[row]), int(self._columns[column])
+        return None
+
+    def _clicked(self, event: Any) -> None:
+        place = self._at(event.scenePos()) if event.button() == Qt.MouseButton.LeftButton else None
+        if place is not None:
+            self.cell_clicked.emit(*place)
+
+    def _moved(self, position: Any) -> None:
+        place = self._at(position)
+        self.setToolTip("" if place is None else self._told(*place))
+
+    def _told(self, marker: int, feature: int) -> str:
+        chance = ", not beyond chance" if self._p[marker, feature] else ""
+        return f"feature {feature}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}"
+
+    def _say(self, signal: Any, order: np.ndarray, place: int) -> None:
+        if 0 <= place < len(order):
+            signal.emit(int(order[place]))
+
+
+class _Labels(pg.AxisItem):
+    """Names at whole numbers, as many as there is room for; a click tells which."""
+
+    clicked = Signal(int)
+
+    def __init__(self, orientation: str) -> None:
+        super().__init__(orientation)
+        self.names: Sequence[str] = ()
+        self.setStyle(tickLength=0, autoExpandTextSpace=False, hideOverlappingLabels=False)
+        if orientation == "top":
+            self.setHeight(18)
+
+    def tickValues(self, lowest: float, highest: float, size: float) -> list[tuple[float, list[float]]]:  # noqa: N802
+        """Return the middles of the rows or columns that get a name."""
+        lowest, highest = sorted((lowest, highest))
+        room = 11 if self.orientation == "left" else 32  # pixels that a name takes
+        step = max(1, int(np.ceil(room * (highest - lowest) / max(size, 1))))
+        first, last = max(0, int(np.floor(lowest))), min(len(self.names), int(np.ceil(highest)))
+        return [(step, [place + 0.5 for place in range(first, last, step)])]
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: N802
+        """Return the names."""
+        return [self.names[int(value)] if 0 <= value < len(self.names) else "" for value in values]
+
+    def mouseClickEvent(self, event: Any) -> None:  # noqa: N802
+        """Tell which name was clicked."""
+        view = self.linkedView()
+        point = view.mapSceneToView(event.scenePos())
+        self.clicked.emit(int(np.floor(point.y() if self.orientation == "left" else point.x())))
+        event.accept()
+
+
+def _further(order: np.ndarray, one: int | None, by: int) -> int | None:
+    if not len(order) or one is None:
+        return one
+    place = np.flatnonzero(order == one)
+    if not len(place):
+        return int(order[0])
+    return int(order[np.clip(place[0] + by, 0, len(order) - 1)])

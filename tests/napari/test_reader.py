@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from napari_mxsplicer.reader import get_reader
+
+from mxsplicer import InputError
+
+
+def test_a_result_is_read_by_its_folder_and_by_its_index(sample):
+    for path in (sample, sample / "mxsplicer.json"):
+        names = [options["name"] for _, options, _ in get_reader(str(path))(str(path))]
+        assert names[-2:] == ["mxsplicer map", "cells"]
+        assert "CD8a" in names
+
+
+@pytest.mark.parametrize("name", ["slide.ome.tiff", "slide.zarr", "other.json", "mxsplicer.json", "folder"])
+def test_what_is_no_result_is_left_to_others(name, tmp_path):
+    path = tmp_path / name
+    path.mkdir() if name in ("folder", "slide.zarr") else path.write_text("{}")
+    assert get_reader(str(path)) is None
+    assert get_reader([str(path), str(path)]) is None
+
+
+def test_layers_lie_over_each_other_in_micrometres_and_are_read_lazily(sample):
+    layers = get_reader(str(sample))(str(sample))
+    assert {tuple(options["scale"]) for _, options, _ in layers} == {(0.5, 0.5)}
+    assert {tuple(options["units"]) for _, options, _ in layers} == {("micrometer", "micrometer")}
+    assert not any(
+        isinstance(level, np.ndarray) for data, _, _ in layers for level in (data if isinstance(data, list) else [data])
+    )
+    shown = [options["name"] for _, options, kind in layers if kind == "image" and options.get("visible", True)]
+    assert 1 <= len(shown) <= 4
+
+
+def test_a_slide_that_was_moved_is_named(sample, tmp_path):
+    index = json.loads((sample / "mxsplicer.json").read_text())
+    index["slides"][0]["image"] = "/gone/sample.ome.tiff"
+    moved = tmp_path / "moved.mxs"
+    moved.mkdir()
+    (moved / "mxsplicer.json").write_text(json.dumps(index))
+    (moved / "cells.h5ad").symlink_to(sample / "cells.h5ad")
+    with pytest.raises(InputError, match=r"/gone/sample.ome.tiff"):
+        get_reader(str(moved))(str(moved))
+
+
+def test_library_reader_and_sample_are_imported_without_qt_napari_or_torch():
+    blocked = ("napari", "qtpy", "PyQt6", "PySide6", "pyqtgraph", "torch", "scanpy")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}));"
+        "import mxsplicer, napari_mxsplicer.reader, napari_mxsplicer.sample, napari_mxsplicer.study"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
