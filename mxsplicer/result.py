@@ -68,6 +68,16 @@ def open_result(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def cells_of(path: str | Path) -> Path:
+    """Return the AnnData file of a result folder, or the file itself where one is given."""
+    path = Path(path)
+    cells = path / "cells.h5ad" if path.is_dir() else path
+    if not cells.is_file() or cells.suffix != ".h5ad":
+        msg = f"{path} is neither a finished result nor an .h5ad file of cells. Run `mxsplicer embed` to the end."
+        raise InputError(msg)
+    return cells
+
+
 def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
     """Open the slides and masks of a result where its index says they are; those that were moved are left out."""
     slides, masks = [], []

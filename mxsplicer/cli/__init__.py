@@ -17,7 +17,18 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from mxsplicer.cli import check, embed, extract, info, report, segment, simulate, train, view
+from mxsplicer.cli import (
+    check,
+    cluster,
+    embed,
+    extract,
+    info,
+    report,
+    segment,
+    simulate,
+    train,
+    view,
+)
 from mxsplicer.errors import InputError
 
 # Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
@@ -31,7 +42,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (embed, info, check, segment, extract, train, report, simulate, view):
+for module in (
+    embed,
+    info,
+    check,
+    segment,
+    extract,
+    train,
+    cluster,
+    report,
+    view,
+    simulate,
+):
     module.register(app)
 
 

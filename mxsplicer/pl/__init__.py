@@ -7,20 +7,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mxsplicer.pl.galleries import gallery
     from mxsplicer.pl.maps import embedding, spatial
-    from mxsplicer.pl.matrices import correlation, markers_by_cluster
+    from mxsplicer.pl.matrices import correlation, markers_by_cluster, neighbourhoods
+    from mxsplicer.pl.spectra import spectrum
     from mxsplicer.pl.tissue import slide
     from mxsplicer.pl.training import losses
 
-__all__ = ["correlation", "embedding", "losses", "markers_by_cluster", "slide", "spatial"]
+__all__ = [
+    "correlation",
+    "embedding",
+    "gallery",
+    "losses",
+    "markers_by_cluster",
+    "neighbourhoods",
+    "slide",
+    "spatial",
+    "spectrum",
+]
 
 _MODULES = {
     "correlation": "matrices",
     "embedding": "maps",
+    "gallery": "galleries",
     "losses": "training",
     "markers_by_cluster": "matrices",
+    "neighbourhoods": "matrices",
     "slide": "tissue",
     "spatial": "maps",
+    "spectrum": "spectra",
 }
 
 

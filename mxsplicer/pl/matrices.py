@@ -1,14 +1,15 @@
 """Markers against clusters, and markers against learned features."""
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new
+from mxsplicer.tl.naming import cluster_profiles
 
 
 def correlation(adata: AnnData, *, key: str = "splicer_correlation", ax: Axes | None = None) -> Axes:
@@ -71,17 +72,37 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
     return ax
 
 
-def cluster_profiles(adata: AnnData, *, groupby: str = "leiden") -> pd.DataFrame:
-    """Return each cluster's mean of log1p intensity per marker, in standard deviations from the mean of all cells."""
-    if groupby not in adata.obs:
-        msg = f"the cells have no clusters {groupby!r}; run mxsplicer.tl.cluster first."
+def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
+    """Show which clusters lie beside which in the tissue, more (red) or less (blue) often than with shuffled labels.
+
+    Parameters
+    ----------
+    adata
+        Cells that :func:`mxsplicer.tl.enrich_neighbourhoods` has gone over.
+    groupby
+        Column of ``obs`` with the clusters.
+    ax
+        Where to draw; a new figure by default.
+    """
+    key = f"{groupby}_nhood_enrichment"
+    if key not in adata.uns:
+        msg = f"the neighbourhoods of {groupby!r} are not counted; run mxsplicer.tl.enrich_neighbourhoods first."
         raise InputError(msg)
-    intensity = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
-    logged = np.log1p(np.maximum(intensity, 0), dtype=np.float32)
-    sd = logged.std(axis=0)
-    logged = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
-    table = pd.DataFrame(logged, columns=adata.var_names.astype(str))
-    return table.groupby(adata.obs[groupby].astype(str).to_numpy()).mean()
+    z = np.nan_to_num(np.asarray(adata.uns[key]["zscore"], dtype=np.float64))
+    of_cell = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    names = [str(name) for name in of_cell.cat.categories]
+    order = _alike(z)
+    ax = axes_or_new(ax, (1.6 + 0.24 * len(z), 1.2 + 0.22 * len(z)))
+    most = float(np.abs(z).max(initial=1))
+    drawn = ax.pcolormesh(
+        z[np.ix_(order, order)], cmap=colors.SIGNED, norm=SymLogNorm(2, vmin=-most, vmax=most), rasterized=True
+    )
+    labels = [names[place] for place in order]
+    ax.set_xticks(np.arange(len(z)) + 0.5, labels, fontsize=8, rotation=90)
+    ax.set_yticks(np.arange(len(z)) + 0.5, labels, fontsize=8)
+    ax.invert_yaxis()
+    ax.figure.colorbar(drawn, ax=ax, label="sd from shuffled", fraction=0.04, pad=0.02)
+    return ax
 
 
 def _alike(rows: np.ndarray) -> np.ndarray:

@@ -10,11 +10,11 @@ from anndata import AnnData
 
 from mxsplicer import pl
 from mxsplicer.pl import colors
-from mxsplicer.pl.matrices import cluster_profiles
 from mxsplicer.pl.training import last_losses, read_log
 from mxsplicer.report.pictures import new_figure, of_figure, of_pixels
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.slide import LazyImage, Slide, overview
+from mxsplicer.tl.naming import cluster_profiles
 from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
 
 _MOST_SLIDES = 60  # pictures of slides on one page

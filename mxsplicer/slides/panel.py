@@ -21,6 +21,7 @@ _TRUE, _FALSE = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f"
 # Names that a writer makes up where nobody gave one: "Channel 3", "Channel:0:2", "c07", "12".
 _MADE_UP = re.compile(r"(channel|ch|c|image|page|plane|slice|name|marker|unnamed|unknown)?[\s_:#.-]*\d+([:_.-]\d+)*")
 
+_CONTROL = r"^af[\s_-]?\d*$|autofluo|^argo[\s_-]?\d|blank|^background|^empty|no[\s_-]?antibody|^negative|^unstained"
 # Best first. A channel per staining cycle (DNA1, DNA2, ...) is normal: the first is taken.
 _NUCLEAR = (
     "hoechst",
@@ -213,6 +214,17 @@ def find_nuclear_marker(markers: Sequence[str]) -> str | None:
             if re.search(pattern, marker.lower()):
                 return marker
     return None
+
+
+def is_control(marker: str) -> bool:
+    """Return whether a channel stains nothing, judged by its name: autofluorescence, a blank, a background.
+
+    Examples
+    --------
+    >>> [is_control(name) for name in ("AF1", "Argo550", "blank_2", "Autofluorescence", "AFP", "CD3e")]
+    [True, True, True, True, False, False]
+    """
+    return re.search(_CONTROL, marker.lower()) is not None
 
 
 def parse_renames(pairs: Sequence[str]) -> dict[str, str]:

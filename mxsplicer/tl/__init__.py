@@ -9,15 +9,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster
     from mxsplicer.tl.correlation import correlate
+    from mxsplicer.tl.enrichment import enrich_neighbourhoods
+    from mxsplicer.tl.examples import pick_examples
+    from mxsplicer.tl.naming import cluster_profiles, name_clusters
     from mxsplicer.tl.probing import probe, verdict
     from mxsplicer.tl.similarity import index_cells, similar
 
-__all__ = ["cluster", "correlate", "index_cells", "probe", "similar", "verdict"]
+__all__ = [
+    "cluster",
+    "cluster_profiles",
+    "correlate",
+    "enrich_neighbourhoods",
+    "index_cells",
+    "name_clusters",
+    "pick_examples",
+    "probe",
+    "similar",
+    "verdict",
+]
 
 _MODULES = {
     "cluster": "clustering",
+    "cluster_profiles": "naming",
     "correlate": "correlation",
+    "enrich_neighbourhoods": "enrichment",
     "index_cells": "similarity",
+    "name_clusters": "naming",
+    "pick_examples": "examples",
     "probe": "probing",
     "similar": "similarity",
     "verdict": "probing",

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ def cluster(
     resolution: float = 1.0,
     n_neighbors: int = 15,
     max_cells: int = 50_000,
+    backend: Literal["scanpy", "rapids"] = "scanpy",
     seed: int = 0,
 ) -> None:
     """Group cells by Leiden clustering of a representation and lay them out with UMAP.
@@ -48,6 +49,9 @@ def cluster(
         Cells that a cell is compared with.
     max_cells
         Cells that are clustered, at most.
+    backend
+        ``"rapids"`` has rapids-singlecell do the same on an NVIDIA GPU, where that is installed; its Leiden and UMAP
+        are other code and give other clusters. Not tried: no test of ours runs it.
     seed
         Of the sample, the neighbours, Leiden and UMAP.
 
@@ -61,6 +65,9 @@ def cluster(
         The settings, and ``n_clustered``: how many cells were clustered themselves.
     """
     z = representation(adata, use_rep)
+    if backend not in ("scanpy", "rapids"):
+        msg = f"there is no backend {backend!r}; there are scanpy and rapids."
+        raise InputError(msg)
     if adata.n_obs < 3:
         msg = f"{adata.n_obs} cells cannot be clustered; at least 3 are needed."
         raise InputError(msg)
@@ -68,7 +75,8 @@ def cluster(
     if adata.n_obs > max_cells:
         sample = np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))
     of_sample = take(z, sample)
-    leiden, umap = _cluster_all(of_sample, resolution, n_neighbors, seed)
+    cluster_all = _cluster_all if backend == "scanpy" else _cluster_all_on_gpu
+    leiden, umap = cluster_all(of_sample, resolution, n_neighbors, seed)
     if len(sample) < adata.n_obs:
         leiden, umap = _join(z, sample, of_sample, leiden, umap, seed=seed)
     by_size = np.argsort(-np.bincount(leiden), kind="stable")
@@ -80,6 +88,7 @@ def cluster(
         "use_rep": use_rep,
         "resolution": float(resolution),
         "n_neighbors": int(n_neighbors),
+        "backend": backend,
         "seed": int(seed),
         "n_clustered": len(sample),
     }
@@ -96,6 +105,19 @@ def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) 
         sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
         init = "spectral" if len(z) > 50 else "random"  # the spectral start needs more cells than it has dimensions
         sc.tl.umap(cells, init_pos=init, random_state=seed)
+    return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+
+
+def _cluster_all_on_gpu(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        import rapids_singlecell as rsc  # type: ignore[import-not-found]
+    except ImportError as error:
+        msg = "backend 'rapids' needs rapids-singlecell and an NVIDIA GPU; leave it out to cluster by scanpy."
+        raise InputError(msg) from error
+    cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
+    rsc.pp.neighbors(cells, n_neighbors=min(n_neighbors, len(z) - 1), use_rep="z", algorithm="brute", random_state=seed)
+    rsc.tl.leiden(cells, resolution=resolution, random_state=seed)
+    rsc.tl.umap(cells, random_state=seed)
     return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
 
 

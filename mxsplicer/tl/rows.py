@@ -19,6 +19,12 @@ def representation(adata: AnnData, key: str) -> Any:
     return adata.obsm[key]
 
 
+def learned_features(adata: AnnData) -> str:
+    """Return the key of the representation that the cells were embedded by: "X_splicer", or "X_joint"."""
+    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
+    return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
+
+
 def slices(n: int) -> Sequence[slice]:
     """Return the stretches in which ``n`` rows are gone through."""
     return [slice(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]

@@ -1,0 +1,61 @@
+"""`mxsplicer cluster`: the clusters of a result, anew."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mxsplicer.cli.options import Seed
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(cluster)
+
+
+def cluster(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
+    ],
+    resolution: Annotated[float, typer.Option(min=0.0, help="Higher gives more clusters.")] = 1.0,
+    n_neighbors: Annotated[int, typer.Option(min=2, help="Cells that a cell is compared with.")] = 15,
+    use_rep: Annotated[
+        str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)
+    ] = None,
+    max_cells: Annotated[
+        int, typer.Option(min=3, help="Cells clustered at most; every other cell joins the clusters of its nearest.")
+    ] = 50_000,
+    backend: Annotated[
+        str, typer.Option(metavar="scanpy|rapids", help="rapids: rapids-singlecell, on an NVIDIA GPU.")
+    ] = "scanpy",
+    enrichment: Annotated[
+        bool, typer.Option("--neighbourhoods", help="Count which clusters lie side by side, through squidpy.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """Cluster the cells of a result anew, lay them out and suggest names; cells.h5ad is replaced when all is done."""
+    from mxsplicer import tl
+    from mxsplicer.embedding import open_cells, save_cells
+    from mxsplicer.result import cells_of
+    from mxsplicer.tl.rows import learned_features
+
+    path = cells_of(result)
+    with open_cells(path) as adata:
+        tl.cluster(
+            adata,
+            use_rep=use_rep or learned_features(adata),
+            resolution=resolution,
+            n_neighbors=n_neighbors,
+            max_cells=max_cells,
+            backend=backend,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        names = tl.name_clusters(adata)
+        adata.uns.pop("leiden_nhood_enrichment", None)
+        if enrichment:
+            tl.enrich_neighbourhoods(adata)
+        save_cells(adata, path, embedded=path)
+        counts = adata.obs["leiden"].value_counts()
+    for name, said in names.items():
+        typer.echo(f"{name:>3}  {counts[name]:>9,} cells  {said}")
+    typer.echo(f"{path} is written. Write its page anew with `mxsplicer report RESULT --overwrite`.")

@@ -1,0 +1,67 @@
+"""How many directions of the representation are used: its singular values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from mxsplicer.pl import colors
+from mxsplicer.pl.axes import axes_or_new
+from mxsplicer.tl.rows import learned_features, representation, take
+
+_MOST_CELLS = 50_000
+
+
+def spectrum(
+    adata: AnnData, *, use_rep: str | Sequence[str] | None = None, ax: Axes | None = None, seed: int = 0
+) -> Axes:
+    """Show the singular values of a representation, largest first, on a logarithmic scale.
+
+    A curve that falls away early belongs to features that say the same thing; one that drops to nothing has collapsed
+    (Farndale et al. 2025, figure 2b). Beside it stands RankMe, the effective number of directions (Garrido et al. 2023,
+    arXiv 2210.02885, equation 1).
+
+    Parameters
+    ----------
+    adata
+        Cells with representations in ``obsm``; 50,000 drawn at random are used where there are more.
+    use_rep
+        One key or several; the learned features by default.
+    ax
+        Where to draw; a new figure by default.
+    seed
+        Of the draw.
+    """
+    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep or [learned_features(adata)])
+    ax = axes_or_new(ax, (5.5, 3.5))
+    for place, key in enumerate(keys):
+        values = singular_values(adata, key, seed=seed)
+        label = f"{key.removeprefix('X_')}, RankMe {rank_me(values):.1f} of {len(values)}"
+        shown = np.maximum(values / max(values[0], 1e-30), 1e-12)
+        ax.plot(np.arange(1, len(values) + 1), shown, color=colors.of_category(place), label=label)
+    ax.set_yscale("log")
+    ax.set_xlabel("direction, largest first")
+    ax.set_ylabel("singular value, of the largest")
+    ax.legend(frameon=False, fontsize=8)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def singular_values(adata: AnnData, key: str, *, seed: int = 0) -> np.ndarray:
+    """Return the singular values (features) of a representation (cells, features), largest first."""
+    z: Any = representation(adata, key)
+    rows = np.arange(adata.n_obs)
+    if adata.n_obs > _MOST_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
+    some = take(z, rows).astype(np.float64)
+    # Of z itself, as RankMe has it, through the small matrix of products.
+    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(some.T @ some)[::-1], 0)))
+
+
+def rank_me(values: np.ndarray) -> float:
+    """Return the exponential of the entropy of the singular values, each as a part of their sum."""
+    p = values / max(values.sum(), 1e-30) + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))

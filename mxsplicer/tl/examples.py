@@ -1,0 +1,112 @@
+"""Cells to look at: of each cluster the typical ones, those at the border to another, and those that fit worst."""
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.spatial.distance import cdist
+
+from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.rows import representation, take
+
+KINDS = ("typical", "borderline", "outlier")
+
+
+def pick_examples(
+    adata: AnnData,
+    *,
+    groupby: str = "leiden",
+    use_rep: str = "X_splicer",
+    n: int = 8,
+    max_cells: int = 2000,
+    among: np.ndarray | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Choose cells of each cluster that are worth looking at, by their place among the learned features.
+
+    *Typical* cells are drawn from the quarter that lies nearest to the cluster's centre, *borderline* cells are as near
+    to the centre of another cluster as to their own, *outliers* lie farthest from their own. No cell is chosen twice.
+    Of larger clusters a random sample is considered, so that memory does not grow with the cells; the representation
+    may lie on disk and is gone through once.
+
+    Parameters
+    ----------
+    adata
+        Cells with clusters in ``obs`` and a representation in ``obsm``.
+    groupby
+        Column of the clusters.
+    use_rep
+        Key of the representation.
+    n
+        Cells of each kind and cluster; fewer where a cluster is small.
+    max_cells
+        Cells of one cluster that are considered, at most.
+    among
+        Which cells may be chosen, one boolean per cell; all by default.
+    seed
+        Draws the sample, and the typical cells.
+
+    Returns
+    -------
+    One row per chosen cell, named as in ``obs_names``: ``group`` (the cluster), ``kind``, ``row`` (place in
+    ``adata``), ``distance`` (Euclidean, to the centre), ``nearest_other`` (the cluster whose centre is nearest but its
+    own; "" where there is one cluster), and of ``obs`` ``slide``, ``cell_id``, ``x_px``, ``y_px``.
+
+    Raises
+    ------
+    InputError
+        If there are no such clusters or no such representation.
+    """
+    names, codes = cluster_codes(adata, groupby)
+    z = representation(adata, use_rep)
+    rng = np.random.default_rng(seed)
+    allowed = np.ones(adata.n_obs, dtype=bool) if among is None else np.asarray(among, dtype=bool)
+    chosen = [np.flatnonzero((codes == code) & allowed) for code in range(len(names))]
+    sample = [rng.choice(rows, max_cells, replace=False) if len(rows) > max_cells else rows for rows in chosen]
+    rows = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype=np.int64)
+    of_row = codes[rows]
+    present = np.unique(of_row)
+    features = take(z, rows)
+    centres = np.stack([features[of_row == code].mean(axis=0) for code in present]) if len(present) else features[:0]
+    tables = []
+    for place, code in enumerate(present):
+        own = np.flatnonzero(of_row == code)
+        distances = cdist(features[own], centres)  # (cells, clusters)
+        to_own, to_others = distances[:, place].copy(), distances
+        to_others[:, place] = np.inf
+        picked = _pick(to_own, to_others.min(axis=1), n, rng)
+        at = np.concatenate([picked[kind] for kind in KINDS])
+        other = present[to_others[at].argmin(axis=1)]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "group": names[code],
+                    "kind": np.repeat(KINDS, [len(picked[kind]) for kind in KINDS]),
+                    "row": rows[own[at]],
+                    "distance": to_own[at],
+                    "nearest_other": [names[one] if len(present) > 1 else "" for one in other],
+                }
+            )
+        )
+    columns = {"group": str, "kind": str, "row": np.int64, "distance": float, "nearest_other": str}
+    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+    table = pd.concat(tables, ignore_index=True) if tables else empty
+    for column in ("slide", "cell_id", "x_px", "y_px"):
+        if column in adata.obs:
+            table[column] = adata.obs[column].to_numpy()[table["row"]]
+    return table.set_index(adata.obs_names[table["row"]])
+
+
+def _pick(to_own: np.ndarray, to_other: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return places of the cells of each kind; of a small cluster each kind gets its share."""
+    n = min(n, -(-len(to_own) // len(KINDS)))
+    near = np.argsort(to_own, kind="stable")
+    typical = np.sort(rng.permutation(max(n, len(near) // 4))[:n])
+    free = np.ones(len(near), dtype=bool)
+    picked = {"typical": near[typical]}
+    free[picked["typical"]] = False
+    by_margin = np.argsort(np.abs(to_other - to_own), kind="stable") if np.isfinite(to_other).any() else near[:0]
+    picked["borderline"] = by_margin[free[by_margin]][:n]
+    free[picked["borderline"]] = False
+    far = near[::-1]
+    picked["outlier"] = far[free[far]][:n]
+    return picked

@@ -1,0 +1,142 @@
+"""What clusters are like, in markers: how bright each is in each cluster, and a name that says what stands out."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.errors import InputError
+from mxsplicer.slides.panel import find_nuclear_marker, is_control
+from mxsplicer.tl.rows import slices
+
+logger = logging.getLogger(__name__)
+
+NOTHING = "nothing stands out"
+
+
+def cluster_profiles(adata: AnnData, *, groupby: str = "leiden") -> pd.DataFrame:
+    """Return how bright each marker is in each cluster.
+
+    Parameters
+    ----------
+    adata
+        Cells with intensities in ``X``, which are gone through in slices.
+    groupby
+        Column of ``obs`` with the clusters; cells where it is missing count for the mean of all, and for no cluster.
+
+    Returns
+    -------
+    Clusters x markers: the cluster's mean of log1p intensity, in standard deviations from the mean of all cells. A
+    marker that is the same in all cells is 0.
+    """
+    names, codes = cluster_codes(adata, groupby)
+    sums = np.zeros((len(names) + 1, adata.n_vars))
+    squares = np.zeros(adata.n_vars)
+    counts = np.bincount(codes, minlength=len(names) + 1)
+    for part, logged in _logged(adata):
+        for code in np.unique(codes[part]):
+            sums[code] += logged[codes[part] == code].sum(axis=0, dtype=np.float64)
+        squares += np.einsum("ij,ij->j", logged, logged, dtype=np.float64)
+    mean = sums.sum(axis=0) / max(adata.n_obs, 1)
+    variance = np.maximum(squares / max(adata.n_obs, 1) - mean**2, 0)
+    sd = np.sqrt(np.where(variance > 1e-9 * np.maximum(mean**2, 1e-12), variance, np.inf))
+    present = counts[:-1] > 0
+    table = pd.DataFrame(
+        (sums[:-1][present] / counts[:-1][present, None] - mean) / sd,
+        index=pd.Index(names)[present],
+        columns=adata.var_names.astype(str),
+    )
+    return table.loc[sorted(table.index, key=lambda name: (len(name), name) if name.isdigit() else (99, name))]
+
+
+def name_clusters(
+    adata: AnnData, *, groupby: str = "leiden", threshold: float = 0.7, most: int = 3, key_added: str | None = None
+) -> pd.Series:
+    """Suggest a name for each cluster by the markers that are bright in it, as "CD8a+ CD3e+".
+
+    A marker is named where the cluster's mean of log1p intensity lies at least ``threshold`` standard deviations of all
+    cells above their mean; where none is, those as far below are ("CD45-"). Stains of nuclei and channels without an
+    antibody (autofluorescence, blanks) name nothing. Clusters that would share a name get the next marker that tells
+    them apart, if there is one. These are words for intensities, not cell types: the clusters were found by the learned
+    features, and what sets one apart may not be an intensity at all.
+
+    Parameters
+    ----------
+    adata
+        Cells with clusters in ``obs`` and intensities in ``X``.
+    groupby
+        Column of the clusters.
+    threshold
+        In standard deviations.
+    most
+        Markers in a name, at most, where no two clusters share it.
+    key_added
+        Column of ``obs`` for the names; ``<groupby>_name`` by default.
+
+    Returns
+    -------
+    The name of each cluster.
+
+    Sets
+    ----
+    ``adata.obs[key_added]``
+        Categorical, "3: CD8a+ CD3e+" for each cell of cluster 3.
+    """
+    names = suggest_names(cluster_profiles(adata, groupby=groupby), threshold=threshold, most=most)
+    of_cluster, codes = cluster_codes(adata, groupby)
+    categories = [f"{name}: {names[name]}" if name in names else name for name in of_cluster]
+    codes = np.where(codes == len(of_cluster), -1, codes)
+    adata.obs[key_added or f"{groupby}_name"] = pd.Categorical.from_codes(codes, categories=pd.Index(categories))
+    return names
+
+
+def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:
+    """Return a name for each row of what :func:`cluster_profiles` returned; see :func:`name_clusters`.
+
+    Examples
+    --------
+    >>> profiles = pd.DataFrame([[2.0, 0.9, 0.0], [-1.0, 0.1, 0.2]], index=["0", "1"], columns=["CD8a", "CD3e", "CD20"])
+    >>> suggest_names(profiles).tolist()
+    ['CD8a+ CD3e+', 'CD8a-']
+    """
+    usable = [name for name in profiles.columns if find_nuclear_marker([name]) is None and not is_control(name)]
+    words = {str(name): _words(row, threshold) for name, row in profiles[usable].iterrows()}
+    names = {name: " ".join(of_it[:most]) or NOTHING for name, of_it in words.items()}
+    length = most
+    while shared := _shared(names, words, length):
+        length += 1
+        names |= {name: " ".join(words[name][:length]) for name in shared}
+    return pd.Series(names, name="name", dtype=object)
+
+
+def _words(row: "pd.Series[float]", threshold: float) -> list[str]:
+    """Return what can be said of a cluster, what stands out most first."""
+    ordered = row.sort_values(ascending=False, kind="stable")
+    bright = [f"{marker}+" for marker, z in ordered.items() if z >= threshold]
+    return bright or [f"{marker}-" for marker, z in ordered[::-1].items() if z <= -threshold]
+
+
+def _shared(names: dict[str, str], words: dict[str, list[str]], length: int) -> list[str]:
+    """Return the clusters that share their name with another and have a further word."""
+    counts = pd.Series(names).value_counts()
+    return [name for name, said in names.items() if counts[said] > 1 and len(words[name]) > length]
+
+
+def cluster_codes(adata: AnnData, groupby: str) -> tuple[list[str], np.ndarray]:
+    """Return the names of the clusters and the place of each cell's among them; one beyond the last for none."""
+    if groupby not in adata.obs:
+        msg = f"the cells have no clusters {groupby!r}; run mxsplicer.tl.cluster first."
+        raise InputError(msg)
+    of_cell = adata.obs[groupby].astype("category").cat
+    codes = of_cell.codes.to_numpy().astype(np.int64)
+    return [str(name) for name in of_cell.categories], np.where(codes < 0, len(of_cell.categories), codes)
+
+
+def _logged(adata: AnnData) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield log1p of the intensities, some cells at a time."""
+    for part in slices(adata.n_obs):
+        rows = adata.X[part]
+        rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+        yield part, np.log1p(np.maximum(rows, 0), dtype=np.float32)
