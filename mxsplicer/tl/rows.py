@@ -1,6 +1,6 @@
 """Rows of a representation that may lie on disk: read some at a time, so that memory does not grow with the cells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 
 AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
+_COLUMN_BYTES = 1 << 30
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -38,3 +39,27 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
         if last > first:
             out[first:last] = matrix[part][rows[first:last] - part.start]
     return out
+
+
+def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield all columns as float32, some at a time (N, at_once); of what lies on disk each piece is read about once.
+
+    A file that holds whole rows together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
+    """
+    n, d = matrix.shape
+    chunks = getattr(matrix, "chunks", None)
+    on_disk = not isinstance(matrix, np.ndarray)
+    whole_rows = on_disk and (chunks is None or chunks[1] >= d)
+    if chunks is not None and not whole_rows:
+        at_once = max(1, round(at_once / chunks[1])) * chunks[1]
+    group = max(at_once, int(_COLUMN_BYTES // (4 * max(n, 1))) // at_once * at_once) if whole_rows else d
+    for first in range(0, d, group):
+        held, start = matrix, 0
+        if whole_rows:
+            start = first
+            held = np.empty((n, min(group, d - first)), dtype=np.float32)
+            for part in slices(n):
+                held[part] = matrix[part][:, first : first + group]
+        for left in range(first, min(first + group, d), at_once):
+            some = slice(left, min(left + at_once, first + group, d))
+            yield some, np.asarray(held[:, some.start - start : some.stop - start], dtype=np.float32)
