@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mxsplicer import pl, report, tl
+    from mxsplicer import exchange, pl, report, tl
     from mxsplicer.embedding import embed, embed_to_file, from_slide, from_store, open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.patches.cutting import cut_patches
@@ -54,6 +54,7 @@ _HOME = {
     "embed_slides": "pipeline",
     "embed_to_file": "embedding",
     "examine": "slides.doctor",
+    "exchange": "",
     "extract_patches": "patches.extraction",
     "from_slide": "embedding",
     "from_store": "embedding",
@@ -93,6 +94,7 @@ __all__ = [
     "embed_slides",
     "embed_to_file",
     "examine",
+    "exchange",
     "extract_patches",
     "from_slide",
     "from_store",

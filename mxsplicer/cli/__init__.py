@@ -21,6 +21,7 @@ from mxsplicer.cli import (
     check,
     cluster,
     embed,
+    export,
     extract,
     info,
     report,
@@ -51,6 +52,7 @@ for module in (
     train,
     cluster,
     report,
+    export,
     view,
     simulate,
 ):

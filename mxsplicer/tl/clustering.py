@@ -110,7 +110,7 @@ def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) 
 
 def _cluster_all_on_gpu(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     try:
-        import rapids_singlecell as rsc  # type: ignore[import-not-found]
+        import rapids_singlecell as rsc
     except ImportError as error:
         msg = "backend 'rapids' needs rapids-singlecell and an NVIDIA GPU; leave it out to cluster by scanpy."
         raise InputError(msg) from error

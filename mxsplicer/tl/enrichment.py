@@ -48,7 +48,7 @@ def enrich_neighbourhoods(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what squidpy imports
-            import squidpy as sq  # type: ignore[import-untyped]
+            import squidpy as sq
     except ImportError as error:
         msg = "neighbourhoods are counted by squidpy, which is not installed; run `pip install squidpy`."
         raise InputError(msg) from error

@@ -125,7 +125,7 @@ def index_cells(adata: AnnData, *, use_rep: str = "X_splicer", metric: Metric = 
     The first 50 principal components are indexed: 200 MB for a million cells, and the index takes about as much again.
     They decide who is a candidate, and all features who is nearest (Dong et al. 2011, as pynndescent has it).
     """
-    from pynndescent import NNDescent  # type: ignore[import-untyped]
+    from pynndescent import NNDescent
 
     _check(adata, metric, 1, None)
     z = representation(adata, use_rep)
