@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
+from mxsplicer.progress import track
 from mxsplicer.slides.location import Location, locate
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import parse_renames
@@ -30,7 +31,8 @@ from mxsplicer.slides.slide import LazyImage, Slide
 logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "mxsplicer result", 1
-_FEATURES_AT_ONCE = 16  # as wide as a piece of the AnnData file, so that each is read once
+# What is held at a time of z: 32 MB, and as wide as a piece of the AnnData file, so that each is read once.
+_FEATURES_AT_ONCE, _CELLS_AT_ONCE = 16, 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,15 +168,20 @@ def logged(result: Result) -> Iterator[None]:
 def write_features(path: Path, z: Any) -> None:
     """Write z (N, d), an array or an h5py dataset, feature by feature, so that a viewer reads one of all cells at once.
 
-    Some features of all cells are held in memory at a time.
+    A chunk holds one feature of up to 2¹⁹ cells. What is held in memory does not grow with the cells: 16 features of
+    as many.
     """
     temporary = path.with_name("features.partial.zarr")
     shutil.rmtree(temporary, ignore_errors=True)
     n, d = z.shape
-    features = zarr.create_array(temporary, shape=(d, n), chunks=(1, n), dtype=z.dtype, zarr_format=3)
-    for first in range(0, d, _FEATURES_AT_ONCE):
-        some = slice(first, min(first + _FEATURES_AT_ONCE, d))
-        features[some] = np.ascontiguousarray(z[:, some].T)
+    chunks = (1, min(n, _CELLS_AT_ONCE))
+    features = zarr.create_array(temporary, shape=(d, n), chunks=chunks, dtype=z.dtype, zarr_format=3)
+    for start in track(range(0, n, _CELLS_AT_ONCE), "Writing features"):
+        cells = slice(start, min(start + _CELLS_AT_ONCE, n))
+        for first in range(0, d, _FEATURES_AT_ONCE):
+            some = np.asarray(z[cells, first : first + _FEATURES_AT_ONCE])
+            for number, feature in enumerate(some.T, start=first):  # each compressed by itself: no copy of all of them
+                features[number, cells] = np.ascontiguousarray(feature)
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
 
