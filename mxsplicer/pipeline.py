@@ -47,7 +47,7 @@ from mxsplicer.slides.location import Location, absolute, locate
 from mxsplicer.slides.masks import open_mask, open_nuclei
 from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
 from mxsplicer.slides.readers import open_slide
-from mxsplicer.slides.segmentation import segment
+from mxsplicer.slides.segmentation import knows_nuclei, segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.recipe import Recipe
@@ -108,9 +108,20 @@ class Options:
         if self.labels is not None and not self.masks:
             msg = "labels are matched by the ids of cells: give the masks that have these ids by --mask."
             raise InputError(msg)
+        if self.nuclei and not self.masks:
+            msg = "a mask of nuclei carries the numbers of the cells of another mask: give that one by --mask."
+            raise InputError(msg)
+        if "nucleus" in self.measure and not self.nuclei and (self.masks or not self.finds_nuclei):
+            msg = "the mean of the nucleus needs a mask of nuclei: give it by --nuclei, or leave out --measure nucleus."
+            raise InputError(msg)
         if self.groups not in (None, "slide") and self.samples is None:
             msg = f"--groups {self.groups} names a column, but of no table: give the table by --samples."
             raise InputError(msg)
+
+    @property
+    def finds_nuclei(self) -> bool:
+        """Whether a mask that is made here comes with one of the nuclei."""
+        return knows_nuclei(self.segmenter, self.membrane_marker)
 
 
 @dataclass(frozen=True)
@@ -400,6 +411,8 @@ def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Opti
             check_mask(mask, slide)
         elif options.nuclear_marker is not None:
             slide.channels_of([options.nuclear_marker])
+        elif ":" in (options.segmenter or ""):
+            pass  # a function of the user's own sees all markers
         elif find_nuclear_marker(slide.markers) is None:
             msg = (
                 f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
@@ -545,12 +558,13 @@ def _as_json(value: Any) -> Any:
 
 
 def _masks(work: _Work) -> list[LazyImage]:
+    """Return the masks, and make those that were not given, with their nuclei where the segmenter knows them."""
     options, masks = work.options, []
-    for slide, given in zip(work.slides, work.given_masks, strict=True):
+    for place, (slide, given) in enumerate(zip(work.slides, work.given_masks, strict=True)):
         if given is not None:
             masks.append(given)
             continue
-        path = work.result.of_slide(slide.name, "mask.zarr")
+        path, nuclei = (work.result.of_slide(slide.name, file) for file in ("mask.zarr", "nuclei.zarr"))
         if not path.exists():
             with work.timed("segmentation"):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -562,10 +576,13 @@ def _masks(work: _Work) -> list[LazyImage]:
                     expansion_um=options.expansion_um,
                     membrane_marker=options.membrane_marker,
                     segmenter=options.segmenter,
+                    nuclei_path=nuclei if options.finds_nuclei else None,
                     workers=work.running.workers,
                     max_bytes=work.running.max_bytes,
+                    overwrite=True,  # nuclei of a call that was killed between the two
                 )
         masks.append(open_mask(path, slide=slide))
+        work.nuclei[place] = open_nuclei(nuclei, slide) if nuclei.exists() else None
     return masks
 
 

@@ -3,7 +3,8 @@
 slide.mxs/
   mxsplicer.json    index of a finished result; the file that viewers open
   settings.json     what the folder was begun with, and how long each stage took
-  mask.zarr         where it was made here; patches.zarr: the training sample; slides/NAME/ where there are several
+  mask.zarr         where it was made here, with nuclei.zarr; patches.zarr: the training sample; slides/NAME/ where
+                    there are several
   run/              the trained encoder; baselines/joint/ beside it where there are labels to compare it on
   cells.h5ad  features.zarr  report.html  log.txt
 """

@@ -20,6 +20,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.pipeline import Options, embed_slides, plan_slides, write_result_report
 from mxsplicer.result import open_result
 from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import SimulatedSlide, simulate_slide
 from mxsplicer.splicer.recipe import Recipe
@@ -329,7 +330,7 @@ def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_
     result = embed_slides(
         [one.image for one in slides],
         tmp_path / "cohort",
-        options=Options(samples=samples, groups="patient id", **SMALL),
+        options=Options(samples=samples, groups="patient id", measure=("nucleus",), **SMALL),
         device="cpu",
     )
 
@@ -337,10 +338,19 @@ def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_
     assert list(adata.obs["slide"].cat.categories) == ["S1", "S2"]
     assert dict(zip(adata.obs["slide"], adata.obs["patient_id"], strict=True)) == {"S1": "A", "S2": "B"}
     for name in ("S1", "S2"):
-        ids = np.unique(zarr.open_array(result.of_slide(name, "mask.zarr"), mode="r")[...])
+        mask, nuclei = (
+            zarr.open_array(result.of_slide(name, f"{one}.zarr"), mode="r")[...] for one in ("mask", "nuclei")
+        )
+        np.testing.assert_array_equal(nuclei[nuclei > 0], mask[nuclei > 0])
+        ids = np.unique(mask)
         assert set(adata.obs["cell_id"][adata.obs["slide"] == name]) <= set(ids)
         assert result.of_slide(name, "patches.zarr").is_dir()
     assert json.loads(result.index.read_text(encoding="utf-8"))["slides"][1]["mask"] == "slides/S2/mask.zarr"
+    area = adata.obs["nucleus_area_um2"]
+    assert np.all((area > 0) & (area <= adata.obs["area_um2"]))
+    # The mean over the nucleus alone is brighter in its own marker than that of the whole cell.
+    nuclear = adata.var_names.get_loc(find_nuclear_marker(list(adata.var_names)))
+    assert np.mean(adata.layers["nucleus"][:, nuclear] > adata.X[:, nuclear]) > 0.95
 
 
 def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):

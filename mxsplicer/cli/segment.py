@@ -7,6 +7,7 @@ import typer
 
 from mxsplicer import progress
 from mxsplicer.cli.options import (
+    CELLS,
     Drop,
     Expansion,
     Markers,
@@ -40,6 +41,15 @@ def segment(
     membrane_marker: MembraneMarker = None,
     nucleus_diameter_um: NucleusDiameter = 7.0,
     expansion_um: Expansion = 3.0,
+    nuclei: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NUCLEI.zarr",
+            help="Write the mask of the nuclei too, each with the number of its cell.",
+            show_default=False,
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
     workers: Workers = None,
     max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
@@ -62,6 +72,7 @@ def segment(
             membrane_marker=membrane_marker,
             nucleus_diameter_um=nucleus_diameter_um,
             expansion_um=expansion_um,
+            nuclei_path=nuclei,
             workers=workers,
             max_bytes=None if max_memory is None else parse_bytes(max_memory),
             overwrite=overwrite,

@@ -8,7 +8,7 @@ the mask does not depend on the tiles.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ CellFinder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (C, Y, X) 
 _CHUNK_PX = 512
 _STEP_PX = 128  # sides of tiles are multiples of it
 _WINDOWS, _WINDOW_PX = 16, 512  # where brightness levels are measured on a large slide
-_BYTES_PER_PX = {"built-in": 80, "named": 600, "own": 100}  # of a tile with its halo, beside the image
+_BYTES_PER_PX = {"built-in": 88, "named": 600, "own": 100}  # of a tile with its halo, beside the image
 _PERCENTILES = (1.0, 99.8)  # become 0 and 1 for a named segmenter, over the tissue of the whole slide
 
 
@@ -48,6 +48,7 @@ def segment(
     min_nucleus_area_um2: float = 8.0,
     membrane_marker: str | None = None,
     segmenter: str | Segmenter | None = None,
+    nuclei_path: str | Path | None = None,
     halo_um: float = 50.0,
     tile_px: int = 2048,
     workers: int | None = None,
@@ -80,6 +81,9 @@ def segment(
         is given the nuclear marker, normalised over the slide, and the nuclei it finds are grown; or both markers,
         and finds whole cells. A function from an image (C, Y, X) to labels (Y, X), or its name ``module:function``,
         is given all channels of a tile with its halo, and its labels are taken as whole cells.
+    nuclei_path
+        Folder to create for the mask of the nuclei, each with the number of its cell; it is complete before the mask
+        is. Only a segmenter that finds nuclei and grows them can tell: see :func:`knows_nuclei`.
     halo_um
         What a tile sees of its surroundings on each side.
     tile_px
@@ -98,8 +102,8 @@ def segment(
     Raises
     ------
     InputError
-        If ``path`` exists, if no marker shows nuclei, if no nucleus is found, or if the segmenter is not there, has
-        no weights or returns no labels.
+        If a path exists, if no marker shows nuclei, if no nucleus is found or none can be told from its cell, or if
+        the segmenter is not there, has no weights or returns no labels.
 
     Examples
     --------
@@ -111,10 +115,14 @@ def segment(
     >>> np.unique(mask).tolist()
     [0, 1, 2]
     """
-    path = Path(path)
-    if path.exists() and not (overwrite and (path / "zarr.json").is_file()):
-        what = "is not a zarr array, so it is not replaced" if overwrite else "exists"
-        msg = f"{path} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
+    path, paths = Path(path), [Path(one) for one in (path, nuclei_path) if one is not None]
+    for one in paths:
+        if one.exists() and not (overwrite and (one / "zarr.json").is_file()):
+            what = "is not a zarr array, so it is not replaced" if overwrite else "exists"
+            msg = f"{one} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
+            raise InputError(msg)
+    if nuclei_path is not None and not knows_nuclei(segmenter, membrane_marker):
+        msg = f"no nuclei can be written to {nuclei_path}: the segmenter is asked for whole cells, and tells no nuclei."
         raise InputError(msg)
     named = isinstance(segmenter, str) and ":" not in segmenter
     if membrane_marker is not None and not named:
@@ -156,31 +164,44 @@ def segment(
         workers=workers,
         halo_px=halo_px,
     )
-    partial_path = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial_path, ignore_errors=True)
-    height, width = slide.shape_px
-    chunks = (min(_CHUNK_PX, height), min(_CHUNK_PX, width))
-    mask = zarr.create_array(partial_path, shape=(height, width), chunks=chunks, dtype="uint32", zarr_format=3)
-    first_px = _fill(mask, slide, channels, find_cells, grid, halo_px, n_workers)
+    masks = [_create(_partial(one), slide.shape_px) for one in paths]
+    first_px = _fill(masks, slide, channels, find_cells, grid, halo_px, n_workers)
     if not len(first_px):
-        shutil.rmtree(partial_path)
+        for one in paths:
+            shutil.rmtree(_partial(one))
         shown_by = settings.get("segmenter", settings.get("nuclear_marker"))
         msg = (
             f"no nucleus was found in slide {slide.name!r} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
             "another marker by --nuclear-marker, check the pixel size, or give a mask by --mask."
         )
         raise InputError(msg)
-    _number_by_place(mask, first_px)
-    mask.update_attributes({"mxsplicer": settings | {"cells": len(first_px)}})
-    if path.exists():
-        shutil.rmtree(path)
-    partial_path.rename(path)
+    _number_by_place(masks, first_px)
+    for one, mask in reversed(list(zip(paths, masks, strict=True))):  # the cells last: who finds them finds all
+        mask.update_attributes({"mxsplicer": settings | {"cells": len(first_px)}})
+        if one.exists():
+            shutil.rmtree(one)
+        _partial(one).rename(one)
     logger.info("%s: %d cells", path, len(first_px))
     return zarr.open_array(path, mode="r")
 
 
+def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str | None = None) -> bool:
+    """Return whether :func:`segment` finds nuclei and grows them, rather than whole cells."""
+    return segmenter is None or (isinstance(segmenter, str) and ":" not in segmenter and membrane_marker is None)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _create(path: Path, shape_px: tuple[int, int]) -> zarr.Array:
+    shutil.rmtree(path, ignore_errors=True)
+    chunks = (min(_CHUNK_PX, shape_px[0]), min(_CHUNK_PX, shape_px[1]))
+    return zarr.create_array(path, shape=shape_px, chunks=chunks, dtype="uint32", zarr_format=3)
+
+
 def _fill(
-    mask: zarr.Array,
+    masks: Sequence[zarr.Array],
     slide: Slide,
     channels: list[int],
     find_cells: CellFinder,
@@ -188,21 +209,26 @@ def _fill(
     halo_px: int,
     workers: int,
 ) -> np.ndarray:
-    """Write the cells of every tile, numbered as they come; return of each the place of its first pixel."""
+    """Write the cells of every tile, and their nuclei where there is a second mask, numbered as they come.
+
+    Returns
+    -------
+    Of each cell the place of its first pixel in the flattened slide.
+    """
     picked = slice(channels[0], channels[-1] + 1) if np.all(np.diff(channels) == 1) else channels
     firsts = []
     n_cells = 0
 
-    def look(core: Window) -> tuple[np.ndarray, np.ndarray]:
+    def look(core: Window) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         window = grown(core, halo_px, slide.shape_px)
         image = slide.image[picked, *window] if isinstance(picked, slice) else _stacked(slide, picked, window)
         cells, nuclei = find_cells(np.asarray(image))
-        return cells, _owned(nuclei, core, window)
+        return cells, nuclei if len(masks) > 1 else None, _owned(nuclei, core, window)
 
-    for core, (cells, owned) in zip(
+    for core, (cells, nuclei, owned) in zip(
         grid, track(in_order(look, grid, workers), "Segmenting", total=len(grid)), strict=True
     ):
-        first = _write(mask, cells, owned, grown(core, halo_px, slide.shape_px), n_cells)
+        first = _write(masks, cells, nuclei, owned, grown(core, halo_px, slide.shape_px), n_cells)
         n_cells += len(first)
         firsts.append(first)
     return np.concatenate(firsts)
@@ -212,7 +238,7 @@ def _stacked(slide: Slide, channels: list[int], window: Window) -> np.ndarray:
     return np.stack([np.asarray(slide.image[channel, *window]) for channel in channels])
 
 
-def _number_by_place(mask: zarr.Array, first_px: np.ndarray) -> None:
+def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
     """Give the cells the numbers 1, 2, ... by their first pixel, so that no number tells how the tiles lay."""
     numbers = np.zeros(len(first_px) + 1, dtype=np.uint32)
     numbers[1:][np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
@@ -220,11 +246,13 @@ def _number_by_place(mask: zarr.Array, first_px: np.ndarray) -> None:
         return
 
     def renumber(window: Window) -> None:
-        labels = np.asarray(mask[window])
-        if labels.any():
-            mask[window] = numbers[labels]
+        for mask in masks:
+            labels = np.asarray(mask[window])
+            if labels.any():
+                mask[window] = numbers[labels]
 
-    chunks = Grid((mask.shape[0], mask.shape[1]), (mask.chunks[0], mask.chunks[1]))
+    (height, width), (down, across) = masks[0].shape, masks[0].chunks
+    chunks = Grid((height, width), (down, across))
     for _ in track(in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
         pass
 
@@ -241,13 +269,21 @@ def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
     return owned
 
 
-def _write(mask: zarr.Array, cells: np.ndarray, owned: np.ndarray, window: Window, n_before: int) -> np.ndarray:
+def _write(
+    masks: Sequence[zarr.Array],
+    cells: np.ndarray,
+    nuclei: np.ndarray | None,
+    owned: np.ndarray,
+    window: Window,
+    n_before: int,
+) -> np.ndarray:
     """Write a tile's own cells where no other tile has written, numbered on from ``n_before``.
 
     Returns
     -------
     Of each cell the place of its first pixel in the flattened slide.
     """
+    mask = masks[0]
     there = np.asarray(mask[window])
     n = np.bincount(cells.ravel(), minlength=len(owned))
     free = np.bincount(cells[there == 0], minlength=len(owned))
@@ -260,8 +296,11 @@ def _write(mask: zarr.Array, cells: np.ndarray, owned: np.ndarray, window: Windo
         return np.empty(0, dtype=np.int64)
     box = (slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs.min()), int(xs.max()) + 1))
     top, left = window[0].start, window[1].start
-    written = np.where(own[box] > 0, own[box] + np.uint32(n_before), there[box])
-    mask[top + box[0].start : top + box[0].stop, left + box[1].start : left + box[1].stop] = written
+    on_slide = (slice(top + box[0].start, top + box[0].stop), slice(left + box[1].start, left + box[1].stop))
+    mask[on_slide] = np.where(own[box] > 0, own[box] + np.uint32(n_before), there[box])
+    if nuclei is not None:
+        of_cells = (own[box] > 0) & (nuclei[box] == cells[box])
+        masks[1][on_slide] = np.where(of_cells, own[box] + np.uint32(n_before), np.asarray(masks[1][on_slide]))
     _, first = np.unique(own[ys, xs], return_index=True)
     places: np.ndarray = (ys[first] + top) * mask.shape[1] + xs[first] + left
     return places

@@ -81,12 +81,42 @@ def test_neither_tiles_nor_threads_nor_memory_change_a_pixel_of_the_mask(tmp_pat
     slide, _ = tissue(seed=seed)
     max_bytes = more and int((resident_bytes() + (more << 20)) / 0.9)
 
-    whole = segment(slide, tmp_path / "whole.zarr", tile_px=4096, workers=1)[:]
-    tiled = segment(slide, tmp_path / "tiled.zarr", tile_px=tile_px, workers=workers, max_bytes=max_bytes)[:]
+    nuclei = {"whole": tmp_path / "whole_nuclei.zarr", "tiled": tmp_path / "tiled_nuclei.zarr"}
+    whole = segment(slide, tmp_path / "whole.zarr", tile_px=4096, workers=1, nuclei_path=nuclei["whole"])[:]
+    tiled = segment(
+        slide,
+        tmp_path / "tiled.zarr",
+        tile_px=tile_px,
+        workers=workers,
+        max_bytes=max_bytes,
+        nuclei_path=nuclei["tiled"],
+    )[:]
 
     np.testing.assert_array_equal(tiled, whole)
+    np.testing.assert_array_equal(*(zarr.open_array(path, mode="r")[:] for path in nuclei.values()))
     _, first = np.unique(whole, return_index=True)
     assert np.all(np.diff(first[1:]) > 0), "cells are numbered by their first pixel"
+
+
+def test_nuclei_have_the_numbers_of_the_cells_they_lie_in(tmp_path):
+    slide, _ = tissue()
+
+    cells = segment(slide, tmp_path / "mask.zarr", nuclei_path=tmp_path / "nuclei.zarr")[:]
+
+    nuclei = zarr.open_array(tmp_path / "nuclei.zarr", mode="r")[:]
+    assert (nuclei.dtype, nuclei.shape) == (np.uint32, cells.shape)
+    np.testing.assert_array_equal(nuclei[nuclei > 0], cells[nuclei > 0])
+    assert np.unique(nuclei).tolist() == np.unique(cells).tolist()
+    np.testing.assert_array_equal(nuclei > 0, segment(slide, tmp_path / "bare.zarr", expansion_um=0)[:] > 0)
+
+
+def test_nuclei_of_a_segmenter_of_whole_cells_are_refused(tmp_path):
+    slide, _ = tissue(size_px=200)
+
+    with pytest.raises(InputError, match="asked for whole cells"):
+        segment(slide, tmp_path / "mask.zarr", segmenter=lambda image: image[0], nuclei_path=tmp_path / "nuclei.zarr")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @settings(max_examples=25, deadline=None)
