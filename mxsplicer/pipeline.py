@@ -50,8 +50,9 @@ from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import knows_nuclei, segment
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run, check_panel, load_run, make_encoder, untrained
+from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
 from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
 
@@ -401,7 +402,7 @@ def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Opti
     nuclei = [
         None if path is None else open_nuclei(path, slide) for path, slide in zip(nuclei_paths, slides, strict=True)
     ]
-    model = load_run(options.model) if options.model else None
+    model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
     size = options.patch_size_um
     if size is None:
         size = model.settings["patch_size_um"] if model else _PATCH_SIZE_UM
@@ -616,7 +617,7 @@ def _embed(work: _Work, masks: Sequence[LazyImage]) -> None:
 def _analyse(work: _Work) -> None:
     """Correlate, cluster and score the embedded cells, and write the AnnData."""
     options, result = work.options, work.result
-    run = work.model or load_run(result.run)
+    run = work.model or load_run(result.run, encoder=options.recipe.encoder)
     use_rep = f"X_{run.method}"
     with open_cells(result.embedded) as adata:
         adata.uns["spatialdata_attrs"] = {
@@ -675,7 +676,7 @@ def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> 
 
 def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
     if path.exists():
-        return load_run(path)
+        return load_run(path, encoder=recipe.encoder)
     with work.timed("training" if path == work.result.run else f"training the baseline ({recipe.method})"):
         return train(stores, path, recipe=recipe, device=work.running.device)
 

@@ -157,7 +157,12 @@ _RECIPE: dict[str, Any] = {
         str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.", rich_help_panel=MODEL)
     ],
     "loss": Annotated[str, typer.Option(help="vicreg, simclr or sigreg.", rich_help_panel=MODEL)],
-    "encoder": Annotated[str, typer.Option(help="resnet18 (fused), separable or hybrid.", rich_help_panel=MODEL)],
+    "encoder": Annotated[
+        str,
+        typer.Option(
+            help="resnet18, resnet34 or resnet50 (fused), separable, hybrid, or module:Class.", rich_help_panel=MODEL
+        ),
+    ],
     "encoder_width": Annotated[
         int,
         typer.Option(

@@ -10,12 +10,12 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import import_by_name, is_importable
 
 Segmenter = Callable[[np.ndarray], np.ndarray]  # (C, Y, X) -> labels (Y, X), 0 background
 
@@ -99,28 +99,10 @@ def import_segmenter(name: str) -> Segmenter:
     >>> import_segmenter("numpy:squeeze")(np.ones((1, 2, 2), int)).shape
     (2, 2)
     """
-    module_name, _, function_name = name.partition(":")
-    if not (module_name and function_name):
+    if not is_importable(name):
         msg = f"there is no segmenter {name!r}: give {', '.join(sorted(SEGMENTERS))}, or module:function."
         raise InputError(msg)
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever is wrong in the user's file
-        msg = f"the segmenter's module {module_name!r} cannot be imported: {type(error).__name__}: {error}."
-        raise InputError(msg) from error
-    finally:
-        sys.path.remove(here)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        msg = (
-            f"module {module_name!r} has no function {function_name!r}; it must take an image (C, Y, X) and return "
-            "labels (Y, X)."
-        )
-        raise InputError(msg)
-    found: Segmenter = function
-    return found
+    return import_by_name(name, "a segmenter", "an image (C, Y, X) and return labels (Y, X)")
 
 
 def _import(extra: str, module: str) -> Any:

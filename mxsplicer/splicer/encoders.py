@@ -1,25 +1,32 @@
 """Encoders: patches (B, C, P, P) become representations (B, d); projectors; all component encoders as one network.
 
-The building block is the residual network of He et al. 2016 (arXiv 1512.03385) with basic blocks. ``groups=n`` makes n
-of them, side by side and without a connection, that run as one network: channel block i of every layer belongs to
-network i. This is how the components' encoders cost one pass instead of a loop over n networks.
+The building block is the residual network of He et al. 2016 (arXiv 1512.03385). ``groups=n`` makes n of them, side by
+side and without a connection, that run as one network: channel block i of every layer belongs to network i. This is
+how the components' encoders cost one pass instead of a loop over n networks.
 """
 
-from collections.abc import Callable, Sequence
-from typing import cast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from mxsplicer.errors import InputError
+from mxsplicer.imports import import_by_name, is_importable
+
+_EXPANSION = 4  # of a block with a bottleneck: what it returns, beside what its inner convolution sees
 _SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem that shrinks it four times
 
 
 class ResNet(nn.Module):
-    """``groups`` residual networks with basic blocks, run as one: (B, groups * C, P, P) to (B, groups * 8 * width).
+    """``groups`` residual networks, run as one: (B, groups * C, P, P) to (B, groups * 8 * width).
 
-    Patches of at most 40 px get a small stem (3 x 3, stride 1, then a 2 x pool), larger ones that of the paper
-    (7 x 7, stride 2, then a 2 x pool). ``lean`` replaces convolution and pool by one convolution of the same reach and
-    stride, which spares the largest feature map.
+    ``blocks`` says how many there are in each of the four stages. With ``bottleneck`` they are the blocks of three
+    convolutions of ResNet-50, and the representation is four times as wide. Patches of at most 40 px get a small stem
+    (3 x 3, stride 1, then a 2 x pool), larger ones that of the paper (7 x 7, stride 2, then a 2 x pool). ``lean``
+    replaces convolution and pool by one convolution of the same reach and stride, which spares the largest feature map.
     """
 
     def __init__(
@@ -30,6 +37,7 @@ class ResNet(nn.Module):
         width: int = 64,
         blocks: Sequence[int] = (2, 2, 2, 2),
         groups: int = 1,
+        bottleneck: bool = False,
         lean: bool = False,
     ) -> None:
         super().__init__()
@@ -46,8 +54,10 @@ class ResNet(nn.Module):
         layers: list[nn.Module] = []
         for stage, n_blocks in enumerate(blocks):
             for block in range(n_blocks):
-                out = groups * width * 2**stage
-                layers.append(_BasicBlock(channels, out, stride=2 if stage and not block else 1, groups=groups))
+                inner, stride = groups * width * 2**stage, 2 if stage and not block else 1
+                out = inner * _EXPANSION if bottleneck else inner
+                body = _bottleneck if bottleneck else _basic
+                layers.append(_Block(body(channels, inner, stride, groups), channels, out, stride, groups))
                 channels = out
         self.stages = nn.Sequential(*layers)
         self.out_features = channels
@@ -57,24 +67,44 @@ class ResNet(nn.Module):
         return cast("Tensor", self.stages(self.stem(x)).mean(dim=(2, 3)))
 
 
-class _BasicBlock(nn.Module):
-    def __init__(self, channels: int, out: int, *, stride: int, groups: int) -> None:
+class _Block(nn.Module):
+    """A body of convolutions beside a shortcut."""
+
+    def __init__(self, body: nn.Module, channels: int, out: int, stride: int, groups: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, out, 3, stride, 1, groups=groups, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out, out, 3, 1, 1, groups=groups, bias=False),
-            nn.BatchNorm2d(out),
-        )
+        self.body = body
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or channels != out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride, groups=groups, bias=False), nn.BatchNorm2d(out)
-            )
+            self.shortcut = nn.Sequential(*_convolution(channels, out, 1, stride, groups))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def _basic(channels: int, inner: int, stride: int, groups: int) -> nn.Module:
+    return nn.Sequential(
+        *_convolution(channels, inner, 3, stride, groups),
+        nn.ReLU(inplace=True),
+        *_convolution(inner, inner, 3, 1, groups),
+    )
+
+
+def _bottleneck(channels: int, inner: int, stride: int, groups: int) -> nn.Module:
+    return nn.Sequential(
+        *_convolution(channels, inner, 1, 1, groups),
+        nn.ReLU(inplace=True),
+        # The stride is here and not in the first convolution, which would leave three of four pixels unseen.
+        *_convolution(inner, inner, 3, stride, groups),
+        nn.ReLU(inplace=True),
+        *_convolution(inner, inner * _EXPANSION, 1, 1, groups),
+    )
+
+
+def _convolution(channels: int, out: int, kernel: int, stride: int, groups: int) -> tuple[nn.Module, nn.Module]:
+    return (
+        nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out),
+    )
 
 
 class Separable(nn.Module):
@@ -106,7 +136,92 @@ class Hybrid(nn.Module):
 
 
 # (channels, patch_px, width=) -> a module (B, C, P, P) -> (B, d) that knows its d as `out_features`.
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"resnet18": ResNet, "separable": Separable, "hybrid": Hybrid}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": ResNet,
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "separable": Separable,
+    "hybrid": Hybrid,
+}
+
+
+def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.Module:
+    """Return an untrained encoder (B, n_markers, P, P) -> (B, d) that knows its d as ``out_features``.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`ENCODERS`, or ``"module:Class"``: a class of the user's own, which is imported and called with
+        the number of markers, the side of a patch in pixels and, if it takes it, ``width=``. What comes out of
+        it is checked on two patches of noise.
+
+    Raises
+    ------
+    InputError
+        If there is no such encoder, or the class's module is none that patches can pass.
+
+    Examples
+    --------
+    >>> make_encoder("resnet50", 19, 64, width=8).out_features
+    256
+    """
+    if name in ENCODERS:
+        return ENCODERS[name](n_markers, patch_px, width=width)
+    if not is_importable(name):
+        msg = f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}, and module:Class for one of your own."
+        raise InputError(msg)
+    make = import_by_name(name, "an encoder", "the number of markers and a patch's side in pixels and return a module")
+    try:
+        encoder = make(n_markers, patch_px, **({"width": width} if _takes_width(make) else {}))
+    except Exception as error:  # whatever is wrong in the user's class
+        msg = f"encoder {name!r} could not be made for {n_markers} markers and {patch_px} px: {_told(error)}."
+        raise InputError(msg) from error
+    patches = torch.randn(2, n_markers, patch_px, patch_px, generator=torch.Generator().manual_seed(0))
+    if fault := _fault(encoder, patches):
+        msg = (
+            f"encoder {name!r} {fault}; it has to be a torch module that takes patches (B, {n_markers}, {patch_px}, "
+            f"{patch_px}) and returns features (B, d), finite, and in eval mode of each patch by itself."
+        )
+        raise InputError(msg)
+    return cast("nn.Module", encoder)
+
+
+def _fault(encoder: Any, patches: Tensor) -> str:
+    """Return why a user's own module cannot serve as an encoder, or nothing, and note the width of what it returns."""
+    if not isinstance(encoder, nn.Module):
+        return f"is {type(encoder).__name__}"
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            z, again, alone = encoder(patches), encoder(patches), encoder(patches[:1])
+    except Exception as error:  # whatever is wrong in the user's class
+        return f"fails on patches {tuple(patches.shape)} ({_told(error)})"
+    encoder.train()
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(patches):
+        return f"returns {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__} for {len(patches)} patches"
+    width = z.shape[1]
+    if getattr(encoder, "out_features", width) != width:
+        return f"has out_features {encoder.out_features} and returns {width}"
+    encoder.out_features = width  # type: ignore[assignment]
+    addresses = {key: tensor.data_ptr() for key, tensor in encoder.state_dict().items() if tensor.numel()}
+    twice = [key for key, where in addresses.items() if list(addresses.values()).count(where) > 1]
+    if twice:
+        return f"holds the same weights under several names ({', '.join(twice)}), which cannot be saved"
+    faults = {
+        "returns numbers that are not finite": not torch.isfinite(z).all(),
+        "returns something else at every call in eval mode": not torch.equal(z, again),
+        "sees in one patch what is in another": not torch.allclose(z[:1], alone, rtol=1e-3, atol=1e-4),
+    }
+    return next((fault for fault, found in faults.items() if found), "")
+
+
+def _takes_width(make: Callable[..., Any]) -> bool:
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(make).parameters
+    return "width" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 class Projector(nn.Sequential):

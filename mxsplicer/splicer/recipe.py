@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import is_importable
 
 if TYPE_CHECKING:
     from mxsplicer.splicer.views import Views
@@ -27,7 +28,8 @@ class Recipe:
     loss
         ``"vicreg"``, ``"simclr"`` or ``"sigreg"``, between each chunk and its component.
     encoder, encoder_width
-        The primary encoder and the width of its first stage; 64 is the ResNet-18 of the paper.
+        The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
+        the width of its first stage; 64 is the ResNet-18 of the paper.
     component_width
         Width of the first stage of each component's encoder.
     chunk_width
@@ -84,7 +86,8 @@ class Recipe:
 
         _check_word("method", self.method, OBJECTIVES)
         _check_word("loss", self.loss, LOSSES)
-        _check_word("encoder", self.encoder, ENCODERS)
+        if not is_importable(self.encoder):
+            _check_word("encoder", self.encoder, (*ENCODERS, "module:Class for one of your own"))
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
         self.view_plan()
         least = {"encoder_width": 1, "component_width": 1, "chunk_width": 1, "projector_layers": 0, "batch_size": 2}

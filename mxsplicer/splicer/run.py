@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import is_importable
 from mxsplicer.slides.panel import side_by_side
 from mxsplicer.slides.slide import fingerprint
 from mxsplicer.splicer.batches import Normalization
-from mxsplicer.splicer.encoders import ENCODERS
+from mxsplicer.splicer.encoders import make_encoder
 
 _VERSION = 1
 
@@ -69,14 +70,6 @@ class Run:
         return fingerprint(self.path / "model.safetensors")
 
 
-def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.Module:
-    """Return an untrained encoder (B, n_markers, P, P) -> (B, d)."""
-    if name not in ENCODERS:
-        msg = f"there is no encoder {name!r}; there are {', '.join(ENCODERS)}."
-        raise InputError(msg)
-    return ENCODERS[name](n_markers, patch_px, width=width)
-
-
 def save_run(run: Run, path: Path) -> None:
     """Write a run into the existing folder ``path``."""
     config = {
@@ -94,8 +87,20 @@ def save_run(run: Run, path: Path) -> None:
     (path / "README.md").write_text(_model_card(run), encoding="utf-8")
 
 
-def load_run(path: str | Path) -> Run:
-    """Open a run folder, or the result folder that holds one, on the CPU."""
+def load_run(path: str | Path, *, encoder: str = "") -> Run:
+    """Open a run folder, or the result folder that holds one, on the CPU.
+
+    Parameters
+    ----------
+    encoder
+        Of a run that was trained with a class of someone's own, that class, ``"module:Class"``. It is imported because
+        you name it here, and never because the folder does. Other runs have no need of it.
+
+    Raises
+    ------
+    InputError
+        If it is no run folder, is damaged, or its encoder is a class that was not given.
+    """
     path = Path(path)
     path = path / "run" if (path / "run" / "config.json").is_file() else path
     if not (path / "config.json").is_file():
@@ -107,10 +112,12 @@ def load_run(path: str | Path) -> Run:
             msg = f"{path} was written by another version of mxsplicer (format {config.get('version')}): update it."
             raise InputError(msg)
         settings, markers = config["settings"], tuple(config["markers"])
-        encoder = make_encoder(settings["encoder"], len(markers), config["patch_px"], width=settings["encoder_width"])
-        encoder.load_state_dict(load_file(path / "model.safetensors"))
+        if is_importable(settings["encoder"]):
+            settings["encoder"] = _trusted(path, settings["encoder"], encoder)
+        module = make_encoder(settings["encoder"], len(markers), config["patch_px"], width=settings["encoder_width"])
+        module.load_state_dict(load_file(path / "model.safetensors"))
         return Run(
-            encoder=encoder.eval(),
+            encoder=module.eval(),
             normalization=Normalization.from_dict(config["normalization"]),
             markers=markers,
             patch_px=config["patch_px"],
@@ -121,6 +128,16 @@ def load_run(path: str | Path) -> Run:
     except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
         msg = f"run folder {path} is damaged ({type(error).__name__}: {error}). Copy it again or train anew."
         raise InputError(msg) from error
+
+
+def _trusted(path: Path, named: str, given: str) -> str:
+    if not is_importable(given):
+        msg = (
+            f"the encoder of run {path} is a class of its author's own, {named}, and no code is run because a file "
+            f'names it. If you trust it and have it here, give --encoder {named}, or encoder="{named}" in Python.'
+        )
+        raise InputError(msg)
+    return given
 
 
 def untrained(run: Run, *, seed: int = 0) -> Run:

@@ -25,10 +25,11 @@ from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run, load_run, make_encoder, save_run
+from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.views import Views
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def train(
     if path.exists():
         shutil.rmtree(path)
     folder.replace(path)
-    return load_run(path)
+    return load_run(path, encoder=recipe.encoder)
 
 
 def _fit(

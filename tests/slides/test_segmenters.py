@@ -189,7 +189,7 @@ def test_a_function_of_the_users_own_is_found_in_the_current_folder(tmp_path, mo
     assert np.bincount(mask[:].ravel())[1:].tolist() == [24**2] * 25
     assert mask.attrs["mxsplicer"]["segmenter"] == "bright_spots:find"
     for wrong, said in [
-        ("bright_spots:number", "no function 'number'"),
+        ("bright_spots:number", "has no 'number' to call as a segmenter"),
         ("no_such_module:find", "cannot be imported"),
         ("faulty_spots:find", "ZeroDivisionError"),
         ("celpose", "cellpose, instanseg, stardist, or module:function"),

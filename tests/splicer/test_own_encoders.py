@@ -1,0 +1,60 @@
+"""Encoders of a user's own, from training to embedding: what a user names is imported, what a file names is not."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from mxsplicer.embedding import embed
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.run import load_run, untrained
+from mxsplicer.splicer.training import train
+from mxsplicer.testing import tiny_store
+
+MINE = """
+from pathlib import Path
+from torch import nn
+
+Path("imported").touch()
+
+class Mine(nn.Module):
+    def __init__(self, n_markers, patch_px, width):
+        super().__init__()
+        self.convolution = nn.Conv2d(n_markers, width, 5)
+
+    def forward(self, x):
+        return self.convolution(x).relu().mean(dim=(2, 3))
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(encoder="mine:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
+    store = tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
+    run = train(store, tmp_path / "run", recipe=recipe)
+    del sys.modules["mine"]
+    (tmp_path / "imported").unlink()
+    yield run, store
+    sys.modules.pop("mine", None)
+
+
+def test_a_run_never_imports_the_class_that_it_names(run, tmp_path):
+    with pytest.raises(InputError, match=r"own, mine:Mine, and no code is run .* give --encoder mine:Mine"):
+        load_run(tmp_path / "run")
+
+    assert "mine" not in sys.modules
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_run_with_a_class_of_ones_own_embeds_when_that_is_named_again(run, tmp_path):
+    trained, store = run
+
+    again = load_run(tmp_path / "run", encoder="mine:Mine")
+
+    z = embed(again, store).obsm["X_splicer"]
+    assert z.shape == (9, 6)
+    np.testing.assert_array_equal(z, embed(trained, store).obsm["X_splicer"])
+    assert not np.allclose(z, embed(untrained(again), store).obsm["X_splicer"])
