@@ -39,15 +39,21 @@ class Normalization:
 
         Where ``regions`` (B, P, P) are given, only the cell itself is shown: all else is 0, the mean of the marker.
         """
-        raw = torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)).to(device)
-        low, high, mean, std = (
-            values.to(device)[:, None, None] for values in (self.low, self.high, self.mean, self.std)
-        )
-        x = torch.log1p(torch.minimum(torch.maximum(raw, low), high) - low.clamp(max=0))
-        x = (x - mean) / std
-        if regions is not None:
-            x = x * torch.from_numpy(regions == THIS_CELL).to(device)[:, None]
-        return x.contiguous(memory_format=torch.channels_last)
+        raw = torch.from_numpy(_movable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
+        low, high, mean, std = (values.to(device) for values in (self.low, self.high, self.mean, self.std))
+
+        def standardize(pixels: Tensor) -> Tensor:  # (..., C)
+            if patches.dtype == np.uint16:
+                pixels = pixels.int().bitwise_and_(0xFFFF)
+            x = torch.clamp(pixels.float(), low, high)
+            return x.sub_(low.clamp(max=0)).log1p_().sub_(mean).div_(std)
+
+        if regions is None:
+            return standardize(raw.contiguous()).movedim(-1, 1)
+        inside = torch.from_numpy(regions == THIS_CELL).to(device)
+        x = torch.zeros(raw.shape, device=device)
+        x[inside] = standardize(raw[inside])  # most of a patch is not its cell
+        return x.movedim(-1, 1)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return what :meth:`from_dict` takes."""
@@ -57,6 +63,13 @@ class Normalization:
     def from_dict(cls, values: dict[str, list[float]]) -> "Normalization":
         """Return the normalisation that :meth:`to_dict` was called on."""
         return cls(**{name: torch.tensor(values[name], dtype=torch.float32) for name in ("low", "high", "mean", "std")})
+
+
+def _movable(patches: np.ndarray) -> np.ndarray:
+    # uint16, which most slides are, goes to the device as it is, in half the bytes; torch knows it as int16.
+    if patches.dtype == np.uint16:
+        return np.ascontiguousarray(patches).view(np.int16)
+    return np.ascontiguousarray(patches, dtype=np.float32)
 
 
 def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:

@@ -69,6 +69,23 @@ def test_normalisation_is_monotone_and_the_same_for_every_cell():
     np.testing.assert_allclose(x[0, 0].numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "int16", "uint32", "float32", "float64"])
+def test_normalisation_is_the_formula_for_every_type_of_pixel(dtype):
+    low, high, mean, std = (np.array(v, np.float32) for v in ([2, 0], [100, 60_000], [1.5, 3], [0.5, 2]))
+    normalization = Normalization(*(torch.from_numpy(v) for v in (low, high, mean, std)))
+    patches = np.random.default_rng(0).integers(0, 255 if dtype == "uint8" else 30_000, (3, 2, 4, 4)).astype(dtype)
+    if dtype.endswith("u2") or dtype == "uint16":
+        patches[0] += 32_000  # the upper half, which int16 does not have
+
+    x = normalization(patches)
+
+    by_marker = (slice(None), None, None)
+    clipped = np.clip(patches.astype(np.float64), low[by_marker], high[by_marker])
+    np.testing.assert_allclose(x, (np.log1p(clipped) - mean[by_marker]) / std[by_marker], rtol=1e-5, atol=1e-5)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_hidden_surroundings_are_at_the_mean_and_the_cell_is_as_it_was(store):
     normalization, _ = measure_normalization([store])
     patches, regions = store.read_rows(np.arange(4))

@@ -2,9 +2,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.encoders import ENCODERS, ComponentEncoders, Projector, ResNet, make_encoder
+from mxsplicer.splicer.encoders import COMPONENT_ENCODERS, ENCODERS, ComponentEncoders, Projector, ResNet, make_encoder
 
 
 @pytest.fixture(params=ENCODERS)
@@ -84,17 +85,39 @@ def test_grouped_networks_do_not_see_each_other(form):
     assert not torch.allclose(before[:, 1], after[:, 1])
 
 
-def test_a_component_embedding_depends_on_its_component_alone():
-    encoders = ComponentEncoders(3, 2, 32, chunk_width=6, width=4)
-    components = torch.randn(4, 3, 2, 32, 32)
+@pytest.mark.parametrize("kind", COMPONENT_ENCODERS)
+@pytest.mark.parametrize("width", [4, 32])  # side by side, and one by one
+def test_a_component_embedding_depends_on_its_component_alone(kind, width):
+    encoders = ComponentEncoders(3, 2, 16, chunk_width=6, kind=kind, width=width)
+    components = torch.randn(4, 3, 2, 16, 16)
     changed = components.clone()
-    changed[:, 2] += 1
+    changed[:, 2] += torch.randn(16, 16)
 
     before, after = encoders(components), encoders(changed)
 
     assert before.shape == (4, 3, 6)
     torch.testing.assert_close(before[:, :2], after[:, :2])
-    assert not torch.allclose(before[:, 2], after[:, 2])
+    assert not torch.allclose(before[:, 2], after[:, 2], atol=1e-3)
+    after.pow(2).sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in encoders.parameters())
+
+
+def test_a_convolution_of_the_smallest_maps_is_the_convolution():
+    torch.manual_seed(0)
+    stages = ResNet(4, 64, width=4).stages
+    convolution = stages[-1].body[0]
+    x = torch.randn(5, 32, 2, 2, requires_grad=True)
+    expected = nn.functional.conv2d(x, convolution.weight, padding=1)
+    push = torch.randn_like(expected)
+
+    found = convolution(x)
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    leaves = (x, convolution.weight)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, push), torch.autograd.grad(expected, leaves, push), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hidden_layers", [0, 2])
