@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mxsplicer.splicer.run import Run, load_run
     from mxsplicer.splicer.training import train
     from mxsplicer.splicer.views import Views
+    from mxsplicer.verification import verify
 
 _HOME = {
     "Cells": "slides.cells",
@@ -73,6 +74,7 @@ _HOME = {
     "stream_blocks": "patches.extraction",
     "tl": "",
     "train": "splicer.training",
+    "verify": "verification",
     "write_report": "report",
     "write_result_report": "pipeline",
 }
@@ -113,6 +115,7 @@ __all__ = [
     "stream_blocks",
     "tl",
     "train",
+    "verify",
     "write_report",
     "write_result_report",
 ]

@@ -294,6 +294,29 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
     temporary.replace(path)
 
 
+def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device: str = "auto") -> np.ndarray:
+    """Return z (n, d) float32 of some patches, to the last digit as :func:`embed` has it on the same kind of device.
+
+    Parameters
+    ----------
+    run
+        The trained encoder.
+    patches
+        (n, C, P, P) as :func:`mxsplicer.cut_patches` returns them, the channels in the order of the run's markers.
+    regions
+        (n, P, P), of the same cells.
+    device
+        As for :func:`embed`.
+    """
+    where = find_device(device)
+    run.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    z = [
+        _encode(run, run.normalize(some, of_some, device=where))[:n]
+        for n, some, of_some in _groups(patches, regions, _AT_ONCE[where.type])
+    ]
+    return np.concatenate(z) if z else np.empty((0, run.features), np.float32)
+
+
 def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
     """Return how long an encoder takes for one patch (C, P, P), measured on noise."""
     where = find_device(device)
@@ -358,7 +381,7 @@ def _embed_blocks(
     main = next(iter(runs.values()))  # a run and its baselines take the same input
     for block in source.blocks(done):
         z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
-        for n, patches, regions in _groups(block, _AT_ONCE[device.type]):
+        for n, patches, regions in _groups(block.patches, block.regions, _AT_ONCE[device.type]):
             x = main.normalize(patches[:, channels], regions, device=device)
             for key, run in runs.items():
                 z[key].append(_encode(run, x)[:n])
@@ -374,13 +397,13 @@ def _embed_blocks(
         temporary.replace(file)
 
 
-def _groups(block: Block, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _groups(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield a number of cells, their patches and their regions, the arrays filled up to the fixed number."""
-    n = len(block.rows)
+    n = len(patches)
     for start in range(0, n, size):
         rows = np.arange(start, start + size)
         rows[rows >= n] = start
-        yield min(size, n - start), block.patches[rows], block.regions[rows]
+        yield min(size, n - start), patches[rows], regions[rows]
 
 
 @torch.inference_mode()

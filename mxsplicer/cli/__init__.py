@@ -28,6 +28,7 @@ from mxsplicer.cli import (
     segment,
     simulate,
     train,
+    verify,
     view,
 )
 from mxsplicer.errors import InputError
@@ -53,6 +54,7 @@ for module in (
     cluster,
     report,
     export,
+    verify,
     view,
     simulate,
 ):
