@@ -3,7 +3,7 @@
 Layers of others are never touched. It runs on a viewer without a window too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from mxsplicer.pl.colors import QUALITATIVE
 from napari_mxsplicer.layers import MARKER, PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
 from napari_mxsplicer.painting import Paint, PaintedLevel
+from napari_mxsplicer.raster import inside_polygon
 from napari_mxsplicer.state import Painted, State
 
-SELECTION, MARKS = "mxsplicer selection", "mxsplicer marked cells"
+SELECTION, MARKS, REGION = "mxsplicer selection", "mxsplicer marked cells", "mxsplicer region"
 _DIM = 0.65  # how much of a cell that is not chosen is covered
 _MARK_UM = 14.0  # diameter of the ring around a cell
 
@@ -25,6 +26,7 @@ class Canvas:
         self._viewer, self._state = viewer, state
         self.opened: OpenedSlide | None = None
         self._chosen: Paint | None = None
+        self._heard: Any = None
         viewer.layers.events.inserted.connect(self._layers_changed)
         viewer.layers.events.removed.connect(self._layers_changed)
         viewer.mouse_move_callbacks.append(self._moved)
@@ -34,10 +36,26 @@ class Canvas:
         state.selection_changed.connect(self._show_selection)
         for signal in (state.picked_changed, state.hovered_changed, state.marked_changed):
             signal.connect(self._show_marks)
+        self._of_view: list[Callable[[], Any]] = []
+        self._of_colours: list[Callable[[], Any]] = []
+        viewer.camera.events.connect(self._view_changed)
+
+    def begin(self) -> None:
+        """Take up the study whose layers are there already."""
         self._layers_changed()
+
+    def on_view_changed(self, call: Callable[[], Any]) -> None:
+        """Call when another part of the slide comes into view."""
+        self._of_view.append(call)
+
+    def on_colours_changed(self, call: Callable[[], Any]) -> None:
+        """Call when the user changes the colours or the contrast of the painted cells."""
+        self._of_colours.append(call)
 
     def disconnect(self) -> None:
         """Leave the viewer as it is and no longer listen to it."""
+        self._viewer.camera.events.disconnect(self._view_changed)
+        self._listen_to(None)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)
         for callbacks, callback in (
@@ -61,6 +79,18 @@ class Canvas:
                 return layer
         return None
 
+    def show_slide(self, name: str) -> bool:
+        """Show a slide whose layers are there, and hide the others of the study; False where it has no layers."""
+        study = self._state.study
+        layers = [one for one in self._viewer.layers if one.metadata.get(STUDY) is study and study is not None]
+        mine = [one for one in layers if one.metadata.get(SLIDE) == name and one.metadata.get(ROLE) == "map"]
+        if mine:
+            for layer in layers:
+                layer.visible = layer is mine[-1]
+            self._take_up(mine[-1])
+            self._state.marker_changed.emit()
+        return bool(mine)
+
     def centre_on(self, row: int) -> None:
         """Bring a cell into the middle of the canvas."""
         at = self._positions(np.array([row]))
@@ -79,6 +109,47 @@ class Canvas:
         x, y = xy[self._state.rows].T
         return np.asarray(self._state.rows[(x >= left) & (x <= right) & (y >= top) & (y <= bottom)])
 
+    def draw_region(self) -> None:
+        """Let the user draw around cells: a layer of shapes is added, and what is drawn in it chooses."""
+        layer = self.layer("region")
+        if layer is None and self.layer("map") is not None:
+            layer = self._add(
+                "add_shapes",
+                None,
+                name=REGION,
+                ndim=2,
+                face_color="transparent",
+                edge_color="yellow",
+                edge_width=2,
+                metadata={ROLE: "region", STUDY: self._state.study, SLIDE: self._state.slide},
+            )
+            layer.events.data.connect(self._region_drawn)
+        if layer is not None:
+            self._viewer.layers.selection.active = layer
+            layer.mode = "add_polygon_lasso"
+
+    def _region_drawn(self, event: Any) -> None:
+        """Choose the cells inside what was drawn, all shapes together."""
+        layer, state = event.source, self._state
+        if layer is not self.layer("region") or state.study is None or getattr(layer, "_is_creating", False):
+            return
+        xy = state.study.xy_px
+        if xy is None:
+            return
+        inside = np.zeros(len(state.rows), dtype=bool)
+        for corners in layer.data:
+            inside |= inside_polygon(xy[state.rows], np.asarray(corners)[:, -2:][:, ::-1])
+        state.select(state.rows[inside])
+
+    def colours(self) -> tuple[np.ndarray, tuple[float, float]]:
+        """Return the colours (256, 4) uint8 that cells are painted in, and the limits of their values."""
+        layer = self.layer("map")
+        if layer is None:
+            return np.zeros((1, 4), dtype=np.uint8), (0.0, 1.0)
+        low, high = layer.contrast_limits
+        table = layer.colormap.map(np.linspace(0, 1, 256))
+        return (np.asarray(table) * 255).astype(np.uint8), (float(low), float(high))
+
     def _factor(self, layer: Any) -> np.ndarray:
         if not layer.multiscale:
             return np.ones(2)
@@ -94,7 +165,16 @@ class Canvas:
         about = maps[-1].metadata
         if about[PAINT] is self.opened and about[STUDY] is self._state.study:
             return
+        for layer in self._viewer.layers:  # of the slide that was there before
+            if layer.metadata.get(STUDY) is about[STUDY] and layer.metadata.get(SLIDE) != about[SLIDE]:
+                layer.visible = False
+        self._take_up(maps[-1])
+
+    def _take_up(self, layer: Any) -> None:
+        """Show the study and the slide of a painted layer."""
+        about = layer.metadata
         self.opened, self._chosen = about[PAINT], None
+        self._listen_to(layer)
         study = about[STUDY]
         self._state.open(study, about[SLIDE], about[PAINT].rows)
         if self._state.painted is None and study.n_features:
@@ -102,17 +182,33 @@ class Canvas:
             self._state.look_at(study.markers[marker] if study.maps else None)
             self._state.paint(Painted("feature", str(feature)))
 
+    def _view_changed(self, event: Any = None) -> None:
+        for call in self._of_view:
+            call()
+
+    def _colours_changed(self, event: Any = None) -> None:
+        for call in self._of_colours:
+            call()
+
+    def _listen_to(self, layer: Any) -> None:
+        """Hear of changes to the colours of a painted layer, and of no other's."""
+        if self._heard is not None:
+            for event in (self._heard.events.contrast_limits, self._heard.events.colormap):
+                event.disconnect(self._colours_changed)
+        self._heard = layer
+        if layer is not None:
+            for event in (layer.events.contrast_limits, layer.events.colormap):
+                event.connect(self._colours_changed)
+
     def _paint(self) -> None:
         layer, state = self.layer("map"), self._state
         if layer is None or self.opened is None or state.painted is None:
             return
         values = state.values[state.rows]
         self.opened.paint.set(values)
-        column = state.study.column(state.painted.name) if state.study and state.painted.kind == "column" else None
-        categories = getattr(column, "categories", None)
-        if categories is not None:
-            layer.colormap = categorical(len(categories))
-            layer.contrast_limits = (-0.5, len(categories) - 0.5)
+        if state.categories:
+            layer.colormap = categorical(len(state.categories))
+            layer.contrast_limits = (-0.5, len(state.categories) - 0.5)
         else:
             if str(getattr(layer.colormap, "name", "")) == _CATEGORICAL:
                 layer.colormap = "viridis"

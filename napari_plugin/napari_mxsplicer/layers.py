@@ -98,9 +98,9 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
             "metadata": {**common, ROLE: "marker", MARKER: marker},
         }
         out.append((*_data(levels), options | place, "image"))
-    out.append(map_layer(study, opened, place, prefix=several))
     cells = {"name": several + "cells", "visible": False, "metadata": {**common, ROLE: "cells"}}
     out.append((*_data([Labels(level) for level in opened.labels]), cells | place, "labels"))
+    out.append(map_layer(study, opened, place, prefix=several))
     return [_as_layer(one) for one in out]
 
 

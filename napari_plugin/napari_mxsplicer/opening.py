@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mxsplicer
 from mxsplicer.errors import InputError
 from napari_mxsplicer.layers import LayerData, join, layers_of, map_layer, open_slide
@@ -40,7 +42,7 @@ def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: 
     study = open_study(path)
     name = slide or study.slide_names[0]
     if study.folder is not None:
-        tuples = layers_of(study, open_slide(study, name))
+        tuples = slide_layers(study, name)
     elif labels is not None:
         tuples = _over_labels(study, name, labels)
     else:
@@ -49,6 +51,38 @@ def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: 
     add(viewer, tuples)
     _, panel = viewer.window.add_plugin_dock_widget("mxsplicer", PANEL, tabify=False)
     return panel
+
+
+def result_layers(path: str | Path) -> list[LayerData]:
+    """Return the layers of the first slide of a result."""
+    study = open_study(path)
+    return slide_layers(study, study.slide_names[0])
+
+
+def slide_layers(study: Study, slide: str) -> list[LayerData]:
+    """Return the layers of one slide of a result."""
+    return layers_of(study, open_slide(study, slide))
+
+
+def over_layer(path: str | Path, layer: Any) -> list[LayerData]:
+    """Return the painted cells of an AnnData file over a layer of labels, joined by the ids of the cells.
+
+    Raises
+    ------
+    InputError
+        If the table has no ids, or none of them is in the label image.
+    """
+    study = open_study(path)
+    levels = list(layer.data) if layer.multiscale else [layer.data]
+    name = study.slide_names[0]
+    if layer.name in study.slide_names:
+        name = layer.name
+    place = {"scale": layer.scale[-2:], "translate": layer.translate[-2:], "units": layer.units[-2:]}
+    opened = join(study, name, [level if level.ndim == 2 else level[0] for level in levels])
+    if not np.asarray(opened.numbers[-1][:, :]).any():
+        msg = f"none of the {len(opened.rows):,} ids of {study.name} is in the labels {layer.name!r}; are they of it?"
+        raise InputError(msg)
+    return [map_layer(study, opened, place)]
 
 
 def add(viewer: Any, tuples: list[LayerData]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_mxsplicer.layers import LayerData, layers_of, open_slide
-from napari_mxsplicer.study import open_study
+from napari_mxsplicer.layers import LayerData
+from napari_mxsplicer.opening import result_layers
 
 _HEAD = 4096  # bytes of mxsplicer.json in which it says what it is
 
@@ -24,5 +24,4 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
 
 def read_result(path: str) -> list[LayerData]:
     """Return the layers of the first slide of a result, given by its folder or its ``mxsplicer.json``."""
-    study = open_study(path)
-    return layers_of(study, open_slide(study, study.slide_names[0]))
+    return result_layers(path)

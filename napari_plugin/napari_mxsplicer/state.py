@@ -20,6 +20,7 @@ class Painted:
     name: str  # of a feature its number
     values: np.ndarray | None = field(default=None, compare=False, repr=False)  # (N,), of `values`
     limits: tuple[float, float] | None = None
+    categories: tuple[str, ...] = ()  # of `values` that number them
 
     @property
     def feature(self) -> int | None:
@@ -63,6 +64,7 @@ class State:
         self.rows = np.zeros(0, dtype=np.int64)  # of the study, of the cells of that slide
         self.painted: Painted | None = None
         self.values = np.zeros(0, dtype=np.float32)  # (N,), what `painted` means
+        self.categories: tuple[str, ...] = ()  # that the values number, or nothing
         self.marker: str | None = None
         self.selection: np.ndarray | None = None  # rows, ascending; None where nothing is chosen
         self.picked: int | None = None
@@ -101,7 +103,8 @@ class State:
         """Paint the cells by a feature, a marker, a column, or values."""
         if self.study is None or (painted == self.painted and painted.values is None):
             return
-        self.values, self.painted = values_of(self.study, painted), painted
+        self.values, self.categories = values_of(self.study, painted)
+        self.painted = painted
         self.painted_changed.emit()
 
     def look_at(self, marker: str | None) -> None:
@@ -169,6 +172,27 @@ class State:
             parts.append(f"{len(self.selection):,} selected")
         return ", ".join(parts)
 
+    def told(self, row: int) -> str:
+        """Return in words what is known of a cell."""
+        study = self.study
+        if study is None:
+            return ""
+        slide = f"{study.slides[row]}, " if len(study.slide_names) > 1 else ""
+        parts = [f"{slide}cell {study.cell_ids[row]}"]
+        if self.painted is not None:
+            value = self.values[row]
+            said = "no value" if np.isnan(value) else f"{value:.4g}"
+            if self.categories and not np.isnan(value):
+                said = self.categories[int(value)]
+            parts.append(f"{self.painted.title} {said}")
+        if self.marker is not None and not (self.painted and self.painted.name == self.marker):
+            parts.append(f"{self.marker} {study.marker(self.marker)[row]:,.0f}")
+        for name in ("leiden", "area_um2"):
+            if name in study.obs_names and not (self.painted and self.painted.name == name):
+                value = study.column(name)[row]
+                parts.append(f"area {value:.0f} µm²" if name == "area_um2" else f"{name} {value}")
+        return ", ".join(parts)
+
     def disconnect(self) -> None:
         """Forget who listens."""
         for name in self._SIGNALS:
@@ -178,10 +202,10 @@ class State:
 _SYMBOLS = {"Pearson": "r", "Spearman": "ρ", "partial": "partial r"}
 
 
-def values_of(study: Study, painted: Painted) -> np.ndarray:
-    """Return the value (N,) of each cell, float32; categories are numbered, and NaN stands for none."""
+def values_of(study: Study, painted: Painted) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the value (N,) of each cell, float32, and the categories that they number; NaN stands for none."""
     if painted.values is not None:
-        return np.asarray(painted.values, dtype=np.float32)
+        return np.asarray(painted.values, dtype=np.float32), painted.categories
     readers: dict[str, Callable[[], Any]] = {
         "feature": lambda: study.feature(int(painted.name)),
         "marker": lambda: study.marker(painted.name),
@@ -191,8 +215,8 @@ def values_of(study: Study, painted: Painted) -> np.ndarray:
     if hasattr(found, "codes"):
         codes = np.asarray(found.codes, dtype=np.float32)
         codes[codes < 0] = np.nan
-        return codes
-    return np.asarray(found, dtype=np.float32)
+        return codes, tuple(str(name) for name in found.categories)
+    return np.asarray(found, dtype=np.float32), ()
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -91,10 +91,14 @@ class Study:
     @cached_property
     def umap(self) -> np.ndarray | None:
         """Place of each cell on the map (N, 2), float32; None where there is none."""
-        for key in ("X_umap", "X_tsne", "X_pca"):
-            if self._has(f"obsm/{key}"):
-                return np.asarray(self._read(f"obsm/{key}"), dtype=np.float32)[:, :2]
-        return None
+        if not self.umap_key:
+            return None
+        return np.asarray(self._read(f"obsm/{self.umap_key}"), dtype=np.float32)[:, :2]
+
+    @cached_property
+    def umap_key(self) -> str:
+        """The key of obsm that the map is of; "" where there is none."""
+        return next((key for key in ("X_umap", "X_tsne", "X_pca") if self._has(f"obsm/{key}")), "")
 
     @cached_property
     def _intensities(self) -> np.ndarray:
@@ -122,6 +126,13 @@ class Study:
         with h5py.File(self.cells, "r") as file:
             return np.asarray(file["obsm"][self.representation][:, number], dtype=np.float32)
 
+    def feature_block(self, first: int, last: int) -> np.ndarray:
+        """Return some features (last - first, N) of all cells, float32."""
+        if self._features is not None:
+            return np.asarray(self._features[first:last], dtype=np.float32)
+        with h5py.File(self.cells, "r") as file:
+            return np.asarray(file["obsm"][self.representation][:, first:last], dtype=np.float32).T
+
     def features(self, rows: slice) -> np.ndarray:
         """Return all learned features (rows, d) of some cells, float32."""
         with h5py.File(self.cells, "r") as file:
@@ -131,6 +142,11 @@ class Study:
         """Return a column (N,) of obs: a Categorical or an array."""
         found = _column(self.cells, self.cells.stat().st_mtime_ns, name)
         return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
+
+    @cached_property
+    def patch_size_um(self) -> float:
+        """The side of what the encoder saw of a cell, in micrometres."""
+        return float(self._read("uns/mxsplicer/patch_size_um")) if self._has("uns/mxsplicer/patch_size_um") else 24.0
 
     @cached_property
     def paintable_columns(self) -> list[str]:

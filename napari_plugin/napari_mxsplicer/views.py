@@ -86,6 +86,8 @@ class Strided(View):
         rows, columns = (_range(one, n) for one, n in zip(key, self.shape, strict=True))
         out = np.empty((len(rows), len(columns)), dtype=self.dtype)
         at_once = max(1, _STRIP_PX // (self._step * abs(rows.step)))
+        if not out.size:
+            return out
         left, right = columns[0] * self._step, columns[-1] * self._step + 1
         for first in range(0, len(rows), at_once):
             some = rows[first : first + at_once]

@@ -12,7 +12,7 @@ from mxsplicer import InputError
 def test_a_result_is_read_by_its_folder_and_by_its_index(sample):
     for path in (sample, sample / "mxsplicer.json"):
         names = [options["name"] for _, options, _ in get_reader(str(path))(str(path))]
-        assert names[-2:] == ["mxsplicer map", "cells"]
+        assert names[-2:] == ["cells", "mxsplicer map"]
         assert "CD8a" in names
 
 

@@ -11,6 +11,7 @@ from mxsplicer.pl.colors import QUALITATIVE
 from napari_mxsplicer.widgets.theme import Theme
 
 _FAINT = 0.25  # opacity of a correlation that is not distinguishable from chance
+_ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 420  # height of a row as long as there are few; at least; of all rows
 _STRIP = 0.7  # height, in rows, of the strip that tells which marker a feature follows most
 
 
@@ -74,7 +75,9 @@ class Heatmap(pg.PlotWidget):
         self._p = np.zeros(r.shape, dtype=bool) if by_chance is None else by_chance
         self._left.names = [markers[row] for row in rows]
         self._top.names = [str(column) for column in columns]
-        self.setMinimumHeight(70 + 9 * len(rows))
+        for axis in (self._left, self._top):
+            axis.setTicks(None)  # drawn anew, also where the range is the same
+        self.setFixedHeight(40 + max(_LEAST_PX, min(_ROW_PX, _MOST_PX // max(1, len(rows)))) * max(1, len(rows)))
         self._left.setWidth(max([self.fontMetrics().horizontalAdvance(name) for name in self._left.names] or [0]) + 12)
         self._draw()
         view = self.getViewBox()

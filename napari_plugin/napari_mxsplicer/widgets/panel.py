@@ -1,21 +1,29 @@
-"""The panel: which feature follows which marker, and where; every view of it shows the same state."""
+"""The panel: which feature follows which marker, and where; every part of it shows the same state."""
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
+from mxsplicer.errors import InputError
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.order import chosen, clustered
+from napari_mxsplicer.opening import add, slide_layers
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.widgets.heatmap import Heatmap
+from napari_mxsplicer.widgets.base import Context, choice
+from napari_mxsplicer.widgets.cells import CellsPart
+from napari_mxsplicer.widgets.correlations import Correlations
+from napari_mxsplicer.widgets.exemplars import CellPart, Exemplars
+from napari_mxsplicer.widgets.naming import Naming
+from napari_mxsplicer.widgets.opening import Opening
+from napari_mxsplicer.widgets.partners import Partners
+from napari_mxsplicer.widgets.section import Section
+from napari_mxsplicer.widgets.taking import Taking
 from napari_mxsplicer.widgets.theme import Theme
 
 if TYPE_CHECKING:
     import napari.viewer
 
-_WIDTH_PX = 330  # at which everything can be used
+_WIDTH_PX = 320  # at which everything can be used
 
 
 class Panel(QWidget):
@@ -23,21 +31,47 @@ class Panel(QWidget):
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
         super().__init__(parent)
-        self.state = State()
-        self.viewer = viewer
-        self.sentence = QLabel()
-        self.sentence.setWordWrap(True)
-        self.heatmap = Heatmap()
-        self.kind, self.filter = QComboBox(), QLineEdit()
-        self.kind.setToolTip("How the correlation is computed")
-        self.filter.setPlaceholderText("Filter: CD8a  12  10-20  >0.4")
-        self.filter.setClearButtonEnabled(True)
-        self._order: tuple[np.ndarray, np.ndarray] = (np.zeros(0, dtype=int), np.zeros(0, dtype=int))
-        self._arrange()
-        self._listen()
+        self.viewer, self.state = viewer, State()
         self.canvas = Canvas(viewer, self.state)
+        self.sentence, self.told = QLabel(), QLabel()
+        self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are painted by")
+        context = Context(self.state, self.canvas, self.tell)
+        self.correlations, self.cells = Correlations(context), CellsPart(context)
+        self.partners, self.exemplars, self.cell = Partners(context), Exemplars(context), CellPart(context)
+        self.naming, self.taking = Naming(context), Taking(context)
+        self.opening = Opening(context, viewer)
+        self.parts = (
+            self.correlations,
+            self.cells,
+            self.partners,
+            self.exemplars,
+            self.cell,
+            self.naming,
+            self.taking,
+            self.opening,
+        )
+        self._arrange()
+        for signal in (
+            self.state.painted_changed,
+            self.state.marker_changed,
+            self.state.map_changed,
+            self.state.selection_changed,
+        ):
+            signal.connect(self._say)
+        self.state.study_changed.connect(self._study_changed)
+        self.state.painted_changed.connect(self._show_painted)
+        self.slides.activated.connect(self._slide_chosen)
+        self.paint.activated.connect(self._paint_chosen)
+        self.viewer.events.theme.connect(self._themed)
+        self._connected = True
         self._themed()
         self._study_changed()
+        self.canvas.begin()
+
+    def tell(self, message: str) -> None:
+        """Say something below the state line; "" takes it back."""
+        self.told.setText(message)
+        self.told.setVisible(bool(message))
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802
         """Listen to nothing any more."""
@@ -45,21 +79,43 @@ class Panel(QWidget):
         super().closeEvent(event)
 
     def disconnect_all(self) -> None:
-        """Leave the viewer alone."""
-        self.canvas.disconnect()
-        self.viewer.events.theme.disconnect(self._themed)
+        """Leave the viewer alone: no callback stays, and nothing that runs is waited for."""
+        if self._connected:
+            self._connected = False
+            for part in self.parts:
+                part.stop()
+            self.canvas.disconnect()
+            self.viewer.events.theme.disconnect(self._themed)
 
     def _arrange(self) -> None:
+        self.sentence.setWordWrap(True)
+        self.sentence.setAccessibleName("What is shown")
+        self.told.setWordWrap(True)
+        self.tell("")
         inner = QWidget()
         column = QVBoxLayout(inner)
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(4)
         row = QHBoxLayout()
-        row.addWidget(self.kind)
-        row.addWidget(self.filter, 1)
+        row.addWidget(self.slides)
+        row.addWidget(self.paint, 1)
         column.addWidget(self.sentence)
+        column.addWidget(self.told)
         column.addLayout(row)
-        column.addWidget(self.heatmap)
+        examples = Section("Cells of high, middle and low value", self.exemplars)
+        examples.opened.connect(self.exemplars.refresh)
+        self._opening = Section("Open", self.opening)
+        self._sections = [
+            Section("Markers and features", self.correlations),
+            Section("Map of the cells", self.cells),
+            Section("Best partners", self.partners),
+            examples,
+            Section("Cell", self.cell),
+            Section("Name cells", self.naming, is_open=False),
+            Section("Take along", self.taking, is_open=False),
+        ]
+        for section in (*self._sections, self._opening):
+            column.addWidget(section)
         column.addStretch(1)
         area = QScrollArea()
         area.setWidget(inner)
@@ -70,77 +126,56 @@ class Panel(QWidget):
         outer.addWidget(area)
         self.setMinimumWidth(_WIDTH_PX)
 
-    def _listen(self) -> None:
-        state = self.state
-        state.study_changed.connect(self._study_changed)
-        state.map_changed.connect(self._draw_map)
-        for signal in (state.painted_changed, state.marker_changed):
-            signal.connect(self._frame)
-        for signal in (state.painted_changed, state.marker_changed, state.map_changed, state.selection_changed):
-            signal.connect(self._say)
-        self.heatmap.cell_clicked.connect(self._cell_clicked)
-        self.heatmap.marker_clicked.connect(self._marker_clicked)
-        self.heatmap.feature_clicked.connect(self._feature_clicked)
-        self.heatmap.stepped.connect(self._step)
-        self.filter.textChanged.connect(self._draw_map)
-        self.kind.activated.connect(self._kind_chosen)
-        self.viewer.events.theme.connect(self._themed)
-
     def _themed(self, event: Any = None) -> None:
-        self.heatmap.set_theme(Theme.of(self.viewer.theme))
+        theme = Theme.of(self.viewer.theme)
+        for part in self.parts:
+            part.set_theme(theme)
 
     def _study_changed(self) -> None:
         study = self.state.study
-        self.kind.clear()
+        for section in self._sections:
+            section.setVisible(study is not None)
+        self._opening.setVisible(study is None)
+        self.slides.clear()
+        self.paint.clear()
+        self.slides.setVisible(study is not None and len(study.slide_names) > 1)
+        self.paint.setVisible(study is not None)
         if study is not None:
-            self.kind.addItems(list(study.maps) or ["Pearson"])
-            self.kind.setCurrentText(self.state.map_name)
-        self._draw_map()
+            self.slides.addItems(study.slide_names)
+            self.slides.setCurrentText(self.state.slide or "")
+            self.paint.addItem("Paint by ...", None)
+            for number in range(study.n_features):
+                self.paint.addItem(f"feature {number}", Painted("feature", str(number)))
+            for name in study.markers:
+                self.paint.addItem(name, Painted("marker", name))
+            for name in study.paintable_columns:
+                self.paint.addItem(name, Painted("column", name))
+            self._show_painted()
         self._say()
 
-    def _draw_map(self) -> None:
-        study, r = self.state.study, self.state.r
-        if study is None:
-            self.heatmap.show_map(np.zeros((0, 0)), (), rows=np.zeros(0, int), columns=np.zeros(0, int))
-            return
-        rows, columns = clustered(r)
-        left = chosen(r, study.markers, self.filter.text())
-        self.heatmap.show_map(r, study.markers, rows=rows, columns=columns[np.isin(columns, left)])
-        self._frame()
-
-    def _frame(self) -> None:
-        self.heatmap.frame(self._marker_number(), self.state.painted.feature if self.state.painted else None)
+    def _show_painted(self) -> None:
+        painted = self.state.painted
+        place = self.paint.findText(painted.title) if painted is not None else 0
+        self.paint.setCurrentIndex(max(place, 0))
 
     def _say(self) -> None:
         self.sentence.setText(self.state.sentence())
 
-    def _marker_number(self) -> int | None:
-        study, marker = self.state.study, self.state.marker
-        return study.markers.index(marker) if study is not None and marker in study.markers else None
+    def _paint_chosen(self, place: int) -> None:
+        painted = self.paint.itemData(place)
+        if painted is not None:
+            if painted.kind == "marker":
+                self.state.look_at(painted.name)
+            self.state.paint(painted)
 
-    def _cell_clicked(self, marker: int, feature: int) -> None:
-        if self.state.study is not None:
-            self.state.look_at(self.state.study.markers[marker])
-            self.state.paint(Painted("feature", str(feature)))
-
-    def _marker_clicked(self, marker: int) -> None:
-        if self.state.study is not None:
-            name = self.state.study.markers[marker]
-            self.state.look_at(name)
-            self.state.paint(Painted("marker", name))
-
-    def _feature_clicked(self, feature: int) -> None:
-        self.state.paint(Painted("feature", str(feature)))
-
-    def _step(self, down: int, right: int) -> None:
-        feature = self.state.painted.feature if self.state.painted else None
-        marker, further = self.heatmap.step(self._marker_number(), 0 if feature is None else feature, down, right)
-        if down and marker is not None and self.state.study is not None:
-            self.state.look_at(self.state.study.markers[marker])
-        if right and further is not None:
-            self.state.paint(Painted("feature", str(further)))
-
-    def _kind_chosen(self) -> None:
-        study, name = self.state.study, self.kind.currentText()
-        if study is not None and name in study.maps:
-            self.state.show_map(name, study.maps[name], p_values=study.p_values if name == "Pearson" else None)
+    def _slide_chosen(self) -> None:
+        """Bring another slide of the result onto the canvas; its layers are added once, and the others hidden."""
+        study, name = self.state.study, self.slides.currentText()
+        if study is None or name == self.state.slide:
+            return
+        try:
+            if not self.canvas.show_slide(name):
+                add(self.viewer, slide_layers(study, name))
+        except InputError as error:
+            self.tell(str(error))
+            self.slides.setCurrentText(self.state.slide or "")

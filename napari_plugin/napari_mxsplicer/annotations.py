@@ -1,0 +1,131 @@
+"""Names that people give to cells, kept beside the table; and a quick classifier that carries them to all cells."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mxsplicer.errors import InputError
+from napari_mxsplicer.study import Study
+
+_FEWEST = 5  # cells of a name that a classifier is trained on
+_AT_ONCE = 16  # features
+
+
+class Annotations:
+    """Names of cells in columns, each cell known by its slide and its id; saved whenever one is given."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.path = annotations_path(study)
+        self.columns: dict[str, np.ndarray] = {}  # (N,) of str, "" where a cell has no name
+        if self.path.is_file():
+            self._load()
+
+    def give(self, column: str, rows: np.ndarray, name: str) -> None:
+        """Name cells in a column, "" to take their names away, and save all names.
+
+        Raises
+        ------
+        InputError
+            If the column's name could not be one of ``obs``, or is one already.
+        """
+        if not column or not all(one.isalnum() or one in "_-." for one in column):
+            msg = f"{column!r} cannot be a column: letters, digits, '_', '-' and '.' are allowed."
+            raise InputError(msg)
+        if column in self.study.obs_names:
+            msg = f"{column!r} is a column of the table already; choose another name."
+            raise InputError(msg)
+        names = self.columns.get(column)
+        names = np.full(self.study.n_cells, "", dtype=object) if names is None else names.copy()
+        names[rows] = name.strip()
+        self.columns[column] = names
+        self._save()
+
+    def categories(self, column: str) -> pd.Categorical:
+        """Return the names of all cells, missing where there is none."""
+        names = self.columns[column]
+        return pd.Categorical([name or None for name in names])
+
+    def _save(self) -> None:
+        table = pd.DataFrame({"slide": np.asarray(self.study.slides), "cell_id": self.study.cell_ids, **self.columns})
+        table = table[(table[list(self.columns)] != "").any(axis=1)]
+        temporary = self.path.with_name(self.path.name + ".partial")
+        table.to_csv(temporary, index=False)
+        temporary.replace(self.path)
+
+    def _load(self) -> None:
+        table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        place = pd.MultiIndex.from_arrays([np.asarray(self.study.slides).astype(str), self.study.cell_ids.astype(str)])
+        rows = place.get_indexer(pd.MultiIndex.from_frame(table[["slide", "cell_id"]]))
+        known = rows >= 0
+        for column in table.columns.drop(["slide", "cell_id"]):
+            names = np.full(self.study.n_cells, "", dtype=object)
+            names[rows[known]] = table[column].to_numpy()[known]
+            self.columns[str(column)] = names
+
+
+def annotations_path(study: Study) -> Path:
+    """Return where names of a study's cells are kept."""
+    return study.folder / "annotations.csv" if study.folder else study.cells.with_suffix(".annotations.csv")
+
+
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """What a classifier says of every cell, and how often it was right about named cells it had not seen."""
+
+    classes: tuple[str, ...]
+    codes: np.ndarray  # (N,) place in `classes`
+    confidence: np.ndarray  # (N,) probability of that class, float32
+    accuracy: float  # balanced, by cross-validation over the named cells
+    n_named: int
+
+
+def classify(study: Study, names: pd.Categorical, *, seed: int = 0) -> Generator[tuple[int, int], None, Calls]:
+    """Train a logistic regression on the features of the named cells and call all; yield how far it is.
+
+    Raises
+    ------
+    InputError
+        If fewer than two names have five cells each.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    counts = np.bincount(names.codes[names.codes >= 0], minlength=len(names.categories))
+    enough = np.flatnonzero(counts >= _FEWEST)
+    if len(enough) < 2:
+        msg = f"a classifier needs two names with {_FEWEST} cells each; there are: " + (
+            ", ".join(f"{name} ({n})" for name, n in zip(names.categories, counts, strict=True)) or "none"
+        )
+        raise InputError(msg)
+    rows = np.flatnonzero(np.isin(names.codes, enough))
+    classes = tuple(str(names.categories[int(code)]) for code in enough)
+    y = np.searchsorted(enough, names.codes[rows])
+    d = study.n_features
+    x = np.empty((len(rows), d), dtype=np.float32)
+    for first in range(0, d, _AT_ONCE):
+        last = min(first + _AT_ONCE, d)
+        x[:, first:last] = study.feature_block(first, last)[:, rows].T
+        yield last, 2 * d
+    mean, sd = x.mean(axis=0), x.std(axis=0)
+    sd = np.where(sd > 0, sd, 1)
+    x = (x - mean) / sd
+    model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+    folds = StratifiedKFold(min(5, int(counts[enough].min())), shuffle=True, random_state=seed)
+    accuracy = float(balanced_accuracy_score(y, cross_val_predict(model, x, y, cv=folds)))
+    model.fit(x, y)
+    weights, offset = model.coef_ / sd, model.intercept_ - (model.coef_ / sd) @ mean
+    scores = np.tile(offset[:, None], study.n_cells).astype(np.float32)
+    for first in range(0, d, _AT_ONCE):
+        last = min(first + _AT_ONCE, d)
+        scores += (weights[:, first:last] @ study.feature_block(first, last)).astype(np.float32)
+        yield d + last, 2 * d
+    if len(scores) == 1:  # of two classes the regression has one score
+        scores = np.concatenate([np.zeros_like(scores), scores])
+    probability = np.exp(scores - scores.max(axis=0))
+    probability /= probability.sum(axis=0)
+    return Calls(classes, probability.argmax(axis=0), probability.max(axis=0), accuracy, len(rows))

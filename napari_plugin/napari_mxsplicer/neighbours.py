@@ -1,0 +1,20 @@
+"""Cells that look like a cell, by their learned features."""
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+
+import mxsplicer
+from napari_mxsplicer.study import Study
+
+
+def similar_rows(study: Study, row: int, *, n: int = 12) -> np.ndarray:
+    """Return the rows of the ``n`` cells most similar to a cell, nearest first, over all slides."""
+    with h5py.File(study.cells, "r") as file:
+        adata = anndata.AnnData(
+            obs=pd.DataFrame(index=pd.RangeIndex(study.n_cells).astype(str)),
+            obsm={study.representation: file["obsm"][study.representation]},
+        )
+        found = mxsplicer.tl.similar(adata, int(row), n=n, use_rep=study.representation)
+    return np.asarray(found["row"], dtype=np.int64)

@@ -1,0 +1,112 @@
+"""Any number of points as a picture: they are counted into the pixels of the screen, and a pixel shows their mean."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_UNCHOSEN = (128, 128, 128, 70)
+
+
+class Raster:
+    """Points (N, 2) seen through a window of a plane."""
+
+    def __init__(self, xy: np.ndarray) -> None:
+        self.xy = np.asarray(xy, dtype=np.float32)
+        self._of: tuple[float, ...] = ()
+        self._pixels = np.zeros(0, dtype=np.int32)
+        self._shape = (0, 0)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Lowest x, highest x, lowest y, highest y of the points, with a margin."""
+        seen = self.xy[np.isfinite(self.xy).all(axis=1)]
+        if not len(seen):
+            return 0.0, 1.0, 0.0, 1.0
+        (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
+        x, y = max(right - left, 1e-6) * 0.03, max(top - bottom, 1e-6) * 0.03
+        return float(left - x), float(right + x), float(bottom - y), float(top + y)
+
+    def look(self, window: tuple[float, float, float, float], shape: tuple[int, int]) -> None:
+        """Look through a window (x from, x to, y from, y to) at a picture of (height, width) pixels."""
+        if (*window, *shape) == self._of:
+            return
+        self._of, self._shape = (*window, *shape), shape
+        left, right, bottom, top = window
+        height, width = shape
+        x = (self.xy[:, 0] - np.float32(left)) * np.float32(width / max(right - left, 1e-12))
+        y = (self.xy[:, 1] - np.float32(bottom)) * np.float32(height / max(top - bottom, 1e-12))
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
+        place = np.where(inside, y, 0).astype(np.int32) * width + np.where(inside, x, 0).astype(np.int32)
+        # What lies outside is counted into a pixel beyond the last.
+        self._pixels = np.where(inside, place, height * width).astype(np.int32)
+
+    def draw(
+        self,
+        values: np.ndarray,
+        table: np.ndarray,
+        limits: tuple[float, float],
+        *,
+        chosen: np.ndarray | None = None,
+        mix: bool = True,
+    ) -> np.ndarray:
+        """Return the picture (height, width, 4) uint8, y upwards.
+
+        Parameters
+        ----------
+        values
+            One per point; points without a value (NaN) are left out.
+        table
+            Colours (n, 4) uint8 from the lowest to the highest value.
+        limits
+            Which values are the lowest and the highest.
+        chosen
+            Rows that are in colour; the others are grey. All by default.
+        mix
+            Show the mean of a pixel's points; otherwise one of them, as categories have no mean.
+        """
+        n = self._shape[0] * self._shape[1]
+        out = np.zeros((n, 4), dtype=np.uint8)
+        seen = np.isfinite(values)
+        if chosen is not None:
+            out[np.flatnonzero(np.bincount(self._pixels[seen], minlength=n + 1)[:n])] = _UNCHOSEN
+            only = np.zeros(len(values), dtype=bool)
+            only[chosen] = True
+            seen &= only
+        everything = bool(seen.all())
+        pixels, shown = (self._pixels, values) if everything else (self._pixels[seen], values[seen])
+        means: np.ndarray
+        if mix:
+            counts = np.bincount(pixels, minlength=n + 1)[:n]
+            filled = np.flatnonzero(counts)
+            means = np.bincount(pixels, weights=shown, minlength=n + 1)[:n][filled] / counts[filled]
+        else:
+            one = np.full(n + 1, np.nan, dtype=np.float32)
+            one[pixels] = shown
+            filled = np.flatnonzero(np.isfinite(one[:n]))
+            means = one[filled]
+        low, high = limits
+        place = (means - low) / max(high - low, 1e-12) * len(table)
+        out[filled] = table[np.clip(place, 0, len(table) - 1).astype(np.intp)]
+        return out.reshape(*self._shape, 4)
+
+    def nearest(self, x: float, y: float, reach: float) -> int | None:
+        """Return the point nearest to a place, or None where none is within reach."""
+        distance = np.hypot(self.xy[:, 0] - np.float32(x), self.xy[:, 1] - np.float32(y))
+        if not len(distance) or not np.isfinite(distance).any():
+            return None
+        row = int(np.nanargmin(distance))
+        return row if distance[row] <= reach else None
+
+
+def inside_polygon(xy: np.ndarray, corners: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """Return which points (N, 2) lie inside a polygon, as booleans."""
+    from matplotlib.path import Path
+
+    corners = np.asarray(corners, dtype=np.float64)
+    out = np.zeros(len(xy), dtype=bool)
+    if len(corners) < 3:
+        return out
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    near = np.flatnonzero(((xy >= low) & (xy <= high)).all(axis=1))
+    out[near] = Path(corners).contains_points(xy[near])
+    return out

@@ -1,0 +1,87 @@
+"""The best partners of a marker or a feature, as bars with their intervals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import QPointF, QRectF, Qt, Signal
+from qtpy.QtGui import QColor, QPainter, QPen
+from qtpy.QtWidgets import QWidget
+
+from napari_mxsplicer.partners import Partner
+from napari_mxsplicer.widgets.theme import Theme
+
+_ROW_PX, _NAME_PX, _NUMBER_PX = 20, 96, 44
+
+
+class Bars(QWidget):
+    """A row per partner: its name, a bar from 0 to r on an axis from -1 to 1, its interval, and r."""
+
+    chosen = Signal(str)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._partners: Sequence[Partner] = ()
+        self._theme = Theme.dark()
+        self.setMouseTracking(True)
+        self.setAccessibleName("Best partners")
+
+    @property
+    def partners(self) -> Sequence[Partner]:
+        """What is shown."""
+        return self._partners
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self._theme = theme
+        self.update()
+
+    def show_partners(self, partners: Sequence[Partner]) -> None:
+        """Show other partners."""
+        self._partners = partners
+        self.setFixedHeight(max(1, len(partners)) * _ROW_PX)
+        self.setAccessibleDescription("; ".join(f"{one.name} {one.r:+.2f}" for one in partners))
+        self.update()
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802
+        """Draw the bars."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        table = self._theme.diverging()
+        left, right = _NAME_PX, self.width() - _NUMBER_PX
+        middle, half = (left + right) / 2, (right - left) / 2
+        text = QPen(QColor(self._theme.text))
+        for place, one in enumerate(self._partners):
+            top, centre = place * _ROW_PX, place * _ROW_PX + _ROW_PX / 2
+            painter.setPen(text)
+            name = self.fontMetrics().elidedText(one.name, Qt.TextElideMode.ElideRight, _NAME_PX - 8)
+            middle_left = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
+            painter.drawText(QRectF(0, top, _NAME_PX - 4, _ROW_PX), middle_left, name)
+            painter.drawText(QRectF(right + 6, top, _NUMBER_PX, _ROW_PX), middle_left, f"{one.r:+.2f}")
+            red, green, blue, _ = (int(band) for band in table[int((one.r + 1) * 127.5)])
+            bar = QRectF(QPointF(middle, top + 4), QPointF(middle + half * one.r, top + _ROW_PX - 4)).normalized()
+            painter.fillRect(bar, QColor(red, green, blue))
+            painter.drawLine(QPointF(middle + half * one.low, centre), QPointF(middle + half * one.high, centre))
+            for end in (one.low, one.high):
+                painter.drawLine(QPointF(middle + half * end, centre - 3), QPointF(middle + half * end, centre + 3))
+        painter.setPen(QPen(QColor(self._theme.faint)))
+        painter.drawLine(QPointF(middle, 0), QPointF(middle, self.height()))
+
+    def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802
+        """Tell the interval in words."""
+        one = self._at(event)
+        self.setToolTip(
+            f"{one.name}: r = {one.r:+.3f}, 95 % of draws of blocks of tissue from {one.low:+.3f} to {one.high:+.3f}, "
+            f"{one.n:,} cells"
+            if one
+            else ""
+        )
+
+    def mousePressEvent(self, event: Any) -> None:  # noqa: N802
+        """Choose the partner that was clicked."""
+        one = self._at(event)
+        if one is not None:
+            self.chosen.emit(one.name)
+
+    def _at(self, event: Any) -> Partner | None:
+        place = int(event.position().y() // _ROW_PX)
+        return self._partners[place] if 0 <= place < len(self._partners) else None

@@ -1,0 +1,87 @@
+"""The map of the cells with its lasso, and the legend of categories."""
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
+
+from mxsplicer.pl.colors import QUALITATIVE
+from napari_mxsplicer.raster import Raster
+from napari_mxsplicer.widgets.base import Context, Part, button
+from napari_mxsplicer.widgets.map import CellMap
+from napari_mxsplicer.widgets.theme import Theme
+
+
+class CellsPart(Part):
+    """Where cells lie on the map of what was learned, painted as the tissue is."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.map, self.legend, self.chosen = CellMap(), QLabel(), QLabel()
+        self.legend.setWordWrap(True)
+        self.lasso = button("Lasso", "Draw around points of the map to choose these cells", lambda: None)
+        self.lasso.setCheckable(True)
+        self.lasso.toggled.connect(self.map.set_lasso)
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for one in (
+            self.lasso,
+            button("Region", "Draw around cells in the image to choose them", self.canvas.draw_region),
+            button("Undo", "Back to the selection before", self.state.undo),
+            button("None", "Choose no cells", lambda: self.state.select(None)),
+        ):
+            row.addWidget(one)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addLayout(row)
+        column.addWidget(self.map)
+        column.addWidget(self.legend)
+        column.addWidget(self.chosen)
+        state = self.state
+        state.study_changed.connect(self._study_changed)
+        state.painted_changed.connect(self._paint)
+        state.selection_changed.connect(self._paint)
+        for signal in (state.hovered_changed, state.picked_changed, state.marked_changed):
+            signal.connect(self._point)
+        self.canvas.on_colours_changed(self.map.redraw)
+        self.map.lassoed.connect(state.select)
+        self.map.clicked.connect(self._clicked)
+        self.map.hovered.connect(state.hover)
+        self._study_changed()
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.map.set_theme(theme)
+
+    def _study_changed(self) -> None:
+        self.map.show_points(self.state.study.umap if self.state.study else None)
+        self._paint()
+
+    def _paint(self) -> None:
+        state = self.state
+        self.map.paint_by(self._draw if state.painted is not None else None)
+        n = 0 if state.selection is None else len(state.selection)
+        self.chosen.setText(f"{n:,} cells selected" if n else "")
+        self.chosen.setVisible(bool(n))
+        entries = [
+            f'<span style="color:{QUALITATIVE[code % len(QUALITATIVE)]}">■</span> {name}'
+            for code, name in enumerate(state.categories[:26])
+        ]
+        self.legend.setText("&nbsp; ".join(entries))
+        self.legend.setVisible(bool(entries))
+
+    def _draw(self, raster: Raster) -> np.ndarray:
+        table, limits = self.canvas.colours()
+        state = self.state
+        return raster.draw(state.values, table, limits, chosen=state.selection, mix=not state.categories)
+
+    def _point(self) -> None:
+        state = self.state
+        single = [row for row in (state.picked, state.hovered) if row is not None]
+        self.map.point_at(np.array([*state.marked, *single], dtype=np.int64))
+
+    def _clicked(self, row: Any) -> None:
+        self.state.pick(row)
+        if row is not None:
+            self.canvas.centre_on(row)

@@ -1,0 +1,167 @@
+"""The heatmap with what can be chosen about it: which correlation, over which cells, which features."""
+
+import numpy as np
+from qtpy.QtWidgets import QGridLayout, QLineEdit, QVBoxLayout
+
+from napari_mxsplicer.order import chosen, clustered
+from napari_mxsplicer.significance import by_chance
+from napari_mxsplicer.state import Painted
+from napari_mxsplicer.subset import correlate_rows
+from napari_mxsplicer.widgets.base import Context, Later, Part, choice
+from napari_mxsplicer.widgets.heatmap import Heatmap
+from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Newest
+
+ALL, IN_VIEW, SELECTED = "all cells", "cells in view", "selected cells"
+_COMPUTED = ("Pearson", "Spearman")  # over a part of the cells, and where a file has no map
+
+
+class Correlations(Part):
+    """Which feature follows which marker."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.heatmap, self.filter = Heatmap(), QLineEdit()
+        self.kind = choice("How the correlation is computed")
+        self.over = choice("Over which cells", ALL, IN_VIEW, SELECTED)
+        self.filter.setPlaceholderText("Filter features: CD8a  12  10-20  >0.4")
+        self.filter.setClearButtonEnabled(True)
+        self.work = Newest(self._failed)
+        grid = QGridLayout()
+        grid.setSpacing(4)
+        grid.addWidget(self.kind, 0, 0)
+        grid.addWidget(self.over, 0, 1)
+        grid.addWidget(self.filter, 1, 0, 1, 2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(grid)
+        column.addWidget(self.heatmap)
+        self._later = Later(self, 500, self._compute)
+        state = self.state
+        state.study_changed.connect(self._study_changed)
+        state.map_changed.connect(self._draw)
+        state.painted_changed.connect(self._frame)
+        state.marker_changed.connect(self._frame)
+        state.selection_changed.connect(self._selection_changed)
+        self.heatmap.cell_clicked.connect(self._cell_clicked)
+        self.heatmap.marker_clicked.connect(self._marker_clicked)
+        self.heatmap.feature_clicked.connect(lambda feature: state.paint(Painted("feature", str(feature))))
+        self.heatmap.stepped.connect(self._step)
+        self.filter.textChanged.connect(self._draw)
+        self.kind.activated.connect(self._compute)
+        self.over.activated.connect(self._compute)
+        self.canvas.on_view_changed(self._view_changed)
+        self._study_changed()
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.heatmap.set_theme(theme)
+
+    def stop(self) -> None:
+        """End what runs for this part."""
+        self._later.stop()
+        self.work.stop()
+
+    def _study_changed(self) -> None:
+        self.stop()
+        study = self.state.study
+        self.kind.clear()
+        if study is not None:
+            self.kind.addItems(list(dict.fromkeys([*study.maps, *_COMPUTED])))
+            self.kind.setCurrentText(self.state.map_name or _COMPUTED[0])
+            self.over.setCurrentText(ALL)
+        self._draw()
+        if study is not None and study.n_features and not study.maps:
+            self._compute()
+
+    def _selection_changed(self) -> None:
+        if self.over.currentText() == SELECTED or (self.state.selection is not None and len(self.state.selection) > 2):
+            self.over.setCurrentText(SELECTED if self.state.selection is not None else ALL)
+            self._compute()
+
+    def _view_changed(self) -> None:
+        if self.over.currentText() == IN_VIEW:
+            self._later.start()
+
+    def _compute(self) -> None:
+        """Show the stored map, or compute one over a part of the cells beside the interface."""
+        study, kind, over = self.state.study, self.kind.currentText(), self.over.currentText()
+        if study is None or not study.n_features:
+            return
+        if over == SELECTED and self.state.selection is None:
+            over = ALL
+            self.over.setCurrentText(ALL)
+        if over == ALL and kind in study.maps:
+            self.work.stop()
+            self.heatmap.set_waiting(False)
+            self.state.show_map(kind, study.maps[kind], p_values=study.p_values if kind == "Pearson" else None)
+            return
+        rows = self.canvas.in_view() if over == IN_VIEW else self.state.selection
+        if over == ALL or rows is None:
+            rows = np.arange(study.n_cells)
+        if kind not in _COMPUTED:
+            self.context.tell(f"The {kind} correlation is stored for all cells only; this is Pearson's.")
+            kind = "Pearson"
+            self.kind.setCurrentText(kind)
+        self.heatmap.set_waiting(True)
+        said = over if over == ALL else f"{len(rows):,} {over}"
+        self.work.start(
+            correlate_rows,
+            study,
+            rows,
+            ranks=kind == "Spearman",
+            done=lambda r: self._computed(kind, r, said),
+            progress=lambda done, of: self.context.tell(f"Correlating over {said}: {done} of {of} features"),
+        )
+
+    def _computed(self, kind: str, r: np.ndarray, over: str) -> None:
+        self.heatmap.set_waiting(False)
+        self.context.tell("")
+        self.state.show_map(kind, r, of=over)
+
+    def _failed(self, message: str) -> None:
+        self.heatmap.set_waiting(False)
+        self.context.tell(message)
+
+    def _draw(self) -> None:
+        study, r = self.state.study, self.state.r
+        if study is None or not r.size:
+            nothing = np.zeros(0, dtype=int)
+            self.heatmap.show_map(np.zeros((0, 0)), (), rows=nothing, columns=nothing)
+            return
+        rows, columns = clustered(r)
+        left = chosen(r, study.markers, self.filter.text())
+        self.heatmap.show_map(
+            r,
+            study.markers,
+            rows=rows,
+            columns=columns[np.isin(columns, left)],
+            by_chance=None if self.state.p_values is None else by_chance(self.state.p_values),
+        )
+        self._frame()
+
+    def _frame(self) -> None:
+        self.heatmap.frame(self._marker(), self.state.painted.feature if self.state.painted else None)
+
+    def _marker(self) -> int | None:
+        study, marker = self.state.study, self.state.marker
+        return study.markers.index(marker) if study is not None and marker in study.markers else None
+
+    def _cell_clicked(self, marker: int, feature: int) -> None:
+        if self.state.study is not None:
+            self.state.look_at(self.state.study.markers[marker])
+            self.state.paint(Painted("feature", str(feature)))
+
+    def _marker_clicked(self, marker: int) -> None:
+        if self.state.study is not None:
+            name = self.state.study.markers[marker]
+            self.state.look_at(name)
+            self.state.paint(Painted("marker", name))
+
+    def _step(self, down: int, right: int) -> None:
+        feature = self.state.painted.feature if self.state.painted else None
+        marker, further = self.heatmap.step(self._marker(), 0 if feature is None else feature, down, right)
+        if down and marker is not None and self.state.study is not None:
+            self.state.look_at(self.state.study.markers[marker])
+        if right and further is not None:
+            self.state.paint(Painted("feature", str(further)))

@@ -1,0 +1,145 @@
+"""Cells that show what is painted, and the cell that is pointed at, with those most like it."""
+
+import numpy as np
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
+
+from napari_mxsplicer.exemplars import Strip, exemplars, picture
+from napari_mxsplicer.neighbours import similar_rows
+from napari_mxsplicer.widgets.base import Context, Later, Part, button
+from napari_mxsplicer.widgets.strip import PatchStrip
+from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Newest
+
+_SIMILAR = 11  # beside the cell itself: two lines of six
+
+
+class Exemplars(Part):
+    """Pictures of the highest, the middle and the lowest cells of what is painted."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.strip, self.note = PatchStrip(), QLabel()
+        self.note.setWordWrap(True)
+        self.work = Newest(context.tell)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addWidget(self.strip)
+        column.addWidget(self.note)
+        self._later = Later(self, 200, self._cut)
+        for signal in (self.state.study_changed, self.state.painted_changed, self.state.marker_changed):
+            signal.connect(self._later.start)
+        self.strip.chosen.connect(self._chosen)
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.strip.set_theme(theme)
+
+    def stop(self) -> None:
+        """End what runs for this part."""
+        self._later.stop()
+        self.work.stop()
+
+    def refresh(self) -> None:
+        """Show what is painted now; called when this part is unfolded."""
+        self._later.start()
+
+    def _cut(self) -> None:
+        state, opened = self.state, self.canvas.opened
+        if not self.isVisible():
+            return
+        if state.study is None or state.painted is None or opened is None or opened.slide is None or state.categories:
+            self.strip.show_strip(None)
+            self.note.setText("" if state.study is None else "There are pictures of cells for numbers on a slide.")
+            return
+        rows = exemplars(state.values, state.rows)
+        marker = state.marker if state.painted.kind != "marker" else state.painted.name
+        self.work.start(picture, state.study, opened, rows, marker, done=self._show)
+
+    def _show(self, strip: Strip) -> None:
+        self.strip.show_strip(strip)
+        self.note.setText(" + ".join(strip.markers) + ", one stretch for all. Click a cell to go there.")
+
+    def _chosen(self, row: int) -> None:
+        self.state.pick(row)
+        self.canvas.centre_on(row)
+
+
+class CellPart(Part):
+    """The values of the cell under the pointer, or of the one that was clicked; its picture; cells like it."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.values, self.strip = QLabel("Point at a cell, or click one."), PatchStrip()
+        self.values.setWordWrap(True)
+        self.values.setMinimumHeight(self.values.fontMetrics().height() * 3)
+        self.pictures, self.search = Newest(context.tell), Newest(context.tell)
+        self.find = button("Find similar cells", "The cells whose learned features are nearest", self._find)
+        self.clear = button("Clear", "Mark no cells", lambda: self.state.mark(np.zeros(0, dtype=np.int64)))
+        row = QHBoxLayout()
+        row.addWidget(self.find)
+        row.addWidget(self.clear)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addWidget(self.values)
+        column.addWidget(self.strip)
+        column.addLayout(row)
+        self._later = Later(self, 150, self._cut)
+        state = self.state
+        for signal in (state.hovered_changed, state.picked_changed, state.painted_changed, state.study_changed):
+            signal.connect(self._say)
+        for signal in (state.hovered_changed, state.picked_changed, state.marked_changed, state.marker_changed):
+            signal.connect(self._later.start)
+        self.strip.chosen.connect(self._chosen)
+        self._say()
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.strip.set_theme(theme)
+
+    def stop(self) -> None:
+        """End what runs for this part."""
+        self._later.stop()
+        self.pictures.stop()
+        self.search.stop()
+
+    @property
+    def _row(self) -> int | None:
+        return self.state.hovered if self.state.hovered is not None else self.state.picked
+
+    def _say(self) -> None:
+        self.find.setEnabled(self.state.picked is not None and bool(self.state.study and self.state.study.n_features))
+        self.values.setText(self.state.told(self._row) if self._row is not None else "Point at a cell, or click one.")
+
+    def _cut(self) -> None:
+        state, opened = self.state, self.canvas.opened
+        rows = [row for row in [self._row] if row is not None and row in state.rows]
+        if self._row == state.picked:
+            rows += [int(row) for row in state.marked if row in state.rows and row != state.picked]
+        if state.study is None or opened is None or opened.slide is None or not rows or not self.isVisible():
+            self.strip.show_strip(None)
+            return
+        lines = -(-len(rows) // 6)
+        grid = np.full((lines, 6), -1, dtype=np.int64)
+        grid.ravel()[: len(rows)] = rows
+        titles = ("this cell" + (", and cells like it" if len(rows) > 1 else ""), *[""] * (lines - 1))
+        marker = state.marker
+        self.pictures.start(
+            picture, state.study, opened, grid, marker, done=lambda strip: self.strip.show_strip(strip, titles)
+        )
+
+    def _find(self) -> None:
+        state = self.state
+        if state.study is None or state.picked is None:
+            return
+        self.context.tell("Comparing all cells ...")
+        self.search.start(similar_rows, state.study, state.picked, done=self._found)
+
+    def _found(self, rows: np.ndarray) -> None:
+        here = np.isin(rows, self.state.rows).sum()
+        self.context.tell("" if here == len(rows) else f"{len(rows) - here} of {len(rows)} lie on other slides.")
+        self.state.mark(rows[:_SIMILAR])
+
+    def _chosen(self, row: int) -> None:
+        self.canvas.centre_on(row)

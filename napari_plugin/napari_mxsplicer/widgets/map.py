@@ -1,0 +1,134 @@
+"""The map of the cells (UMAP), painted like the tissue; a lasso around some of them chooses them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from qtpy.QtCore import QRectF, Qt, Signal
+
+from napari_mxsplicer.raster import Raster, inside_polygon
+from napari_mxsplicer.widgets.theme import Theme
+
+_REACH_PX = 8  # of the pointer
+_POINT_PX = {20_000: 3, 200_000: 2, np.inf: 1}  # side of a point on the screen, by how many there are
+
+
+class CellMap(pg.PlotWidget):
+    """Points as a picture, redrawn for the pixels it is seen in."""
+
+    lassoed = Signal(object)  # rows
+    clicked = Signal(object)  # a row, or None
+    hovered = Signal(object)
+
+    def __init__(self, parent: Any = None) -> None:
+        self._view = _LassoView()
+        super().__init__(parent, viewBox=self._view, enableMenu=False)
+        self._raster: Raster | None = None
+        self._draw: Callable[[Raster], np.ndarray] | None = None
+        self._image = pg.ImageItem(axisOrder="row-major")
+        self._ring = pg.ScatterPlotItem(size=13, brush=None)
+        self._path = pg.PlotCurveItem()
+        for item in (self._image, self._path, self._ring):
+            self.addItem(item)
+        self.hideAxis("left")
+        self.hideAxis("bottom")
+        self.hideButtons()
+        self._view.setAspectLocked(True)
+        self.setFixedHeight(260)
+        self.setAccessibleName("Map of the cells")
+        self._view.sigRangeChanged.connect(self.redraw)
+        self._view.drawn.connect(self._lassoing)
+        self.scene().sigMouseClicked.connect(self._clicked)
+        self.scene().sigMouseMoved.connect(self._moved)
+        self._accent = "#ffd166"
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.setBackground(theme.background)
+        self._accent = theme.accent
+        self._path.setPen(pg.mkPen(theme.accent, width=2))
+        self._ring.setPen(pg.mkPen(theme.accent, width=2))
+
+    def set_lasso(self, on: bool) -> None:
+        """Draw with the mouse, or move the map with it."""
+        self._view.lasso = on
+        self.setCursor(Qt.CursorShape.CrossCursor if on else Qt.CursorShape.ArrowCursor)
+
+    def show_points(self, xy: np.ndarray | None) -> None:
+        """Show other points (N, 2), or none."""
+        self._raster = None if xy is None else Raster(xy)
+        self._ring.setData([], [])
+        if self._raster is not None:
+            left, right, bottom, top = self._raster.bounds
+            self._view.setRange(QRectF(left, bottom, right - left, top - bottom), padding=0)
+        self.redraw()
+
+    def paint_by(self, draw: Callable[[Raster], np.ndarray] | None) -> None:
+        """Take another way to make a picture of the points, and redraw."""
+        self._draw = draw
+        self.redraw()
+
+    def point_at(self, rows: np.ndarray) -> None:
+        """Put a ring around some points."""
+        xy = self._raster.xy[rows] if self._raster is not None and len(rows) else np.zeros((0, 2))
+        self._ring.setData(xy[:, 0], xy[:, 1])
+
+    def redraw(self) -> None:
+        """Draw what is in the window."""
+        size = self._view.size()
+        if self._raster is None:
+            self._image.clear()
+            return
+        side = next(px for n, px in _POINT_PX.items() if len(self._raster.xy) < n)
+        shape = (int(size.height() / side), int(size.width() / side))
+        if self._draw is None or min(shape) < 2:
+            self._image.clear()
+            return
+        (left, right), (bottom, top) = self._view.viewRange()
+        self._raster.look((left, right, bottom, top), shape)
+        self._image.setImage(self._draw(self._raster), autoLevels=False)
+        self._image.setRect(QRectF(left, bottom, right - left, top - bottom))
+
+    def _lassoing(self, corners: Any, finished: bool) -> None:
+        if finished:
+            self._path.setData([], [])
+            if self._raster is not None:
+                self.lassoed.emit(np.flatnonzero(inside_polygon(self._raster.xy, corners)))
+        else:
+            xy = np.array([*corners, corners[0]])
+            self._path.setData(xy[:, 0], xy[:, 1])
+
+    def _row_at(self, position: Any) -> int | None:
+        if self._raster is None or not self._view.sceneBoundingRect().contains(position):
+            return None
+        point, (width, _) = self._view.mapSceneToView(position), self._view.viewPixelSize()
+        return self._raster.nearest(point.x(), point.y(), _REACH_PX * width)
+
+    def _clicked(self, event: Any) -> None:
+        if event.button() == Qt.MouseButton.LeftButton:
+            self.clicked.emit(self._row_at(event.scenePos()))
+
+    def _moved(self, position: Any) -> None:
+        self.hovered.emit(self._row_at(position))
+
+
+class _LassoView(pg.ViewBox):
+    drawn = Signal(object, bool)  # corners (x, y), and whether that is all
+
+    def __init__(self) -> None:
+        super().__init__(enableMenu=False)
+        self.lasso = False
+        self._corners: list[tuple[float, float]] = []
+
+    def mouseDragEvent(self, event: Any, axis: Any = None) -> None:  # noqa: N802
+        if not self.lasso or event.button() != Qt.MouseButton.LeftButton:
+            super().mouseDragEvent(event, axis=axis)
+            return
+        event.accept()
+        if event.isStart():
+            start = self.mapSceneToView(event.buttonDownScenePos())
+            self._corners = [(start.x(), start.y())]
+        point = self.mapSceneToView(event.scenePos())
+        self._corners.append((point.x(), point.y()))
+        self.drawn.emit(list(self._corners), bool(event.isFinish()))

@@ -1,0 +1,81 @@
+"""What an empty panel offers: a result, a sample, or a table over labels that are on the canvas."""
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel
+
+from mxsplicer.errors import InputError
+from napari_mxsplicer.opening import add, over_layer, result_layers
+from napari_mxsplicer.sample import sample_layers
+from napari_mxsplicer.widgets.base import Context, Part, button, choice
+from napari_mxsplicer.widgets.work import Newest
+
+
+class Opening(Part):
+    """Ways to open something."""
+
+    def __init__(self, context: Context, viewer: Any) -> None:
+        super().__init__(context)
+        self._viewer, self.work = viewer, Newest(context.tell)
+        self.labels = choice("Layer of labels whose numbers are the ids of the table's cells")
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(4)
+        grid.addWidget(button("Open result", "The folder that mxsplicer embed wrote", self.ask_result), 0, 0)
+        grid.addWidget(button("Load sample", "A small simulated tissue, made now", self.load_sample), 0, 1)
+        grid.addWidget(QLabel("Cells of an .h5ad over a labels layer:"), 1, 0, 1, 2)
+        grid.addWidget(self.labels, 2, 0)
+        grid.addWidget(button("Choose .h5ad", "Table of the cells of these labels", self.ask_table), 2, 1)
+        viewer.layers.events.inserted.connect(self._layers_changed)
+        viewer.layers.events.removed.connect(self._layers_changed)
+        self._layers_changed()
+
+    def stop(self) -> None:
+        """End what runs for this part, and no longer listen to the viewer."""
+        self.work.stop()
+        self._viewer.layers.events.inserted.disconnect(self._layers_changed)
+        self._viewer.layers.events.removed.disconnect(self._layers_changed)
+
+    def ask_result(self) -> None:
+        """Ask for a folder and open it."""
+        path = QFileDialog.getExistingDirectory(self, "Result of mxsplicer embed")
+        if path:
+            self.open_result(path)
+
+    def open_result(self, path: str) -> None:
+        """Open a result beside the interface, and add its layers."""
+        self.context.tell(f"Opening {Path(path).name} ...")
+        self.work.start(result_layers, path, done=self._add)
+
+    def load_sample(self) -> None:
+        """Make the sample beside the interface, and add its layers."""
+        self.context.tell("Simulating a tissue ...")
+        self.work.start(sample_layers, done=self._add)
+
+    def ask_table(self) -> None:
+        """Ask for a table and join it with the chosen layer."""
+        path, _ = QFileDialog.getOpenFileName(self, "Cells", "", "AnnData (*.h5ad)")
+        if path:
+            self.join_table(path)
+
+    def join_table(self, path: str) -> None:
+        """Join a table with the chosen layer by the ids of its cells."""
+        name = self.labels.currentText()
+        if name not in self._viewer.layers:
+            self.context.tell("Open a label image first, as a layer of labels, and choose it here.")
+            return
+        try:
+            self._add(over_layer(path, self._viewer.layers[name]))
+        except InputError as error:
+            self.context.tell(str(error))
+
+    def _add(self, tuples: Any) -> None:
+        self.context.tell("")
+        add(self._viewer, tuples)
+
+    def _layers_changed(self, event: Any = None) -> None:
+        before = self.labels.currentText()
+        self.labels.clear()
+        self.labels.addItems([layer.name for layer in self._viewer.layers if layer._type_string == "labels"])
+        self.labels.setCurrentText(before)

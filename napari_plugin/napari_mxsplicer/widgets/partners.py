@@ -1,0 +1,66 @@
+"""Who goes with the marker or the feature that is painted."""
+
+import numpy as np
+from qtpy.QtWidgets import QLabel, QVBoxLayout
+
+from napari_mxsplicer.partners import Partner, partners_of_feature, partners_of_marker
+from napari_mxsplicer.state import Painted
+from napari_mxsplicer.widgets.bars import Bars
+from napari_mxsplicer.widgets.base import Context, Later, Part
+from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Newest
+
+
+class Partners(Part):
+    """The five best partners, with intervals."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.title, self.bars = QLabel(), Bars()
+        self.work = Newest(context.tell)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(3)
+        column.addWidget(self.title)
+        column.addWidget(self.bars)
+        self._later = Later(self, 120, self._find)
+        state = self.state
+        for signal in (state.study_changed, state.painted_changed, state.marker_changed, state.map_changed):
+            signal.connect(self._later.start)
+        self.bars.chosen.connect(self._chosen)
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take the colours of napari's theme."""
+        self.bars.set_theme(theme)
+
+    def stop(self) -> None:
+        """End what runs for this part."""
+        self._later.stop()
+        self.work.stop()
+
+    def _find(self) -> None:
+        state, study, painted = self.state, self.state.study, self.state.painted
+        if study is None or painted is None or not state.r.size:
+            self._show("", [])
+            return
+        rows = np.arange(study.n_cells) if state.selection is None else state.selection
+        if painted.feature is not None:
+            title, function, number = f"Markers that {painted.title} follows", partners_of_feature, painted.feature
+        elif painted.kind == "marker":
+            title, function = f"Features that follow {painted.name}", partners_of_marker
+            number = study.markers.index(painted.name)
+        else:
+            self._show("", [])
+            return
+        self.work.start(function, study, number, state.r, rows, done=lambda found: self._show(title, found))
+
+    def _show(self, title: str, found: list[Partner]) -> None:
+        self.title.setText(title)
+        self.bars.show_partners(found)
+        self.bars.setVisible(bool(found))
+
+    def _chosen(self, name: str) -> None:
+        if name.startswith("feature ") and name not in (self.state.study.markers if self.state.study else ()):
+            self.state.paint(Painted("feature", name.removeprefix("feature ")))
+        else:
+            self.state.look_at(name)

@@ -1,0 +1,124 @@
+import anndata
+import numpy as np
+import pytest
+from napari_mxsplicer.exemplars import exemplars
+from napari_mxsplicer.neighbours import similar_rows
+from napari_mxsplicer.order import chosen, clustered
+from napari_mxsplicer.partners import interval, partners_of_feature, partners_of_marker
+from napari_mxsplicer.study import open_study
+from napari_mxsplicer.subset import correlate_rows
+from scipy.stats import spearmanr
+
+import mxsplicer
+
+
+@pytest.fixture(scope="module")
+def study(sample):
+    return open_study(sample)
+
+
+@pytest.fixture(scope="module")
+def adata(sample):
+    return anndata.read_h5ad(sample / "cells.h5ad")
+
+
+def returned(generator):
+    """Run a generator to its end and return what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def test_columns_are_those_of_the_table(study, adata):
+    np.testing.assert_array_equal(study.feature(7), adata.obsm["X_splicer"][:, 7])
+    np.testing.assert_array_equal(study.feature_block(3, 9), adata.obsm["X_splicer"][:, 3:9].T)
+    np.testing.assert_array_equal(study.marker("CD20"), np.asarray(adata[:, "CD20"].X).ravel())
+    assert list(study.column("lineage")) == list(adata.obs["lineage"])
+
+
+def test_a_table_alone_is_read_as_the_same_cells_of_a_result(study, sample, adata):
+    alone = open_study(sample / "cells.h5ad")
+    np.testing.assert_array_equal(alone.feature(7), study.feature(7))
+    np.testing.assert_array_equal(alone.feature_block(3, 9), study.feature_block(3, 9))
+    assert alone.slide_names == study.slide_names
+
+
+def test_a_table_without_ids_says_which_it_needs(adata, tmp_path):
+    without = adata.copy()
+    del without.obs["cell_id"]
+    without.write_h5ad(tmp_path / "without.h5ad")
+    with pytest.raises(mxsplicer.InputError, match="no column of cell ids"):
+        _ = open_study(tmp_path / "without.h5ad").cell_ids
+
+
+def test_the_map_over_all_cells_is_the_stored_one(study):
+    r = returned(correlate_rows(study, np.arange(study.n_cells)))
+    np.testing.assert_allclose(r, study.maps["Pearson"], atol=1e-5)
+
+
+def test_the_map_over_some_cells_by_ranks_is_spearmans(study):
+    rows = np.arange(0, study.n_cells, 3)
+    r = returned(correlate_rows(study, rows, ranks=True))
+    expected = spearmanr(study.marker("CD20")[rows], study.feature(5)[rows]).statistic
+    assert r[study.markers.index("CD20"), 5] == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_cells_have_no_correlation(study):
+    with pytest.raises(mxsplicer.InputError, match="2 cells are too few"):
+        returned(correlate_rows(study, np.array([0, 1])))
+
+
+def test_partners_are_the_strongest_and_lie_in_their_intervals(study):
+    r, rows = study.maps["Pearson"], np.arange(study.n_cells)
+    marker = study.markers.index("CD20")
+    found = partners_of_marker(study, marker, r, rows)
+    assert found[0].name == f"feature {np.abs(r[marker]).argmax()}"
+    assert found[0].r == pytest.approx(r[marker, np.abs(r[marker]).argmax()], abs=1e-4)
+    for one in found + partners_of_feature(study, 5, r, rows):
+        assert one.low <= one.r <= one.high
+        assert one.n == study.n_cells
+
+
+def test_neighbours_that_are_alike_widen_the_interval():
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.arange(50), 40)
+    x, y = (rng.normal(size=50)[blocks] + 0.1 * rng.normal(size=2000) for _ in range(2))
+    _, low, high = interval(x, y, blocks)
+    _, low_of_cells, high_of_cells = interval(x, y, np.arange(2000))
+    assert high - low > 3 * (high_of_cells - low_of_cells)
+
+
+def test_exemplars_are_high_middle_and_low_cells_of_those_asked_for():
+    values = np.arange(1000.0)
+    values[900:] = np.nan
+    found = exemplars(values, np.arange(0, 1000, 2), n=4)
+    assert (found[0] > 880).all()
+    assert (np.abs(found[1] - 450) < 20).all()
+    assert (found[2] < 20).all()
+    assert (exemplars(values, np.array([3, 5]), n=4) >= 0).sum() == 6
+
+
+def test_similar_cells_do_not_hold_the_cell_itself(study):
+    rows = similar_rows(study, 10, n=5)
+    assert len(set(rows)) == 5
+    assert 10 not in rows
+
+
+def test_each_feature_stands_under_the_marker_it_follows_most(study):
+    r = study.maps["Pearson"]
+    rows, columns = clustered(r)
+    assert sorted(rows) == list(range(len(r)))
+    assert sorted(columns) == list(range(r.shape[1]))
+    strongest = np.abs(r[rows][:, columns]).argmax(axis=0)
+    assert (np.diff(strongest) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("", [0, 1, 2]), ("1", [1]), ("0-1", [0, 1]), ("cd8", [1, 2]), (">0.5", [0, 1]), ("cd8 <0.5", [2])],
+)
+def test_a_filter_leaves_features_by_number_marker_and_strength(text, left):
+    r = np.array([[0.9, 0.0, 0.1], [0.1, -0.8, 0.3]])
+    assert chosen(r, ["CD3", "CD8a"], text).tolist() == left
