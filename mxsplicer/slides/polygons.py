@@ -154,6 +154,50 @@ def read_polygons(path: Path, shape_px: tuple[int, int], *, part: Part = "cell")
     return polygons
 
 
+def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[str]]:
+    """Read the outlines of a GeoJSON file that carry a class, such as QuPath's annotations, and the class of each.
+
+    Number ``i`` of the label image has the class ``classes[i - 1]``. Where outlines overlap, the smallest is on top: a
+    gland counts, not the tumour that it lies in. Classes that QuPath ignores (their names end in ``*``) hide what is
+    beneath them, and are "".
+
+    Parameters
+    ----------
+    path
+        A FeatureCollection, a list of features or a single one; ``.gz`` is unpacked. Objects of any type count:
+        annotations, detections, cells.
+    shape_px
+        Height and width of the label image; outlines may reach beyond it.
+
+    Raises
+    ------
+    InputError
+        If the file is no GeoJSON, or none of its outlines has a class.
+    """
+    outlines, classes = _Outlines(), []
+    for feature in _features(path):
+        geometry = feature.get("geometry") or {}
+        name = _class_of(feature.get("properties") or {})
+        if name and geometry.get("type") in ("Polygon", "MultiPolygon"):
+            outlines.add(path, geometry)
+            classes.append(name)
+    if not outlines.n_corners:
+        msg = (
+            f"{path.name} holds no polygon with a class. Give the annotations a class in QuPath and export them again."
+        )
+        raise InputError(msg)
+    order = outlines.sort_by_area()
+    return outlines.polygons(shape_px), ["" if classes[i].endswith("*") else classes[i] for i in order]
+
+
+def _class_of(properties: dict[str, Any]) -> str:
+    """Return the class of an object as QuPath writes it: {"name": "Tumor"}, {"names": ["Tumor", "CD8"]} or a string."""
+    given = properties.get("classification")
+    if isinstance(given, dict):
+        given = given.get("name") or ": ".join(str(one) for one in given.get("names") or [])
+    return str(given or properties.get("name") or "")
+
+
 class _Outlines:
     """Outlines as they are read, in arrays rather than lists: a million cells have thirty million corners."""
 
@@ -179,6 +223,20 @@ class _Outlines:
                 self._points.append(points)
                 self._cells.append(self.n_cells)
                 self.n_corners += len(points)
+
+    def sort_by_area(self) -> list[int]:
+        """Put the largest outlines first, and return which one each was, counted from 0."""
+        area = np.zeros(self.n_cells)
+        for points, cell in zip(self._points, self._cells, strict=True):
+            x, y = points.astype(np.float64).T
+            ring = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
+            area[cell - 1] = max(area[cell - 1], ring)  # a hole is smaller than what it lies in
+        order = np.argsort(-area, kind="stable")
+        places = np.argsort(order)[np.array(self._cells) - 1]
+        rings = np.argsort(places, kind="stable")
+        self._points = [self._points[ring] for ring in rings]
+        self._cells = (places[rings] + 1).tolist()
+        return [int(one) for one in order]
 
     def polygons(self, shape_px: tuple[int, int]) -> Polygons:
         rings = np.concatenate([[0], np.cumsum([len(ring) for ring in self._points])]).astype(np.int64)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from mxsplicer.errors import InputError
 
 LEFT_OUT = -1
+FEWEST_GROUPS = 3  # one to test, one to choose the regularisation, one to train
 _MOST_FOLDS = 5
-_FEWEST_GROUPS = 3  # one to test, one to choose the regularisation, one to train
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ def fold_by_group(groups: pd.Series, labels: np.ndarray, *, seed: int = 0) -> Fo
     known = groups.notna().to_numpy()
     names = groups.astype(str).to_numpy()
     n_groups = len(np.unique(names[known]))
-    if n_groups < _FEWEST_GROUPS:
+    if n_groups < FEWEST_GROUPS:
         msg = (
-            f"{groups.name!r} has {n_groups} groups; {_FEWEST_GROUPS} are needed to train, choose and test apart. "
+            f"{groups.name!r} has {n_groups} groups; {FEWEST_GROUPS} are needed to train, choose and test apart. "
             "Leave groups out to score by quadrants of the slide."
         )
         raise InputError(msg)
@@ -85,3 +85,18 @@ def fold_by_quadrant(adata: AnnData, *, guard_um: float) -> Folds:
         quadrant = np.where(below, 3 - right, right)
         of_cell[here] = np.where(outside_band, quadrant, LEFT_OUT)
     return Folds(of_cell, f"quadrant of the slide, {guard_um:g} µm guard band")
+
+
+def fold_at_random(codes: np.ndarray, n_folds: int, *, seed: int = 0) -> Folds:
+    """Deal cells one by one: neighbours, which share pixels, stand on both sides. Only to show what that flatters.
+
+    Parameters
+    ----------
+    codes
+        The class of each cell; every fold gets its share of each.
+    """
+    of_cell = np.empty(len(codes), dtype=np.int8)
+    splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    for fold, (_, test) in enumerate(splitter.split(codes, codes)):
+        of_cell[test] = fold
+    return Folds(of_cell, "cells at random")

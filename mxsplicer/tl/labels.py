@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.polygons import is_geojson, read_classes
 
 # What the columns of cell ids and slides are called by mcmicro, steinbock, SpatialData, scimap, QuPath and people.
 _CELL = (
@@ -27,6 +28,7 @@ _CELL = (
 _SLIDE = ("slide", "fov", "image", "image_name", "imagename", "imageid", "sample", "sample_id", "library_id", "region")
 
 _MOST_CLASSES = 60  # a column of more different words is a name or a comment, not a label
+_WINDOW_PX = 1024  # outlines are drawn a window at a time
 _RESERVED = ("dtype", "_index")  # as columns of obs, anndata's writer and SpatialData stumble over them
 
 
@@ -89,11 +91,94 @@ def join_labels(adata: anndata.AnnData, path: str | Path, wanted: Sequence[str])
     return [_bring(adata, column, table[column], places) for column in _label_columns(table, name, wanted)]
 
 
+def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
+    """Bring the classes of outlines (GeoJSON, as QuPath exports annotations) to the cells whose centroids they hold.
+
+    Where outlines overlap, the smallest counts. Cells in no outline have no label.
+
+    Parameters
+    ----------
+    path
+        The file of the slide; of several slides, a folder in which the name of each file begins with its slide's.
+        Coordinates are pixels of the finest level.
+    name
+        What the label is called in ``obs``.
+
+    Returns
+    -------
+    The name of the column in ``obs``.
+
+    Raises
+    ------
+    InputError
+        If there is no file for any slide, a file is no GeoJSON, or no cell lies in an outline with a class.
+    """
+    files = _regions_of_slides(Path(path), _slides(adata.obs))
+    x, y = np.round(_pixels(adata)).astype(np.int64).T  # a pixel has its centre at a whole number
+    found = np.full(adata.n_obs, "", dtype=object)
+    slides = _slide_of(adata.obs)
+    for slide, file in files.items():
+        here = np.flatnonzero((slides == slide) & (x >= 0) & (y >= 0))
+        if not len(here):
+            continue
+        polygons, classes = read_classes(file, (int(y[here].max()) + 1, int(x[here].max()) + 1))
+        named = np.array(["", *classes], dtype=object)
+        _, window = np.unique(np.stack([y[here], x[here]], axis=1) // _WINDOW_PX, axis=0, return_inverse=True)
+        in_order = here[np.argsort(window, kind="stable")]
+        for cells in np.split(in_order, np.cumsum(np.bincount(window))[:-1]):
+            top, left = (int(along[cells[0]]) // _WINDOW_PX * _WINDOW_PX for along in (y, x))
+            numbers = polygons[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
+            found[cells] = named[numbers[y[cells] - top, x[cells] - left]]
+    if not (found != "").any():
+        msg = (
+            f"no cell lies in an outline with a class of {Path(path).name}. Its coordinates have to be pixels of the "
+            f"finest level; the cells lie between ({x.min()}, {y.min()}) and ({x.max()}, {y.max()}) (x, y)."
+        )
+        raise InputError(msg)
+    column = _free_name(adata, name)
+    adata.obs[column] = pd.Categorical([one or None for one in found])
+    return column
+
+
+def _regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each slide: the one there is, or those of a folder by their names."""
+    if path.is_file() and len(slides) == 1:
+        return {slides[0]: path}
+    if not path.is_dir():
+        msg = f"there is no file {path}."
+        if path.is_file():
+            msg = f"{path.name} holds the outlines of one slide, and there are {len(slides)}: give a folder of files."
+        raise InputError(msg)
+    files = sorted(file for file in path.iterdir() if is_geojson(file))
+    found = {
+        slide: [file for file in files if re.match(rf"{re.escape(slide)}(?![A-Za-z0-9])", file.name)]
+        for slide in slides
+    }
+    double = next((slide for slide, of_slide in found.items() if len(of_slide) > 1), None)
+    if double is not None or not any(found.values()):
+        what = f"{len(found[double])} GeoJSON files" if double else "no GeoJSON file"
+        msg = f"folder {path} holds {what} whose name begins with {double or slides[0]!r}; one per slide is needed."
+        raise InputError(msg)
+    return {slide: of_slide[0] for slide, of_slide in found.items() if of_slide}
+
+
+def _pixels(adata: anndata.AnnData) -> np.ndarray:
+    """Return the centroids (N, 2) in pixels, x then y."""
+    if {"x_px", "y_px"} <= set(adata.obs.columns):
+        return np.asarray(adata.obs[["x_px", "y_px"]], dtype=np.float64)
+    pixel_size_um = adata.uns.get("mxsplicer", {}).get("pixel_size_um")
+    if pixel_size_um is None or "spatial" not in adata.obsm:
+        msg = "the cells have no places in pixels (obs x_px and y_px), so outlines cannot tell which of them they hold."
+        raise InputError(msg)
+    return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2] / float(pixel_size_um)
+
+
 def join_samples(adata: anndata.AnnData, path: str | Path) -> list[str]:
     """Bring what is known of slides (patient, batch, ...) into ``adata.obs``; one row of the table per slide."""
     table, name = read_table(path), Path(path).name
-    slide, of_slide = _places_of_slides(table, name, list(adata.obs["slide"].cat.categories))
-    places = of_slide[adata.obs["slide"].cat.codes]
+    slides = _slides(adata.obs)
+    slide, of_slide = _places_of_slides(table, name, slides)
+    places = of_slide[pd.Index(slides).get_indexer(pd.Index(_slide_of(adata.obs)))]
     return [_bring(adata, column, table[column], places) for column in table.columns if column != slide]
 
 
@@ -127,13 +212,16 @@ def _places_of_cells(table: pd.DataFrame, name: str, cells: pd.DataFrame) -> np.
     if cell is None:
         msg = f"table {name} has no column of cell ids ({', '.join(_CELL)}). Its columns: {', '.join(table.columns)}."
         raise InputError(msg)
-    slides, kept = list(dict.fromkeys(cells["slide"].astype(str))), np.arange(len(table))
+    if "cell_id" not in cells:
+        msg = f"the cells have no ids (obs cell_id) to match with table {name}. Give the labels as a column of obs."
+        raise InputError(msg)
+    slides, kept = _slides(cells), np.arange(len(table))
     if len(slides) > 1:
         if slide is None:
             msg = f"table {name} has no column that tells the slide ({', '.join(_SLIDE)}), and there are {len(slides)}."
             raise InputError(msg)
         keys = pd.MultiIndex.from_arrays([table[slide].astype(str), table[cell]])
-        rows = pd.MultiIndex.from_arrays([cells["slide"].astype(str), cells["cell_id"]])
+        rows = pd.MultiIndex.from_arrays([_slide_of(cells), cells["cell_id"]])
     else:
         if slide is not None and table[slide].astype(str).isin(slides).any():
             kept = np.flatnonzero(table[slide].astype(str).isin(slides))
@@ -165,10 +253,22 @@ def _places_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> 
     return slide, names.get_indexer(pd.Index(slides))
 
 
-def _bring(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", places: np.ndarray) -> str:
+def _slide_of(cells: pd.DataFrame) -> np.ndarray:
+    """Return the slide of each cell; "" where the cells are of one that has no name."""
+    return np.asarray(cells["slide"].astype(str) if "slide" in cells else [""] * len(cells), dtype=object)
+
+
+def _slides(cells: pd.DataFrame) -> list[str]:
+    return [str(slide) for slide in pd.unique(_slide_of(cells))]
+
+
+def _free_name(adata: anndata.AnnData, column: str) -> str:
     name = obs_name(column)
-    if name in adata.obs or name in _RESERVED:  # what was measured stays
-        name += "_given"
+    return f"{name}_given" if name in adata.obs or name in _RESERVED else name  # what was measured stays
+
+
+def _bring(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", places: np.ndarray) -> str:
+    name = _free_name(adata, column)
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if not numeric:
         values = values.astype(str).where(values.notna())

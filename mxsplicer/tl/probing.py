@@ -4,39 +4,127 @@ The protocol is one for every representation, and the baselines a reviewer would
 """
 
 import logging
+import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.errors import InputError
 from mxsplicer.progress import track
-from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
-from mxsplicer.tl.rows import representation, take
+from mxsplicer.tl.folds import FEWEST_GROUPS, LEFT_OUT, Folds, fold_at_random, fold_by_group, fold_by_quadrant
+from mxsplicer.tl.representations import (
+    LEARNED,
+    MEAN_INTENSITY,
+    available,
+    check_representation,
+    features_of,
+    is_baseline,
+    scaler,
+    trained,
+)
+
+__all__ = ["LEARNED", "MEAN_INTENSITY", "METRICS", "Task", "probe", "probe_few_labels", "set_task", "verdict"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 METRICS = ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
-LEARNED = {"SpliCER": "X_splicer", "joint": "X_joint", "untrained encoder": "X_untrained"}  # keys of obsm
-MEAN_INTENSITY = "mean intensity"
-INTENSITY_AND_SHAPE = "mean intensity and shape"
-INTENSITY_PCA = "PCA of mean intensity"
-SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
+QUADRANTS = "quadrants"  # as a value of ``groups``
+MAX_CELLS = 100_000  # scored, of a label
+LABELS_PER_CLASS = (100, 200, 500, 1000, 2000)
 
 _C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation, strongest first
 _PATIENCE = 2  # steps of the path without gain before the rest is skipped
 _NEIGHBOURS = 20
+_REFERENCES, _QUERIES = (
+    10_000,
+    2_000,
+)  # cells among and for which neighbours are sought in a fold; their cost is quadratic
 _SMALLEST_GAIN = 0.01  # below one point a difference is called none
+_MOST_THREADS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The cells of a label that are scored, their classes and their folds.
+
+    Attributes
+    ----------
+    rows
+        Which cells, ascending (n).
+    codes
+        Place of each one's class in ``classes`` (n).
+    folds
+        Of these cells.
+    left_out
+        Classes that are too rare to stand in every fold.
+    n_labelled
+        Cells that have a label; ``rows`` lacks those in the guard band, of rare classes, and beyond the cap.
+    """
+
+    label: str
+    rows: np.ndarray
+    codes: np.ndarray
+    folds: Folds
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    n_labelled: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a table of scores says of how it was made."""
+        return {
+            "label": self.label,
+            "chance": 1 / len(self.classes),
+            "n_cells": len(self.rows),
+            "n_labelled": self.n_labelled,
+            "n_classes": len(self.classes),
+            "folds": self.folds.n,
+            "folds_by": self.folds.by,
+            "classes": ", ".join(self.classes),
+            "left_out": ", ".join(self.left_out),
+        }
+
+
+def set_task(
+    adata: AnnData,
+    *,
+    label: str,
+    groups: str | None = None,
+    guard_um: float | None = None,
+    min_cells: int = 5,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+) -> Task:
+    """Choose the cells that are scored and deal them into folds; the arguments are those of :func:`probe`."""
+    labels = _labels(adata, label)
+    folds = _folds(adata, labels, groups, guard_um, seed)
+    candidates = np.flatnonzero((labels != "") & (folds.of_cell != LEFT_OUT))
+    if len(candidates) > max_cells:
+        candidates = np.sort(np.random.default_rng(seed).choice(candidates, max_cells, replace=False))
+        logger.info("Label %s: %d of %d labelled cells are scored", label, max_cells, (labels != "").sum())
+    classes, left_out = _classes(labels, candidates, folds, min_cells, label)
+    rows = candidates[np.isin(labels[candidates], classes)]
+    return Task(
+        label=label,
+        rows=rows,
+        codes=np.searchsorted(classes, labels[rows]),
+        folds=Folds(folds.of_cell[rows], folds.by),
+        classes=tuple(classes),
+        left_out=tuple(left_out),
+        n_labelled=int((labels != "").sum()),
+    )
 
 
 def probe(
@@ -47,7 +135,9 @@ def probe(
     groups: str | None = None,
     guard_um: float | None = None,
     max_cells_per_class: int = 2000,
+    max_cells: int = MAX_CELLS,
     min_cells: int = 5,
+    unsafe_random_split: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score how well each representation tells the classes of a label apart, beside its baselines.
@@ -66,22 +156,27 @@ def probe(
     representations
         Names of :data:`LEARNED`, of the baselines, or keys of ``obsm``; all there are by default.
     groups
-        Column of ``obs`` whose values stay together: patient or slide. By default ``slide`` where there are three or
-        more slides, else quadrants.
+        Column of ``obs`` whose values stay together, patient or slide, or ``"quadrants"``. By default ``patient`` or
+        ``slide``, the first that has three or more values, else quadrants.
     guard_um
         Width of the band between quadrants; by default the side of a patch.
     max_cells_per_class
         Cells of one class used in training, at most; drawn at random.
+    max_cells
+        Cells that are scored, at most; drawn at random, so that classes keep their shares.
     min_cells
         Classes with fewer cells than this in any fold are left out, and named in the result.
+    unsafe_random_split
+        Score the same cells in random folds as well, to measure how much such a split would have flattered.
     seed
-        Draws the training cells and deals the groups.
+        Draws the cells and deals the groups.
 
     Returns
     -------
     One row per representation: for every metric its mean over folds and, with ``_sd``, its standard deviation;
     ``gain`` and ``gain_sd``, balanced accuracy minus that of mean intensity in the same folds; ``chance``, ``n_cells``,
-    ``n_classes``, ``folds``, ``folds_by``, ``classes``, ``left_out``.
+    ``n_labelled``, ``n_classes``, ``folds``, ``folds_by``, ``classes``, ``left_out``. With ``unsafe_random_split`` also
+    ``random_split`` and ``random_split_sd``, balanced accuracy in random folds, and ``leak``, how much higher it is.
 
     Sets
     ----
@@ -93,43 +188,127 @@ def probe(
     InputError
         If fewer than two classes have enough cells in every fold.
     """
-    labels = _labels(adata, label)
-    folds = _folds(adata, labels, groups, guard_um, seed)
-    classes, left_out = _classes(labels, folds, min_cells, label)
-    used = np.flatnonzero(np.isin(labels, classes) & (folds.of_cell != LEFT_OUT))
-    codes = np.searchsorted(classes, labels[used])
-    folds_used = Folds(folds.of_cell[used], folds.by)
-    names = list(representations) if representations is not None else _available(adata)
-    if MEAN_INTENSITY not in names:
-        names.append(MEAN_INTENSITY)  # everything is measured against it
-
-    per_fold: dict[str, pd.DataFrame] = {}
-    limits = {"max_per_class": max_cells_per_class, "seed": seed}
-    with threadpool_limits(1):  # matrices this small run 3 to 20 times slower on several threads of a busy machine
-        for name in track(names, f"Scoring {label}"):
-            x, reduce = _features(adata, name, used), name == INTENSITY_PCA
-            per_fold[name] = pd.DataFrame(
-                _score_fold(x, codes, folds_used, fold, reduce=reduce, **limits) for fold in range(folds.n)
-            )
-    rows = [_row(scores, per_fold[MEAN_INTENSITY]) | {"representation": name} for name, scores in per_fold.items()]
-    about: dict[str, Any] = {
-        "label": label,
-        "chance": 1 / len(classes),
-        "n_cells": len(used),
-        "n_classes": len(classes),
-        "folds": folds.n,
-        "folds_by": folds.by,
-        "classes": ", ".join(classes),
-        "left_out": ", ".join(left_out),
-    }
-    table = pd.DataFrame(rows).assign(**about)
-    first = ["label", "representation"]
-    table = table[first + [column for column in table.columns if column not in first]]
-    table.index = pd.Index([f"{label}: {name}" for name in names])
-    earlier = adata.uns.get("mxsplicer_probe")
-    kept = [] if earlier is None else [earlier[earlier["label"] != label]]
-    adata.uns["mxsplicer_probe"] = pd.concat([*(part for part in kept if len(part)), table])
+    task = set_task(
+        adata, label=label, groups=groups, guard_um=guard_um, min_cells=min_cells, max_cells=max_cells, seed=seed
+    )
+    table = score(
+        adata,
+        task,
+        representations=representations,
+        max_cells_per_class=max_cells_per_class,
+        unsafe_random_split=unsafe_random_split,
+        seed=seed,
+    )
+    remember(adata, table)
     return table
+
+
+def score(
+    adata: AnnData,
+    task: Task,
+    *,
+    representations: Sequence[str] | None = None,
+    max_cells_per_class: int = 2000,
+    unsafe_random_split: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the table of :func:`probe` for cells and folds that are chosen, and write it nowhere."""
+    names = _names(adata, representations)
+    at_random = fold_at_random(task.codes, task.folds.n, seed=seed)
+    per_fold: dict[str, pd.DataFrame] = {}
+    leaks: dict[str, dict[str, float]] = {}
+    for name in track(names, f"Scoring {task.label}"):
+        x = features_of(adata, name, task.rows)
+
+        def score_in(folds: Folds, fold: int, x: np.ndarray = x, name: str = name) -> dict[str, float]:
+            return _score_fold(x, task.codes, folds, fold, name, max_cells_per_class, seed)
+
+        per_fold[name] = pd.DataFrame(_at_once(lambda fold: score_in(task.folds, fold), range(task.folds.n)))
+        if unsafe_random_split:
+            flattered = pd.DataFrame(_at_once(lambda fold: score_in(at_random, fold), range(task.folds.n)))
+            random_split = flattered["balanced_accuracy"]
+            leaks[name] = {
+                "random_split": float(random_split.mean()),
+                "random_split_sd": float(random_split.std(ddof=1)),
+                "leak": float(random_split.mean() - per_fold[name]["balanced_accuracy"].mean()),
+            }
+    rows = [
+        {"label": task.label, "representation": name}
+        | _row(scores, per_fold[MEAN_INTENSITY])
+        | leaks.get(name, {})
+        | task.about
+        for name, scores in per_fold.items()
+    ]
+    return pd.DataFrame(rows, index=pd.Index([f"{task.label}: {name}" for name in names]))
+
+
+def remember(adata: AnnData, table: pd.DataFrame) -> None:
+    """Put a table of scores in place of what ``uns["mxsplicer_probe"]`` holds of its label."""
+    earlier = adata.uns.get("mxsplicer_probe")
+    kept = [] if earlier is None else [earlier[~earlier["label"].isin(table["label"])]]
+    adata.uns["mxsplicer_probe"] = pd.concat([*(part for part in kept if len(part)), table])
+
+
+def probe_few_labels(
+    adata: AnnData,
+    task: Task,
+    *,
+    labels_per_class: Sequence[int] = LABELS_PER_CLASS,
+    representations: Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score the linear probe of each representation when fewer cells are labelled: its label-efficiency curve.
+
+    The cells that test are those of :func:`probe`, in the same folds; of each class at most so many train.
+
+    Parameters
+    ----------
+    adata
+        Cells with a label in ``obs``; intensities in ``X``; representations in ``obsm``.
+    task
+        What :func:`set_task` returns.
+    labels_per_class
+        Points of the curve. Those that no class reaches in every fold are left out.
+    representations, seed
+        As for :func:`probe`; the same seed labels the same cells for every representation.
+
+    Returns
+    -------
+    One row per representation and point: ``labels_per_class``, ``balanced_accuracy``, ``gain`` over mean intensity
+    with as many labels, and with ``_sd`` their standard deviations over the folds.
+    """
+    tests = [task.folds.of_cell == fold for fold in range(task.folds.n)]
+    most = min(np.bincount(task.codes[~test]).max() for test in tests)
+    sizes = [size for size in labels_per_class if size <= most]
+    names = _names(adata, representations)
+    found: dict[tuple[str, int], Any] = {}
+    for name in track(names, f"Scoring {task.label} with fewer labels"):
+        x = features_of(adata, name, task.rows)
+
+        def score_in(place: tuple[int, int], x: np.ndarray = x, name: str = name) -> float:
+            size, fold = place
+            test = np.flatnonzero(tests[fold])
+            predict = fit_fold(x, task.codes, task.folds, fold, name, size, seed)[0]
+            return float(balanced_accuracy_score(task.codes[test], predict(x[test]).argmax(axis=1)))
+
+        places = [(size, fold) for size in sizes for fold in range(task.folds.n)]
+        scores = pd.Series(_at_once(score_in, places), index=pd.MultiIndex.from_tuples(places) if places else None)
+        found |= {(name, size): scores.loc[size] for size in sizes}
+    rows = []
+    for (name, size), scores in found.items():
+        gain = scores - found[MEAN_INTENSITY, size]
+        rows.append(
+            {
+                "label": task.label,
+                "representation": name,
+                "labels_per_class": size,
+                "balanced_accuracy": scores.mean(),
+                "balanced_accuracy_sd": scores.std(ddof=1),
+                "gain": gain.mean(),
+                "gain_sd": gain.std(ddof=1),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def verdict(scores: pd.DataFrame) -> list[str]:
@@ -138,25 +317,53 @@ def verdict(scores: pd.DataFrame) -> list[str]:
     A difference counts when it is at least one point of balanced accuracy and larger than its standard deviation over
     the folds. Where another row scores higher, the sentence names it.
     """
-    sentences = []
-    for label, rows in scores.groupby("label", sort=False):
-        by_name = rows.set_index("representation")
-        trained = next(name for name in ("SpliCER", "joint", *by_name.index) if name in by_name.index)
-        own = by_name.loc[trained]
-        gain, sd = float(own["gain"]), float(own["gain_sd"])
-        if abs(gain) < _SMALLEST_GAIN or abs(gain) <= sd:
-            found = (
-                f"equal to mean intensity within the spread of the folds ({gain * 100:+.1f} ± {sd * 100:.1f} points)"
-            )
-        else:
-            word = "better" if gain > 0 else "worse"
-            found = f"{word} than mean intensity by {abs(gain) * 100:.1f} ± {sd * 100:.1f} points"
-        sentence = f"{label}: {trained} is {found}; balanced accuracy {own['balanced_accuracy']:.2f}"
-        best = str(by_name["balanced_accuracy"].idxmax())
-        if best != trained:
-            sentence += f", the best is {best} with {by_name['balanced_accuracy'].max():.2f}"
-        sentences.append(f"{sentence}, chance {own['chance']:.2f}.")
-    return sentences
+    return [_sentence(str(label), rows) for label, rows in scores.groupby("label", sort=False)]
+
+
+def _sentence(label: str, rows: pd.DataFrame) -> str:
+    by_name = rows.set_index("representation")
+    name = trained(list(by_name.index))
+    own: Any = rows[rows["representation"] == name].iloc[0]
+    gain, sd = float(own["gain"]), float(own["gain_sd"])
+    if is_baseline(name):
+        sentence = f"{label}: there is no learned representation to judge; {name} has"
+    elif abs(gain) < _SMALLEST_GAIN or abs(gain) <= sd:
+        points = f"{gain * 100:+.1f} ± {sd * 100:.1f} points"
+        sentence = f"{label}: {name} is equal to mean intensity within the spread of the folds ({points});"
+    else:
+        word = "better" if gain > 0 else "worse"
+        deviations = f" ({abs(gain) / sd:.1f} deviations over the folds)" if sd > 0 else ""
+        sentence = (
+            f"{label}: {name} is {word} than mean intensity by {abs(gain) * 100:.1f} ± {sd * 100:.1f} points"
+            f"{deviations};"
+        )
+    sentence += f" balanced accuracy {own['balanced_accuracy']:.2f}"
+    best = str(by_name["balanced_accuracy"].idxmax())
+    if best != name:
+        sentence += f", the best is {best} with {by_name['balanced_accuracy'].max():.2f}"
+    return f"{sentence}, chance {own['chance']:.2f}."
+
+
+def _names(adata: AnnData, representations: Sequence[str] | None) -> list[str]:
+    names = list(representations) if representations is not None else available(adata)
+    if MEAN_INTENSITY not in names:
+        names.append(MEAN_INTENSITY)  # everything is measured against it
+    for name in names:
+        check_representation(adata, name)
+    return names
+
+
+def _at_once(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    """Return the results of a function, as many at a time as there are processors."""
+    # One thread of BLAS each: matrices this small run 3 to 20 times slower on several threads of a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(_threads()) as pool:
+        # A weakly regularised fit that stops early is one the validation fold then does not choose.
+        warnings.simplefilter("ignore")
+        return list(pool.map(function, items))
+
+
+def _threads() -> int:
+    return min(_MOST_THREADS, os.cpu_count() or 1)
 
 
 def _labels(adata: AnnData, label: str) -> np.ndarray:
@@ -168,9 +375,10 @@ def _labels(adata: AnnData, label: str) -> np.ndarray:
 
 
 def _folds(adata: AnnData, labels: np.ndarray, groups: str | None, guard_um: float | None, seed: int) -> Folds:
-    if groups is None and "slide" in adata.obs and adata.obs["slide"].nunique() >= 3:
-        groups = "slide"
-    if groups is not None:
+    if groups is None:
+        known = (column for column in ("patient", "slide") if column in adata.obs)
+        groups = next((column for column in known if adata.obs[column].nunique() >= FEWEST_GROUPS), QUADRANTS)
+    if groups != QUADRANTS or groups in adata.obs:
         if groups not in adata.obs:
             msg = f"the cells have no column {groups!r} to make folds by; obs holds: {', '.join(adata.obs.columns)}."
             raise InputError(msg)
@@ -180,9 +388,11 @@ def _folds(adata: AnnData, labels: np.ndarray, groups: str | None, guard_um: flo
     return fold_by_quadrant(adata, guard_um=guard_um)
 
 
-def _classes(labels: np.ndarray, folds: Folds, min_cells: int, label: str) -> tuple[np.ndarray, list[str]]:
-    labelled = (labels != "") & (folds.of_cell != LEFT_OUT)
-    counts = pd.crosstab(labels[labelled], folds.of_cell[labelled]).reindex(columns=range(folds.n), fill_value=0)
+def _classes(
+    labels: np.ndarray, candidates: np.ndarray, folds: Folds, min_cells: int, label: str
+) -> tuple[np.ndarray, list[str]]:
+    counts = pd.crosstab(labels[candidates], folds.of_cell[candidates])
+    counts = counts.reindex(columns=range(folds.n), fill_value=0)
     enough = counts.index[(counts >= min_cells).all(axis=1)]
     left_out = sorted(set(labels[labels != ""]) - set(enough))
     if len(enough) < 2:
@@ -196,56 +406,55 @@ def _classes(labels: np.ndarray, folds: Folds, min_cells: int, label: str) -> tu
     return np.array(sorted(enough), dtype=object), left_out
 
 
-def _available(adata: AnnData) -> list[str]:
-    shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
-    pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
-    return [name for name, key in LEARNED.items() if key in adata.obsm] + [MEAN_INTENSITY, *shape, *pca]
-
-
-def _features(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
-    if name in (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA):
-        intensity = adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows]
-        features = np.log1p(np.maximum(intensity, 0))
-        if name == INTENSITY_AND_SHAPE:
-            features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
-    else:
-        features = take(representation(adata, LEARNED.get(name, name)), rows)
-    if not np.isfinite(features).all():
-        msg = f"{name!r} holds values that are not finite in {(~np.isfinite(features)).any(axis=1).sum()} cells."
-        raise InputError(msg)
-    return np.asarray(features, dtype=np.float32)
-
-
 def _score_fold(
-    features: np.ndarray, codes: np.ndarray, folds: Folds, fold: int, *, reduce: bool, max_per_class: int, seed: int
+    features: np.ndarray, codes: np.ndarray, folds: Folds, fold: int, name: str, max_per_class: int, seed: int
 ) -> dict[str, float]:
+    test = np.flatnonzero(folds.of_cell == fold)
+    predict, scale, train = fit_fold(features, codes, folds, fold, name, max_per_class, seed)
+    knn = _score_neighbours(scale, features, codes, train, test, seed)
+    return _metrics(codes[test], predict(features[test])) | {"knn_balanced_accuracy": knn}
+
+
+def fit_fold(
+    features: np.ndarray, codes: np.ndarray, folds: Folds, fold: int, name: str, max_per_class: int, seed: int
+) -> tuple[Callable[[np.ndarray], np.ndarray], Any, np.ndarray]:
+    """Train the linear probe that a fold tests.
+
+    Returns
+    -------
+    What turns features (n, d) into probabilities (n, classes); the scaling; the rows that trained.
+    """
     rng = np.random.default_rng([seed, fold])
-    train, validation, test = folds.train_validate_test(fold)
-    train = _at_most(train, codes, max_per_class, rng)
-    scale = _scaler(reduce).fit(features[train])
+    train, validation, _ = folds.train_validate_test(fold)
+    train = at_most(train, codes, max_per_class, rng)
+    scale = scaler(name).fit(features[train])
     x_train, x_validation = scale.transform(features[train]), scale.transform(features[validation])
     regularisation = _choose_c(x_train, codes[train], x_validation, codes[validation])
 
-    train = _at_most(np.concatenate([train, validation]), codes, max_per_class, rng)
-    scale = _scaler(reduce).fit(features[train])
-    x_train, x_test = scale.transform(features[train]), scale.transform(features[test])
-    model = _logistic(regularisation)
-    _fit(model, x_train, codes[train])
-    neighbours = KNeighborsClassifier(min(_NEIGHBOURS, len(train)), metric="cosine").fit(x_train, codes[train])
-    knn = balanced_accuracy_score(codes[test], neighbours.predict(x_test))
-    return _metrics(codes[test], model.predict_proba(x_test)) | {"knn_balanced_accuracy": float(knn)}
+    train = at_most(np.concatenate([train, validation]), codes, max_per_class, rng)
+    scale = scaler(name).fit(features[train])
+    model = _logistic(regularisation).fit(scale.transform(features[train]), codes[train])
+    return lambda x: np.asarray(model.predict_proba(scale.transform(x))), scale, train
 
 
-def _at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def _score_neighbours(
+    scale: Any, features: np.ndarray, codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+) -> float:
+    # Fewer cells of the large classes: balanced accuracy counts every class alike, so its expectation stays.
+    rng, n_classes = np.random.default_rng(seed), int(codes.max()) + 1
+    train = at_most(train, codes, max(_NEIGHBOURS, _REFERENCES // n_classes), rng)
+    test = at_most(test, codes, max(_NEIGHBOURS, _QUERIES // n_classes), rng)
+    x_train, x_test = (normalize(scale.transform(features[rows])) for rows in (train, test))
+    # Between rows of length 1 the nearest by distance are the nearest by cosine.
+    neighbours = KNeighborsClassifier(min(_NEIGHBOURS, len(train)), algorithm="brute").fit(x_train, codes[train])
+    return float(balanced_accuracy_score(codes[test], neighbours.predict(x_test)))
+
+
+def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most ``n`` rows of every class, drawn at random, ascending."""
     shuffled = rng.permutation(rows)
     rank = pd.Series(codes[shuffled]).groupby(codes[shuffled]).cumcount().to_numpy()
     return np.sort(shuffled[rank < n])
-
-
-def _scaler(reduce: bool) -> Any:
-    if reduce:  # to the components that hold 95 % of the variance
-        return make_pipeline(StandardScaler(), PCA(0.95, svd_solver="full"), StandardScaler())
-    return StandardScaler()
 
 
 def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> float:
@@ -253,7 +462,7 @@ def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validati
     best, best_score = 0, -1.0
     for step, c in enumerate(_C_PATH):  # from the strongest on, each fit starting where the last one ended
         model.set_params(C=c)
-        _fit(model, x, y)
+        model.fit(x, y)
         score = balanced_accuracy_score(y_validation, model.predict(x_validation))
         if score > best_score + 1e-9:
             best, best_score = step, score
@@ -264,13 +473,6 @@ def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validati
 
 def _logistic(c: float) -> Any:
     return LogisticRegression(C=c, class_weight="balanced", tol=1e-3, max_iter=300, warm_start=True)
-
-
-def _fit(model: Any, x: np.ndarray, y: np.ndarray) -> None:
-    with warnings.catch_warnings():
-        # A weakly regularised fit that stops early is one the validation fold then does not choose.
-        warnings.simplefilter("ignore")
-        model.fit(x, y)
 
 
 def _metrics(codes: np.ndarray, probability: np.ndarray) -> dict[str, float]:

@@ -81,15 +81,18 @@ def test_unlabelled_cells_and_rare_classes_are_left_out_and_named(cells):
     assert scores["left_out"].eq("mast cell").all()
 
 
-def test_three_slides_are_folded_by_slide_and_patients_when_asked(cells):
+def test_cells_are_folded_by_patient_where_known_else_by_slide_and_by_quadrants_when_asked(cells):
     adata = cells(600, n_slides=6)
-    adata.obs["patient"] = adata.obs["slide"].astype(str).map(lambda slide: f"P{int(slide[1:]) % 3}")
-
+    patients = adata.obs["slide"].astype(str).map(lambda slide: f"P{int(slide[1:]) % 3}")
     by_slide = tl.probe(adata, label="kind", representations=["SpliCER"])
-    by_patient = tl.probe(adata, label="kind", representations=["SpliCER"], groups="patient")
+    adata.obs["patient"] = patients
+
+    by_patient = tl.probe(adata, label="kind", representations=["SpliCER"])
+    by_quadrant = tl.probe(adata, label="kind", representations=["SpliCER"], groups="quadrants")
 
     assert by_slide["folds_by"].iloc[0] == "slide (6 in 5 folds)"
     assert by_patient["folds_by"].iloc[0] == "patient (3 in 3 folds)"
+    assert by_quadrant["folds_by"].iloc[0].startswith("quadrant of the slide")
 
 
 def test_training_sees_no_more_cells_of_a_class_than_allowed(cells):

@@ -1,0 +1,77 @@
+"""What is compared: the learned representations of cells and the baselines a reviewer would ask for, by their names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mxsplicer.errors import InputError
+from mxsplicer.tl.rows import representation, take
+
+LEARNED = {"SpliCER": "X_splicer", "joint": "X_joint", "untrained encoder": "X_untrained"}  # keys of obsm
+PIXEL_PCA = "PCA of pixels"
+MEAN_INTENSITY = "mean intensity"
+INTENSITY_AND_SHAPE = "mean intensity and shape"
+INTENSITY_PCA = "PCA of mean intensity"
+SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
+
+_KEYS = {**LEARNED, PIXEL_PCA: "X_pixel_pca"}
+_COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
+
+
+def key_of(name: str) -> str:
+    """Return the key of ``obsm`` under which a representation lies; any other name is the key itself."""
+    return _KEYS.get(name, name)
+
+
+def available(adata: AnnData) -> list[str]:
+    """Return the names of the representations that cells have, the trained ones first."""
+    shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
+    pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
+    return [name for name, key in _KEYS.items() if key in adata.obsm] + [MEAN_INTENSITY, *shape, *pca]
+
+
+def trained(names: Sequence[str]) -> str:
+    """Return which of some representations is the one that was trained and is judged."""
+    learned = [name for name in names if not is_baseline(name)]
+    return next(name for name in ("SpliCER", "joint", *learned, *names) if name in names)
+
+
+def is_baseline(name: str) -> bool:
+    """Return whether a representation stands beside for comparison and is not itself judged."""
+    return name in (*_COMPUTED, PIXEL_PCA, "untrained encoder")
+
+
+def check_representation(adata: AnnData, name: str) -> None:
+    """Raise if there is no representation of this name."""
+    if name not in _COMPUTED:
+        representation(adata, key_of(name))
+
+
+def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
+    """Return a representation of some cells, given in ascending order, as float32 (n, features).
+
+    Mean intensity is log1p of ``X``.
+    """
+    if name in _COMPUTED:
+        intensity = adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows]
+        features = np.log1p(np.maximum(intensity, 0))
+        if name == INTENSITY_AND_SHAPE:
+            features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
+    else:
+        features = take(representation(adata, key_of(name)), rows)
+    if not np.isfinite(features).all():
+        msg = f"{name!r} holds values that are not finite in {(~np.isfinite(features)).any(axis=1).sum()} cells."
+        raise InputError(msg)
+    return np.asarray(features, dtype=np.float32)
+
+
+def scaler(name: str) -> Any:
+    """Return what brings the features of a representation to one scale, to be fitted on the cells that train."""
+    if name == INTENSITY_PCA:  # to the components that hold 95 % of the variance
+        return make_pipeline(StandardScaler(), PCA(0.95, svd_solver="full"), StandardScaler())
+    return StandardScaler()
