@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from mxsplicer.evaluation import Evaluation
 
+_WIDTH = 140  # of tables that go to a file
+_MOST_MARKERS = 10  # that are shown; all are in the JSON
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -157,7 +160,8 @@ def _as_json(found: "Evaluation") -> dict[str, Any]:
 def _show(found: "Evaluation") -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    width = Console().width
+    console = Console(highlight=False, soft_wrap=True, width=width if Console().is_terminal else max(width, _WIDTH))
     for sentence, (label, rows) in zip(found.verdicts, found.scores.groupby("label", sort=False), strict=True):
         first = rows.iloc[0]
         about = f"{first['n_cells']:,} of {first['n_labelled']:,} labelled cells, {first['n_classes']} classes"
@@ -192,7 +196,7 @@ def _scores_table(rows: "pd.DataFrame") -> Any:
     table = _table("read from", "balanced acc.", "macro-F1", "AP", "AUROC", "kNN", "over mean intensity")
     names = ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
     for _, row in rows.sort_values("balanced_accuracy", ascending=False).iterrows():
-        gain = f"{row['gain'] * 100:+.1f} ±{row['gain_sd'] * 100:.1f}"
+        gain = f"{row['gain'] * 100:+.1f}±{row['gain_sd'] * 100:.1f} points"
         if row["gain_sd"] > 0:
             gain += f" ({row['gain'] / row['gain_sd']:+.1f} sd)"
         is_reference = row["representation"] == "mean intensity"
@@ -229,9 +233,9 @@ def _reliance_table(rows: "pd.DataFrame") -> Any:
     names = list(dict.fromkeys(rows["representation"]))
     table = _table("points lost without a marker", *names)
     by_marker = {name: rows[rows["representation"] == name].set_index("marker") for name in names}
-    for marker in by_marker[names[0]].sort_values("loss", ascending=False).index:
+    for marker in by_marker[names[0]].sort_values("loss", ascending=False).index[:_MOST_MARKERS]:
         cells = [
-            f"{of.loc[marker, 'loss'] * 100:.1f} ±{of.loc[marker, 'loss_sd'] * 100:.1f}" if marker in of.index else ""
+            f"{of.loc[marker, 'loss'] * 100:.1f}±{of.loc[marker, 'loss_sd'] * 100:.1f}" if marker in of.index else ""
             for of in by_marker.values()
         ]
         table.add_row(str(marker), *cells)
@@ -248,4 +252,4 @@ def _mixing_table(rows: "pd.DataFrame") -> Any:
 
 
 def _with_sd(row: Any, name: str) -> str:
-    return f"{row[name]:.3f} ±{row[name + '_sd']:.3f}"
+    return f"{row[name]:.3f}±{row[name + '_sd']:.3f}"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.folds import LEFT_OUT, fold_by_group, fold_by_quadrant
+from mxsplicer.tl.folds import LEFT_OUT, fold_at_random, fold_by_group, fold_by_quadrant
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,3 +62,16 @@ def test_cells_without_a_patient_are_left_out():
 def test_two_patients_are_too_few():
     with pytest.raises(InputError, match="'patient' has 2 groups; 3 are needed"):
         fold_by_group(pd.Series(["a", "b"] * 10, name="patient"), np.array(["x"] * 20, dtype=object))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 5), st.integers(10, 80), st.integers(2, 4), st.integers(0, 5))
+def test_random_folds_hold_every_cell_once_and_every_class_alike(n_folds, n, n_classes, seed):
+    codes = np.repeat(np.arange(n_classes), n)
+
+    folds = fold_at_random(codes, n_folds, seed=seed)
+
+    assert folds.n == n_folds
+    counts = pd.crosstab(codes, folds.of_cell)
+    assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
+    assert "random" in folds.by

@@ -2,9 +2,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
+from mxsplicer.tl.probing import METRICS, probe_few_labels, set_task
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +121,7 @@ def test_what_cannot_be_scored_is_refused_in_one_sentence(cells, options, said):
         tl.probe(cells(200), **options)
 
 
-def _scores(gain, sd, *, best=0.8):
+def _scores(gain, sd, *, best=0.8, folds=4):
     return pd.DataFrame(
         {
             "label": "T cells",
@@ -125,6 +130,7 @@ def _scores(gain, sd, *, best=0.8):
             "gain": [gain, 0.0, best - 0.6],
             "gain_sd": [sd, 0.0, sd],
             "chance": 0.25,
+            "folds": folds,
         }
     )
 
@@ -146,7 +152,109 @@ def test_the_verdict_says_better_equal_or_worse_and_by_how_much(gain, sd, said):
     assert sentence.endswith("the best is joint with 0.80, chance 0.25.")
 
 
+@pytest.mark.parametrize(("folds", "deviations"), [(3, 2.48), (4, 1.59), (5, 1.24)])
+def test_the_fewer_folds_the_more_deviations_a_difference_needs(folds, deviations):
+    below, above = (tl.verdict(_scores(0.02 * deviations * factor, 0.02, folds=folds))[0] for factor in (0.98, 1.02))
+
+    assert "equal to" in below
+    assert "better than" in above
+
+
 def test_the_verdict_names_no_other_when_the_trained_is_best():
     (sentence,) = tl.verdict(_scores(0.3, 0.01, best=0.7))
 
     assert "the best is" not in sentence
+
+
+def _patchy(n, *, length_um, n_fields, seed):
+    """Values that vary smoothly over the tissue and tell nothing but the place: (n, 2) µm, (n, n_fields)."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, 1000, (n, 2))
+    waves, phases = rng.normal(size=(2, 4 * n_fields)) / length_um, rng.uniform(0, 2 * np.pi, 4 * n_fields)
+    return points, np.cos(points @ waves + phases) @ rng.normal(size=(4 * n_fields, n_fields))
+
+
+def test_a_random_split_flatters_where_labels_and_features_are_patchy_and_guarded_folds_do_not(cells):
+    adata = cells(3000)
+    points, fields = _patchy(3000, length_um=40, n_fields=101, seed=5)
+    adata.obsm["spatial"] = points
+    adata.obsm["X_splicer"] = fields[:, 1:].astype(np.float32)
+    adata.obs["noise"] = np.where(fields[:, 0] > 0, "up", "down")
+
+    scores = tl.probe(adata, label="noise", representations=["SpliCER"], guard_um=40, unsafe_random_split=True)
+
+    splicer = scores.set_index("representation").loc["SpliCER"]
+    assert splicer["random_split"] > 0.75
+    assert abs(splicer["balanced_accuracy"] - 0.5) < 2.5 * splicer["balanced_accuracy_sd"] + 0.03
+    assert splicer["leak"] == pytest.approx(splicer["random_split"] - splicer["balanced_accuracy"])
+    assert splicer["leak"] > 0.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_permuted_labels_are_scored_at_chance(cells, seed):
+    adata = cells(1200, seed=seed)
+    adata.obs["kind"] = np.random.default_rng(seed).permutation(adata.obs["kind"])
+
+    scores = tl.probe(adata, label="kind", representations=["SpliCER", "mean intensity and shape"])
+
+    for metric in METRICS:
+        assert (abs(scores[metric] - 0.5) < 2 * scores[f"{metric}_sd"] + 0.03).all(), metric
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_holds_the_same_as_mean_intensity_is_called_equal(cells, seed):
+    adata = cells(1500, seed=seed)
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    intensity = np.log1p(adata.X)
+    adata.obsm["X_splicer"] = ((intensity - intensity.mean(axis=0)) @ rotation + 3).astype(np.float32)
+
+    (sentence,) = tl.verdict(tl.probe(adata, label="kind", representations=["SpliCER"]))
+
+    assert "equal to mean intensity" in sentence
+
+
+def test_scores_are_those_of_scikit_learn_on_the_same_folds(cells):
+    adata = cells(900)
+    task = set_task(adata, label="kind")
+    z = adata.obsm["X_splicer"][task.rows]
+    expected = []
+    for fold in range(task.folds.n):
+        test = task.folds.of_cell == fold
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, class_weight="balanced"))
+        model.fit(z[~test], task.codes[~test])
+        expected.append(roc_auc_score(task.codes[test], model.predict_proba(z[test])[:, 1]))
+
+    scores = tl.probe(adata, label="kind", representations=["SpliCER"])
+
+    assert scores["auroc"].iloc[0] == pytest.approx(np.mean(expected), abs=0.01)
+
+
+def test_more_labelled_cells_than_the_cap_are_sampled_and_it_is_said(cells):
+    adata = cells(2000)
+
+    scores = tl.probe(adata, label="kind", representations=["SpliCER"], max_cells=500)
+
+    assert (scores["n_cells"] == 500).all()
+    assert (scores["n_labelled"] == 2000).all()
+
+
+def test_the_curve_rises_with_labels_and_ends_at_the_score(cells):
+    adata = cells(3000)
+    adata.obsm["X_splicer"][:, :4] *= 0.4
+    task = set_task(adata, label="kind")
+
+    curve = probe_few_labels(adata, task, labels_per_class=(10, 50, 100_000), representations=["SpliCER"])
+    whole = tl.probe(adata, label="kind", representations=["SpliCER"])
+
+    splicer = curve[curve["representation"] == "SpliCER"].set_index("labels_per_class")
+    assert list(splicer.index) == [10, 50]  # no class has the third
+    assert splicer["balanced_accuracy"].is_monotonic_increasing
+    assert splicer["balanced_accuracy"][50] < whole["balanced_accuracy"].iloc[0]
+    np.testing.assert_allclose(curve[curve["representation"] == "mean intensity"]["gain"], 0)
+
+
+def test_where_nothing_was_learned_the_verdict_judges_nothing(cells):
+    (sentence,) = tl.verdict(tl.probe(cells(300), label="kind", representations=["mean intensity and shape"]))
+
+    assert "no learned representation to judge" in sentence
