@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxsplicer import exchange, pl, report, tl
     from mxsplicer.embedding import embed, embed_to_file, from_slide, from_store, open_cells
     from mxsplicer.errors import InputError
+    from mxsplicer.evaluation import Evaluation, evaluate, write_scores
     from mxsplicer.patches.cutting import cut_patches
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
     from mxsplicer.patches.planning import ExtractionPlan, plan_extraction
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Cells": "slides.cells",
     "Diagnosis": "slides.doctor",
+    "Evaluation": "evaluation",
     "ExtractionPlan": "patches.planning",
     "InputError": "errors",
     "Options": "pipeline",
@@ -54,6 +56,7 @@ _HOME = {
     "embed": "embedding",
     "embed_slides": "pipeline",
     "embed_to_file": "embedding",
+    "evaluate": "evaluation",
     "examine": "slides.doctor",
     "exchange": "",
     "extract_patches": "patches.extraction",
@@ -77,11 +80,13 @@ _HOME = {
     "verify": "verification",
     "write_report": "report",
     "write_result_report": "pipeline",
+    "write_scores": "evaluation",
 }
 
 __all__ = [
     "Cells",
     "Diagnosis",
+    "Evaluation",
     "ExtractionPlan",
     "InputError",
     "Options",
@@ -95,6 +100,7 @@ __all__ = [
     "embed",
     "embed_slides",
     "embed_to_file",
+    "evaluate",
     "examine",
     "exchange",
     "extract_patches",
@@ -118,6 +124,7 @@ __all__ = [
     "verify",
     "write_report",
     "write_result_report",
+    "write_scores",
 ]
 
 

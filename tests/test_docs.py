@@ -117,7 +117,13 @@ def test_readme_fields_are_those_of_a_result(reader):
 
     adata = anndata.read_h5ad("slide.mxs/cells.h5ad")
     text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/reference.md").read_text(encoding="utf-8")
-    optional = {"X_joint", "X_untrained", "mxsplicer_probe", "nucleus_area_um2"}  # by method, labels or nuclei
+    optional = {
+        "X_joint",
+        "X_untrained",
+        "mxsplicer_probe",
+        "mxsplicer_evaluation",
+        "nucleus_area_um2",
+    }  # by method, labels or nuclei
     for store in ("obs", "obsm", "varm", "uns"):
         named = set(re.findall(rf'{store}\["([^"]+)"\]', text))
         assert named - optional <= set(getattr(adata, store).keys()), store

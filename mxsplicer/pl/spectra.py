@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new
 from mxsplicer.tl.rows import learned_features, representation, take
+from mxsplicer.tl.structure import rank_me, singular_values_of
 
 _MOST_CELLS = 50_000
 
@@ -56,12 +57,5 @@ def singular_values(adata: AnnData, key: str, *, seed: int = 0) -> np.ndarray:
     rows = np.arange(adata.n_obs)
     if adata.n_obs > _MOST_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
-    some = take(z, rows).astype(np.float64)
-    # Of z itself, as RankMe has it, through the small matrix of products.
-    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(some.T @ some)[::-1], 0)))
-
-
-def rank_me(values: np.ndarray) -> float:
-    """Return the exponential of the entropy of the singular values, each as a part of their sum."""
-    p = values / max(values.sum(), 1e-30) + 1e-7
-    return float(np.exp(-(p * np.log(p)).sum()))
+    some = take(z, rows)
+    return singular_values_of(some)  # of z itself, as RankMe has it

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from mxsplicer.tl.correlation import correlate
     from mxsplicer.tl.enrichment import enrich_neighbourhoods
     from mxsplicer.tl.examples import pick_examples
+    from mxsplicer.tl.mixing import measure_mixing
     from mxsplicer.tl.naming import cluster_profiles, name_clusters
-    from mxsplicer.tl.probing import probe, verdict
+    from mxsplicer.tl.probing import probe, probe_few_labels, set_task, verdict
+    from mxsplicer.tl.reliance import measure_reliance
     from mxsplicer.tl.similarity import index_cells, similar
+    from mxsplicer.tl.structure import measure_structure
 
 __all__ = [
     "cluster",
@@ -21,9 +24,14 @@ __all__ = [
     "correlate",
     "enrich_neighbourhoods",
     "index_cells",
+    "measure_mixing",
+    "measure_reliance",
+    "measure_structure",
     "name_clusters",
     "pick_examples",
     "probe",
+    "probe_few_labels",
+    "set_task",
     "similar",
     "verdict",
 ]
@@ -34,9 +42,14 @@ _MODULES = {
     "correlate": "correlation",
     "enrich_neighbourhoods": "enrichment",
     "index_cells": "similarity",
+    "measure_mixing": "mixing",
+    "measure_reliance": "reliance",
+    "measure_structure": "structure",
     "name_clusters": "naming",
     "pick_examples": "examples",
     "probe": "probing",
+    "probe_few_labels": "probing",
+    "set_task": "probing",
     "similar": "similarity",
     "verdict": "probing",
 }

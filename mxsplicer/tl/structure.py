@@ -50,7 +50,7 @@ def measure_structure(
     with threadpool_limits(1):
         for name in names:
             z = features_of(adata, name, task.rows[np.sort(order[:_RANK_CELLS])])
-            singular_values = spectrum(z)
+            singular_values = singular_values_of(z)
             scaled = scaler(name).fit_transform(features_of(adata, name, task.rows[some]))
             groups = KMeans(len(task.classes), n_init=3, random_state=seed).fit_predict(scaled)
             among_few = np.isin(some, few)
@@ -78,9 +78,9 @@ def measure_structure(
     return pd.DataFrame(rows), pd.concat(spectra, ignore_index=True)
 
 
-def spectrum(z: np.ndarray) -> np.ndarray:
+def singular_values_of(z: np.ndarray) -> np.ndarray:
     """Return the singular values of features (n, d), largest first, (d)."""
-    wide = z.astype(np.float64)
+    wide = z.astype(np.float64)  # through the small matrix of products, whose digits halve
     return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(wide.T @ wide)[::-1], 0)))
 
 
@@ -94,7 +94,7 @@ def rank_me(singular_values: np.ndarray) -> float:
     >>> round(rank_me(np.array([2.0, 2.0, 2.0, 0.0])), 3)
     3.0
     """
-    share = singular_values / singular_values.sum() + 1e-7
+    share = singular_values / max(singular_values.sum(), 1e-30) + 1e-7
     return float(np.exp(-(share * np.log(share)).sum()))
 
 

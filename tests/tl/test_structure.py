@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 
 from mxsplicer.tl.probing import set_task
-from mxsplicer.tl.structure import measure_structure, rank_me, spectrum
+from mxsplicer.tl.structure import measure_structure, rank_me, singular_values_of
 
 
 @settings(max_examples=25, deadline=None)
@@ -19,13 +19,13 @@ def test_rank_me_counts_the_directions_that_are_filled_whatever_their_scale(rank
     z[:, :rank] = np.linalg.qr(rng.normal(size=(200, rank)))[0] * scale
     rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
 
-    assert rank_me(spectrum(z @ rotation)) == pytest.approx(rank, rel=0.01)
+    assert rank_me(singular_values_of(z @ rotation)) == pytest.approx(rank, rel=0.01)
 
 
 def test_the_spectrum_is_that_of_a_singular_value_decomposition():
     z = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32) + 3
 
-    np.testing.assert_allclose(spectrum(z), np.linalg.svd(z.astype(np.float64), compute_uv=False), rtol=1e-6)
+    np.testing.assert_allclose(singular_values_of(z), np.linalg.svd(z.astype(np.float64), compute_uv=False), rtol=1e-6)
 
 
 def test_silhouette_and_groups_tell_separated_classes_from_noise(cells):
