@@ -65,11 +65,15 @@ class Views:
         gain = 1 + self.gain * (2 * draws.uniform(channels, 1, 1) - 1)
         offset = self.offset * (2 * draws.uniform(channels, 1, 1) - 1)
         kept = (draws.uniform(channels, 1, 1) >= self.drop).float()
-        out = patches * (gain * kept) + offset * kept  # 0 is the marker's mean: an absent marker tells nothing
+        out = torch.addcmul(
+            offset * kept, patches, gain * kept
+        )  # 0 is the marker's mean: an absent marker tells nothing
         blurred = draws.uniform() < self.blur
         if blurred.any():
             out[blurred] = _blur(out[blurred])
-        return out + draws.normal(*patches.shape[1:]) * (self.noise * draws.uniform(1, 1, 1))
+        if self.noise:
+            out += draws.normal(*patches.shape[1:]).mul_(self.noise * draws.uniform(1, 1, 1))
+        return out
 
 
 @dataclass(frozen=True)

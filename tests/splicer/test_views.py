@@ -81,6 +81,37 @@ def test_gain_is_per_marker_and_per_cell_within_its_range():
     assert gains.unique().numel() > 1000
 
 
+@pytest.mark.parametrize(
+    ("change", "amount", "spread"),  # of the pixels of a grey picture
+    [
+        ("gain", 0.2, 2 * 0.2 / 3**0.5),
+        ("offset", 0.2, 0.2 / 3**0.5),
+        ("noise", 0.2, 0.2 / 3**0.5),  # its deviation is itself drawn between 0 and 0.2
+        ("drop", 0.5, 2 * 0.5),
+        ("blur", 1.0, 0.0),
+        ("shift", 0.2, 0.0),
+        ("scale", (0.8, 1.2), 0.0),
+    ],
+)
+def test_each_change_of_a_view_is_as_large_as_it_says(change, amount, spread):
+    grey = torch.full((400, 3, 8, 8), 2.0)
+
+    view, _ = Views(**STILL | {change: amount})(grey, grey, generator())
+
+    assert view.std().item() == pytest.approx(spread, rel=0.1, abs=1e-5)
+    assert (view.mean() - (1.0 if change == "drop" else 2.0)).abs() < 0.1
+
+
+def test_a_blurred_view_is_smoother_and_as_bright():
+    patches = torch.randn(8, 3, 32, 32)
+
+    plain, _ = Views(**STILL)(patches, patches, generator())
+    blurred, _ = Views(**STILL | {"blur": 1.0})(patches, patches, generator())
+
+    assert blurred.std() < 0.7 * plain.std()
+    torch.testing.assert_close(blurred.mean(), plain.mean(), atol=2e-3, rtol=0)
+
+
 def test_an_unknown_plan_of_views_is_refused():
     with pytest.raises(InputError, match="shared and independent"):
         plan_views("sideways")
