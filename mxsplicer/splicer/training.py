@@ -260,6 +260,8 @@ def _resume(folder: Path, objective: nn.Module, optimizer: Any, device: torch.de
             _, number, name = key.split(".", 2)
             state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for weight, moments in optimizer.state.items():  # a fused optimiser takes them to lie in memory as the weight does
+        moments.update({n: torch.empty_like(weight).copy_(m) for n, m in moments.items() if m.shape == weight.shape})
     step = int(tensors["step"])
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     log.write_text("".join(lines[:step]), encoding="utf-8")
