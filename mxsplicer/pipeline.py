@@ -430,6 +430,8 @@ def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Opti
     if options.samples is not None:
         check_samples(options.samples, names, None if options.groups == "slide" else options.groups)
     find_device(running.device)
+    if model is None:
+        options.recipe.components(slides[0].markers)  # raises where one of its names is none of theirs
     return _Work(options, result, slides, masks, mask_paths, nuclei, nuclei_paths, model, running)
 
 
@@ -694,13 +696,19 @@ def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str,
 def _about(work: _Work, run: Run) -> dict[str, Any]:
     """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
     record = _record(work)
-    settings = {key: value for key, value in record["options"].items() if value not in (None, [])}
+    settings = record["options"]
     if work.model is not None:  # the run was trained with its own
         settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
-    width, names = run.settings["chunk_width"], run.settings["components"]
-    if run.method == "joint":
-        width, names = width * len(names), ["whole"]
-    starts = width * np.arange(len(names))
+    settings = {
+        key: json.dumps(value) if isinstance(value, dict) else value  # a marker's name may be no key of an HDF5 file
+        for key, value in settings.items()
+        if value not in (None, [], {})
+    }
+    names = run.settings["components"]
+    widths = np.array(run.settings.get("chunk_widths", [run.settings["chunk_width"]] * len(names)))
+    if run.method != "splicer":  # the others hold the whole embedding to something
+        widths, names = widths.sum(keepdims=True), ["whole"]
+    ends = widths.cumsum()
     masks = {
         slide.name: path or work.result.of_slide(slide.name, "mask.zarr")
         for slide, path in zip(work.slides, work.mask_paths, strict=True)
@@ -718,7 +726,7 @@ def _about(work: _Work, run: Run) -> dict[str, Any]:
             },
         },
         # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
-        "chunks": {"component": np.array(names), "span": np.stack([starts, starts + width], axis=1)},
+        "chunks": {"component": np.array(names), "span": np.stack([ends - widths, ends], axis=1)},
         "patch_size_um": work.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }

@@ -84,7 +84,13 @@ def check_loss(loss: "Loss") -> None:
 
 
 def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]"]) -> None:
-    """Raise unless a deconstruction names every component once and takes it from channels that there are."""
+    """Raise unless a deconstruction keeps the contract.
+
+    It names every component once, takes it from channels that there are, and decides for each cell by itself in which
+    pixels a component shows them.
+    """
+    import torch
+
     markers = ["DAPI", "CD3e", "CD20", "CD8a"]
     components = deconstruct(markers)
     names = [component.name for component in components]
@@ -92,6 +98,11 @@ def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]
     for component in components:
         assert component.channels, f"component {component.name} has no channel"
         assert all(0 <= channel < len(markers) for channel in component.channels)
+        if component.part is not None:
+            regions = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+            inside = component.part(regions)
+            assert (inside.shape, inside.dtype) == (regions.shape, torch.bool), f"{component.name} is no mask"
+            assert torch.equal(component.part(regions[1:3]), inside[1:3]), "a cell's mask depends on other cells"
     assert [c.name for c in deconstruct(markers)] == names, "it depends on more than the markers"
 
 

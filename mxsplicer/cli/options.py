@@ -1,16 +1,18 @@
 """Options that several commands share, so that they mean and say the same everywhere."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.recipe import PRESETS, Recipe
+
+_Number = TypeVar("_Number", int, float)
 
 # Headings of --help, in the order of the work.
 INPUT, CELLS, PATCHES, MODEL, SCORES, RUNNING = "Input", "Cells", "Patches", "Model", "Scores", "Running"
@@ -154,9 +156,51 @@ _PRESET = Annotated[
 ]
 _RECIPE: dict[str, Any] = {
     "method": Annotated[
-        str, typer.Option(help="splicer, or joint: plain joint embedding, its baseline.", rich_help_panel=MODEL)
+        str,
+        typer.Option(
+            help="splicer, or what it is compared with: joint (two views of the whole), sigma (each component with the "
+            "whole), trident (both).",
+            rich_help_panel=MODEL,
+        ),
     ],
-    "loss": Annotated[str, typer.Option(help="vicreg, simclr or sigreg.", rich_help_panel=MODEL)],
+    "loss": Annotated[
+        list[str],
+        typer.Option(
+            metavar="LOSS|NAME=LOSS",
+            help="vicreg, simclr, clip, barlow or sigreg; of one component by its name. May be given several times.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "weight": Annotated[
+        list[str],
+        typer.Option(metavar="NAME=WEIGHT", help="Weight of one component's loss, 1 else.", rich_help_panel=MODEL),
+    ],
+    "covariance_scope": Annotated[
+        str,
+        typer.Option(
+            help="VICReg keeps a feature from repeating others of its chunk, or of the whole embedding.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "deconstruct": Annotated[
+        str,
+        typer.Option(
+            metavar="marker|FILE.yaml|regions|...",
+            help="What gets an encoder of its own: marker; named groups of markers (a YAML file); regions (cell, "
+            "neighbours, background); cell (and surroundings); mask (and outside); halves; sides; or several, as in "
+            "marker+regions.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "omit": Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="Marker or component that gets no encoder of its own; the model still sees it. May be given several "
+            "times.",
+            rich_help_panel=MODEL,
+        ),
+    ],
     "encoder": Annotated[
         str,
         typer.Option(
@@ -169,11 +213,24 @@ _RECIPE: dict[str, Any] = {
             min=1, help="Channels of the encoder's first stage; 64 is the paper's ResNet-18.", rich_help_panel=MODEL
         ),
     ],
+    "component_encoder": Annotated[
+        str, typer.Option(help="lean, or resnet18: the paper's, and slower.", rich_help_panel=MODEL)
+    ],
     "component_width": Annotated[
         int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.", rich_help_panel=MODEL)
     ],
     "chunk_width": Annotated[
-        int, typer.Option(min=1, help="Width of each component's chunk of the embedding.", rich_help_panel=MODEL)
+        list[str],
+        typer.Option(
+            metavar="N|NAME=N|variance|rank",
+            help="Width of each component's chunk of the embedding; of one component by its name; or that in the mean, "
+            "and more where a component has more to say. May be given several times.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "controls": Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Marker of background alone, for --chunk-width rank.", rich_help_panel=MODEL),
     ],
     "projector_layers": Annotated[
         int, typer.Option(min=0, help="Hidden layers between z and the embedding.", rich_help_panel=MODEL)
@@ -192,6 +249,10 @@ _RECIPE: dict[str, Any] = {
         typer.Option(
             help="hide: the encoder sees the pixels of the cell alone; keep: its whole patch.", rich_help_panel=MODEL
         ),
+    ],
+    "component_area": Annotated[
+        str,
+        typer.Option(help="What a component shows: cell or patch.", rich_help_panel=MODEL),
     ],
     "epochs": Annotated[
         int | None,
@@ -214,7 +275,7 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
 
     The command is called with the recipe: that of ``--preset``, changed by the options that were given.
     """
-    defaults = {field.name: field.default for field in fields(Recipe)}
+    defaults = {field.name: field.default for field in fields(Recipe)} | _AS_GIVEN
     options = {"preset": (_PRESET, "default")} | {name: (kind, defaults[name]) for name, kind in _RECIPE.items()}
     parameters = [
         Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -248,4 +309,76 @@ def make_recipe(preset: str, changes: Mapping[str, Any]) -> Recipe:
     if preset not in PRESETS:
         msg = f"there is no preset {preset!r}; there are {', '.join(PRESETS)}."
         raise InputError(msg)
-    return Recipe(**PRESETS[preset] | dict(changes))
+    changed: dict[str, Any] = {}
+    for name, value in changes.items():
+        changed |= _FIELDS[name](value) if name in _FIELDS else {name: value}
+    return Recipe(**PRESETS[preset] | changed)
+
+
+def _losses(given: Sequence[str]) -> dict[str, Any]:
+    words, singled_out = _singled_out(given)
+    return {"losses": singled_out} | ({"loss": words[-1]} if words else {})
+
+
+def _weights(given: Sequence[str]) -> dict[str, Any]:
+    words, singled_out = _singled_out(given)
+    if words:
+        msg = f"--weight {words[0]} names no component. Give NAME=WEIGHT, such as CD8a=2."
+        raise InputError(msg)
+    return {"weights": {name: _number("--weight", value, float) for name, value in singled_out.items()}}
+
+
+def _chunk_widths(given: Sequence[str]) -> dict[str, Any]:
+    words, singled_out = _singled_out(given)
+    changed: dict[str, Any] = {"widths": {n: _number("--chunk-width", v, int) for n, v in singled_out.items()}}
+    for word in words:
+        changed |= {"width_rule": word} if word.isalpha() else {"chunk_width": _number("--chunk-width", word, int)}
+    return changed
+
+
+def _deconstruction(given: str) -> dict[str, Any]:
+    """Return the fields of ``--deconstruct``, in which a file of groups stands for the word ``groups``."""
+    words = given.split("+")
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    if not files:
+        return {"deconstruction": given}
+    from mxsplicer.splicer.deconstruction import read_groups
+
+    if len(files) > 1:
+        msg = f"--deconstruct {given} names {len(files)} files of groups. Put the groups into one."
+        raise InputError(msg)
+    deconstruction = "+".join("groups" if word in files else word for word in words)
+    return {"deconstruction": deconstruction, "groups": read_groups(files[0])}
+
+
+def _singled_out(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return what is meant for all, and what for single components: NAME=VALUE."""
+    pairs = [text.rpartition("=") for text in given]
+    return [value for _, equals, value in pairs if not equals], {name: value for name, equals, value in pairs if equals}
+
+
+def _number(option: str, text: str, kind: type[_Number]) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        msg = f"{option} {text!r} is no {'integer' if kind is int else 'number'}."
+        raise InputError(msg) from None
+
+
+# Options that are no field as it stands: what they show by default, and what fields they become.
+_AS_GIVEN: dict[str, Any] = {
+    "loss": [Recipe.loss],
+    "weight": [],
+    "deconstruct": Recipe.deconstruction,
+    "omit": [],
+    "chunk_width": [str(Recipe.chunk_width)],
+    "controls": [],
+}
+_FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "loss": _losses,
+    "weight": _weights,
+    "deconstruct": _deconstruction,
+    "omit": lambda given: {"omit": tuple(given)},
+    "chunk_width": _chunk_widths,
+    "controls": lambda given: {"controls": tuple(given)},
+}

@@ -4,20 +4,39 @@ SpliCER (arXiv 2503.07444, section 3): a deconstruction takes a patch apart into
 embedding is held to component i. It is used in training only.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mxsplicer.errors import InputError
+from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL
+
+Part = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> which pixels belong to the component, (B, P, P)
+
 
 @dataclass(frozen=True)
 class Component:
-    """A named part of a patch: some of its channels."""
+    """A named part of a patch: some of its channels, in some of its pixels.
+
+    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept.
+    """
 
     name: str
     channels: tuple[int, ...]
+    part: Part | None = None
+
+
+Deconstruction = Callable[[Sequence[str]], list[Component]]  # markers -> components
+
+
+def this_cell(regions: Tensor) -> Tensor:
+    """Return where the cell itself is."""
+    return regions == THIS_CELL
 
 
 def by_marker(markers: Sequence[str]) -> list[Component]:
@@ -31,14 +50,204 @@ def by_marker(markers: Sequence[str]) -> list[Component]:
     return [Component(marker, (channel,)) for channel, marker in enumerate(markers)]
 
 
-DECONSTRUCTIONS: dict[str, Callable[[Sequence[str]], list[Component]]] = {"marker": by_marker}
+def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
+    """Return the deconstruction into named sets of markers, which may overlap; a pair holds what spans two channels.
+
+    Examples
+    --------
+    >>> t_cells = by_group({"T cells": ["CD3e", "CD8a"], "nuclei": ["DAPI"]})
+    >>> [component.channels for component in t_cells(["DAPI", "CD3e", "CD8a"])]
+    [(1, 2), (0,)]
+    """
+
+    def by_these_groups(markers: Sequence[str]) -> list[Component]:
+        for group, names in groups.items():
+            check_names(f"group {group!r} names", names, markers, "markers")
+        places = {marker: channel for channel, marker in enumerate(markers)}
+        return [Component(group, tuple(places[name] for name in names)) for group, names in groups.items()]
+
+    return by_these_groups
 
 
-def deconstruct(patches: Tensor, components: Sequence[Component]) -> Tensor:
-    """Return the components of every patch, (B, n, C_max, P, P), those with fewer channels filled up with zeros.
+def by_region(markers: Sequence[str]) -> list[Component]:
+    """Split a patch into its cell, the cells around it and the background; the parts sum to the patch."""
+    return _by_parts(
+        markers,
+        cell=this_cell,
+        neighbours=lambda regions: regions == OTHER_CELL,
+        background=lambda regions: regions == BACKGROUND,
+    )
+
+
+def by_cell(markers: Sequence[str]) -> list[Component]:
+    """Split a patch into its cell and everything around it; the parts sum to the patch.
+
+    With a mask of nuclei these are the nucleus and the rest.
+    """
+    return _by_parts(markers, cell=this_cell, surroundings=lambda regions: regions != THIS_CELL)
+
+
+def by_mask(markers: Sequence[str]) -> list[Component]:
+    """Split a patch, of any number of channels, into what a mask covers and its complement.
+
+    Either alone is worse than both (the paper, table S2).
+    """
+    return _by_parts(
+        markers, inside=lambda regions: regions != BACKGROUND, outside=lambda regions: regions == BACKGROUND
+    )
+
+
+def by_half(markers: Sequence[str]) -> list[Component]:
+    """Split a patch into its upper and its lower half, as MNIST above CIFAR (the paper, section 4)."""
+
+    def row(regions: Tensor) -> Tensor:
+        return torch.arange(regions.shape[1], device=regions.device)[:, None].expand(regions.shape)
+
+    return _by_parts(
+        markers,
+        upper=lambda regions: row(regions) < regions.shape[1] // 2,
+        lower=lambda regions: row(regions) >= regions.shape[1] // 2,
+    )
+
+
+def by_side(markers: Sequence[str]) -> list[Component]:
+    """Split a patch into its left and its right half."""
+    upper, lower = by_half(markers)
+    assert upper.part is not None
+    assert lower.part is not None
+    left, right = _turned(upper.part), _turned(lower.part)
+    return _by_parts(markers, left=left, right=right)
+
+
+DECONSTRUCTIONS: dict[str, Deconstruction] = {
+    "marker": by_marker,
+    "regions": by_region,
+    "cell": by_cell,
+    "mask": by_mask,
+    "halves": by_half,
+    "sides": by_side,
+}
+
+
+def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:
+    """Return the deconstruction that has the components of all."""
+
+    def combined(markers: Sequence[str]) -> list[Component]:
+        components = [component for one in deconstructions for component in one(markers)]
+        names = [component.name for component in components]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f"two components are called {name!r}: {', '.join(names)}. Give one of them another name."
+                raise InputError(msg)
+        return components
+
+    return combined
+
+
+def omit(components: Sequence[Component], markers: Sequence[str], omitted: Collection[str]) -> list[Component]:
+    """Leave markers out of all components, and components out; the encoder keeps seeing them.
+
+    Parameters
+    ----------
+    omitted
+        Names of markers and components.
+
+    Raises
+    ------
+    InputError
+        If a name is that of none, or nothing is left.
+    """
+    known = [*markers, *(component.name for component in components if component.name not in markers)]
+    check_names("--omit names", omitted, known, "markers and components")
+    kept = [
+        replace(component, channels=tuple(c for c in component.channels if markers[c] not in omitted))
+        for component in components
+        if component.name not in omitted
+    ]
+    kept = [component for component in kept if component.channels]
+    if not kept:
+        msg = f"no component is left without {', '.join(omitted)}: leave fewer out by --omit."
+        raise InputError(msg)
+    return kept
+
+
+def read_groups(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Read named sets of markers from a YAML file, ``T cells: [CD3e, CD8a]``; their names become those of chunks.
+
+    Raises
+    ------
+    InputError
+        If the file holds something else.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}."
+        raise InputError(msg) from error
+    wanted = "One group a line is needed, such as `T cells: [CD3e, CD8a]`."
+    if not isinstance(content, dict) or not content:
+        msg = f"{path} holds no named groups of markers. {wanted}"
+        raise InputError(msg)
+    groups = {str(name): [members] if isinstance(members, str) else members for name, members in content.items()}
+    for name, members in groups.items():
+        if not isinstance(members, list) or not members or not all(isinstance(one, str | int) for one in members):
+            msg = f"{path}: group {name!r} is {members!r}, no list of markers. {wanted}"
+            raise InputError(msg)
+    return {name: tuple(str(one) for one in members) for name, members in groups.items()}
+
+
+def check_names(who: str, names: Collection[str], known: Sequence[str], what: str) -> None:
+    """Raise where one of ``names`` is not ``known``, with the one that it is closest to."""
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            msg = f"{who} {name!r}, which is not among the {what}.{hint} These are {', '.join(known)}."
+            raise InputError(msg)
+
+
+def cut(patches: Tensor, regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor:
+    """Return the channels of all components one after the other, (B, sum of C_k, P, P), 0 where each does not reach.
+
+    Parameters
+    ----------
+    patches, regions
+        Normalised, (B, C, P, P); and what each pixel shows, (B, P, P).
+    hide
+        Whether a component that does not say otherwise shows the cell alone.
+    """
+    channels = [channel for component in components for channel in component.channels]
+    shown = patches if channels == list(range(patches.shape[1])) else patches[:, channels]
+    parts = [component.part or (this_cell if hide else None) for component in components for _ in component.channels]
+    distinct = list(dict.fromkeys(parts))
+    if distinct == [None]:
+        return shown
+    everything = torch.ones_like(regions, dtype=torch.bool)
+    masks = torch.stack([everything if part is None else part(regions) for part in distinct], dim=1)
+    if len(distinct) > 1:
+        masks = masks[:, [distinct.index(part) for part in parts]]
+    return shown * masks
+
+
+def separate(channels: Tensor, components: Sequence[Component]) -> Tensor:
+    """Return what :func:`cut` returned as (B, n, C_max, P, P), components with fewer channels filled up with zeros.
 
     The zeros let components of any number of channels pass through one grouped network.
     """
-    widest = max(len(component.channels) for component in components)
-    parts = (patches[:, list(component.channels)] for component in components)
+    widths = [len(component.channels) for component in components]
+    widest = max(widths)
+    if min(widths) == widest:
+        return channels.view(len(channels), len(widths), widest, *channels.shape[2:])
+    parts = torch.split(channels, widths, dim=1)
     return torch.stack([F.pad(part, (0, 0, 0, 0, 0, widest - part.shape[1])) for part in parts], dim=1)
+
+
+def _by_parts(markers: Sequence[str], **parts: Part) -> list[Component]:
+    every = tuple(range(len(markers)))
+    return [Component(name, every, part) for name, part in parts.items()]
+
+
+def _turned(part: Part) -> Part:
+    return lambda regions: part(regions.transpose(1, 2)).transpose(1, 2)

@@ -1,11 +1,12 @@
 """The method on one page: what is held to what.
 
-SpliCER (Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444) and the objective that it is compared with, on the same
+SpliCER (Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444) and the objectives that it is compared with, on the same
 parts. An objective takes two views of a batch and returns the terms of its loss, each a vector with one entry per
 chunk; the loss is the sum of all of them. It does so in halves, ``embed`` cell by cell and ``terms`` over the batch:
 between them the cells of several processes are brought together. Only ``encoder`` is kept after training.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -13,23 +14,29 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mxsplicer.splicer.deconstruction import Component, deconstruct
+from mxsplicer.splicer.deconstruction import Component, cut, separate, this_cell
 from mxsplicer.splicer.encoders import ComponentEncoders, Projector
 from mxsplicer.splicer.losses import Loss
+from mxsplicer.splicer.losses.chunks import Chunks, across
+
+Terms = dict[str, Tensor]  # of the loss, by name, (n,) each
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What every objective is built of; the joint objective has no use for the last three."""
+    """What every objective is built of; the joint one has no use for what is said of chunks and components."""
 
     encoder: nn.Module  # (B, C, P, P) -> (B, d)
     components: tuple[Component, ...]
-    loss: Loss
-    chunk_width: int
+    chunks: Chunks  # of the primary embedding, one per component
+    loss: Loss  # between whole embeddings
     projector_layers: int
     patch_px: int
+    component_encoder: str
     component_width: int
-    redundancy_weight: float
+    redundancy_weight: float = 0.0
+    covariance_across: bool = False  # VICReg's covariance with the features of all chunks, not of its own alone
+    hide: bool = True  # what surrounds a cell, in its components
 
     @property
     def features(self) -> int:
@@ -37,91 +44,184 @@ class Parts:
         return cast("int", self.encoder.out_features)
 
 
-class Splicer(nn.Module):
-    """Chunk i of the primary embedding is held to the embedding of component i: L = Σᵢ L_JE(eᵢ, e*ᵢ) (equation 4)."""
+class Objective(nn.Module):
+    """An encoder and a projector, and what they are trained against."""
+
+    chunk_names: tuple[str, ...]
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.encoder, self.components, self.loss = parts.encoder, parts.components, parts.loss
-        self.redundancy_weight = parts.redundancy_weight
-        self.chunk_names = tuple(component.name for component in parts.components)
-        self.projector = Projector(
-            parts.features, len(parts.components) * parts.chunk_width, hidden_layers=parts.projector_layers
-        )
-        self.component_encoders = ComponentEncoders(
-            len(parts.components),
-            max(len(component.channels) for component in parts.components),
-            parts.patch_px,
-            parts.chunk_width,
-            width=parts.component_width,
-        )
+        self.parts, self.encoder = parts, parts.encoder
+        self.width = sum(parts.chunks.widths)  # of the primary embedding
+        self.projector = Projector(parts.features, self.width, hidden_layers=parts.projector_layers)
+        self.whole = Chunks((self.width,), (parts.loss,), (1.0,))
 
+    @property
+    def looks_beyond(self) -> bool:
+        """Whether what the second view shows reaches beyond the cell itself."""
+        return False
+
+    def second(self, shown: Tensor, patches: Tensor, regions: Tensor) -> Tensor:  # noqa: ARG002
+        """Return what the second view is a view of, (B, ·, P, P).
+
+        Parameters
+        ----------
+        shown
+            What the encoder sees and the first view is of, (B, C, P, P).
+        patches, regions
+            The whole patches, (B, C, P, P), and what each of their pixels shows, (B, P, P).
+        """
+        return shown
+
+    @abstractmethod
     def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
-        """Return z (B, d), its embedding in chunks (B, n, D), and the embeddings of the components (B, n, D)."""
-        z = self.encoder(view_a)
-        e = self.projector(z).view(len(z), len(self.components), -1)
-        return z, e, self.component_encoders(deconstruct(view_b, self.components))
+        """Return z of the first view (B, d), and the embeddings (B, ·) that the loss is between."""
 
-    def terms(self, _: Tensor, e: Tensor, e_components: Tensor) -> dict[str, Tensor]:
-        """Return each term of the loss for every chunk, (n,)."""
-        terms = per_chunk(self.loss, e, e_components)
-        if self.redundancy_weight:
-            terms["redundancy"] = self.redundancy_weight * redundancy(e)
-        return terms
+    @abstractmethod
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:
+        """Return each term of the loss for every chunk, (n,), of what :meth:`embed` returned."""
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
+    @abstractmethod
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return, chunk by chunk, the two embeddings (B, D_i) that are held to each other."""
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> Terms:
         """Return each term of the loss for every chunk, (n,), of two views."""
         return self.terms(*self.embed(view_a, view_b))
 
 
-class Joint(nn.Module):
-    """Two views of the whole patch are held to each other (the paper's Baseline): L = L_JE(e, e')."""
+class Joint(Objective):
+    """Two views of the whole patch are held to each other (the paper's Baseline): L = L(e, e')."""
 
     chunk_names = ("whole",)
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-        self.encoder, self.loss = parts.encoder, parts.loss
-        self.projector = Projector(
-            parts.features, len(parts.components) * parts.chunk_width, hidden_layers=parts.projector_layers
-        )
-
     def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
-        """Return z of the first view (B, d), and the embeddings of both as their only chunk (B, 1, D)."""
+        """Return z of the first view, and the embeddings of both, (B, N)."""
         # One pass over both views, so that batch norm sees them alike.
         z = self.encoder(torch.cat([view_a, view_b]))
-        e_a, e_b = self.projector(z)[:, None].chunk(2)
-        return z[: len(view_a)], e_a, e_b
+        return z[: len(view_a)], *self.projector(z).chunk(2)
 
-    def terms(self, _: Tensor, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss, (1,)."""
-        return per_chunk(self.loss, e_a, e_b)
+        return self.whole(*e)
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
-        """Return each term of the loss, (1,), of two views."""
-        return self.terms(*self.embed(view_a, view_b))
-
-
-def per_chunk(loss: Loss, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
-    """Return the terms of a loss on every pair of chunks, (n,), of two embeddings (B, n, D), all chunks at once."""
-    with torch.autocast(e_a.device.type, enabled=False):  # sums of squares need float32
-        return torch.func.vmap(loss.terms, in_dims=1, randomness="same")(e_a.float(), e_b.float())
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """Return the two embeddings."""
+        return [(e[0], e[1])]
 
 
-def redundancy(e: Tensor) -> Tensor:
-    """Return how much each chunk of an embedding (B, n, D) repeats the others, (n,).
+class Splicer(Objective):
+    """Chunk i of the primary embedding is held to the embedding of component i (equation 4): L = Σᵢ wᵢ L(eᵢ, e*ᵢ)."""
 
-    The squared correlations of its features with those of all other chunks, summed and divided by the width, as VICReg
-    does within one embedding. Without this term what every component shows (the outline of the cell) fills all chunks,
-    and a small encoder has no room left for what only one of them shows.
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.chunk_names = tuple(component.name for component in parts.components)
+        self.chunks = self._chunks(parts)
+        self.component_encoders = ComponentEncoders(
+            len(parts.components),
+            max(len(component.channels) for component in parts.components),
+            parts.patch_px,
+            max(self.chunks.widths),
+            kind=parts.component_encoder,
+            width=parts.component_width,
+        )
+
+    def _chunks(self, parts: Parts) -> Chunks:
+        return parts.chunks
+
+    @property
+    def looks_beyond(self) -> bool:
+        """Whether a component shows more than the cell itself."""
+        within = (None, this_cell) if self.parts.hide else (this_cell,)
+        return any(component.part not in within for component in self.parts.components)
+
+    def second(self, shown: Tensor, patches: Tensor, regions: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the components of the patches, one after the other."""
+        return cut(patches, regions, self.parts.components, hide=self.parts.hide)
+
+    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+        """Return z, its embedding (B, N), and the embeddings of all components one after the other (B, sum of D_i)."""
+        z = self.encoder(view_a)
+        return z, self.projector(z), self._components(view_b)
+
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
+        """Return each term of the loss for every chunk, (n,)."""
+        terms, widths = self.chunks(*e), self.chunks.widths
+        if self.parts.covariance_across:
+            repeated = across(e[0], widths, correlation=False)
+            terms["covariance"] = terms["covariance"] + self.chunks.covariance_weights(e[0].device) * repeated
+        if self.parts.redundancy_weight:
+            terms["redundancy"] = self.parts.redundancy_weight * across(e[0], widths, correlation=True)
+        return terms
+
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """Return every chunk with its component."""
+        return list(zip(self.chunks.split(e[0]), self.chunks.split(e[1]), strict=True))
+
+    def _components(self, view: Tensor) -> Tensor:
+        e: Tensor = self.component_encoders(separate(view, self.parts.components))  # (B, n, widest)
+        widths = self.chunks.widths
+        if min(widths) == max(widths):
+            return e.flatten(1)
+        # All are computed as wide as the widest chunk; of each only what its chunk has is kept.
+        return torch.cat([one[:, :width] for one, width in zip(e.unbind(1), widths, strict=True)], dim=1)
+
+
+class Sigma(Splicer):
+    """Every component is held to the whole primary embedding (the paper's Σ-JE): L = Σᵢ wᵢ L(e, e*ᵢ)."""
+
+    def _chunks(self, parts: Parts) -> Chunks:
+        n = len(parts.components)
+        return Chunks((self.width,) * n, parts.chunks.losses, parts.chunks.weights)
+
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
+        """Return each term of the loss for every component, (n,)."""
+        return self.chunks(e[0].repeat(1, len(self.chunks.widths)), e[1])
+
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """Return the whole embedding with each component."""
+        return [(e[0], component) for component in self.chunks.split(e[1])]
+
+
+class Trident(Sigma):
+    """Two views of the whole and a paired one, each held to the others: L = L(e, e') + Σᵢ wᵢ [L(e, e*ᵢ) + L(e', e*ᵢ)].
+
+    TriDeNT (Farndale, Insall, Yuan, arXiv 2312.02111) has one paired view. Here that is a single component; several are
+    all paired to both views of the whole. A paired view is turned as the second view is.
     """
-    with torch.autocast(e.device.type, enabled=False):
-        n_cells, n, width = e.shape
-        flat = e.float().flatten(1)
-        standard = (flat - flat.mean(dim=0)) / (flat.std(dim=0) + 1e-4)
-        correlation = standard.T @ standard / (n_cells - 1)  # (n * D, n * D)
-        per_pair = correlation.pow(2).view(n, width, n, width).sum(dim=(1, 3))  # (n, n)
-        return (per_pair.sum(dim=1) - per_pair.diagonal()) / width
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.chunk_names = ("whole", *self.chunk_names)
+
+    def second(self, shown: Tensor, patches: Tensor, regions: Tensor) -> Tensor:
+        """Return the channels that the encoder sees, then those of the components."""
+        return torch.cat([shown, super().second(shown, patches, regions)], dim=1)
+
+    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+        """Return z of the first view, the embeddings of both (B, N), and those of the components (B, n * N)."""
+        again, paired = view_b.tensor_split([view_a.shape[1]], dim=1)
+        z = self.encoder(torch.cat([view_a, again]))
+        return z[: len(view_a)], *self.projector(z).chunk(2), self._components(paired)
+
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:
+        """Return each term of the loss for the whole and for every component, (1 + n,)."""
+        whole = self.whole(e[0], e[1])
+        first, second = super().terms(z, e[0], e[2]), super().terms(z, e[1], e[2])
+        none, nones = torch.zeros_like(next(iter(whole.values()))), torch.zeros_like(next(iter(first.values())))
+        return {
+            name: torch.cat([whole.get(name, none), first.get(name, nones) + second.get(name, nones)])
+            for name in dict.fromkeys([*whole, *first])
+        }
+
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the two views, and the first of them with each component."""
+        return [(e[0], e[1]), *super().pairs(z, e[0], e[2])]
 
 
-OBJECTIVES: dict[str, Callable[[Parts], Splicer | Joint]] = {"splicer": Splicer, "joint": Joint}
+OBJECTIVES: dict[str, Callable[[Parts], Objective]] = {
+    "splicer": Splicer,
+    "joint": Joint,
+    "sigma": Sigma,
+    "trident": Trident,
+}

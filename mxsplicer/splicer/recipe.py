@@ -4,17 +4,24 @@ A run's settings, the options of ``embed`` and ``train`` and :func:`~mxsplicer.s
 fields by these names. Importing this module loads no torch, so that the command line knows the defaults at once.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from mxsplicer.errors import InputError
 from mxsplicer.imports import is_importable
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from mxsplicer.splicer.deconstruction import Component, Deconstruction
+    from mxsplicer.splicer.objectives import Objective
     from mxsplicer.splicer.views import Views
 
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
+COMPONENT_AREAS = ("cell", "patch")
+COVARIANCE_SCOPES = ("chunk", "embedding")
+WIDTH_RULES = ("equal", "variance", "rank")
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,35 @@ class Recipe:
     Parameters
     ----------
     method
-        ``"splicer"`` (arXiv 2503.07444) or ``"joint"``, its baseline.
+        ``"splicer"`` (arXiv 2503.07444), or what it is compared with: ``"joint"``, ``"sigma"`` or ``"trident"``; see
+        :mod:`mxsplicer.splicer.objectives`.
     loss
-        ``"vicreg"``, ``"simclr"`` or ``"sigreg"``, between each chunk and its component.
+        Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"`` or ``"sigreg"``.
+    losses, weights
+        Of single components, by name: another loss, and a weight other than 1.
+    covariance_scope
+        Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
+    deconstruction
+        What the components are: ``"marker"``, ``"groups"``, ``"regions"``, ``"cell"``, ``"mask"``, ``"halves"``,
+        ``"sides"``, or several of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
+    groups
+        Markers of each of the ``"groups"``, by name; they may overlap.
+    omit
+        Markers and components that the encoder sees but no component shows.
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
         the width of its first stage; 64 is the ResNet-18 of the paper.
-    component_width
-        Width of the first stage of each component's encoder.
+    component_encoder, component_width
+        Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     chunk_width
-        Width of one component's chunk of the embedding.
+        Width of one component's chunk of the embedding; of all chunks in the mean, where they differ.
+    width_rule
+        Whether chunks are ``"equal"``, or as wide as the ``"variance"`` or the effective ``"rank"`` of their components
+        asks; see :mod:`mxsplicer.splicer.widths`.
+    widths
+        Widths of the chunks of single components, by name.
+    controls
+        Markers of background alone (autofluorescence, an empty channel): the floor that ``"rank"`` counts from.
     projector_layers
         Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
     redundancy_weight
@@ -42,6 +68,8 @@ class Recipe:
         How the views differ: ``"shared"`` or ``"independent"`` geometry, or a :class:`~mxsplicer.splicer.views.Views`.
     surroundings
         ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
+    component_area
+        Whether a component that is no region itself shows the ``"cell"`` or the whole ``"patch"``.
     epochs
         Passes over the cells; by default as many as make 2,000 steps.
     learning_rate
@@ -64,14 +92,25 @@ class Recipe:
 
     method: str = "splicer"
     loss: str = "vicreg"
+    losses: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    covariance_scope: str = "chunk"  # the paper: chunks are "optimised separately"
+    deconstruction: str = "marker"  # the paper's, for multiplex images
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    omit: tuple[str, ...] = ()
     encoder: str = "resnet18"  # the paper's
     encoder_width: int = 64  # the paper's
+    component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 8  # an eighth of the paper's: n components for the price of about one more encoder
     chunk_width: int = 32
+    width_rule: str = "equal"  # the paper's
+    widths: Mapping[str, int] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
     projector_layers: int = 0
     redundancy_weight: float = 0.1
     views: "Views | str" = "independent"
     surroundings: str = "hide"
+    component_area: str = "cell"
     epochs: int | None = None
     batch_size: int = 256
     learning_rate: float = 3e-3
@@ -80,24 +119,92 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise where a word is unknown or a number out of its range."""
-        from mxsplicer.splicer.encoders import ENCODERS
+        from mxsplicer.splicer.encoders import COMPONENT_ENCODERS, ENCODERS
         from mxsplicer.splicer.losses import LOSSES
         from mxsplicer.splicer.objectives import OBJECTIVES
 
         _check_word("method", self.method, OBJECTIVES)
-        _check_word("loss", self.loss, LOSSES)
+        for loss in (self.loss, *self.losses.values()):
+            _check_word("loss", loss, LOSSES)
+        _check_word("covariance scope", self.covariance_scope, COVARIANCE_SCOPES)
+        if self.covariance_scope == "embedding" and "vicreg" not in (self.loss, *self.losses.values()):
+            msg = f"covariance is a term of the loss vicreg, and {self.loss} has none: leave its scope at chunk."
+            raise InputError(msg)
         if not is_importable(self.encoder):
             _check_word("encoder", self.encoder, (*ENCODERS, "module:Class for one of your own"))
+        _check_word("component encoder", self.component_encoder, COMPONENT_ENCODERS)
+        _check_word("width rule", self.width_rule, WIDTH_RULES)
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
+        _check_word("component area", self.component_area, COMPONENT_AREAS)
+        self._deconstruction()
         self.view_plan()
-        least = {"encoder_width": 1, "component_width": 1, "chunk_width": 1, "projector_layers": 0, "batch_size": 2}
-        for field, value in (least | {"redundancy_weight": 0, "weight_decay": 0, "epochs": 1}).items():
-            if getattr(self, field) is not None and not getattr(self, field) >= value:
-                msg = f"{field.replace('_', ' ')} is {getattr(self, field)}; it has to be at least {value}."
-                raise InputError(msg)
-        if not self.learning_rate > 0:
-            msg = f"learning rate is {self.learning_rate}; it has to be above 0."
+        self._check_numbers()
+
+    def components(self, markers: Sequence[str]) -> "list[Component]":
+        """Return what patches of ``markers`` are taken apart into.
+
+        Raises
+        ------
+        InputError
+            If a marker or component is named that is not there, or one shows what the encoder does not see.
+        """
+        from mxsplicer.splicer.deconstruction import check_names, omit, this_cell
+
+        check_names("--controls names", self.controls, markers, "markers")
+        components = omit(self._deconstruction()(markers), markers, self.omit)
+        names = [component.name for component in components]
+        for option, singled_out in (
+            ("--loss", self.losses),
+            ("--weight", self.weights),
+            ("--chunk-width", self.widths),
+        ):
+            check_names(f"{option} names", singled_out, names, "components")
+        beyond = [component.name for component in components if component.part not in (None, this_cell)]
+        if beyond and self.surroundings == "hide":
+            msg = (
+                f"component {beyond[0]} shows more than the cell, which is all that the encoder sees. "
+                "Let it see the whole patch: --surroundings keep."
+            )
             raise InputError(msg)
+        return components
+
+    def objective(
+        self, encoder: "nn.Module", components: "Sequence[Component]", widths: Sequence[int], *, patch_px: int
+    ) -> "Objective":
+        """Return the objective that trains ``encoder``, with new projectors and component encoders.
+
+        Parameters
+        ----------
+        components, widths
+            What patches are taken apart into, and how wide the chunk of each is.
+        patch_px
+            Side of a patch.
+        """
+        from mxsplicer.splicer.losses import LOSSES
+        from mxsplicer.splicer.losses.chunks import Chunks
+        from mxsplicer.splicer.objectives import OBJECTIVES, Parts
+
+        names = [component.name for component in components]
+        chunks = Chunks(
+            widths=tuple(widths),
+            losses=tuple(LOSSES[self.losses.get(name, self.loss)]() for name in names),
+            weights=tuple(float(self.weights.get(name, 1.0)) for name in names),
+        )
+        return OBJECTIVES[self.method](
+            Parts(
+                encoder=encoder,
+                components=tuple(components),
+                chunks=chunks,
+                loss=LOSSES[self.loss](),
+                projector_layers=self.projector_layers,
+                patch_px=patch_px,
+                component_encoder=self.component_encoder,
+                component_width=self.component_width,
+                redundancy_weight=self.redundancy_weight,
+                covariance_across=self.covariance_scope == "embedding",
+                hide=self.component_area == "cell",
+            )
+        )
 
     def view_plan(self) -> "Views":
         """Return how the views differ, where only a word was given."""
@@ -107,34 +214,69 @@ class Recipe:
 
     def to_settings(self) -> dict[str, Any]:
         """Return the fields as JSON has them; :meth:`from_settings` takes them back."""
-        return {field.name: _as_json(getattr(self, field.name)) for field in fields(self)}
+        return {one.name: _as_json(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Recipe":
         """Return the recipe among the settings of a run; what an older run does not say is as by default."""
         from mxsplicer.splicer.views import Views
 
-        known: dict[str, Any] = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
+        known = {one.name: _with_tuples(settings[one.name]) for one in fields(cls) if one.name in settings}
         if isinstance(known.get("views"), Mapping):
-            values: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in known["views"].items()
-            }
-            known["views"] = Views(**values)
+            known["views"] = Views(**known["views"])
         return cls(**known)
+
+    def _deconstruction(self) -> "Deconstruction":
+        from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS, by_group, combine
+
+        known = DECONSTRUCTIONS | {"groups": by_group(self.groups)}
+        words = self.deconstruction.split("+")
+        for word in words:
+            _check_word("deconstruction", word, known)
+        if ("groups" in words) != bool(self.groups):
+            found = "groups of markers are given and not used" if self.groups else "no groups of markers are given"
+            msg = f"{found}: the deconstruction is {self.deconstruction!r}. Name their file: --deconstruct groups.yaml."
+            raise InputError(msg)
+        return combine([known[word] for word in words])
+
+    def _check_numbers(self) -> None:
+        least = {
+            "encoder_width": 1,
+            "component_width": 1,
+            "chunk_width": 1,
+            "projector_layers": 0,
+            "redundancy_weight": 0,
+            "epochs": 1,
+            "batch_size": 2,
+            "weight_decay": 0,
+        }
+        for name, value in least.items():
+            if getattr(self, name) is not None and not getattr(self, name) >= value:
+                msg = f"{name.replace('_', ' ')} is {getattr(self, name)}; it has to be at least {value}."
+                raise InputError(msg)
+        positive: dict[str, float] = {"learning rate": self.learning_rate}
+        positive |= {f"weight of {name}": weight for name, weight in self.weights.items()}
+        positive |= {f"chunk width of {name}": width for name, width in self.widths.items()}
+        for what, number in positive.items():
+            if not number > 0:
+                msg = f"{what} is {number}; it has to be above 0."
+                raise InputError(msg)
 
 
 # By name, what differs from the defaults: Recipe(**PRESETS["paper"]).
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Farndale et al. 2025: full ResNets for every component, the plain sum of equation 4, the whole patch in view.
-    # Widths, projectors and training are in its appendix, which we have not seen: those of VICReg and of the authors'
-    # earlier code (Adam 1e-4, 100 epochs).
+    # Widths, projectors and training are in its appendix, which we have not seen: the projector is VICReg's in kind
+    # (Bardes et al. 2022), epochs and learning rate are those of the authors' earlier code (Adam 1e-4, 100 epochs).
     "paper": {
+        "component_encoder": "resnet18",
         "component_width": 64,
         "chunk_width": 128,
         "projector_layers": 2,
         "redundancy_weight": 0.0,
         "surroundings": "keep",
+        "component_area": "patch",
         "epochs": 100,
         "learning_rate": 1e-4,
         "weight_decay": 0.0,
@@ -142,9 +284,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _check_word(field: str, word: str, known: Iterable[str]) -> None:
+def _check_word(what: str, word: str, known: Iterable[str]) -> None:
     if word not in known:
-        msg = f"there is no {field} {word!r}; there are {', '.join(known)}."
+        msg = f"there is no {what} {word!r}; there are {', '.join(known)}."
         raise InputError(msg)
 
 
@@ -153,4 +295,10 @@ def _as_json(value: Any) -> Any:
         return _as_json(asdict(value))
     if isinstance(value, Mapping):
         return {name: _as_json(one) for name, one in value.items()}
-    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
+    return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value

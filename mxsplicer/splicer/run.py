@@ -59,10 +59,14 @@ class Run:
         """The objective it was trained with."""
         return str(self.settings["method"])
 
+    @property
+    def hides_surroundings(self) -> bool:
+        """Whether the encoder sees the pixels of the cell alone."""
+        return bool(self.settings["surroundings"] == "hide")
+
     def normalize(self, patches: np.ndarray, regions: np.ndarray, *, device: torch.device | str = "cpu") -> Tensor:
         """Return patches (B, C, P, P) as the encoder takes them, (B, C, P, P) float32 on ``device``."""
-        hidden = self.settings["surroundings"] == "hide"
-        return self.normalization(patches, regions if hidden else None, device=device)
+        return self.normalization(patches, regions if self.hides_surroundings else None, device=device)
 
     def fingerprint(self) -> str:
         """Return a short name of the weights."""

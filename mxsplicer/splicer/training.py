@@ -23,14 +23,13 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
-from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.losses import LOSSES
-from mxsplicer.splicer.objectives import OBJECTIVES, Joint, Parts, Splicer
+from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.views import Views
+from mxsplicer.splicer.widths import choose_widths
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def train(
         raise InputError(msg)
     epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
     normalization, varies = measure_normalization(stores, seed=recipe.seed)
-    components = [c for c in DECONSTRUCTIONS["marker"](markers) if any(varies[channel] for channel in c.channels)]
+    components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
     if not components:
         msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
         raise InputError(msg)
@@ -86,23 +85,15 @@ def train(
         logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
     fabric = _fabric(device, precision)
     torch.manual_seed(recipe.seed)
-    objective = OBJECTIVES[recipe.method](
-        Parts(
-            encoder=make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width),
-            components=tuple(components),
-            loss=LOSSES[recipe.loss](),
-            chunk_width=recipe.chunk_width,
-            projector_layers=recipe.projector_layers,
-            patch_px=patch_px,
-            component_width=recipe.component_width,
-            redundancy_weight=recipe.redundancy_weight,
-        )
-    )
+    encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
+    widths = choose_widths(recipe, components, stores, normalization)
+    objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     views = recipe.view_plan()
     settings = recipe.to_settings() | {
         "views": asdict(views),
         "components": [component.name for component in components],
+        "chunk_widths": widths,
         "epochs": epochs,
         "steps": epochs * batches.per_epoch,
         "batch_size": batches.batch_size,
@@ -133,7 +124,7 @@ def train(
 def _fit(
     fabric: Fabric,
     model: Any,
-    objective: Splicer | Joint,
+    objective: Objective,
     optimizer: Any,
     batches: Batches,
     run: Run,
@@ -152,8 +143,9 @@ def _fit(
             generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
             torch.manual_seed(seed * 1_000_003 + step)  # for a loss that draws at random
             shown = run.normalize(patches, regions, device=fabric.device)
-            # A component is a marker in the cell itself, whatever of its surroundings the primary encoder sees.
-            other = run.normalization(patches, regions, device=fabric.device) if run.method == "splicer" else shown
+            beyond = objective.looks_beyond and run.hides_surroundings
+            whole = run.normalization(patches, device=fabric.device) if beyond else shown
+            other = objective.second(shown, whole, torch.from_numpy(regions).to(fabric.device))
             view_a, view_b = views(shown, other, generator)
             terms = model(view_a, view_b)
             total = torch.stack(list(terms.values())).sum()

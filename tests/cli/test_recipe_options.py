@@ -3,6 +3,7 @@ from dataclasses import fields, replace
 import pytest
 
 from mxsplicer.cli.options import make_recipe
+from mxsplicer.errors import InputError
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 
 
@@ -13,8 +14,57 @@ def test_options_come_on_top_of_a_preset():
     assert make_recipe("default", {}) == Recipe()
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "fields"),
+    [
+        (
+            "loss",
+            ["sigreg", "CD8a=simclr", "HLA=DR=clip"],
+            {"loss": "sigreg", "losses": {"CD8a": "simclr", "HLA=DR": "clip"}},
+        ),
+        ("loss", ["CD8a=simclr"], {"losses": {"CD8a": "simclr"}}),
+        ("weight", ["CD8a=2", "DAPI=0.5"], {"weights": {"CD8a": 2.0, "DAPI": 0.5}}),
+        ("chunk_width", ["16", "CD4=24"], {"chunk_width": 16, "widths": {"CD4": 24}}),
+        ("chunk_width", ["variance"], {"width_rule": "variance"}),
+        ("omit", ["AF1", "Argo550"], {"omit": ("AF1", "Argo550")}),
+        ("controls", ["AF1"], {"controls": ("AF1",)}),
+        ("deconstruct", "marker+halves", {"deconstruction": "marker+halves"}),
+    ],
+)
+def test_an_option_says_what_single_components_have(option, given, fields):
+    assert make_recipe("default", {option: given}) == Recipe(**fields)
+
+
+def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
+    (tmp_path / "pairs.yaml").write_text("T cells: [CD3e, CD8a]")
+
+    recipe = make_recipe("default", {"deconstruct": f"marker+{tmp_path / 'pairs.yaml'}"})
+
+    assert recipe == Recipe(deconstruction="marker+groups", groups={"T cells": ("CD3e", "CD8a")})
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "message"),
+    [
+        ("weight", ["2"], "--weight 2 names no component"),
+        ("weight", ["CD8a=much"], "--weight 'much' is no number"),
+        ("weight", ["CD8a=0"], "weight of CD8a is 0.0; it has to be above 0"),
+        ("chunk_width", ["CD8a=2.5"], "--chunk-width '2.5' is no integer"),
+        ("chunk_width", ["widest"], "there is no width rule 'widest'; there are equal, variance, rank"),
+        ("loss", ["CD8a=mse"], "there is no loss 'mse'"),
+        ("deconstruct", "groups", "no groups of markers are given: the deconstruction is 'groups'"),
+        ("deconstruct", "marker+thirds", "there is no deconstruction 'thirds'; there are marker, regions"),
+    ],
+)
+def test_what_an_option_cannot_mean_is_refused(option, given, message):
+    with pytest.raises(InputError, match=message):
+        make_recipe("default", {option: given})
+
+
 @pytest.mark.parametrize("name", ["train", "embed"])
 def test_every_field_of_a_recipe_has_an_option(command, name):
     shown = command(name, "--help").out
+    by_another_name = {"losses": "loss", "weights": "weight", "deconstruction": "deconstruct", "groups": "deconstruct"}
+    by_another_name |= {"widths": "chunk-width", "width_rule": "chunk-width"}
     for field in fields(Recipe):
-        assert f"--{field.name.replace('_', '-')}" in shown
+        assert f"--{by_another_name.get(field.name, field.name).replace('_', '-')}" in shown

@@ -1,28 +1,149 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS, Component, deconstruct
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.deconstruction import (
+    DECONSTRUCTIONS,
+    Component,
+    by_group,
+    combine,
+    cut,
+    omit,
+    read_groups,
+    separate,
+)
 from mxsplicer.testing import check_deconstruction
 
+MARKERS = ["DAPI", "CD3e", "CD20"]
+GROUPED = by_group({"T cells": ["CD3e", "CD8a"], "nuclei": ["DAPI"], "lymphocytes": ["CD20", "CD3e"]})
 
-@pytest.mark.parametrize("name", DECONSTRUCTIONS)
-def test_every_deconstruction_keeps_the_contract(name):
-    check_deconstruction(DECONSTRUCTIONS[name])
+
+def pictures(seed: int = 0, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return patches and what their pixels show."""
+    generator = torch.Generator().manual_seed(seed)
+    regions = torch.randint(0, 3, (2, 8, 8), generator=generator, dtype=torch.uint8)
+    return torch.randn(2, channels, 8, 8, generator=generator), regions
+
+
+@pytest.mark.parametrize("deconstruct", [*DECONSTRUCTIONS.values(), GROUPED], ids=[*DECONSTRUCTIONS, "groups"])
+def test_every_deconstruction_keeps_the_contract(deconstruct):
+    check_deconstruction(deconstruct)
 
 
 def test_components_by_marker_are_the_channels():
-    patches = torch.randn(2, 3, 8, 8)
+    patches, regions = pictures()
+    components = DECONSTRUCTIONS["marker"](MARKERS)
 
-    parts = deconstruct(patches, DECONSTRUCTIONS["marker"](["DAPI", "CD3e", "CD20"]))
+    parts = separate(cut(patches, regions, components, hide=False), components)
 
     torch.testing.assert_close(parts, patches[:, :, None])
 
 
-def test_a_component_with_fewer_channels_is_filled_up_with_zeros():
-    patches = torch.randn(2, 3, 8, 8)
+def test_components_by_marker_show_the_cell_where_its_surroundings_are_hidden():
+    patches, regions = pictures()
 
-    parts = deconstruct(patches, [Component("pair", (2, 0)), Component("single", (1,))])
+    shown = cut(patches, regions, DECONSTRUCTIONS["marker"](MARKERS), hide=True)
+
+    torch.testing.assert_close(shown, patches * (regions == 1)[:, None])
+
+
+@pytest.mark.parametrize("name", ["regions", "cell", "mask", "halves", "sides"])
+@given(seed=st.integers(0, 100), channels=st.sampled_from([1, 3]))  # a grey picture, one in colour
+@settings(max_examples=10, deadline=None)
+def test_the_parts_of_a_patch_sum_to_the_patch_and_do_not_overlap(name, seed, channels):
+    patches, regions = pictures(seed, channels)
+    components = DECONSTRUCTIONS[name]([f"channel {i}" for i in range(channels)])
+
+    parts = separate(cut(patches, regions, components, hide=True), components)  # (B, n, C, P, P)
+
+    torch.testing.assert_close(parts.sum(dim=1), patches)
+    assert ((parts != 0).sum(dim=1) <= 1).all()
+
+
+def test_halves_and_sides_are_where_their_names_say():
+    patches, regions = pictures()
+    halves, sides = DECONSTRUCTIONS["halves"](MARKERS), DECONSTRUCTIONS["sides"](MARKERS)
+
+    torch.testing.assert_close(cut(patches, regions, halves[:1], hide=False)[:, :, :4], patches[:, :, :4])
+    torch.testing.assert_close(cut(patches, regions, sides[1:], hide=False)[..., 4:], patches[..., 4:])
+    assert [component.name for component in halves + sides] == ["upper", "lower", "left", "right"]
+
+
+def test_regions_are_the_cell_its_neighbours_and_the_background():
+    patches, regions = pictures()
+
+    for value, component in zip((1, 2, 0), DECONSTRUCTIONS["regions"](MARKERS), strict=True):
+        torch.testing.assert_close(cut(patches, regions, [component], hide=True), patches * (regions == value)[:, None])
+
+
+def test_groups_may_overlap_and_those_with_fewer_channels_are_filled_up_with_zeros():
+    patches, regions = pictures()
+    components = by_group({"pair": ["CD20", "DAPI"], "single": ["CD20"]})(MARKERS)
+
+    parts = separate(cut(patches, regions, components, hide=False), components)
 
     torch.testing.assert_close(parts[:, 0], patches[:, [2, 0]])
-    torch.testing.assert_close(parts[:, 1, 0], patches[:, 1])
+    torch.testing.assert_close(parts[:, 1, 0], patches[:, 2])
     assert not parts[:, 1, 1].any()
+
+
+def test_a_composite_has_the_components_of_all_in_order():
+    both = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])
+    patches, regions = pictures()
+
+    components = both(MARKERS)
+
+    assert [component.name for component in components] == [*MARKERS, "cell", "neighbours", "background"]
+    parts = separate(cut(patches, regions, components, hide=False), components)
+    torch.testing.assert_close(parts[:, 1, 0], patches[:, 1])
+    torch.testing.assert_close(parts[:, 3:].sum(dim=1), patches)
+
+
+def test_two_components_of_one_name_are_refused():
+    with pytest.raises(InputError, match="two components are called 'cell': cell, neighbours"):
+        combine([DECONSTRUCTIONS["regions"], DECONSTRUCTIONS["cell"]])(MARKERS)
+
+
+def test_an_unknown_marker_of_a_group_is_refused_with_the_one_it_is_like():
+    with pytest.raises(InputError, match=r"group 'T' names 'CD3', which is not among the markers. Did you mean 'CD3e'"):
+        by_group({"T": ["CD3"]})(MARKERS)
+
+
+def test_omitted_markers_and_components_are_shown_by_none():
+    components = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])(MARKERS)
+
+    kept = omit(components, MARKERS, ["CD3e", "background"])
+
+    assert [component.name for component in kept] == ["DAPI", "CD20", "cell", "neighbours"]
+    assert all(1 not in component.channels for component in kept)
+    assert omit(components, MARKERS, []) == components
+    with pytest.raises(InputError, match="Did you mean 'background'"):
+        omit(components, MARKERS, ["back ground"])
+    with pytest.raises(InputError, match="no component is left without DAPI, CD3e, CD20"):
+        omit([Component("all", (0, 1, 2))], MARKERS, MARKERS)
+
+
+def test_groups_are_read_from_yaml(tmp_path):
+    file = tmp_path / "groups.yaml"
+    file.write_text("T cells: [CD3e, CD8a]\nnuclei: DAPI\nHLA-DR/DP:\n  - CD20\n")
+
+    assert read_groups(file) == {"T cells": ("CD3e", "CD8a"), "nuclei": ("DAPI",), "HLA-DR/DP": ("CD20",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- CD3e\n- CD8a\n", "holds no named groups"),
+        ("", "holds no named groups"),
+        ("T cells: {CD3e: 1}\n", "group 'T cells' is {'CD3e': 1}, no list of markers"),
+        ("T cells: []\n", "group 'T cells' is \\[\\], no list"),
+        ("T cells: [CD3e\n", "is no YAML"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, text, message):
+    (tmp_path / "groups.yaml").write_text(text)
+
+    with pytest.raises(InputError, match=message):
+        read_groups(tmp_path / "groups.yaml")

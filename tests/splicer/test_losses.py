@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.losses.barlow import BarlowTwins
+from mxsplicer.splicer.losses.chunks import Chunks, across, per_chunk
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.splicer.objectives import per_chunk
 from mxsplicer.testing import check_loss
 
 
@@ -58,7 +59,19 @@ def test_simclr_with_cross_view_negatives_is_the_mean_of_both_directions():
     own = np.diag(similarity)
     expected = -(np.log(own / similarity.sum(axis=0)) + np.log(own / similarity.sum(axis=1))).mean() / 2
 
-    assert SimCLR(negatives="cross")(a, b).item() == pytest.approx(expected, rel=1e-4)
+    assert LOSSES["clip"]()(a, b).item() == pytest.approx(expected, rel=1e-4)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 20), st.integers(2, 8))
+@settings(max_examples=25, deadline=None)
+def test_barlow_twins_is_the_formula_of_the_paper(seed, n, width):
+    a, b = two_batches(seed, n, width)
+
+    correlation = np.corrcoef(a.numpy().T.astype(np.float64), b.numpy().T)[:width, width:]
+    on = ((1 - np.diag(correlation)) ** 2).sum()
+    off = (correlation**2).sum() - (np.diag(correlation) ** 2).sum()
+
+    assert BarlowTwins()(a, b).item() == pytest.approx(on + 5e-3 * off, rel=1e-3, abs=1e-5)
 
 
 @given(st.integers(0, 10_000), st.integers(3, 20))
@@ -100,3 +113,34 @@ def test_all_chunks_at_once_are_the_chunks_one_by_one(name):
         torch.manual_seed(0)  # what a loss draws at random is the same for all chunks
         one_by_one.append(loss(a, b))
     torch.testing.assert_close(together, torch.stack(one_by_one))
+
+
+@given(
+    st.integers(0, 1000),
+    st.lists(st.tuples(st.sampled_from(sorted(LOSSES)), st.integers(2, 6)), min_size=1, max_size=6),
+)
+@settings(max_examples=25, deadline=None)
+def test_chunks_of_any_losses_and_widths_are_these_one_by_one(seed, chosen):
+    widths = tuple(width for _, width in chosen)
+    losses, weights = tuple(LOSSES[name]() for name, _ in chosen), tuple(1.0 + i for i in range(len(chosen)))
+    chunks = Chunks(widths, losses, weights)
+    e_a, e_b = two_batches(seed, width=sum(widths))
+
+    torch.manual_seed(0)
+    together = sum(chunks(e_a, e_b).values())
+
+    for chunk, (a, b) in enumerate(zip(chunks.split(e_a), chunks.split(e_b), strict=True)):
+        if chosen[chunk][0] != "sigreg":  # its directions are drawn anew for every width
+            torch.testing.assert_close(together[chunk], weights[chunk] * losses[chunk](a, b))
+
+
+@pytest.mark.parametrize("widths", [(4, 4, 4), (2, 7, 3)])
+def test_chunks_repeat_each_other_by_the_squared_correlation_of_their_features(widths):
+    e = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+
+    squared = {True: np.corrcoef(e.numpy().T) ** 2, False: np.cov(e.numpy().T) ** 2}
+    chunk = np.repeat(range(3), widths)
+
+    for correlation, s in squared.items():
+        expected = [s[chunk == i][:, chunk != i].sum() / width for i, width in enumerate(widths)]
+        np.testing.assert_allclose(across(e, widths, correlation=correlation).numpy(), expected, rtol=2e-3)

@@ -1,61 +1,87 @@
-import numpy as np
 import pytest
 import torch
 
-from mxsplicer.splicer.deconstruction import by_marker
+from mxsplicer.splicer.deconstruction import by_marker, cut
 from mxsplicer.splicer.encoders import ResNet
+from mxsplicer.splicer.losses.barlow import BarlowTwins
+from mxsplicer.splicer.losses.chunks import Chunks, across
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.splicer.objectives import Joint, Parts, Splicer, redundancy
+from mxsplicer.splicer.objectives import OBJECTIVES, Parts
+
+MARKERS = ["DAPI", "CD3e", "CD20"]
+EQUAL, UNEQUAL = (4, 4, 4), (4, 2, 6)
 
 
-def parts(**changes: object) -> Parts:
+def parts(widths: tuple[int, ...] = EQUAL, **changes: object) -> Parts:
     torch.manual_seed(0)
     settings = {
         "encoder": ResNet(3, 16, width=8),
-        "components": tuple(by_marker(["DAPI", "CD3e", "CD20"])),
+        "components": tuple(by_marker(MARKERS)),
+        "chunks": Chunks(widths, (VICReg(),) * 3, (1.0,) * 3),
         "loss": VICReg(),
-        "chunk_width": 4,
         "projector_layers": 0,
         "patch_px": 16,
+        "component_encoder": "lean",
         "component_width": 4,
-        "redundancy_weight": 0.1,
     }
     return Parts(**settings | changes)
 
 
-def views(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(8, 3, 16, 16, generator=generator), torch.randn(8, 3, 16, 16, generator=generator)
+def patches(seed: int = 1) -> torch.Tensor:
+    return torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def test_splicer_holds_each_chunk_to_its_own_component():
-    a, b = views()
-    objective = Splicer(parts()).eval()
-    changed = b.clone()
-    changed[:, 1] = torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(2))  # CD3e
-
-    before, after = objective(a, b), objective(a, changed)
-
-    for name in ("invariance", "variance", "covariance"):
-        differs = before[name] != after[name]
-        assert differs.tolist() == [False, True, False]
+def views(objective) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two views as training makes them, but for the turning: of cells that fill their patches."""
+    whole = patches(2)
+    return patches(1), objective.second(whole, whole, torch.ones(8, 16, 16, dtype=torch.uint8))
 
 
-def test_splicer_without_the_redundancy_term_is_the_sum_of_the_paper():
-    objective = Splicer(parts(redundancy_weight=0.0))
-    a, b = views()
+def components_of(objective, view: torch.Tensor) -> list[torch.Tensor]:
+    """Return the embeddings of the components, as wide as what they are held to."""
+    e = objective.component_encoders(view[:, :, None])
+    return [one[:, :width] for one, width in zip(e.unbind(1), objective.chunks.widths, strict=True)]
+
+
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+def test_splicer_is_the_sum_of_the_paper(widths):
+    objective = OBJECTIVES["splicer"](parts(widths))
+    a, b = views(objective)
 
     terms = objective(a, b)
-    e = objective.projector(objective.encoder(a)).view(8, 3, 4)
-    e_components = objective.component_encoders(b[:, :, None])
 
-    one_by_one = [VICReg()(e[:, i], e_components[:, i]) for i in range(3)]
+    chunks = objective.projector(objective.encoder(a)).split(widths, dim=1)
+    one_by_one = [VICReg()(e, of) for e, of in zip(chunks, components_of(objective, b), strict=True)]
     torch.testing.assert_close(sum(terms.values()), torch.stack(one_by_one))
 
 
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+def test_sigma_holds_every_component_to_the_whole_embedding(widths):
+    objective = OBJECTIVES["sigma"](parts(widths))
+    a, b = views(objective)
+
+    terms = objective(a, b)
+
+    e = objective.projector(objective.encoder(a))
+    one_by_one = [VICReg()(e, of) for of in components_of(objective, b)]
+    torch.testing.assert_close(sum(terms.values()), torch.stack(one_by_one))
+
+
+def test_trident_holds_two_views_and_the_paired_one_to_each_other():
+    objective = OBJECTIVES["trident"](parts())
+    a, b = views(objective)
+
+    terms = objective(a, b)
+
+    e_a, e_b = objective.projector(objective.encoder(torch.cat([a, b[:, :3]]))).chunk(2)
+    paired = [VICReg()(e_a, of) + VICReg()(e_b, of) for of in components_of(objective, b[:, 3:])]
+    assert objective.chunk_names == ("whole", *MARKERS)
+    torch.testing.assert_close(sum(terms.values()), torch.stack([VICReg()(e_a, e_b), *paired]))
+
+
 def test_joint_compares_two_views_of_the_whole():
-    objective = Joint(parts())
-    a, b = views()
+    objective = OBJECTIVES["joint"](parts())
+    a, b = views(objective)
 
     terms = objective(a, b)
     e_a, e_b = objective.projector(objective.encoder(torch.cat([a, b]))).chunk(2)
@@ -63,17 +89,79 @@ def test_joint_compares_two_views_of_the_whole():
     torch.testing.assert_close(sum(terms.values())[0], VICReg()(e_a, e_b))
 
 
-def test_redundancy_is_the_squared_correlation_with_all_other_chunks():
-    e = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0))
+def test_a_change_of_one_component_changes_its_chunk_alone():
+    objective = OBJECTIVES["splicer"](parts(UNEQUAL)).eval()
+    a, b = views(objective)
+    changed = b.clone()
+    changed[:, 1] = patches(3)[:, 0]  # CD3e
 
-    r = np.corrcoef(e.flatten(1).numpy().T).reshape(3, 4, 3, 4) ** 2
-    expected = [r[i].sum() / 4 - r[i, :, i].sum() / 4 for i in range(3)]
+    before, after = objective(a, b), objective(a, changed)
 
-    np.testing.assert_allclose(redundancy(e).numpy(), expected, rtol=2e-3)
+    for name in ("invariance", "variance", "covariance"):
+        assert (before[name] != after[name]).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("kept", [Splicer, Joint])
-def test_the_encoder_that_is_kept_is_the_one_that_was_given(kept):
-    given = parts()
+def test_each_chunk_has_the_loss_and_the_weight_that_are_given():
+    losses, weights = (VICReg(), BarlowTwins(), VICReg()), (1.0, 2.0, 0.5)
+    objective = OBJECTIVES["splicer"](parts(UNEQUAL, chunks=Chunks(UNEQUAL, losses, weights)))
+    a, b = views(objective)
 
-    assert kept(given).encoder is given.encoder
+    terms = objective(a, b)
+
+    pairs = objective.pairs(*objective.embed(a, b))
+    expected = [w * loss(*pair) for w, loss, pair in zip(weights, losses, pairs, strict=True)]
+    torch.testing.assert_close(sum(terms.values()), torch.stack(expected))
+
+
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+def test_covariance_over_the_embedding_is_that_of_its_chunks_and_between_them(widths):
+    within, over = (OBJECTIVES["splicer"](parts(widths, covariance_across=across)) for across in (False, True))
+    a, b = views(within)
+
+    added = over(a, b)["covariance"] - within(a, b)["covariance"]
+
+    e = within.projector(within.encoder(a))
+    squared = torch.cov(e.T).pow(2)
+    chunk = torch.arange(3).repeat_interleave(torch.tensor(widths))
+    expected = [squared[chunk == i][:, chunk != i].sum() / width for i, width in enumerate(widths)]
+    torch.testing.assert_close(added, torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_redundancy_is_added_by_its_weight():
+    objective = OBJECTIVES["splicer"](parts(UNEQUAL, redundancy_weight=0.1))
+    a, b = views(objective)
+
+    e = objective.projector(objective.encoder(a))
+
+    torch.testing.assert_close(objective(a, b)["redundancy"], 0.1 * across(e, UNEQUAL, correlation=True))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_keeps_the_contract(name):
+    given = parts(UNEQUAL)
+    objective = OBJECTIVES[name](given)
+    a, b = views(objective)
+
+    z, *e = objective.embed(a, b)
+    terms = objective.terms(z, *e)
+
+    assert objective.encoder is given.encoder  # the one that is kept
+    assert z.shape == (8, given.features)
+    assert all(len(one) == 8 for one in e)  # rows are cells, so that those of several processes can be joined
+    assert all(term.shape == (len(objective.chunk_names),) for term in terms.values())
+    assert len(objective.pairs(z, *e)) == len(objective.chunk_names)
+    sum(terms.values()).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters())
+
+
+def test_the_components_of_hidden_surroundings_show_the_cell_alone():
+    whole, regions = patches(), torch.zeros(8, 16, 16, dtype=torch.uint8)
+    regions[:, 4:8] = 1
+
+    torch.testing.assert_close(
+        OBJECTIVES["splicer"](parts()).second(whole, whole, regions), whole * (regions == 1)[:, None]
+    )
+    kept = OBJECTIVES["splicer"](parts(hide=False))
+    torch.testing.assert_close(
+        kept.second(whole, whole, regions), cut(whole, regions, kept.parts.components, hide=False)
+    )

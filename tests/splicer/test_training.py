@@ -10,7 +10,9 @@ from mxsplicer.embedding import embed
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer import training
+from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 from mxsplicer.splicer.losses import LOSSES
+from mxsplicer.splicer.objectives import OBJECTIVES
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run, untrained
 from mxsplicer.testing import tiny_slide, tiny_store
@@ -33,16 +35,46 @@ def weights(run) -> dict[str, torch.Tensor]:
     return run.encoder.state_dict()
 
 
-@pytest.mark.parametrize("method", ["splicer", "joint"])
+@pytest.mark.parametrize("method", OBJECTIVES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_falls_for_every_method_and_loss(store, tmp_path, method, loss):
-    run = train(store, tmp_path / "run", method=method, loss=loss, epochs=6)
+    run = train(store, tmp_path / "run", method=method, loss=loss, epochs=3)
 
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert len(log) == run.settings["steps"] == 30
-    assert np.mean([line["loss"] for line in log[-5:]]) < np.mean([line["loss"] for line in log[:5]])
-    assert set(log[0]["chunks"]) == ({"DAPI", "CD3e", "CD20"} if method == "splicer" else {"whole"})
+    assert len(log) == run.settings["steps"] == 15
+    assert np.mean([line["loss"] for line in log[-4:]]) < np.mean([line["loss"] for line in log[:4]])
+    whole, components = ["whole"], ["DAPI", "CD3e", "CD20"]
+    expected = {"joint": whole, "trident": whole + components}.get(method, components)
+    assert list(log[0]["chunks"]) == expected
     assert log[0]["loss"] == pytest.approx(sum(chunk["loss"] for chunk in log[0]["chunks"].values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize("deconstruction", [*DECONSTRUCTIONS, "groups", "marker+regions"])
+def test_every_method_trains_on_every_deconstruction(store, tmp_path, method, deconstruction):
+    groups = {"pair": ("CD3e", "CD20"), "all": ("DAPI", "CD3e", "CD20")} if deconstruction == "groups" else {}
+    recipe = replace(SMALL, method=method, deconstruction=deconstruction, groups=groups, surroundings="keep", epochs=1)
+    names = [component.name for component in recipe.components(store.markers)]
+
+    training.train(store, tmp_path / "run", recipe=recipe, device="cpu")
+
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert np.isfinite([line["loss"] for line in log]).all()
+    assert list(log[0]["chunks"]) == {"joint": ["whole"], "trident": ["whole", *names]}.get(method, names)
+    assert load_run(tmp_path / "run").settings["components"] == names
+    assert Recipe.from_settings(load_run(tmp_path / "run").settings) == replace(recipe, views=recipe.view_plan())
+
+
+def test_chunks_have_their_own_widths_losses_and_weights(store, tmp_path):
+    chosen = {"losses": {"CD20": "clip"}, "weights": {"CD3e": 2.0}, "widths": {"CD20": 5}, "omit": ("DAPI",)}
+
+    run = train(store, tmp_path / "run", **chosen)
+
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert list(line["chunks"]) == run.settings["components"] == ["CD3e", "CD20"]
+    assert run.settings["chunk_widths"] == [8, 5]
+    assert line["chunks"]["CD20"]["cross_entropy"] > 0
+    assert run.encoder(torch.zeros(1, 3, 32, 32)).shape == (1, run.features)  # DAPI is seen nonetheless
 
 
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tmp_path):
@@ -129,6 +161,9 @@ def test_a_loss_that_is_not_finite_names_its_chunk(store, tmp_path):
     [
         ({"method": "magic"}, "there is no method 'magic'; there are splicer, joint"),
         ({"loss": "mse"}, "there is no loss 'mse'; there are vicreg, simclr"),
+        ({"surroundings": "hide", "deconstruction": "regions"}, "component neighbours shows more than the cell"),
+        ({"losses": {"CD3": "simclr"}}, "--loss names 'CD3', .* Did you mean 'CD3e'"),
+        ({"weights": {"DAPI2": 2.0}}, "--weight names 'DAPI2'"),
         ({"encoder": "vit"}, "there is no encoder 'vit'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],

@@ -1,0 +1,32 @@
+"""Barlow Twins: the cross-correlation of two embeddings is the identity.
+
+Zbontar, Jing, Misra, LeCun, Deny 2021 (arXiv 2103.03230), equations 1 and 2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BarlowTwins:
+    """Redundancy reduction: a feature agrees with itself in the other view and with no other feature there."""
+
+    off_diagonal_weight: float = 5e-3  # lambda in the paper
+
+    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
+        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
+        return torch.stack(list(self.terms(e_a, e_b).values())).sum(dim=0)
+
+    def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+        """Return the two weighted terms, whose sum is the loss."""
+        correlation = _standardize(e_a).T @ _standardize(e_b) / len(e_a)  # (D, D)
+        diagonal = correlation.diagonal()
+        off_diagonal = correlation.pow(2).sum() - diagonal.pow(2).sum()
+        return {"invariance": (1 - diagonal).pow(2).sum(), "off_diagonal": self.off_diagonal_weight * off_diagonal}
+
+
+def _standardize(e: Tensor) -> Tensor:
+    # Over the batch, not the features: the loss is about features agreeing across cells.
+    return (e - e.mean(dim=0)) / e.std(dim=0, unbiased=False).clamp_min(1e-6)

@@ -1,0 +1,78 @@
+"""The loss of every chunk of an embedding at once, each with a width, a loss and a weight of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxsplicer.splicer.losses.loss import Loss
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How an embedding (B, sum of D_i) is cut, and what each chunk costs: chunk i is the i-th run of its columns."""
+
+    widths: tuple[int, ...]
+    losses: tuple[Loss, ...]
+    weights: tuple[float, ...]
+
+    def __call__(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms of all losses for every chunk, (n,), of two embeddings (B, sum of D_i).
+
+        Chunks of one loss and width are computed together; a term that a chunk's loss does not have is 0.
+        """
+        alike: dict[tuple[int, int], list[int]] = {}
+        for chunk, (loss, width) in enumerate(zip(self.losses, self.widths, strict=True)):
+            alike.setdefault((self.losses.index(loss), width), []).append(chunk)
+        terms: dict[str, Tensor] = {}
+        for (first, width), members in alike.items():
+            of_these = per_chunk(self.losses[first], self._some(e_a, members, width), self._some(e_b, members, width))
+            place = torch.tensor(members, device=e_a.device)
+            for name, term in of_these.items():
+                before = terms.get(name, torch.zeros(len(self.widths), device=e_a.device))
+                terms[name] = term if len(members) == len(self.widths) else before.index_copy(0, place, term)
+        if set(self.weights) == {1.0}:
+            return terms
+        weights = torch.tensor(self.weights, device=e_a.device)
+        return {name: weights * term for name, term in terms.items()}
+
+    def split(self, e: Tensor) -> tuple[Tensor, ...]:
+        """Return every chunk of an embedding, (B, D_i)."""
+        return torch.split(e, list(self.widths), dim=1)
+
+    def covariance_weights(self, device: torch.device) -> Tensor:
+        """Return the weight of VICReg's covariance in each chunk, (n,), 0 where its loss has none."""
+        of_each = (getattr(loss, "covariance_weight", 0.0) for loss in self.losses)
+        return torch.tensor([a * b for a, b in zip(of_each, self.weights, strict=True)], device=device)
+
+    def _some(self, e: Tensor, members: Sequence[int], width: int) -> Tensor:
+        """Return chunks of one width, (B, m, D)."""
+        if len(members) == len(self.widths):
+            return e.view(len(e), len(members), width)
+        chunks = self.split(e)
+        return torch.stack([chunks[member] for member in members], dim=1)
+
+
+def per_chunk(loss: Loss, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+    """Return the terms of a loss on every pair of chunks, (n,), of two embeddings (B, n, D), all chunks at once."""
+    with torch.autocast(e_a.device.type, enabled=False):  # sums of squares need float32
+        return torch.func.vmap(loss.terms, in_dims=1, randomness="same")(e_a.float(), e_b.float())
+
+
+def across(e: Tensor, widths: Sequence[int], *, correlation: bool) -> Tensor:
+    """Return how much each chunk of an embedding (B, sum of D_i) repeats the others, (n,).
+
+    The squared covariances, or correlations, of its features with those of all other chunks, summed and divided by its
+    width, as VICReg does within one embedding.
+    """
+    with torch.autocast(e.device.type, enabled=False):
+        centred = e.float() - e.float().mean(dim=0)
+        if correlation:
+            centred = centred / (centred.std(dim=0) + 1e-4)
+        squared = (centred.T @ centred / (len(e) - 1)).pow(2)  # (N, N)
+        sizes = torch.tensor(widths, device=e.device)
+        chunk = torch.arange(len(widths), device=e.device).repeat_interleave(sizes)  # of each feature
+        member = torch.nn.functional.one_hot(chunk, len(widths)).float()  # (N, n)
+        per_pair = member.T @ squared @ member  # (n, n)
+        return (per_pair.sum(dim=1) - per_pair.diagonal()) / sizes
