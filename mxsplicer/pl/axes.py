@@ -48,3 +48,8 @@ def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bo
         ax.text(left, bottom + 0.018, text, color=color, fontsize=11, va="bottom", path_effects=outline, **place)
     else:
         ax.text(left + length + 0.01, bottom + 0.004, text, color=color, fontsize=9, va="center", **place)
+
+
+def plain_number(value: float, _place: object = None) -> str:
+    """Write a number of a logarithmic axis without the formulas that the report cannot typeset."""
+    return f"{value:g}"

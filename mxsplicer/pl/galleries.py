@@ -18,6 +18,7 @@ from mxsplicer.pl.axes import axes_or_new, bare
 from mxsplicer.slides.slide import LazyImage, Slide, drop_markers
 
 _GAP_PX = 2
+_HEADROOM = 1.4  # colours of markers that lie together add up; with none they would be white
 _OUTLINE = np.array([255, 255, 255])
 
 
@@ -33,7 +34,11 @@ class CellImages:
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return for each marker the intensities to show black and full: one contrast for all of these cells."""
         seen = self.patches[self.found]
-        return {marker: colors.contrast(seen[:, channel]) for channel, marker in enumerate(self.markers)}
+        limits = (colors.contrast(seen[:, channel]) for channel in range(len(self.markers)))
+        return {
+            marker: (low, low + _HEADROOM * (high - low))
+            for marker, (low, high) in zip(self.markers, limits, strict=True)
+        }
 
 
 def cut_cells(

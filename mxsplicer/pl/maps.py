@@ -53,8 +53,11 @@ def embedding(
     drawn.set(**style)
     values = adata.obs.get(color)
     if legend and values is not None and not _is_number(values):
-        for name in _names(values):
-            centre = np.median(points[(values.astype(str) == name).to_numpy()], axis=0)
+        names, codes = _coded(values)
+        for code, name in enumerate(names):
+            if not (codes == code).any():
+                continue
+            centre = np.median(points[codes == code], axis=0)
             label = ax.text(centre[0], centre[1], name, fontsize=9, weight="bold", ha="center", va="center")
             label.set_bbox({"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0})
     ax.set_title(color, fontsize=10)
@@ -89,7 +92,7 @@ def spatial(
         Order in which cells are drawn, and which of them beyond 200,000 are not.
     """
     if slide is not None:
-        adata = adata[(adata.obs["slide"].astype(str) == slide).to_numpy()]
+        adata = adata[np.flatnonzero((adata.obs["slide"] == slide).to_numpy())]
     ax = axes_or_new(ax, (8, 7))
     points = np.asarray(adata.obsm["spatial"])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -126,8 +129,7 @@ def _coloured(adata: AnnData, color: str, seed: int) -> tuple[np.ndarray, dict[s
     # In random order, so that no group lies on top by its place in the table; the bright on top for intensities.
     order = np.random.default_rng(seed).permutation(adata.n_obs)[:_MOST_POINTS]
     if color in adata.obs and not _is_number(adata.obs[color]):
-        values = adata.obs[color].astype(str).where(adata.obs[color].notna(), None)
-        codes = pd.Index(_names(adata.obs[color])).get_indexer(values.to_numpy(dtype=object))
+        _, codes = _coded(adata.obs[color])
         palette = np.array([colors.rgb(colors.of_category(code)) for code in range(-1, codes.max() + 1)])
         return order, {"facecolor": palette[codes[order] + 1]}
     if color in adata.obs:
@@ -148,6 +150,11 @@ def _is_number(values: pd.Series) -> bool:
 
 
 def _names(values: pd.Series) -> list[str]:
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        return [str(name) for name in values.cat.categories]
-    return sorted(values.dropna().astype(str).unique())
+    return _coded(values)[0]
+
+
+def _coded(values: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Return the names of the categories and the place of each cell's among them, -1 where it is missing."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(str).where(values.notna(), None).astype("category")
+    return [str(name) for name in values.cat.categories], values.cat.codes.to_numpy()

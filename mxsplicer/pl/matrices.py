@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
-from mxsplicer.pl.axes import axes_or_new
+from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.tl.naming import cluster_profiles
 
 
@@ -101,7 +101,7 @@ def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None =
     ax.set_xticks(np.arange(len(z)) + 0.5, labels, fontsize=8, rotation=90)
     ax.set_yticks(np.arange(len(z)) + 0.5, labels, fontsize=8)
     ax.invert_yaxis()
-    ax.figure.colorbar(drawn, ax=ax, label="sd from shuffled", fraction=0.04, pad=0.02)
+    ax.figure.colorbar(drawn, ax=ax, label="sd from shuffled", fraction=0.04, pad=0.02, format=plain_number)
     return ax
 
 

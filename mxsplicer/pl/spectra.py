@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from mxsplicer.pl import colors
-from mxsplicer.pl.axes import axes_or_new
+from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.tl.rows import learned_features, representation, take
 from mxsplicer.tl.structure import rank_me, singular_values_of
 
@@ -43,6 +44,8 @@ def spectrum(
         shown = np.maximum(values / max(values[0], 1e-30), 1e-12)
         ax.plot(np.arange(1, len(values) + 1), shown, color=colors.of_category(place), label=label)
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(plain_number)
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("direction, largest first")
     ax.set_ylabel("singular value, of the largest")
     ax.legend(frameon=False, fontsize=8)

@@ -1,5 +1,8 @@
 """The page: every part is made by one function, from the cells and what lies beside them, and set by the template."""
 
+import base64
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -10,15 +13,23 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.report import parts
+from mxsplicer.report.doubts import doubts
+from mxsplicer.report.explorer import explorer
 from mxsplicer.report.pictures import STYLE
+from mxsplicer.report.sheets import contact_sheets
 from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.tl.naming import suggest_names
+from mxsplicer.tl.rows import learned_features, take
 
 logger = logging.getLogger(__name__)
+
+_SAMPLE = 25_000  # cells whose representation is looked at
 
 
 def write_report(
@@ -94,22 +105,39 @@ def _content(
 ) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
     panel = parts.marker_panel(adata, slides)
+    profiles = parts.profiles_of(adata)
+    names = {} if profiles is None else dict(suggest_names(profiles))
+    key = learned_features(adata)
+    rows = np.sort(np.random.default_rng(0).choice(adata.n_obs, min(_SAMPLE, adata.n_obs), replace=False))
+    z = take(adata.obsm[key], rows) if key in adata.obsm else None
+    cells = explorer(adata, names)
     return {
         "title": parts.title(adata),
         "summary": parts.summary(adata, scores),
         "tissue": parts.tissue(adata, slides, masks),
         "panel": panel,
+        "quality": parts.slide_quality(adata, panel),
         "ledger": parts.ledger(about),
         "losses": parts.losses(log),
+        "spectrum": parts.spectrum(key, z),
         "embedding": parts.embedding(adata),
-        "clusters": parts.clusters(adata),
+        "explorer": None if cells is None else json.dumps(cells, ensure_ascii=True).replace("<", "\\u003c"),
+        "clusters": parts.clusters(adata, profiles),
+        "sheets": contact_sheets(adata, profiles, slides, masks),
         "correlation": parts.correlation(adata),
         "scores": parts.scores(scores),
+        "evaluation": parts.evaluation(adata.uns.get("mxsplicer_evaluation", {})),
         "settings": parts.settings(about),
         "seconds": parts.seconds(about),
-        "doubts": parts.doubts(adata, panel, scores),
+        "doubts": doubts(adata, panel, scores, parts.correlation_key(adata), z, rows),
         "version": about.get("version") or version("mxsplicer"),
+        "script": _script(),
+        "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
     }
+
+
+def _script() -> str:
+    return files("mxsplicer.report").joinpath("page.js").read_text(encoding="utf-8")
 
 
 def _template() -> jinja2.Template:

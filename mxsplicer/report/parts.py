@@ -1,6 +1,6 @@
 """The parts of the page, in the order a reader meets them. A part without its input is None."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,38 @@ from mxsplicer.pl.training import last_losses, read_log
 from mxsplicer.report.pictures import new_figure, of_figure, of_pixels
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.slide import LazyImage, Slide, overview
-from mxsplicer.tl.naming import cluster_profiles
+from mxsplicer.tl.naming import cluster_profiles, suggest_names
 from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
+from mxsplicer.tl.rows import learned_features
 
 _MOST_SLIDES = 60  # pictures of slides on one page
 _MOST_MARKERS = 64
 _CROP_UM = 150.0
+# Of the feature that follows a marker best: its column, where it lies, and how it is written.
+_OF_BEST: dict[str, tuple[str, Callable[[float], str]]] = {
+    "Spearman": ("spearman", lambda value: f"{value:+.2f}"),
+    "partial r": ("partial_correlation", lambda value: f"{value:+.2f}"),
+    "p": ("correlation_p", lambda value: "< 0.001" if value < 1e-3 else f"{value:.3f}"),
+}
+_EVALUATION = (
+    (
+        "mixing",
+        "How well slides or batches can be told apart; at chance they are mixed",
+        ("batch", "representation", "predictability", "predictability_sd", "chance", "ilisi", "kbet", "pcr"),
+    ),
+    (
+        "reliance",
+        "What a label loses when the signal of one marker is exchanged between cells",
+        ("label", "representation", "marker", "loss", "loss_sd", "intact"),
+    ),
+    (
+        "efficiency",
+        "With few labels",
+        ("label", "representation", "labels_per_class", "balanced_accuracy", "balanced_accuracy_sd"),
+    ),
+)
+_MOST_ROWS = 80
+_OF_ALL = {"R² of mean": "r2_mean", "R² of texture": "r2_texture", "R² of place": "r2_localisation"}
 
 
 def title(adata: AnnData) -> str:
@@ -30,19 +56,16 @@ def title(adata: AnnData) -> str:
 
 def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
     """Return the figures and the sentences at the head of the page."""
-    about = adata.uns.get("mxsplicer", {})
-    method = str(about.get("method", "splicer"))
-    representation = next(
-        (adata.obsm[key] for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), None
-    )
+    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
+    key = learned_features(adata)
     return {
         "n_cells": adata.n_obs,
         "n_slides": len(_slide_names(adata)),
         "n_markers": adata.n_vars,
-        "n_features": 0 if representation is None else representation.shape[1],
+        "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
         "method": {"splicer": "SpliCER", "joint": "plain joint embedding"}.get(method, method),
-        "use_rep": f"X_{method}",
+        "use_rep": key,
         "verdicts": verdict(scores) if scores is not None and len(scores) else [],
     }
 
@@ -72,7 +95,7 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
             ax.set_title(_short(slide.name), fontsize=6)
         whole = of_figure(figure, f"{len(shown)} slides in the colours of {names}.", dpi=170)
     crop = None
-    chosen = int(np.argmax([(adata.obs["slide"].astype(str) == slide.name).sum() for slide in slides]))
+    chosen = int(np.argmax([(adata.obs["slide"] == slide.name).sum() for slide in slides]))
     if masks:
         slide, mask = slides[chosen], masks[chosen]
         figure = new_figure(7, 7)
@@ -103,14 +126,13 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
 def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]]:
     """Return one card per marker: its picture where it is brightest, how bright cells are, where it is all zero."""
     by_name = {slide.name: slide for slide in slides}
-    slide_of = adata.obs["slide"].astype(str).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, "")
-    names = _slide_names(adata)
-    intensity = _intensity(adata)
-    top = np.array([np.percentile(intensity[slide_of == name], 99, axis=0) for name in names])  # (slides, markers)
-    zero = np.array([intensity[slide_of == name].max(axis=0) <= 0 for name in names])
+    names, rows_of = _rows_by_slide(adata)
     cards = []
     for place, marker in enumerate(adata.var_names.astype(str)):
-        values = intensity[:, place]
+        values = _column(adata, place)  # one marker at a time: of millions of cells a copy of all is a gigabyte
+        of_slides = [values[rows] for rows in rows_of]
+        top = [float(np.percentile(own, 99)) for own in of_slides]
+        zero = [bool(own.max() <= 0) for own in of_slides]
         p1, p50, p99 = np.percentile(values, [1, 50, 99])
         card: dict[str, Any] = {
             "marker": marker,
@@ -118,20 +140,59 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
             "p50": _number(p50),
             "p99": _number(p99),
             "range": f"{p99 / p50:.1f}×" if p50 > 0 else "–",
-            "zero_in": int(zero[:, place].sum()),
-            "all_zero": bool(zero[:, place].all()),
+            "zero_in": sum(zero),
+            "zero_on": zero,
+            "all_zero": all(zero),
+            "medians": [float(np.median(own)) for own in of_slides],
             "n_slides": len(names),
             "histogram": _histogram(values),
             "picture": None,
             "slide": "",
         }
-        brightest = by_name.get(names[int(top[:, place].argmax())])
+        brightest = by_name.get(names[int(np.argmax(top))])
         if brightest is not None and marker in brightest.markers and place < _MOST_MARKERS:
             channel = overview(brightest, max_side_px=300, channels=brightest.channels_of([marker]))[0][0]
             grey = colors.composite(channel[None], [colors.contrast(channel)], ["#ffffff"])[..., 0]
             card |= {"picture": of_pixels(grey, f"{marker} on slide {brightest.name}"), "slide": brightest.name}
         cards.append(card)
     return cards
+
+
+def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one row per slide: how many cells, how large, how many cut, and which markers differ from other slides."""
+    names, rows_of = _rows_by_slide(adata)
+    medians = np.array([card["medians"] for card in panel]).T  # (slides, markers)
+    usual = np.median(medians, axis=0)
+    ratio = np.log2(np.maximum(medians, 1e-9) / np.maximum(usual, 1e-9))
+    columns: dict[str, tuple[str, Callable[[np.ndarray], str]]] = {
+        "median area, µm²": ("area_um2", lambda own: f"{np.median(own):.0f}"),
+        "at the edge": ("at_border", lambda own: f"{own.astype(bool).mean():.1%}"),
+        "patch cut": ("patch_valid_fraction", lambda own: f"{(own < 1).mean():.1%}"),
+    }
+    present = {said: one for said, one in columns.items() if one[0] in adata.obs}
+    rows = []
+    for place, (name, here) in enumerate(zip(names, rows_of, strict=True)):
+        zero = [card["marker"] for card in panel if card["zero_on"][place]]
+        off = [
+            f"{card['marker']} ({2 ** float(one):.1g}×)"
+            for card, one in zip(panel, ratio[place], strict=True)
+            if len(names) > 2 and abs(one) > 2 and card["marker"] not in zero
+        ]
+        said = [f"all zero: {', '.join(zero)}"] if zero else []
+        said += [f"far from the other slides: {', '.join(off)}"] if off else []
+        cells = [f"{len(here):,}", *(show(adata.obs[key].to_numpy()[here]) for key, show in present.values())]
+        rows.append({"name": name, "cells": cells, "said": "; ".join(said) or "–"})
+    picture = None
+    if len(names) > 1:
+        figure = new_figure(min(9.6, 2.4 + 0.2 * len(panel)), min(10, 1.6 + 0.17 * len(names)))
+        ax = figure.subplots()
+        drawn = ax.pcolormesh(np.clip(ratio, -3, 3), cmap=colors.SIGNED, vmin=-3, vmax=3, rasterized=True)
+        ax.set_yticks(np.arange(len(names)) + 0.5, [_short(name) for name in names], fontsize=min(8, 400 / len(names)))
+        ax.set_xticks(np.arange(len(panel)) + 0.5, [card["marker"] for card in panel], fontsize=7, rotation=90)
+        ax.invert_yaxis()
+        figure.colorbar(drawn, ax=ax, label="log2 of median, against the middle slide", fraction=0.03, pad=0.01)
+        picture = of_figure(figure, "Heatmap: how bright the median cell is in each marker on each slide.", vector=True)
+    return {"columns": ["cells", *present], "rows": rows, "picture": picture}
 
 
 def ledger(about: dict[str, Any]) -> dict[str, Any] | None:
@@ -197,9 +258,14 @@ def embedding(adata: AnnData) -> dict[str, Any] | None:
     return {"by_cluster": by_cluster, "by_marker": by_marker}
 
 
-def clusters(adata: AnnData) -> dict[str, Any] | None:
+def profiles_of(adata: AnnData) -> pd.DataFrame | None:
+    """Return how bright each marker is in each cluster, where there are clusters."""
+    return cluster_profiles(adata) if "leiden" in adata.obs else None
+
+
+def clusters(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:
     """Return where the clusters lie in the tissue, which markers are bright in them, and a table of both."""
-    if "leiden" not in adata.obs:
+    if profiles is None:
         return None
     names = _slide_names(adata)
     shown = names[:_MOST_SLIDES]
@@ -218,11 +284,11 @@ def clusters(adata: AnnData) -> dict[str, Any] | None:
             pl.spatial(adata, slide=name, legend=False, ax=ax)
             ax.set_title(_short(name), fontsize=6)
         places = of_figure(figure, f"Cells of {len(shown)} slides where they lie, coloured by cluster.", dpi=170)
-    profiles = cluster_profiles(adata)
     figure = new_figure(min(9.6, 2.6 + 0.26 * adata.n_vars), 1.6 + 0.2 * len(profiles))
     pl.markers_by_cluster(adata, ax=figure.subplots())
     heatmap = of_figure(figure, "Heatmap: how bright each marker is in each cluster.", vector=True)
     counts = adata.obs["leiden"].value_counts()
+    suggested = suggest_names(profiles)
     rows_of_table = []
     for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories):
         if name not in profiles.index:
@@ -234,32 +300,83 @@ def clusters(adata: AnnData) -> dict[str, Any] | None:
                 "color": colors.of_category(code),
                 "n": f"{counts[name]:,}",
                 "share": f"{counts[name] / adata.n_obs:.1%}",
+                "words": suggested[str(name)],
                 "bright": ", ".join(bright.index[:4][bright.to_numpy()[:4] > 0.5]) or "none stands out",
             }
         )
-    return {"places": places, "heatmap": heatmap, "rows": rows_of_table, "not_shown": len(names) - len(shown)}
+    beside = None
+    if "leiden_nhood_enrichment" in adata.uns:
+        figure = new_figure(min(9.6, 2.2 + 0.24 * len(profiles)), min(9, 1.6 + 0.22 * len(profiles)))
+        pl.neighbourhoods(adata, ax=figure.subplots())
+        beside = of_figure(figure, "Heatmap: which clusters lie beside which in the tissue.", vector=True)
+    return {
+        "places": places,
+        "heatmap": heatmap,
+        "rows": rows_of_table,
+        "not_shown": len(names) - len(shown),
+        "beside": beside,
+    }
+
+
+def spectrum(key: str, z: np.ndarray | None) -> dict[str, Any] | None:
+    """Return the singular values of the representation of some cells."""
+    if z is None or len(z) < 2:
+        return None
+    figure = new_figure(5.6, 3.2)
+    cells = AnnData(obs=pd.DataFrame(index=pd.RangeIndex(len(z)).astype(str)), obsm={key: z})
+    pl.spectrum(cells, use_rep=key, ax=figure.subplots())
+    return {"picture": of_figure(figure, "Singular values of the learned features.", vector=True), "n": f"{len(z):,}"}
+
+
+def correlation_key(adata: AnnData) -> str | None:
+    """Return where the correlations of the learned features with the markers lie, where there are any."""
+    return next((key for key in ("splicer_correlation", "joint_correlation") if key in adata.varm), None)
 
 
 def correlation(adata: AnnData) -> dict[str, Any] | None:
-    """Return which learned features follow which marker."""
-    key = next((key for key in ("splicer_correlation", "joint_correlation") if key in adata.varm), None)
+    """Return which learned features follow which marker, and what is known of how far to believe it."""
+    key = correlation_key(adata)
     if key is None:
         return None
-    r = np.abs(np.asarray(adata.varm[key]))
+    prefix = key.removesuffix("_correlation")
+    about = adata.uns.get(key, {})
+    r = np.asarray(adata.varm[key], dtype=np.float64)
     figure = new_figure(9.6, 1.1 + 0.19 * len(r))
     pl.correlation(adata, key=key, ax=figure.subplots())
-    order = np.argsort(-r.max(axis=1), kind="stable")
+    picture = of_figure(figure, "Heatmap: correlation of every marker with every learned feature.", vector=True)
+    partial = None
+    if f"{prefix}_partial_correlation" in adata.varm:
+        figure = new_figure(9.6, 1.1 + 0.19 * len(r))
+        pl.correlation(adata, key=f"{prefix}_partial_correlation", ax=figure.subplots())
+        partial = of_figure(figure, "Heatmap: partial correlation of every marker with every feature.", vector=True)
+    best = np.abs(r).argmax(axis=1)
+    at = (np.arange(len(r)), best)
+    table: dict[str, list[str]] = {
+        "feature": [str(one) for one in best],
+        "r": [f"{one:+.2f}" for one in r[at]],
+        "mean |r|": [f"{one:.2f}" for one in np.abs(r).mean(axis=1)],
+    }
+    for column, (suffix, form) in _OF_BEST.items():
+        if f"{prefix}_{suffix}" in adata.varm:
+            table[column] = [form(one) for one in np.asarray(adata.varm[f"{prefix}_{suffix}"], dtype=np.float64)[at]]
+    for column, suffix in _OF_ALL.items():
+        if f"{prefix}_{suffix}" in adata.var:
+            values = adata.var[f"{prefix}_{suffix}"].to_numpy(dtype=np.float64)
+            table[column] = [f"{one:.2f}" if np.isfinite(one) else "–" for one in values]
+    order = np.argsort(-np.abs(r[at]), kind="stable")
+    markers = [str(name) for name in adata.var_names]
     return {
-        "picture": of_figure(figure, "Heatmap: correlation of every marker with every learned feature.", vector=True),
+        "picture": picture,
+        "partial": partial,
+        "given": ", ".join(str(one) for one in about.get("given", [])),
+        "columns": list(table),
         "rows": [
-            {
-                "marker": str(adata.var_names[i]),
-                "mean": f"{r[i].mean():.2f}",
-                "max": f"{r[i].max():.2f}",
-                "bar": float(r[i].max()),
-            }
+            {"marker": markers[i], "bar": float(abs(r[at][i])), "cells": [column[i] for column in table.values()]}
             for i in order
         ],
+        "left_out": [str(one) for one in about.get("left_out", [])],
+        "has_p": "p" in table,
+        "has_r2": any(column in table for column in _OF_ALL),
     }
 
 
@@ -299,6 +416,19 @@ def _score_row(row: "pd.Series[Any]") -> dict[str, Any]:
     }
 
 
+def evaluation(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured beside the scores: how far slides are told apart, and on which markers labels rest."""
+    out: dict[str, Any] = {"notes": [str(one) for one in about.get("notes", [])], "tables": []}
+    for key, heading, columns in _EVALUATION:
+        if key not in about:
+            continue
+        table = pd.DataFrame(about[key])
+        shown = [column for column in columns if column in table]
+        rows = [[_figure(value) for value in row] for row in table[shown].itertuples(index=False)]
+        out["tables"].append({"heading": heading, "columns": shown, "rows": rows[:_MOST_ROWS]})
+    return out
+
+
 def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return what was set, which versions ran, and the fingerprints of what went in."""
     prints = about.get("fingerprints", {})
@@ -322,73 +452,32 @@ def seconds(about: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"stage": name, "time": _duration(value), "bar": value / longest} for name, value in stages.items()]
 
 
-def doubts(adata: AnnData, panel: list[dict[str, Any]], scores: pd.DataFrame | None) -> list[str]:
-    """Return, in sentences, what a careful reader should hold against this page."""
-    return [
-        *_doubts_of_markers(panel),
-        *_doubts_of_cells(adata),
-        *_doubts_of_scores(scores),
-        "Clusters and map follow from settings (resolution, neighbours, seed); distances between groups on the map "
-        "have no meaning. A correlation with a marker can come from a neighbour's signal that spills over.",
-    ]
-
-
-def _doubts_of_markers(panel: list[dict[str, Any]]) -> Iterator[str]:
-    empty = [card["marker"] for card in panel if card["all_zero"]]
-    if empty:
-        yield f"Markers without any signal: {', '.join(empty)}. Nothing can be learned from them."
-    partly = [card for card in panel if card["zero_in"] and not card["all_zero"]]
-    if partly:
-        listed = ", ".join(f"{card['marker']} ({card['zero_in']} of {card['n_slides']} slides)" for card in partly)
-        yield f"Markers that are all zero on some slides: {listed}. There their absence is no biology."
-
-
-def _doubts_of_cells(adata: AnnData) -> Iterator[str]:
-    if "at_border" in adata.obs and (n := int(adata.obs["at_border"].astype(bool).sum())):
-        yield f"{n:,} cells ({n / adata.n_obs:.1%}) touch the edge of the slide: their size and shape are cut."
-    if "patch_valid_fraction" in adata.obs and (n := int((adata.obs["patch_valid_fraction"] < 1).sum())):
-        yield (
-            f"{n:,} patches ({n / adata.n_obs:.1%}) reach beyond the slide and are filled with zeros there; such cells "
-            "may gather on the map for that reason alone."
-        )
-    if adata.n_obs < 2000:
-        yield f"{adata.n_obs:,} cells are few for training: trust neither small clusters nor small differences."
-    if len(_slide_names(adata)) == 1:
-        yield "There is one slide: nothing here shows that the result holds for another patient or staining run."
-    elif "leiden" in adata.obs:
-        share = pd.crosstab(adata.obs["leiden"], adata.obs["slide"], normalize="index").max(axis=1)
-        own = [str(name) for name in share.index[share >= 0.9]]
-        if own:
-            yield f"Clusters of which 90 % or more lie on one slide: {', '.join(own)}. Suspect staining first."
-
-
-def _doubts_of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
-    if scores is None or scores.empty:
-        yield "No labels were given, so nothing here measures whether the features are better than mean intensity."
-        return
-    spread = scores["balanced_accuracy_sd"].max()
-    yield (
-        "The encoder was trained, without labels, on the same cells that are scored here unless a trained model was "
-        f"given; only the probes are kept apart by folds. Their spread goes up to {spread * 100:.1f} points: smaller "
-        "differences mean little."
-    )
-    if (scores["left_out"] != "").any():
-        yield "Classes too rare to stand in every fold were left out of the scores; they are named beside them."
-
-
 def _slide_names(adata: AnnData) -> list[str]:
-    return sorted(adata.obs["slide"].astype(str).unique()) if "slide" in adata.obs else [""]
+    return _rows_by_slide(adata)[0]
 
 
-def _intensity(adata: AnnData) -> np.ndarray:
-    return np.asarray(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X)
+def _rows_by_slide(adata: AnnData) -> tuple[list[str], list[np.ndarray]]:
+    """Return the names of the slides, in order, and which cells are theirs."""
+    if "slide" not in adata.obs:
+        return [""], [np.arange(adata.n_obs)]
+    of_cell = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat
+    codes = of_cell.codes.to_numpy()
+    names = [str(name) for name in of_cell.categories]
+    order = sorted(range(len(names)), key=lambda code: names[code])
+    return [names[code] for code in order], [np.flatnonzero(codes == code) for code in order]
+
+
+def _column(adata: AnnData, place: int) -> np.ndarray:
+    column = adata.X[:, place]
+    return np.asarray(column.toarray() if hasattr(column, "toarray") else column).ravel()
 
 
 def _telling_markers(adata: AnnData) -> list[str]:
     # Nuclei first; then three markers that are bright in some cells and not in others, and not in the same ones.
     names = [str(name) for name in adata.var_names]
     nuclear = find_nuclear_marker(names)
-    logged = np.log1p(np.maximum(_intensity(adata)[:: max(1, adata.n_obs // 20_000)], 0))
+    some = adata.X[:: max(1, adata.n_obs // 20_000)]
+    logged = np.log1p(np.maximum(some.toarray() if hasattr(some, "toarray") else np.asarray(some), 0))
     contrast = np.percentile(logged, 98, axis=0) - np.percentile(logged, 40, axis=0)
     sd = logged.std(axis=0)
     standard = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
@@ -406,11 +495,7 @@ def _telling_markers(adata: AnnData) -> list[str]:
 def _densest_window(adata: AnnData, slide: Slide) -> tuple[slice, slice]:
     height, width = slide.shape_px
     side = min(round(_CROP_UM / slide.pixel_size_um), height, width)
-    here = (
-        (adata.obs["slide"].astype(str) == slide.name).to_numpy()
-        if "slide" in adata.obs
-        else np.full(adata.n_obs, True)
-    )
+    here = (adata.obs["slide"] == slide.name).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, True)
     points = np.asarray(adata.obsm["spatial"])[here] / slide.pixel_size_um  # x, y in pixels
     rows, columns = max(1, height // side), max(1, width // side)
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=(rows, columns), range=((0, height), (0, width)))
@@ -427,6 +512,12 @@ def _histogram(values: np.ndarray) -> list[float]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return f"{value:.3f}" if np.isfinite(value) else "–"
+    return str(value)
 
 
 def _short(name: str) -> str:

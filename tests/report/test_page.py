@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -13,8 +15,12 @@ from mxsplicer.errors import InputError
 from mxsplicer.report import write_report
 from mxsplicer.slides.slide import Slide
 
+NAME = "S<01></script><script>console.error(1)</script>"
 MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")
-SECTIONS = ("tissue", "markers", "cells", "training", "map", "clusters", "features", "scores", "doubts", "settings")
+SECTIONS = (
+    *("tissue", "markers", "cells", "training", "map", "clusters", "sheets", "features", "scores", "doubts"),
+    "settings",
+)
 
 
 def make_slide(name, seed=0):
@@ -42,6 +48,7 @@ def make_cells(slides):
         intensities.append([[channel[cell].mean() for channel in slide.image] for cell in inside])
         table = pd.DataFrame({"cell_id": np.arange(1, 401), "slide": slide.name})
         table["x"], table["y"] = (12 * columns + 5.5) * 0.5, (12 * rows + 5.5) * 0.5
+        table["x_px"], table["y_px"] = 12 * columns + 5.5, 12 * rows + 5.5
         table["area_um2"], table["at_border"], table["patch_valid_fraction"] = 16.0, False, 1.0
         table["kind"] = np.where(bright, "T cell", "other")
         tables.append(table)
@@ -70,7 +77,7 @@ def make_cells(slides):
 def page(tmp_path_factory):
     """Write a full page of one slide."""
     folder = tmp_path_factory.mktemp("report")
-    slide, mask, bright = make_slide("S<01>")
+    slide, mask, bright = make_slide(NAME)
     adata = make_cells([(slide, mask, bright)])
     tl.correlate(adata)
     tl.probe(adata, label="kind")
@@ -93,13 +100,17 @@ def test_the_page_has_every_part(page):
         assert f'href="#{section}"' in text
 
 
-def test_the_page_needs_no_network_and_runs_no_script(page):
+def test_the_page_needs_no_network_and_runs_its_own_script_alone(page):
     text = page.read_text()
 
-    loads = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"' >)]*)", text)
+    markup = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    loads = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"' >)]*)", markup)
     assert loads
     assert all(load.startswith(("data:", "#")) for load in loads)
-    assert "<script" not in text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert len(re.findall(r"<script\b", text)) == 2  # that one, and the cells as JSON
     assert len(text) < 20e6
 
 
@@ -108,7 +119,8 @@ def test_names_of_others_are_shown_as_text(page):
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "$CK_{7}" in text
-    assert "S&lt;01&gt;" in text
+    assert "S&lt;01&gt;&lt;/script&gt;" in text
+    assert NAME not in text
 
 
 def test_every_picture_says_what_it_shows(page):
@@ -176,3 +188,5 @@ def test_a_browser_opens_the_page_without_complaint(page, tmp_path):
 
     assert "CONSOLE" not in done.stderr
     assert "What to doubt" in done.stdout
+    assert '<html lang="en" class="moving">' in done.stdout  # the script came to its end
+    assert re.search(r'id="cells-legend".*?type="checkbox".*?1: CD3e\+', done.stdout, re.DOTALL)

@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from mxsplicer.report.doubts import doubts
+
+MARKERS = ["DAPI", "CD3e", "CD20", "AF1", "CD8a"]
+
+
+def cells(n=4000, n_slides=2, seed=0):
+    rng = np.random.default_rng(seed)
+    slide = rng.integers(0, n_slides, n)
+    obs = pd.DataFrame(
+        {"slide": pd.Categorical([f"S{i}" for i in slide]), "leiden": pd.Categorical(rng.integers(0, 3, n).astype(str))}
+    )
+    obs.index = obs.index.astype(str)
+    adata = AnnData(rng.gamma(2, 9, (n, 5)).astype(np.float32), obs=obs, var=pd.DataFrame(index=MARKERS))
+    r = rng.uniform(-0.3, 0.3, (5, 50))
+    r[np.arange(50) % 5, np.arange(50)] = 0.6
+    r[3] = np.clip(r[3], -0.2, 0.2)  # autofluorescence is not followed
+    adata.varm["splicer_correlation"] = r
+    return adata, rng.normal(size=(n, 8)).astype(np.float32)
+
+
+def said(adata, z, scores=None):
+    rows = np.arange(adata.n_obs)
+    return " ".join(doubts(adata, [], scores, "splicer_correlation", z, rows))
+
+
+def test_cells_without_fault_are_not_doubted():
+    text = said(*cells())
+
+    assert text == "No labels were given, so nothing here measures whether the features are better than mean intensity."
+
+
+def test_features_that_follow_one_marker_or_autofluorescence_or_nothing_are_doubted():
+    adata, z = cells()
+    adata.varm["splicer_correlation"][1, :30] = 0.9
+    adata.varm["splicer_correlation"][3, 40] = 0.95
+    adata.varm["splicer_correlation"][4] = 0.05
+
+    text = said(adata, z)
+
+    assert "60% of the features follow CD3e more than any other marker" in text
+    assert "Features follow channels that stain nothing (AF1)" in text
+    assert "Hardly any feature follows CD8a" in text
+
+
+def test_what_spill_over_or_chance_would_explain_is_doubted():
+    adata, z = cells()
+    partial = adata.varm["splicer_correlation"].copy()
+    partial[2] *= 0.3
+    adata.varm["splicer_partial_correlation"] = partial
+    p = np.full((5, 50), 1e-6)
+    p[1] = 0.4
+    adata.varm["splicer_correlation_p"] = p
+    adata.uns["splicer_correlation"] = {"p_5pct_fdr": 0.03}
+
+    text = said(adata, z)
+
+    assert "how closely features follow CD20: spill-over" in text
+    assert "No feature follows CD3e more closely than chance" in text
+
+
+def test_slides_that_show_in_the_features_and_clusters_that_are_tiny_or_of_one_slide_are_doubted():
+    adata, z = cells()
+    z[:, 0] += 6 * adata.obs["slide"].cat.codes.to_numpy()
+    clusters = np.where(adata.obs["slide"] == "S0", "a", "b").astype(object)
+    clusters[:3] = "c"
+    adata.obs["leiden"] = pd.Categorical(clusters)
+    adata.uns["mxsplicer_cluster"] = {"n_clustered": 1000}
+
+    text = said(adata, z)
+
+    assert "The slide can be read from the features: of the cells most like a cell, 100% are of the same slide" in text
+    assert "Tiny clusters, of fewer than 10 cells: c." in text
+    assert "1,000 of the 4,000 cells were clustered" in text
+    assert "90 % or more lie on one slide: a, b" in text
+
+
+@pytest.mark.parametrize(("untrained", "doubted"), [(0.79, True), (0.85, True), (0.6, False)])
+def test_an_untrained_encoder_that_is_as_good_is_told(untrained, doubted):
+    scores = pd.DataFrame(
+        {
+            "label": "kind",
+            "representation": ["SpliCER", "untrained encoder"],
+            "balanced_accuracy": [0.8, untrained],
+            "balanced_accuracy_sd": 0.02,
+            "left_out": "",
+        }
+    )
+
+    assert ("an encoder that never learned" in said(*cells(), scores)) == doubted
