@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
@@ -154,3 +155,35 @@ def tiny_store(
     """
     slide, mask = tiny_slide(cells_at=cells_at)
     return extract_patches(slide, mask, path or Path(mkdtemp()) / "tiny.zarr", patch_size_um=16)
+
+
+def lone_tissue(
+    n_cells: int, *, range_um: float, n_fields: int = 1, side_um: float = 1000.0, noise: float = 0.5, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return places and fields of a tissue without signal: neighbours are alike, no field knows of another.
+
+    The tissue is a disc with holes, cut off by the edges of the slide. A field is Gaussian; of its variance
+    ``1 - noise`` falls with distance as ``exp(-(distance / range_um)² / 4)`` and the rest is each cell's own.
+
+    Returns
+    -------
+    Points (N, 2) in µm and fields (N, n_fields), float32, of about mean 0 and variance 1.
+    """
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, side_um, (2 * n_cells, 2))
+    inside = np.hypot(*(points - side_um / 2).T) < 0.6 * side_um
+    for centre, radius in zip(rng.uniform(0, side_um, (5, 2)), rng.uniform(0.04, 0.1, 5) * side_um, strict=True):
+        inside &= np.hypot(*(points - centre).T) > radius
+    points = points[inside][:n_cells]
+    fields = rng.normal(size=(len(points), n_fields)).astype(np.float32)
+    if range_um > 0:
+        step = range_um / 4
+        size = int(side_um / step) + 2
+        places = tuple((points / step).T)
+        for field in range(n_fields):
+            # A Gaussian filter of white noise; around the edge it reaches beyond the slide.
+            noise_around = rng.normal(size=(size + 40, size + 40))
+            smooth = gaussian_filter(noise_around, 4.0)[20:-20, 20:-20] * (2 * np.sqrt(np.pi) * 4.0)
+            fields[:, field] *= np.sqrt(noise)
+            fields[:, field] += np.sqrt(1 - noise) * map_coordinates(smooth, places, order=1)
+    return points, fields

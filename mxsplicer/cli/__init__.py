@@ -20,6 +20,7 @@ from rich.logging import RichHandler
 from mxsplicer.cli import (
     check,
     cluster,
+    correlate,
     embed,
     evaluate,
     export,
@@ -54,6 +55,7 @@ for module in (
     train,
     cluster,
     evaluate,
+    correlate,
     report,
     export,
     verify,

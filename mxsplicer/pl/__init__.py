@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mxsplicer.pl.correlations import correlation, local_map, marker_diagonal, marker_support, volcano
     from mxsplicer.pl.galleries import gallery
     from mxsplicer.pl.maps import embedding, spatial
-    from mxsplicer.pl.matrices import correlation, markers_by_cluster, neighbourhoods
+    from mxsplicer.pl.matrices import markers_by_cluster, neighbourhoods
     from mxsplicer.pl.spectra import spectrum
     from mxsplicer.pl.tissue import slide
     from mxsplicer.pl.training import losses
@@ -18,24 +19,32 @@ __all__ = [
     "correlation",
     "embedding",
     "gallery",
+    "local_map",
     "losses",
+    "marker_diagonal",
+    "marker_support",
     "markers_by_cluster",
     "neighbourhoods",
     "slide",
     "spatial",
     "spectrum",
+    "volcano",
 ]
 
 _MODULES = {
-    "correlation": "matrices",
+    "correlation": "correlations",
     "embedding": "maps",
     "gallery": "galleries",
+    "local_map": "correlations",
     "losses": "training",
+    "marker_diagonal": "correlations",
+    "marker_support": "correlations",
     "markers_by_cluster": "matrices",
     "neighbourhoods": "matrices",
     "slide": "tissue",
     "spatial": "maps",
     "spectrum": "spectra",
+    "volcano": "correlations",
 }
 
 

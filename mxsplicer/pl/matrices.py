@@ -1,4 +1,4 @@
-"""Markers against clusters, and markers against learned features."""
+"""Markers against clusters, and clusters against clusters."""
 
 import numpy as np
 from anndata import AnnData
@@ -10,38 +10,6 @@ from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.tl.naming import cluster_profiles
-
-
-def correlation(adata: AnnData, *, key: str = "splicer_correlation", ax: Axes | None = None) -> Axes:
-    """Show how each learned feature follows each marker, -1 to 1.
-
-    Markers with alike rows lie side by side; each feature stands under the marker it follows most.
-
-    Parameters
-    ----------
-    adata
-        Cells with ``varm[key]`` (markers, features), as :func:`mxsplicer.tl.correlate` sets it.
-    key
-        Which correlations.
-    ax
-        Where to draw; a new figure by default.
-    """
-    if key not in adata.varm:
-        msg = f"the cells have no correlations {key!r}; run mxsplicer.tl.correlate first."
-        raise InputError(msg)
-    r = np.asarray(adata.varm[key])
-    rows = _alike(r)
-    strongest = np.abs(r[rows]).argmax(axis=0)
-    signed = r[rows][strongest, np.arange(r.shape[1])]
-    columns = np.lexsort((-signed, strongest))
-    ax = axes_or_new(ax, (10, 1.2 + 0.22 * len(r)))
-    drawn = ax.pcolormesh(r[rows][:, columns], cmap=colors.SIGNED, vmin=-1, vmax=1, rasterized=True)
-    ax.set_yticks(np.arange(len(r)) + 0.5, [str(name) for name in adata.var_names[rows]], fontsize=8)
-    ax.set_xticks([])
-    ax.set_xlabel(f"{r.shape[1]} learned features, each under the marker it follows most")
-    ax.invert_yaxis()
-    ax.figure.colorbar(drawn, ax=ax, label="Pearson's r", fraction=0.025, pad=0.01)
-    return ax
 
 
 def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
@@ -59,7 +27,7 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
         Where to draw; a new figure by default.
     """
     z = cluster_profiles(adata, groupby=groupby)
-    rows, columns = _alike(z.to_numpy()), _alike(z.to_numpy().T)
+    rows, columns = alike_order(z.to_numpy()), alike_order(z.to_numpy().T)
     z = z.iloc[rows, columns]
     counts = adata.obs[groupby].astype(str).value_counts()
     ax = axes_or_new(ax, (2 + 0.25 * z.shape[1], 1.5 + 0.22 * len(z)))
@@ -91,7 +59,7 @@ def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None =
     z = np.nan_to_num(np.asarray(adata.uns[key]["zscore"], dtype=np.float64))
     of_cell = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     names = [str(name) for name in of_cell.cat.categories]
-    order = _alike(z)
+    order = alike_order(z)
     ax = axes_or_new(ax, (1.6 + 0.24 * len(z), 1.2 + 0.22 * len(z)))
     most = float(np.abs(z).max(initial=1))
     drawn = ax.pcolormesh(
@@ -105,7 +73,8 @@ def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None =
     return ax
 
 
-def _alike(rows: np.ndarray) -> np.ndarray:
+def alike_order(rows: np.ndarray) -> np.ndarray:
+    """Return an order in which rows that are alike are neighbours."""
     if len(rows) < 3:
         return np.arange(len(rows))
     return np.asarray(leaves_list(linkage(rows, method="average", optimal_ordering=len(rows) < 200)))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster
-    from mxsplicer.tl.correlation import correlate
+    from mxsplicer.tl.correlation import correlate, partners
     from mxsplicer.tl.enrichment import enrich_neighbourhoods
     from mxsplicer.tl.examples import pick_examples
+    from mxsplicer.tl.local import local_correlation
     from mxsplicer.tl.mixing import measure_mixing
     from mxsplicer.tl.naming import cluster_profiles, name_clusters
     from mxsplicer.tl.probing import probe, probe_few_labels, set_task, verdict
@@ -24,10 +25,12 @@ __all__ = [
     "correlate",
     "enrich_neighbourhoods",
     "index_cells",
+    "local_correlation",
     "measure_mixing",
     "measure_reliance",
     "measure_structure",
     "name_clusters",
+    "partners",
     "pick_examples",
     "probe",
     "probe_few_labels",
@@ -45,7 +48,9 @@ _MODULES = {
     "measure_mixing": "mixing",
     "measure_reliance": "reliance",
     "measure_structure": "structure",
+    "local_correlation": "local",
     "name_clusters": "naming",
+    "partners": "correlation",
     "pick_examples": "examples",
     "probe": "probing",
     "probe_few_labels": "probing",

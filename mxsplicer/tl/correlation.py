@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy.stats import rankdata
 
@@ -22,8 +23,8 @@ from mxsplicer.slides.tiles import in_order
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.ridge import predict_held_out
-from mxsplicer.tl.rows import columns, representation, slices
-from mxsplicer.tl.spillover import check_given, find_confounders, neighbours_light, partial_correlation, rows_by_slide
+from mxsplicer.tl.rows import columns, representation, rows_by_slide, slices
+from mxsplicer.tl.spillover import check_given, find_confounders, neighbours_light, partial_correlation
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,10 @@ def correlate(
     left_out: list[str] = []
     markers = _prepare_markers(adata, left_out, seed)
     sample, folds = _sample(adata, max_cells, seed, left_out)
+    z_of_sample = np.empty((len(sample), z.shape[1]), dtype=np.float32)
     blocks = track(columns(z), "Correlating markers with features", total=-(-z.shape[1] // 16))
-    done = list(in_order(partial(_correlate_block, markers, sample), blocks, min(2, os.cpu_count() or 1)))
+    work = partial(_correlate_block, markers, sample, z_of_sample)
+    done = list(in_order(work, blocks, min(2, os.cpu_count() or 1)))
     found = {name: np.concatenate([block[name] for block in done], axis=1) for name in done[0]}
     _tell_constants(adata, use_rep, markers.vary, found.pop("vary")[0])
 
@@ -138,11 +141,43 @@ def correlate(
         about["effective_cells"] = np.median(found["effective"], axis=1)
         about["p_5pct_fdr"] = _largest_p(p, 0.05)
     if folds is not None:
-        _add_r2(adata, prefix, found["sample"].astype(np.float32), sample, folds, about, left_out)
+        _add_r2(adata, prefix, z_of_sample, sample, folds, about, left_out)
     about["left_out"] = np.array(left_out, dtype=object)
-    for sentence in left_out:
-        logger.info("Left out: %s", sentence)
     adata.uns[key] = about
+
+
+def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = 3) -> pd.DataFrame:
+    """Return the features that follow each marker most, strongest first: one row per marker and feature.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``varm[key]``, as :func:`correlate` sets it.
+    key
+        Which correlations.
+    top
+        Features per marker, at most.
+
+    Returns
+    -------
+    ``marker``, ``feature`` (from 0), ``r``; where they were computed ``rho``, ``partial_r``, ``p``, and ``by_chance``:
+    whether p is too large to be told from chance among all of them.
+    """
+    if key not in adata.varm:
+        msg = f"the cells have no correlations {key!r}; run mxsplicer.tl.correlate or `mxsplicer correlate` first."
+        raise InputError(msg)
+    r = np.asarray(adata.varm[key], dtype=np.float64)
+    prefix = key.removesuffix("_correlation")
+    features = np.argsort(-np.abs(r), axis=1, kind="stable")[:, :top]
+    table = {"marker": np.repeat(adata.var_names.astype(str), features.shape[1]), "feature": features.ravel()}
+    values = {"r": r}
+    for column, name in (("rho", "spearman"), ("partial_r", "partial_correlation"), ("p", "correlation_p")):
+        if f"{prefix}_{name}" in adata.varm:
+            values[column] = np.asarray(adata.varm[f"{prefix}_{name}"], dtype=np.float64)
+    table |= {column: np.take_along_axis(matrix, features, axis=1).ravel() for column, matrix in values.items()}
+    if "p" in values:
+        table["by_chance"] = table["p"] > adata.uns[key]["p_5pct_fdr"]
+    return pd.DataFrame(table)
 
 
 @dataclass(frozen=True)
@@ -175,7 +210,7 @@ class _Markers:
 
 
 def _prepare_markers(adata: AnnData, left_out: list[str], seed: int) -> _Markers:
-    intensities = np.array(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, dtype=np.float32)
+    intensities = np.asarray(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, dtype=np.float32)
     x, vary = _standardized(intensities, "X")
     ranks = _ranked(intensities, vary)
     points = np.asarray(adata.obsm["spatial"]) if "spatial" in adata.obsm else None
@@ -196,16 +231,19 @@ def _prepare_markers(adata: AnnData, left_out: list[str], seed: int) -> _Markers
     return _Markers(x, ranks, vary, light, light_from, pairs, autocovariance)
 
 
-def _correlate_block(markers: _Markers, sample: np.ndarray, block: tuple[slice, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return all that is wanted of some features (w), the last axis being theirs."""
-    raw = block[1]
+def _correlate_block(
+    markers: _Markers, sample: np.ndarray, z_of_sample: np.ndarray, block: tuple[slice, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return all that is wanted of some features (w), the last axis being theirs, and keep them of the sample."""
+    some, raw = block
+    z_of_sample[:, some] = raw[sample]
     z, vary = _standardized(raw, "the representation")
-    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, vary))}
+    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, vary)), "vary": vary[None, :]}
     if markers.light is not None:
         out["light_r"] = _products(markers.light, z)
     if markers.pairs is not None and markers.autocovariance is not None:
         out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z))
-    return out | {"sample": raw[sample], "vary": vary[None, :]}
+    return out
 
 
 def _standardized(values: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:

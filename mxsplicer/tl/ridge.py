@@ -49,8 +49,10 @@ def predict_held_out(z: np.ndarray, targets: Mapping[str, np.ndarray], given: np
         train, validate, test = folds.train_validate_test(fold)
         mean, sd = z[train].mean(axis=0, dtype=np.float64), z[train].std(axis=0, dtype=np.float64)
         scale = 1 / np.where(sd > 1e-6 * np.abs(mean) + 1e-12, sd, np.inf)
-        z_train, z_validate, z_test = ((z[rows] - mean) * scale for rows in (train, validate, test))
-        power, axes = np.linalg.eigh(z_train.T @ z_train / len(train))
+        z_train, z_validate, z_test = (
+            ((z[rows] - mean) * scale).astype(np.float32) for rows in (train, validate, test)
+        )
+        power, axes = np.linalg.eigh(z_train.T @ z_train / np.float32(len(train)))
         rotated = {"validate": z_validate @ axes, "test": z_test @ axes}
         for name, y in targets.items():
             own = y.astype(np.float64)

@@ -1,6 +1,6 @@
 """Rows of a representation that may lie on disk: read some at a time, so that memory does not grow with the cells."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,3 +63,11 @@ def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]
         for left in range(first, min(first + group, d), at_once):
             some = slice(left, min(left + at_once, first + group, d))
             yield some, np.asarray(held[:, some.start - start : some.stop - start], dtype=np.float32)
+
+
+def rows_by_slide(adata: AnnData) -> Mapping[str, np.ndarray]:
+    """Return the rows of each slide, in ascending order."""
+    if "slide" not in adata.obs:
+        return {"": np.arange(adata.n_obs)}
+    groups = adata.obs["slide"].astype(str).groupby(adata.obs["slide"].astype(str)).indices
+    return {str(name): np.sort(rows) for name, rows in groups.items()}

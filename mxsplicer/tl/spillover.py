@@ -1,7 +1,7 @@
 """What makes a marker bright in a cell that has none of it: nuclei, autofluorescence, light of the neighbours."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from anndata import AnnData
@@ -10,10 +10,10 @@ from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.panel import find_nuclear_marker
-from mxsplicer.tl.rows import slices
+from mxsplicer.tl.rows import rows_by_slide, slices
 
 # Channels in which nothing was stained; Argo550 of the Orion panel is empty, see docs/simulation.md.
-_CONTROL = re.compile(r"auto-?_?\s?fluo|^af[\s_-]?\d*$|^argo550$|blank|^empty|background|isotype|^igg\d?|^bg\d*$")
+_CONTROL = re.compile(r"auto[\s_-]?fluo|isotype|(af|argo550|blank|empty|background|igg\d?|bg)([\s_-]?\d+)?$")
 _NEIGHBOURS, _REACH_UM, _DECAY_UM = 8, 30.0, 10.0  # light falls to 1/e in 10 µm between centres: about one cell
 
 
@@ -26,7 +26,7 @@ def find_confounders(markers: Sequence[str]) -> list[str]:
     ['Hoechst', 'AF1', 'Autofluorescence 2', 'Blank']
     """
     nuclear = find_nuclear_marker(markers)
-    return [marker for marker in markers if marker == nuclear or _CONTROL.search(marker.lower())]
+    return [marker for marker in markers if marker == nuclear or _CONTROL.match(marker.lower())]
 
 
 def check_given(given: Sequence[str], markers: Sequence[str]) -> None:
@@ -69,14 +69,6 @@ def neighbours_light(adata: AnnData, intensities: np.ndarray) -> tuple[np.ndarra
             )
             light[here] = weights @ intensities[rows[near]]
     return light, f"the {_NEIGHBOURS} nearest cells within {_REACH_UM:g} µm"
-
-
-def rows_by_slide(adata: AnnData) -> Mapping[str, np.ndarray]:
-    """Return the rows of each slide, in ascending order."""
-    if "slide" not in adata.obs:
-        return {"": np.arange(adata.n_obs)}
-    groups = adata.obs["slide"].astype(str).groupby(adata.obs["slide"].astype(str)).indices
-    return {str(name): np.sort(rows) for name, rows in groups.items()}
 
 
 def partial_correlation(

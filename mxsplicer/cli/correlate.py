@@ -1,0 +1,178 @@
+"""`mxsplicer correlate`: which learned feature follows which marker."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mxsplicer.cli.options import AsJson, Overwrite, Seed
+from mxsplicer.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(correlate)
+
+
+def correlate(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
+    ],
+    use_rep: Annotated[
+        str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MARKER",
+            help="Marker that the partial correlation holds fixed; may be given several times. By default the nuclear "
+            "one and those of autofluorescence.",
+            show_default=False,
+        ),
+    ] = None,
+    local: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MARKER=FEATURE",
+            help="Write to obs where in the tissue a feature follows a marker; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[str, typer.Option(metavar="cell|neighbourhood|region", help="Of --local.")] = "neighbourhood",
+    radius_um: Annotated[float | None, typer.Option(help="Reach of --local instead of a scale.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Features to show of each marker.")] = 3,
+    max_cells: Annotated[int, typer.Option(min=200, help="Cells for R², at most; a random sample.")] = 50_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Correlate markers with learned features, add what is missing to cells.h5ad, and show who follows whom.
+
+    Everything else in the file stays as it is, and it is replaced when the new one is whole. Maps that were made with
+    the same settings are shown, not made again.
+    """
+    from mxsplicer import tl
+    from mxsplicer.embedding import open_cells, save_cells
+    from mxsplicer.progress import shown
+    from mxsplicer.result import cells_of
+    from mxsplicer.tl.rows import learned_features
+
+    path = cells_of(result)
+    pairs = [_pair(text) for text in local or []]
+    with open_cells(path) as adata:
+        learned = learned_features(adata)
+        use_rep = use_rep or learned
+        # As embed names them: those of the learned features are splicer_..., whatever the method.
+        key = "splicer_correlation" if use_rep == learned else f"{use_rep.removeprefix('X_')}_correlation"
+        settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
+        changed = overwrite or _is_missing(adata, key, settings, given)
+        with shown():
+            if changed:
+                tl.correlate(adata, key_added=key, given=given, **settings)  # type: ignore[arg-type]
+            for marker, feature in pairs:
+                name = tl.local_correlation(adata, marker, feature, scale=scale, radius_um=radius_um, use_rep=use_rep)
+                changed = True
+                typer.echo(f'obs["{name}"]', err=True)
+        if changed:
+            save_cells(adata, path, embedded=path)
+            typer.echo(f"{path} is written.", err=True)
+        table = tl.partners(adata, key=key, top=top)
+        support = _support(adata, key)
+        about = adata.uns[key]
+    if as_json:
+        typer.echo(json.dumps(_facts(table, support, about), ensure_ascii=False, indent=1))
+        return
+    _show(table, support)
+    for sentence in about["left_out"]:
+        typer.echo(f"Left out: {sentence}.")
+
+
+def _pair(text: str) -> tuple[str, int]:
+    marker, equals, feature = text.rpartition("=")
+    if not (marker and equals and feature.isdecimal()):
+        msg = f"--local {text!r} is not MARKER=FEATURE: give a marker, an equals sign, and the number of a feature."
+        raise InputError(msg)
+    return marker, int(feature)
+
+
+def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], given: list[str] | None) -> bool:
+    """Return whether the maps have to be made; raise where others would be lost."""
+    if key not in adata.uns:  # Pearson's r alone may be there, from an earlier version: it stays the same
+        return True
+    about = adata.uns[key]
+    differ = [
+        f"{name.replace('_', '-')} was {about[name]}, now {value}"
+        for name, value in settings.items()
+        if str(about[name]) != str(value)
+    ]
+    if given is not None and list(about["given"]) != given:
+        differ.append(f"given was {', '.join(about['given']) or 'nothing'}, now {', '.join(given)}")
+    if differ:
+        msg = f"the cells have maps made differently ({'; '.join(differ)}). Give --overwrite to replace them."
+        raise InputError(msg)
+    return False
+
+
+def _support(adata: "AnnData", key: str) -> dict[str, dict[str, float]]:
+    """Return what is known of each marker as a whole."""
+    prefix = key.removesuffix("_correlation") + "_"
+    columns = [column for column in adata.var.columns if column.startswith(prefix)]
+    table = adata.var[columns].rename(columns=lambda column: column.removeprefix(prefix))
+    table.insert(0, "marker", table.index.astype(str))
+    return {row.pop("marker"): row for row in table.to_dict("records")}
+
+
+def _facts(table: Any, support: dict[str, dict[str, float]], about: dict[str, Any]) -> dict[str, Any]:
+    of_markers = [
+        {"marker": marker, **{name: _number(value) for name, value in support[marker].items()}}
+        | {
+            "partners": [
+                {name: _number(value) for name, value in row.items() if name != "marker"}
+                for row in rows.to_dict("records")
+            ]
+        }
+        for marker, rows in table.groupby("marker", sort=False)
+    ]
+    words = ("use_rep", "n_cells", "given", "light_from", "p_5pct_fdr", "folds_by", "n_cells_r2", "left_out")
+    return {name: _number(about[name]) for name in words if name in about} | {"markers": of_markers}
+
+
+def _number(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124, NaN is no JSON
+
+
+def _show(table: Any, support: dict[str, dict[str, float]]) -> None:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("marker", no_wrap=True)
+    columns = {"mean_abs_r": "mean |r|", "r2_mean": "R²", "r2_texture": "texture", "r2_localisation": "place"}
+    columns = {name: head for name, head in columns.items() if any(name in one for one in support.values())}
+    for head in columns.values():
+        shown.add_column(head, justify="right", no_wrap=True)
+    for place in range(table.groupby("marker").size().max()):
+        shown.add_column(_place(place + 1), no_wrap=True)
+    for marker, rows in table.groupby("marker", sort=False):
+        partners = [_said(row) for row in rows.to_dict("records")]
+        shown.add_row(marker, *[f"{support[marker][name]:.2f}" for name in columns], *partners)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    said = "feature, r" + (" (partial r)" if "partial_r" in table else "")
+    console.print(f"The features that follow each marker most: {said}.")
+    console.print(shown)
+    if "by_chance" in table and table["by_chance"].any():
+        typer.echo("~ is not told from chance.")
+
+
+def _place(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
+
+
+def _said(row: dict[Any, Any]) -> str:
+    partial = f" ({row['partial_r']:+.2f})" if "partial_r" in row else ""
+    return f"{row['feature']:>3} {row['r']:+.2f}{partial}{' ~' if row.get('by_chance') else ''}"

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxsplicer.testing import lone_tissue
+from mxsplicer.tl import nulls
+
+
+def standardized(fields):
+    fields = fields - fields.mean(axis=0)
+    return (fields / fields.std(axis=0)).astype(np.float32)
+
+
+def p_of_unrelated(points, a, b, slides=None):
+    """Return p-values under the null, and those that take cells for independent."""
+    pairs = nulls.classify_pairs(points, slides)
+    a, b = standardized(a), standardized(b)
+    r = a.T @ b / len(a)
+    effective = pairs.effective_cells(pairs.autocovariance(a), pairs.autocovariance(b))
+    return nulls.p_values(r, effective), nulls.p_values(r, np.full(r.shape, float(len(a))))
+
+
+@pytest.mark.parametrize("range_um", [0, 40, 100])
+def test_one_in_twenty_unrelated_pairs_is_called_significant_at_five_percent(range_um):
+    called, naive = [], []
+    for seed in range(6):
+        points, fields = lone_tissue(3000, range_um=range_um, n_fields=32, seed=seed)
+        p, p_naive = p_of_unrelated(points, fields[:, :10], fields[:, 10:])
+        called.append((p < 0.05).mean())
+        naive.append((p_naive < 0.05).mean())
+
+    # 1,320 pairs; those of one tissue share their fields, so the bounds are wider than the benchmark's 4 to 6 %.
+    assert 0.03 < np.mean(called) < 0.075
+    if range_um:
+        assert np.mean(naive) > 0.15
+
+
+def test_bright_cells_that_are_rare_do_not_break_the_null():
+    points, fields = lone_tissue(4000, range_um=60, n_fields=40, seed=3)
+
+    p, _ = p_of_unrelated(points, np.exp(1.5 * fields[:, :15]), fields[:, 15:])
+
+    assert 0.02 < (p < 0.05).mean() < 0.085
+
+
+def test_slides_that_differ_as_wholes_do_not_look_like_correlation():
+    rng = np.random.default_rng(0)
+    slides = np.repeat(np.arange(12), 300)
+    points = rng.uniform(0, 400, (len(slides), 2))
+    a, b = (rng.normal(size=(len(slides), n)) + 1.5 * rng.normal(size=(12, n))[slides] for n in (12, 30))
+
+    p, naive = p_of_unrelated(points, a, b, slides)
+
+    assert (p < 0.05).mean() < 0.1
+    assert (naive < 0.05).mean() > 0.5
+
+
+def test_every_pair_of_cells_is_in_one_class():
+    points, _ = lone_tissue(1500, range_um=0)
+    slides = np.arange(1500) % 2
+
+    pairs = nulls.classify_pairs(points, slides)
+
+    of_slides = [(slides == slide).sum() for slide in (0, 1)]
+    assert pairs.n_pairs.sum() == pytest.approx(sum(n * (n - 1) for n in of_slides), rel=0.01)
+
+
+def test_autocovariance_is_the_mean_product_of_all_pairs_at_a_distance():
+    points, fields = lone_tissue(1200, range_um=80, n_fields=1, noise=0.2)
+    field = standardized(fields)
+    pairs = nulls.classify_pairs(points)
+
+    found = pairs.autocovariance(field)[0]
+
+    distance = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    np.fill_diagonal(distance, np.nan)
+    of_class = np.searchsorted(pairs.upper_um, distance)
+    products = np.outer(field, field)
+    classes = [k for k in range(len(pairs.upper_um)) if (of_class == k).sum() > 2000]
+    expected = [products[of_class == k].mean() for k in classes]
+    np.testing.assert_allclose(found[classes], expected, atol=0.04)  # bins and a sample of the near pairs
+
+
+def test_as_many_cells_count_as_there_are_where_neighbours_are_not_alike():
+    points, fields = lone_tissue(5000, range_um=0, n_fields=20)
+    pairs = nulls.classify_pairs(points)
+
+    of_fields = pairs.autocovariance(standardized(fields))
+
+    assert pairs.effective_cells(of_fields, of_fields).min() > 4000
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 60), st.floats(1e-3, 1e6), st.floats(-1e7, 1e7), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_any_cells_at_any_scale_give_p_values_between_zero_and_one(n, scale, offset, n_slides, seed):
+    rng = np.random.default_rng(seed)
+    points = offset + scale * rng.uniform(0, 1, (n, 2))
+    points[: n // 3] = points[0]  # many in one place
+
+    p, _ = p_of_unrelated(points, rng.normal(size=(n, 2)), rng.normal(size=(n, 3)), rng.integers(0, n_slides, n))
+
+    assert ((p >= 0) & (p <= 1)).all()
