@@ -354,7 +354,7 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
         if beside and not everywhere:
             assert pictures is not None
             scores = pd.concat([scores, _score_some(sample, pictures.rows, beside, how, split, part.notes)])
-        part.efficiency = probe_few_labels(sample, task, representations=names, seed=seed)
+        part.efficiency = probe_few_labels(sample, task, representations=names, scores=scores, seed=seed)
         structure, part.spectrum = measure_structure(sample, task, representations=names, seed=seed)
         part.reliance = measure_reliance(sample, task, max_cells=max(2_000, settings.reliance_cells), seed=seed)
         own = trained(names)

@@ -107,31 +107,35 @@ def test_slides_are_told_apart_by_a_probe(whole):
     assert mixing["predictability"].between(0.2, 1).all()
 
 
-def test_nothing_is_written_until_asked_and_then_only_scores(given):
-    cells = given / "both.mxs" / "cells.h5ad"
-    before, then = anndata.read_h5ad(cells), cells.read_bytes()
-    found = evaluate(given / "both.mxs", labels=given / "truth.csv", label=["lineage"], images=False, **QUICK)
-    assert cells.read_bytes() == then
+@pytest.fixture(scope="module")
+def without_images(made):
+    then = (made / "both.mxs" / "cells.h5ad").read_bytes()
+    found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], images=False, **QUICK)
+    assert (made / "both.mxs" / "cells.h5ad").read_bytes() == then
+    return found
 
-    write_scores(found, given / "both.mxs")
-    write_scores(found, given / "both.mxs")  # in place of the first
+
+def test_only_scores_are_written_and_in_place_of_earlier_ones(given, without_images):
+    cells = given / "both.mxs" / "cells.h5ad"
+    before = anndata.read_h5ad(cells)
+
+    write_scores(without_images, given / "both.mxs")
+    write_scores(without_images, given / "both.mxs")
 
     after = anndata.read_h5ad(cells)
     pd.testing.assert_frame_equal(after.obs, before.obs)
     np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
     table = after.uns["mxsplicer_probe"]
-    assert list(table["representation"]) == list(found.scores["representation"])
-    np.testing.assert_allclose(table["gain"], found.scores["gain"])
-    assert set(after.uns["mxsplicer_evaluation"]) == {*found.tables, "verdicts", "notes"}
+    assert list(table["representation"]) == list(without_images.scores["representation"])
+    np.testing.assert_allclose(table["gain"], without_images.scores["gain"])
+    assert set(after.uns["mxsplicer_evaluation"]) == {*without_images.tables, "verdicts", "notes"}
     assert not list(given.rglob("*.partial"))
 
 
-def test_without_patches_it_is_said_what_is_missing(given):
-    found = evaluate(given / "both.mxs", labels=given / "truth.csv", label=["lineage"], images=False, **QUICK)
-
-    assert "PCA of pixels" not in set(found.scores["representation"])
-    assert set(found.reliance["representation"]) == {"mean intensity"}
-    assert any("No patches were read" in note for note in found.notes)
+def test_without_patches_it_is_said_what_is_missing(without_images):
+    assert "PCA of pixels" not in set(without_images.scores["representation"])
+    assert set(without_images.reliance["representation"]) == {"mean intensity"}
+    assert any("No patches were read" in note for note in without_images.notes)
 
 
 def test_pixels_of_some_cells_are_scored_on_these_and_it_is_said(made):

@@ -43,9 +43,11 @@ T = TypeVar("T")
 METRICS = ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
 QUADRANTS = "quadrants"  # as a value of ``groups``
 MAX_CELLS = 100_000  # scored, of a label
+CELLS_PER_CLASS = 2000  # that train a probe, at most
 LABELS_PER_CLASS = (100, 200, 500, 1000, 2000)
 
 _C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation, strongest first
+_POINT = ("label", "representation", "labels_per_class", "balanced_accuracy", "balanced_accuracy_sd", "gain", "gain_sd")
 _PATIENCE = 2  # steps of the path without gain before the rest is skipped
 _NEIGHBOURS = 20
 _REFERENCES, _QUERIES = (
@@ -136,7 +138,7 @@ def probe(
     representations: Sequence[str] | None = None,
     groups: str | None = None,
     guard_um: float | None = None,
-    max_cells_per_class: int = 2000,
+    max_cells_per_class: int = CELLS_PER_CLASS,
     max_cells: int = MAX_CELLS,
     min_cells: int = 5,
     unsafe_random_split: bool = False,
@@ -210,7 +212,7 @@ def score(
     task: Task,
     *,
     representations: Sequence[str] | None = None,
-    max_cells_per_class: int = 2000,
+    max_cells_per_class: int = CELLS_PER_CLASS,
     unsafe_random_split: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -257,6 +259,7 @@ def probe_few_labels(
     *,
     labels_per_class: Sequence[int] = LABELS_PER_CLASS,
     representations: Sequence[str] | None = None,
+    scores: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score the linear probe of each representation when fewer cells are labelled: its label-efficiency curve.
@@ -273,6 +276,8 @@ def probe_few_labels(
         Points of the curve. Those that no class reaches in every fold are left out.
     representations, seed
         As for :func:`probe`; the same seed labels the same cells for every representation.
+    scores
+        What :func:`probe` found of the same task by default; the point of 2,000 labels is taken from it, not made anew.
 
     Returns
     -------
@@ -281,7 +286,8 @@ def probe_few_labels(
     """
     tests = [task.folds.of_cell == fold for fold in range(task.folds.n)]
     most = min(np.bincount(task.codes[~test]).max() for test in tests)
-    sizes = [size for size in labels_per_class if size <= most]
+    reached = [size for size in labels_per_class if size <= most]
+    sizes = [size for size in reached if scores is None or size != CELLS_PER_CLASS]
     names = _names(adata, representations)
     found: dict[tuple[str, int], Any] = {}
     for name in track(names, f"Scoring {task.label} with fewer labels"):
@@ -294,23 +300,27 @@ def probe_few_labels(
             return float(balanced_accuracy_score(task.codes[test], predict(x[test]).argmax(axis=1)))
 
         places = [(size, fold) for size in sizes for fold in range(task.folds.n)]
-        scores = pd.Series(_at_once(score_in, places), index=pd.MultiIndex.from_tuples(places) if places else None)
-        found |= {(name, size): scores.loc[size] for size in sizes}
+        values = np.reshape(_at_once(score_in, places), (len(sizes), task.folds.n))
+        found |= {(name, size): pd.Series(of_folds) for size, of_folds in zip(sizes, values, strict=True)}
     rows = []
-    for (name, size), scores in found.items():
-        gain = scores - found[MEAN_INTENSITY, size]
+    for (name, size), of_folds in found.items():
+        gain = of_folds - found[MEAN_INTENSITY, size]
         rows.append(
             {
                 "label": task.label,
                 "representation": name,
                 "labels_per_class": size,
-                "balanced_accuracy": scores.mean(),
-                "balanced_accuracy_sd": scores.std(ddof=1),
+                "balanced_accuracy": of_folds.mean(),
+                "balanced_accuracy_sd": of_folds.std(ddof=1),
                 "gain": gain.mean(),
                 "gain_sd": gain.std(ddof=1),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(_POINT))
+    if len(sizes) < len(reached) and scores is not None:
+        last = scores[scores["representation"].isin(names)].assign(labels_per_class=CELLS_PER_CLASS)
+        table = pd.concat([table, last[list(_POINT)]] if rows else [last[list(_POINT)]], ignore_index=True)
+    return table
 
 
 def verdict(scores: pd.DataFrame) -> list[str]:

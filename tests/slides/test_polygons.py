@@ -13,7 +13,7 @@ from matplotlib.path import Path as Outline
 from mxsplicer.errors import InputError
 from mxsplicer.slides import polygons
 from mxsplicer.slides.masks import open_mask
-from mxsplicer.slides.polygons import Polygons, read_polygons
+from mxsplicer.slides.polygons import Polygons, read_classes, read_polygons
 from mxsplicer.testing import tiny_slide
 
 SHAPE = (40, 50)
@@ -206,3 +206,39 @@ def test_outlines_without_nuclei_or_without_a_slide_are_refused(tmp_path):
         read_polygons(path, SHAPE, part="nucleus")
     with pytest.raises(InputError, match="give the slide too"):
         open_mask(path)
+
+
+def classified(ring, name, **properties):
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    return {"type": "Feature", "geometry": geometry, "properties": {"classification": name, **properties}}
+
+
+def test_the_smallest_outline_with_a_class_is_on_top_whatever_the_order(tmp_path):
+    tumour, gland = (
+        classified(box(0, 0, 40, 40), {"name": "Tumor"}),
+        classified(box(5, 5, 15, 15), {"names": ["Gland"]}),
+    )
+    unnamed = {**classified(box(0, 0, 2, 2), None), "properties": {"objectType": "annotation"}}
+    for features in ([tumour, gland, unnamed], [gland, unnamed, tumour]):
+        (tmp_path / "regions.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+        drawn, classes = read_classes(tmp_path / "regions.geojson", SHAPE)
+
+        assert [classes[drawn[y, x] - 1] for y, x in ((1, 1), (10, 10), (30, 30))] == ["Tumor", "Gland", "Tumor"]
+        assert drawn[20, 45] == 0
+
+
+def test_classes_that_qupath_ignores_hide_what_is_beneath_them(tmp_path):
+    features = [classified(box(0, 0, 40, 40), "Tumor"), classified(box(5, 5, 15, 15), {"name": "Ignore*"})]
+    (tmp_path / "regions.geojson").write_text(json.dumps(features))
+
+    drawn, classes = read_classes(tmp_path / "regions.geojson", SHAPE)
+
+    assert [classes[drawn[10, 10] - 1], classes[drawn[30, 30] - 1]] == ["", "Tumor"]
+
+
+def test_outlines_without_a_class_are_refused(tmp_path):
+    (tmp_path / "regions.geojson").write_text(json.dumps([feature(box(0, 0, 9, 9), kind="annotation")]))
+
+    with pytest.raises(InputError, match="no polygon with a class"):
+        read_classes(tmp_path / "regions.geojson", SHAPE)

@@ -1,13 +1,22 @@
 """Labels from tables reach the cells that they are of, and no others."""
 
 import gzip
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name, read_table
+from mxsplicer.tl.labels import (
+    check_labels,
+    check_samples,
+    join_labels,
+    join_regions,
+    join_samples,
+    obs_name,
+    read_table,
+)
 
 
 def write(path, **columns):
@@ -165,3 +174,72 @@ def test_a_table_that_only_pretends_to_be_compressed_is_refused(tmp_path):
     (tmp_path / "short.csv.gz").write_bytes(gzip.compress(b"cell_id,type\n" * 1000)[:-20])
     with pytest.raises(InputError, match="cannot be read"):
         read_table(tmp_path / "short.csv.gz")
+
+
+def write_outlines(path, *outlines):
+    features = []
+    for (left, top, right, bottom), name in outlines:
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def with_pixels(adata):
+    adata.obs["x_px"], adata.obs["y_px"] = 5 * adata.obsm["spatial"].T
+    return adata
+
+
+def test_a_cell_has_the_class_of_the_smallest_outline_around_it_in_every_window(tmp_path, cells):
+    adata = with_pixels(cells(400))  # over 2,500 pixels: nine windows
+    path = write_outlines(tmp_path / "S00.geojson", ((100, 100, 400, 2000), "Gland"), ((0, 0, 1500, 2500), "Tumor"))
+
+    assert join_regions(adata, path, "region of interest") == "region_of_interest"
+
+    x, y = np.round(adata.obs[["x_px", "y_px"]].to_numpy()).T
+    gland = (x >= 100) & (x < 400) & (y >= 100) & (y < 2000)
+    expected = np.where(gland, "Gland", np.where((x >= 0) & (x < 1500), "Tumor", None))
+    assert [one if isinstance(one, str) else None for one in adata.obs["region_of_interest"]] == expected.tolist()
+
+
+def test_each_slide_has_its_own_file_of_outlines(tmp_path, cells):
+    adata = with_pixels(cells(60, n_slides=2))
+    write_outlines(tmp_path / "S01.ome.geojson", ((0, 0, 3000, 3000), "Tumor"))
+    write_outlines(tmp_path / "S010.geojson", ((0, 0, 3000, 3000), "other slide"))
+
+    join_regions(adata, tmp_path, "region")
+
+    assert adata.obs.groupby("slide", observed=True)["region"].apply(lambda of: set(of.dropna())).to_dict() == {
+        "S00": set(),
+        "S01": {"Tumor"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("n_slides", "given", "sentence"),
+    [
+        (1, "nowhere.geojson", "there is no file"),
+        (2, "S00.geojson", "holds the outlines of one slide, and there are 2"),
+        (1, "far.geojson", "no cell lies in an outline with a class of far.geojson"),
+        (1, "", "holds 2 GeoJSON files whose name begins with 'S00'"),
+    ],
+)
+def test_outlines_that_do_not_fit_are_refused(tmp_path, cells, n_slides, given, sentence):
+    for name in ("S00.geojson", "S00_again.geojson"):
+        write_outlines(tmp_path / name, ((0, 0, 100, 100), "Tumor"))
+    write_outlines(tmp_path / "far.geojson", ((9000, 9000, 9100, 9100), "Tumor"))
+
+    with pytest.raises(InputError, match=sentence):
+        join_regions(with_pixels(cells(40, n_slides=n_slides)), tmp_path / given, "region")
+
+
+def test_cells_without_ids_or_places_are_told_apart_from_a_table_that_does_not_fit(tmp_path, cells):
+    adata = cells(20)
+    adata.uns = {}
+    del adata.obs["cell_id"]
+
+    with pytest.raises(InputError, match="no ids"):
+        join_labels(adata, write(tmp_path / "labels.csv", cell_id=[1, 2], type=["a", "b"]), [])
+    with pytest.raises(InputError, match="no places in pixels"):
+        join_regions(adata, write_outlines(tmp_path / "S00.geojson", ((0, 0, 9, 9), "Tumor")), "region")

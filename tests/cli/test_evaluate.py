@@ -1,0 +1,70 @@
+"""`mxsplicer evaluate` shows scores and a verdict, answers in JSON, and writes what it is asked to."""
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def saved_cells(tmp_path):
+    """Write cells of two types, which X_splicer tells apart, as cells.h5ad."""
+    rng = np.random.default_rng(0)
+    n = 500
+    kind = rng.integers(0, 2, n)
+    obs = pd.DataFrame(
+        {"cell_id": np.arange(n), "slide": pd.Categorical(["S01"] * n), "kind": np.where(kind, "T", "B")},
+        index=[f"S01_{i}" for i in range(n)],
+    )
+    z = rng.normal(size=(n, 8)).astype(np.float32) + 2 * kind[:, None]
+    adata = anndata.AnnData(
+        rng.gamma(2, 50, (n, 3)).astype(np.float32),
+        obs=obs,
+        var=pd.DataFrame(index=["Hoechst", "CD3e", "CD20"]),
+        obsm={"spatial": rng.uniform(0, 900, (n, 2)), "X_splicer": z},
+    )
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+
+def test_tables_and_a_verdict_are_shown_and_nothing_is_written(command, saved_cells):
+    said = command("evaluate", "cells.h5ad", "--label", "kind", "--unsafe-random-split")
+
+    assert (said.code, said.written) == (0, [])
+    assert "kind: SpliCER is better than mean intensity by " in said.out
+    assert "deviations over the folds" in said.out
+    for part in ("macro-F1", "RankMe", "labels per class", "points lost without a marker", "leak", "chance"):
+        assert part in said.out
+    assert "Hoechst" in said.out
+    assert "note: No patches were read" in said.out
+
+
+def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_cells, tmp_path):
+    said = command("evaluate", "cells.h5ad", "--labels", "kind", "--json", "--out", "scores.csv", "--write")
+
+    answer = json.loads(said.out)
+    assert (said.code, said.written) == (0, ["cells.h5ad", "scores.csv"])
+    table = pd.read_csv(tmp_path / "scores.csv")
+    kept = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["mxsplicer_probe"]
+    gains = [row["gain"] for row in answer["scores"]]
+    np.testing.assert_allclose(table["gain"], gains, atol=1e-9)
+    np.testing.assert_allclose(kept["gain"], gains, atol=1e-9)
+    assert set(answer) == {"verdicts", "notes", "scores", "efficiency", "spectrum", "reliance"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gone.h5ad", "--label", "kind"], "there is no file gone.h5ad"),
+        (["cells.h5ad"], "no label was named"),
+        (["cells.h5ad", "--label", "kind", "--groups", "patient"], "no column 'patient'"),
+        (["cells.h5ad", "--label", "kind", "--out", "nowhere/scores.csv"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_scored_ends_with_2_and_one_sentence(command, saved_cells, arguments, sentence):
+    said = command("evaluate", *arguments)
+
+    assert (said.code, said.out, said.written) == (2, "", [])
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
