@@ -35,6 +35,7 @@ from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells
 from mxsplicer.slides.slide import LazyImage, Slide, fingerprint
 from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.encoders import folded
 from mxsplicer.splicer.run import Run, check_panel
 
 logger = logging.getLogger(__name__)
@@ -233,8 +234,6 @@ def embed_blocks(
     runs = {f"X_{run.method}": run, **(baselines or {})}
     channels = {s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um) for s in several}
     where = find_device(device)
-    for one in runs.values():
-        one.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     work = _begin(_blocks_of(path), runs, several, where)
     for number, source in enumerate(several):
         _embed_blocks(source, channels[source.name], runs, where, work / str(number))
@@ -309,9 +308,9 @@ def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device
         As for :func:`embed`.
     """
     where = find_device(device)
-    run.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder = _for_embedding(run.encoder, where)
     z = [
-        _encode(run, run.normalize(some, of_some, device=where))[:n]
+        _encode(encoder, run.normalize(some, of_some, device=where))[:n]
         for n, some, of_some in _groups(patches, regions, _AT_ONCE[where.type])
     ]
     return np.concatenate(z) if z else np.empty((0, run.features), np.float32)
@@ -320,7 +319,7 @@ def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device
 def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
     """Return how long an encoder takes for one patch (C, P, P), measured on noise."""
     where = find_device(device)
-    encoder = encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder = _for_embedding(encoder, where)
     x = torch.randn(_AT_ONCE[where.type], *patch_shape, device=where).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         encoder(x)[0, 0].item()  # the first pass sets things up; reading a number waits for the device
@@ -378,13 +377,14 @@ def _embed_blocks(
     for leftover in folder.glob("*.partial"):  # of a block whose writing was killed
         leftover.unlink()
     done = {int(file.stem) for file in folder.glob("*.npz")}
+    encoders = {key: _for_embedding(run.encoder, device) for key, run in runs.items()}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
     for block in source.blocks(done):
         z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
         for n, patches, regions in _groups(block.patches, block.regions, _AT_ONCE[device.type]):
             x = main.normalize(patches[:, channels], regions, device=device)
-            for key, run in runs.items():
-                z[key].append(_encode(run, x)[:n])
+            for key in runs:
+                z[key].append(_encode(encoders[key], x)[:n])
         arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
         arrays["X"] = block.intensities[:, channels].astype(np.float32)
         arrays |= {f"obsm/{key}": np.concatenate(parts) for key, parts in z.items()}
@@ -406,9 +406,13 @@ def _groups(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tup
         yield min(size, n - start), patches[rows], regions[rows]
 
 
+def _for_embedding(encoder: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    return folded(encoder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 @torch.inference_mode()
-def _encode(run: Run, x: torch.Tensor) -> np.ndarray:
-    z: Any = run.encoder(x).float().cpu().numpy()
+def _encode(encoder: torch.nn.Module, x: torch.Tensor) -> np.ndarray:
+    z: Any = encoder(x).float().cpu().numpy()
     return np.asarray(z, dtype=np.float32)
 
 

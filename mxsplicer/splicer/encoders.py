@@ -7,11 +7,14 @@ how the components' encoders cost one pass instead of a loop over n networks.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mxsplicer.errors import InputError
 from mxsplicer.imports import import_by_name, is_importable
@@ -119,7 +122,22 @@ class _Convolution3x3(nn.Conv2d):
         taps = self.weight.to(input.dtype).permute(2, 3, 0, 1)  # (3, 3, out, in)
         rows = [torch.cat([taps[v - y + 1, u - x + 1] for v, u in places], dim=1) for y, x in places]
         flat = input.permute(0, 2, 3, 1).flatten(1)  # (B, 4 * in)
-        return nn.functional.linear(flat, torch.cat(rows)).view(len(input), 2, 2, -1).permute(0, 3, 1, 2)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        return nn.functional.linear(flat, torch.cat(rows), bias).view(len(input), 2, 2, -1).permute(0, 3, 1, 2)
+
+
+def folded(encoder: nn.Module) -> nn.Module:
+    """Return a copy of a trained encoder with every batch norm folded into the convolution before it, for embedding.
+
+    It computes the same but for rounding, in fewer passes over memory.
+    """
+    copy = deepcopy(encoder).eval()
+    for module in [*copy.modules()]:
+        if isinstance(module, nn.Sequential):
+            for i, (convolution, norm) in enumerate(pairwise([*module])):
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[i], module[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return copy
 
 
 class Separable(nn.Module):

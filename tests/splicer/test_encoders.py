@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.encoders import COMPONENT_ENCODERS, ENCODERS, ComponentEncoders, Projector, ResNet, make_encoder
+from mxsplicer.splicer.encoders import (
+    COMPONENT_ENCODERS,
+    ENCODERS,
+    ComponentEncoders,
+    Projector,
+    ResNet,
+    folded,
+    make_encoder,
+)
 
 
 @pytest.fixture(params=ENCODERS)
@@ -37,6 +45,21 @@ def test_every_weight_of_every_encoder_learns(encoder):
 
     still = [name for name, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert still == []
+
+
+def test_a_folded_encoder_computes_the_same_and_leaves_the_encoder_as_it_was(encoder):
+    x = torch.randn(64, 3, 32, 32)
+    encoder(3 * x + 1)  # batch norm has met other numbers than at its birth
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    encoder.eval()
+
+    short = folded(encoder)
+
+    with torch.no_grad():
+        torch.testing.assert_close(short(x), encoder(x), rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in short.modules())
+    assert before.keys() == encoder.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
 def test_every_encoder_but_the_separable_one_mixes_markers(encoder):
