@@ -264,6 +264,14 @@ _RECIPE: dict[str, Any] = {
         ),
     ],
     "batch_size": Annotated[int, typer.Option(min=2, help="Cells per training step.", rich_help_panel=MODEL)],
+    "accumulate": Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Parts of a batch that are worked on in turn, where memory is short; the loss is that of a part.",
+            rich_help_panel=MODEL,
+        ),
+    ],
     "learning_rate": Annotated[float, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=MODEL)],
     "weight_decay": Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.", rich_help_panel=MODEL)],
     "seed": Seed,

@@ -74,6 +74,9 @@ class Recipe:
         Passes over the cells; by default as many as make 2,000 steps.
     learning_rate
         Peak, for AdamW with 10 % warm-up and cosine decay.
+    accumulate
+        Parts that a batch is worked on in, one after the other, where it does not fit the device. Loss and batch norm
+        are those of a part; gradients are averaged. So a step is one of ``batch_size / accumulate`` cells, less noisy.
     seed
         Of the initial weights, the order of the cells and the views.
 
@@ -113,6 +116,7 @@ class Recipe:
     component_area: str = "cell"
     epochs: int | None = None
     batch_size: int = 256
+    accumulate: int = 1
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     seed: int = 0
@@ -248,6 +252,7 @@ class Recipe:
             "redundancy_weight": 0,
             "epochs": 1,
             "batch_size": 2,
+            "accumulate": 1,
             "weight_decay": 0,
         }
         for name, value in least.items():

@@ -1,12 +1,13 @@
 """The run folder: a trained encoder with all that is needed to use it elsewhere.
 
 ``config.json`` (markers, patch and pixel size, normalisation, encoder, settings), ``model.safetensors`` (weights of the
-primary encoder), ``README.md`` (model card), ``log.jsonl`` (losses). Nothing in it is code, and reading it runs none.
+primary encoder), ``README.md`` (model card), ``log.jsonl`` and ``log.csv`` (how it was trained). Nothing in it is code,
+and reading it runs none.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
 
 _VERSION = 1
+RUN_FILES = ("config.json", "model.safetensors", "README.md", "log.jsonl", "log.csv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,8 @@ class Run:
         Side of a patch and size of its pixels: a slide of another pixel size needs another model.
     settings
         What the run was trained with, as given and as resolved.
+    results
+        What the log said at the end of the training, by name; a run may have none.
     """
 
     encoder: nn.Module
@@ -48,6 +52,7 @@ class Run:
     pixel_size_um: float
     settings: dict[str, Any]
     path: Path | None = None
+    results: dict[str, float] = field(default_factory=dict)
 
     @property
     def features(self) -> int:
@@ -84,6 +89,7 @@ def save_run(run: Run, path: Path) -> None:
         "pixel_size_um": run.pixel_size_um,
         "normalization": run.normalization.to_dict(),
         "settings": run.settings,
+        "results": run.results,
     }
     (path / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     weights = {name: tensor.contiguous().cpu() for name, tensor in run.encoder.state_dict().items()}
@@ -128,6 +134,7 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
             pixel_size_um=config["pixel_size_um"],
             settings=settings,
             path=path,
+            results=config.get("results", {}),
         )
     except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
         msg = f"run folder {path} is damaged ({type(error).__name__}: {error}). Copy it again or train anew."
@@ -207,22 +214,74 @@ def _difference(
 
 
 def _model_card(run: Run) -> str:
-    settings = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
+    """Return the card in the form of the Hugging Face hub: a front matter of fixed words, then what a user asks."""
+    settings, scale = run.settings, run.normalization
+    slides = settings["slides"]
+    ranges = zip(run.markers, scale.low.tolist(), scale.high.tolist(), strict=True)
+    markers = _table(
+        ("", "marker", "intensity"), [(i, m, f"{a:.4g} to {b:.4g}") for i, (m, a, b) in enumerate(ranges, 1)]
+    )
+    results = _table(("at the end of the training", ""), [(name, f"{v:.4g}") for name, v in run.results.items()])
     return f"""---
 library_name: mxsplicer
-tags: [multiplex-imaging, spatial-proteomics, self-supervised]
+pipeline_tag: image-feature-extraction
+tags:
+- multiplex-imaging
+- spatial-proteomics
+- single-cell
+- self-supervised-learning
 ---
 
 # Encoder of single cells in multiplex images
 
-Takes patches of {len(run.markers)} markers, {run.patch_px} x {run.patch_px} px at {run.pixel_size_um:g} µm, and returns
-{run.features} features per cell. Use it with `mxsplicer embed SLIDE --model {run.path.name if run.path else "RUN"}`.
+It turns the picture of a cell, {len(run.markers)} markers in {run.patch_px} x {run.patch_px} px of
+{run.pixel_size_um:g} µm, into {run.features} numbers.
 
-Markers, in order: {", ".join(run.markers)}.
+## Use
 
-Trained with the objective `{run.method}` (SpliCER: Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444).
+    mxsplicer embed SLIDE --model {run.path.name if run.path else "RUN"}
 
-| setting | value |
-|---|---|
-{settings}
+or in Python `mxsplicer.load_run(...)` and `mxsplicer.embed(...)`. The folder holds data and no code.
+
+## Input
+
+The slide needs all of these markers, found by name, and pixels of {run.pixel_size_um:g} µm, within 5 %.
+Intensities are clipped to the range given, their logarithm is taken, and they are centred and scaled by mean and
+standard deviation over the training cells.
+
+{markers}
+
+## Training
+
+Trained by `{run.method}` on {settings["n_cells"]:,} cells of {len(slides)} slide{"s" * (len(slides) > 1)}
+({", ".join(map(str, slides))}), for {settings["steps"]:,} steps of {settings["batch_size"]} cells, without labels.
+{_METHODS.get(run.method, "")}
+
+{_table(("setting", "value"), settings.items())}
+
+## Results
+
+{results if run.results else "None were recorded."}
+
+How well features tell cells apart depends on the tissue and the question: `mxsplicer embed --labels` scores them beside
+mean intensities.
+
+## Limits
+
+- For slides of the same panel, stained and imaged alike. Other antibodies, instruments or tissues shift the features;
+  look whether the slide can be read from them before comparing slides.
+- It sees nothing beyond the markers above, and no difference between intensities beyond the ranges above.
+- A research tool, not for diagnosis.
 """
+
+
+_METHODS = {
+    "splicer": "SpliCER holds a chunk of the embedding to each marker (Farndale, Henderson, Roberts, Yuan, \
+arXiv 2503.07444).",
+    "joint": "Joint embedding holds two views of a cell to each other.",
+}
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(str(word).replace("|", "\\|") for word in line) + " |" for line in lines)

@@ -1,7 +1,8 @@
 """Training: patch stores become a run folder.
 
 Everything random depends on the seed and the number of the step alone, so a run that was interrupted goes on with the
-numbers it would have had. A checkpoint is a safetensors file written beside the log under a temporary name and renamed.
+numbers it would have had, also with another number of processes. A checkpoint is a safetensors file written beside the
+log under a temporary name and renamed.
 """
 
 import json
@@ -9,11 +10,12 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
@@ -23,9 +25,11 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
-from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.splicer.monitoring import Log, Measures, Watch, cut_log, last_results, measure, measures_at, write_table
 from mxsplicer.splicer.objectives import Objective
+from mxsplicer.splicer.onlineprobe import OnlineProbe
+from mxsplicer.splicer.processes import find_processes, gather, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.views import Views
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 2_000  # where no number of epochs is given; also what CIM-S (arXiv 2512.15410) trains for
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_PROBES = 20  # per training, at most one an epoch
 
 
 def train(
@@ -42,11 +47,18 @@ def train(
     path: str | Path,
     *,
     recipe: Recipe | None = None,
+    labels: Sequence[Sequence[object]] | None = None,
     device: str = "auto",
+    devices: int | None = None,
+    nodes: int | None = None,
     precision: str = "auto",
+    tensorboard: str | Path | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Train an encoder on the patches of one or more slides, with the SpliCER objective or plain joint embedding.
+
+    On several devices every process takes its part of the same batch, and loss and batch norm are those of the whole
+    batch: their number changes the time and not the result. One of them writes; the folder has to be visible to all.
 
     Parameters
     ----------
@@ -56,10 +68,17 @@ def train(
         Run folder to create. Until training ends it lies in ``<path>.partial``, and the same call goes on there.
     recipe
         Objective, loss, encoder, views and all else that decides the outcome; by default the default one.
+    labels
+        For each store one label per cell, None where there is none: a linear probe of them goes to the log, a few times
+        in the training. Nothing is learned from them.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    devices, nodes
+        Devices on each machine, and machines; by default what ``torchrun`` or ``srun`` started, else one.
     precision
         ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
+    tensorboard
+        Folder to write events for TensorBoard to.
 
     Raises
     ------
@@ -70,96 +89,155 @@ def train(
     path = Path(path)
     markers, patch_px, pixel_size_um = _agreement(stores)
     recipe = recipe or Recipe()
-    batches = Batches(stores, recipe.batch_size, seed=recipe.seed)
-    if batches.n_cells < 2:
-        msg = f"{batches.n_cells} cell is too few to train on. Give more slides, or a trained model by --model."
-        raise InputError(msg)
-    epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
-    normalization, varies = measure_normalization(stores, seed=recipe.seed)
-    components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
-    if not components:
-        msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
-        raise InputError(msg)
-    constant = [marker for marker, moves in zip(markers, varies, strict=True) if not moves]
-    if constant:
-        logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
-    fabric = _fabric(device, precision)
-    torch.manual_seed(recipe.seed)
-    encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
-    widths = choose_widths(recipe, components, stores, normalization)
-    objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    views = recipe.view_plan()
-    settings = recipe.to_settings() | {
-        "views": asdict(views),
-        "components": [component.name for component in components],
-        "chunk_widths": widths,
-        "epochs": epochs,
-        "steps": epochs * batches.per_epoch,
-        "batch_size": batches.batch_size,
-        "precision": str(fabric._precision.precision),
-        "patch_size_um": stores[0].patch_size_um,
-        "slides": [store.slide_name for store in stores],
-        "n_cells": batches.n_cells,
-    }
-    run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
-    folder = _begin(path, run, overwrite=overwrite)
-    # AdamW moves every weight by about the learning rate whatever the loss's scale, so the sum over chunks needs none.
-    fused = fabric.device.type in ("cpu", "cuda")  # one pass over weights and moments: a seventh of the time
-    optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
-    )
-    model, optimizer = fabric.setup(objective, optimizer)
-    first = _resume(folder, objective, optimizer, fabric.device)
-    _fit(fabric, model, objective, optimizer, batches, run, views, folder=folder, first=first)
-    save_run(run, folder)
-    for file in ("checkpoint.safetensors", "settings.json"):  # what only an interrupted run needs
-        (folder / file).unlink(missing_ok=True)
-    if path.exists():
-        shutil.rmtree(path)
-    folder.replace(path)
+    processes = find_processes(devices, nodes)
+    batches = _batches(stores, recipe, processes.total)
+    probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
+    _check_free(path, overwrite=overwrite)
+    fabric = make_fabric(device, precision, processes)
+    with launch(fabric):
+        epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
+        normalization, varies = measure_normalization(stores, seed=recipe.seed)
+        components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
+        if not components:
+            msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
+            raise InputError(msg)
+        constant = [marker for marker, moves in zip(markers, varies, strict=True) if not moves]
+        if constant:
+            logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
+        torch.manual_seed(recipe.seed)
+        encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
+        widths = choose_widths(recipe, components, stores, normalization)
+        objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fabric.world_size > 1:
+            share_batch_norm(objective, fabric.device)
+        views = recipe.view_plan()
+        settings = recipe.to_settings() | {
+            "views": asdict(views),
+            "components": [component.name for component in components],
+            "chunk_widths": widths,
+            "epochs": epochs,
+            "steps": epochs * batches.per_epoch,
+            "batch_size": batches.batch_size,
+            "precision": str(fabric._precision.precision),
+            "patch_size_um": stores[0].patch_size_um,
+            "slides": [store.slide_name for store in stores],
+            "n_cells": batches.n_cells,
+        }
+        run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
+        folder = _begin(fabric, path, run, overwrite=overwrite)
+        # AdamW moves every weight by about the learning rate whatever the loss's scale, so the sum needs none.
+        fused = fabric.device.type in ("cpu", "cuda")  # one pass over weights and moments: a seventh of the time
+        optimizer = torch.optim.AdamW(
+            objective.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
+        )
+        model, optimizer = fabric.setup(objective, optimizer)
+        model.mark_forward_method("embed")
+        first = _resume(fabric, folder, objective, optimizer)
+        fit = _Fit(fabric, model, objective, optimizer, batches, run, views, folder)
+        fit.train(first, probe, Path(tensorboard) if tensorboard else None)
+        if fabric.is_global_zero:
+            _finish(run, folder, path)
+        fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
 
 
-def _fit(
-    fabric: Fabric,
-    model: Any,
-    objective: Objective,
-    optimizer: Any,
-    batches: Batches,
-    run: Run,
-    views: Views,
-    *,
-    folder: Path,
-    first: int,
-) -> None:
-    model.train()
-    steps, seed = run.settings["steps"], run.settings["seed"]
-    began = saved = time.monotonic()
-    description = f"Training ({run.method}, {run.settings['loss']})"
-    with (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8") as log:
-        numbered = track(_numbered(batches, first, steps), description, total=steps, start=first)
-        for step, (patches, regions) in numbered:
-            generator = torch.Generator(fabric.device).manual_seed(seed * 1_000_003 + step)
-            torch.manual_seed(seed * 1_000_003 + step)  # for a loss that draws at random
-            shown = run.normalize(patches, regions, device=fabric.device)
-            beyond = objective.looks_beyond and run.hides_surroundings
-            whole = run.normalization(patches, device=fabric.device) if beyond else shown
-            other = objective.second(shown, whole, torch.from_numpy(regions).to(fabric.device))
-            view_a, view_b = views(shown, other, generator)
-            terms = model(view_a, view_b)
-            total = torch.stack(list(terms.values())).sum()
-            _check_finite(total, terms, objective.chunk_names, step)
-            fabric.backward(total)
-            fabric.clip_gradients(model, optimizer, max_norm=1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = run.settings["learning_rate"] * _warm_up_and_cosine(step, steps)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            log.write(_log_line(step, batches, total, terms, objective.chunk_names, time.monotonic() - began) + "\n")
-            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                _checkpoint(folder, objective, optimizer, step + 1)
-                saved = time.monotonic()
+@dataclass
+class _Fit:
+    """The loop: every process makes the same steps, each on its part of the cells."""
+
+    fabric: Fabric
+    model: Any  # the objective, as Fabric wraps it
+    objective: Objective
+    optimizer: Any
+    batches: Batches
+    run: Run
+    views: Views
+    folder: Path
+
+    def train(self, first: int, probe: OnlineProbe | None, tensorboard: Path | None) -> None:
+        """Make the steps from number ``first`` on, and log them."""
+        names, steps = self.objective.chunk_names, self.run.settings["steps"]
+        numbered = _numbered(self.batches, first, steps)
+        if not self.fabric.is_global_zero:
+            for step, batch in numbered:
+                self._step(step, batch, measured=measures_at(step, steps))
+            return
+        saved = time.monotonic()
+        probe_every = max(self.batches.per_epoch, steps // _PROBES)
+        watch = Watch(names, has_components=names != ("whole",))
+        description = f"Training ({self.run.method}, {self.run.settings['loss']})"
+        with Log(self.folder, names, first=first, tensorboard=tensorboard) as log:
+            for step, batch in track(numbered, description, total=steps, start=first):
+                terms, measures = self._step(step, batch, measured=measures_at(step, steps))
+                loss = {"loss": [sum(values) for values in zip(*terms.values(), strict=True)]}
+                probed = probe is not None and ((step + 1) % probe_every == 0 or step == steps - 1)
+                log.write(
+                    step,
+                    step // self.batches.per_epoch,
+                    loss | terms,
+                    learning_rate=self._learning_rate(step),
+                    n_cells=self.batches.batch_size,
+                    measures=measures,
+                    probe=probe.score(self._encode) if probe is not None and probed else None,
+                    warnings=watch.look(step, measures, loss["loss"]) if measures else (),
+                )
+                if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    _checkpoint(self.folder, self.objective, self.optimizer, step + 1)
+                    saved = time.monotonic()
+
+    def _step(self, step: int, batch: Batch, *, measured: bool) -> tuple[dict[str, list[float]], Measures | None]:
+        """Make one step on a batch, and return each term of the loss for every chunk, and measures if wanted."""
+        self.model.train()
+        accumulate = self.run.settings["accumulate"]
+        seed = self.run.settings["seed"] * 1_000_003 + step
+        torch.manual_seed(seed)  # for a loss that draws at random
+        sums: dict[str, Tensor] = {}
+        for part in range(accumulate):
+            with self.fabric.no_backward_sync(self.model, enabled=part < accumulate - 1):
+                embedded = self.model.embed(*self._views(batch, part, seed))
+                # Over the cells of all processes; of z no gradient is wanted, and only to be looked at.
+                z, others = embedded[0].detach(), [gather(self.fabric, one) for one in embedded[1:]]
+                terms = self.objective.terms(z, *others)
+                self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulate)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / accumulate
+        values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        _check_finite(values, self.objective.chunk_names, step)
+        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not measured:
+            return values, None
+        with torch.no_grad():  # of the last part, which is all of the batch unless gradients are accumulated
+            return values, measure(gather(self.fabric, z), self.objective.pairs(z, *others))
+
+    def _views(self, batch: Batch, part: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return both views of this process's cells of a part of a batch: those they have in the whole batch."""
+        n_parts = self.run.settings["accumulate"] * self.fabric.world_size
+        n = len(batch[0]) // n_parts
+        start = (part * self.fabric.world_size + self.fabric.global_rank) * n
+        patches, regions = batch[0][start : start + n], batch[1][start : start + n]
+        run, objective, device = self.run, self.objective, self.fabric.device
+        shown = run.normalize(patches, regions, device=device)
+        beyond = objective.looks_beyond and run.hides_surroundings
+        whole = run.normalization(patches, device=device) if beyond else shown
+        other = objective.second(shown, whole, torch.from_numpy(regions).to(device))
+        generator = torch.Generator(device).manual_seed(seed)
+        return self.views(shown, other, generator, first=start, of=len(batch[0]))
+
+    def _learning_rate(self, step: int) -> float:
+        settings = self.run.settings
+        return float(settings["learning_rate"]) * _warm_up_and_cosine(step, settings["steps"])
+
+    @torch.no_grad()
+    def _encode(self, patches: np.ndarray, regions: np.ndarray) -> np.ndarray:
+        self.objective.eval()
+        with self.fabric.autocast():
+            z: Tensor = self.objective.encoder(self.run.normalize(patches, regions, device=self.fabric.device))
+        return z.float().cpu().numpy()
 
 
 def _numbered(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
@@ -191,41 +269,65 @@ def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, floa
     return first.markers, first.patch_px, first.pixel_size_um
 
 
-def _fabric(device: str, precision: str) -> Fabric:
-    where = find_device(device)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says twice what the settings say
-    if precision == "auto":
-        precision = "bf16-mixed" if _computes_bf16(where.type) else "32-true"
-    devices = 1 if where.index is None else [where.index]
-    return Fabric(accelerator=where.type, devices=devices, precision=precision)
+def _batches(stores: Sequence[PatchStore], recipe: Recipe, processes: int) -> Batches:
+    """Return the batches, each of as many cells as processes and micro-batches can share alike."""
+    parts = processes * recipe.accumulate
+    n_cells = sum(store.n_cells for store in stores)
+    if n_cells < 2 * parts:
+        msg = (
+            f"{n_cells} cell{'s are' if n_cells > 1 else ' is'} too few to train on"
+            f"{f' in {parts} parts' if parts > 1 else ''}. Give more slides, or a trained model by --model."
+        )
+        raise InputError(msg)
+    if recipe.batch_size % parts or recipe.batch_size < 2 * parts:
+        shared = (
+            f"{processes} process{'es' * (processes > 1)} and {recipe.accumulate} part{'s' * (recipe.accumulate > 1)}"
+        )
+        msg = (
+            f"a batch of {recipe.batch_size} cells cannot be shared among {shared}, two cells or more to each: "
+            f"give a multiple of {parts} for --batch-size."
+        )
+        raise InputError(msg)
+    return Batches(stores, min(recipe.batch_size, n_cells // parts * parts), seed=recipe.seed)
 
 
-def _computes_bf16(accelerator: str) -> bool:
-    if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities()
-    return accelerator == "cpu" and bool(capabilities.get("avx512_bf16", False))
-
-
-def _begin(path: Path, run: Run, *, overwrite: bool) -> Path:
-    """Return the folder that training writes to: a new one, or an interrupted one with the same settings."""
+def _check_free(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         msg = f"{path} exists. Choose another folder, or --overwrite to replace it."
         raise InputError(msg)
+
+
+def _begin(fabric: Fabric, path: Path, run: Run, *, overwrite: bool) -> Path:
+    """Return the folder that training writes to: a new one, or an interrupted one with the same settings."""
     folder = path.with_name(path.name + ".partial")
     settings = json.dumps([run.settings, run.normalization.to_dict()], sort_keys=True)
     marker = folder / "settings.json"
-    if folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != settings):
-        if not overwrite:
-            msg = (
-                f"{folder} holds an unfinished run with other settings. Finish it with those, remove it, "
-                "or --overwrite to begin anew."
-            )
-            raise InputError(msg)
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(settings, encoding="utf-8")
+    other = folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != settings)
+    if other and not overwrite:
+        msg = (
+            f"{folder} holds an unfinished run with other settings. Finish it with those, remove it, "
+            "or --overwrite to begin anew."
+        )
+        raise InputError(msg)
+    fabric.barrier()  # every process has looked
+    if fabric.is_global_zero:
+        if other:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(settings, encoding="utf-8")
+    fabric.barrier()
     return folder
+
+
+def _finish(run: Run, folder: Path, path: Path) -> None:
+    """Write the run, and give its folder its name."""
+    write_table(folder / "log.jsonl", folder / "log.csv")
+    save_run(replace(run, results=last_results(folder / "log.jsonl")), folder)
+    for file in ("checkpoint.safetensors", "settings.json"):  # what only an interrupted run needs
+        (folder / file).unlink(missing_ok=True)
+    if path.exists():
+        shutil.rmtree(path)
+    folder.replace(path)
 
 
 def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -> None:
@@ -238,26 +340,26 @@ def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -
     temporary.replace(folder / "checkpoint.safetensors")
 
 
-def _resume(folder: Path, objective: nn.Module, optimizer: Any, device: torch.device) -> int:
+def _resume(fabric: Fabric, folder: Path, objective: nn.Module, optimizer: Any) -> int:
     """Load the last checkpoint, if there is one, and return the step to go on with."""
-    file, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
-    if not file.is_file():
-        log.unlink(missing_ok=True)
-        return 0
-    tensors = load_file(file, device=str(device))
-    objective.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for weight, moments in optimizer.state.items():  # a fused optimiser takes them to lie in memory as the weight does
-        moments.update({n: torch.empty_like(weight).copy_(m) for n, m in moments.items() if m.shape == weight.shape})
-    step = int(tensors["step"])
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    log.write_text("".join(lines[:step]), encoding="utf-8")
-    logger.info("going on with step %d", step)
+    file = folder / "checkpoint.safetensors"
+    step = 0
+    if file.is_file():
+        tensors = load_file(file, device=str(fabric.device))
+        objective.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".", 2)
+                state.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for weight, moments in optimizer.state.items():  # a fused optimiser takes them to lie in memory as the weight does
+            moments.update({n: torch.empty_like(weight).copy_(m) for n, m in moments.items() if m.shape == weight.shape})
+        step = int(tensors["step"])
+        logger.info("going on with step %d", step)
+    if fabric.is_global_zero:
+        cut_log(folder / "log.jsonl", step)
+    fabric.barrier()  # before the first of them writes the next checkpoint
     return step
 
 
@@ -268,20 +370,10 @@ def _warm_up_and_cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def _check_finite(total: Tensor, terms: dict[str, Tensor], names: Sequence[str], step: int) -> None:
-    if not torch.isfinite(total):
-        bad = sorted({names[i] for term in terms.values() for i in torch.where(~torch.isfinite(term))[0].tolist()})
+def _check_finite(terms: dict[str, list[float]], names: Sequence[str], step: int) -> None:
+    bad = sorted(
+        {name for of in terms.values() for name, value in zip(names, of, strict=True) if not math.isfinite(value)}
+    )
+    if bad:
         msg = f"the loss of chunk {', '.join(bad)} is not finite at step {step}. Lower --learning-rate."
         raise InputError(msg)
-
-
-def _log_line(
-    step: int, batches: Batches, total: Tensor, terms: dict[str, Tensor], names: Sequence[str], seconds: float
-) -> str:
-    values = {name: term.tolist() for name, term in terms.items()}
-    chunks = {
-        chunk: {"loss": sum(values[name][i] for name in values)} | {name: values[name][i] for name in values}
-        for i, chunk in enumerate(names)
-    }
-    line = {"step": step, "epoch": step // batches.per_epoch, "seconds": seconds, "loss": float(total.detach())}
-    return json.dumps(line | {"chunks": chunks})

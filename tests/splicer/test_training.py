@@ -91,10 +91,10 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     check = training._check_finite
 
-    def stop_at_step_7(total, terms, names, step):
+    def stop_at_step_7(terms, names, step):
         if step == 7:
             raise KeyboardInterrupt
-        check(total, terms, names, step)
+        check(terms, names, step)
 
     monkeypatch.setattr(training, "_check_finite", stop_at_step_7)
     with pytest.raises(KeyboardInterrupt):
@@ -112,6 +112,7 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
         "model.safetensors",
         "README.md",
         "log.jsonl",
+        "log.csv",
     }
 
 

@@ -1,0 +1,143 @@
+"""Run folders on the Hugging Face hub, or on a server that speaks like it: to put one there, and to fetch one.
+
+A run is data: a table of settings and a safetensors file. A repository that holds anything else is refused before any
+of it is fetched, so that nothing can come along that something might run.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.run import RUN_FILES, Run, load_run
+
+_NEEDED = ("config.json", "model.safetensors")
+_OF_GIT = (".gitattributes",)  # every repository of the hub has one; it is not fetched
+
+
+class Hub(Protocol):
+    """What is used of ``huggingface_hub.HfApi``."""
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
+        """Create a repository."""
+
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
+    ) -> object:
+        """Upload the files of a folder in one commit."""
+
+    def list_repo_files(self, repo_id: str, *, revision: str | None) -> list[str]:
+        """Return the paths of a repository."""
+
+    def hf_hub_download(self, repo_id: str, filename: str, *, revision: str | None, local_dir: Path) -> object:
+        """Download one file into a folder."""
+
+
+def push(path: str | Path, repository: str, *, public: bool = False, hub: Hub | None = None) -> str:
+    """Upload a run folder to a repository of the hub, ``user/name``, which is made where there is none.
+
+    Parameters
+    ----------
+    path
+        Run folder, or a result that holds one. Its model card and settings name the slides it was trained on.
+    public
+        Whether everyone may see a repository that is made; one that exists stays as it is.
+    hub
+        ``huggingface_hub.HfApi()`` by default, which knows who you are by ``hf auth login`` or ``HF_TOKEN``.
+
+    Returns
+    -------
+    The name of the repository.
+    """
+    run = load_run(path)  # nobody should fetch what cannot be opened
+    assert run.path is not None
+    hub = hub or _hub()
+    with _explained(repository):
+        hub.create_repo(repository, private=not public, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repository,
+            folder_path=run.path,
+            allow_patterns=list(RUN_FILES),
+            commit_message=f"mxsplicer run: {run.method}, {len(run.markers)} markers",
+        )
+    return repository
+
+
+def pull(
+    repository: str,
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+    hub: Hub | None = None,
+) -> Run:
+    """Download a run from a repository of the hub into the folder ``path``, and open it.
+
+    Raises
+    ------
+    InputError
+        If the repository holds anything that is no part of a run, or a run that cannot be opened. Then nothing is left.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        msg = f"{path} exists. Choose another folder, or --overwrite to replace it."
+        raise InputError(msg)
+    partial = path.with_name(path.name + ".partial")
+    hub = hub or _hub()
+    with _explained(repository):
+        files = sorted(set(hub.list_repo_files(repository, revision=revision)) - set(_OF_GIT))
+    _check_files(repository, files)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with _explained(repository):
+            for file in files:
+                hub.hf_hub_download(repository, file, revision=revision, local_dir=partial / "fetched")
+        for file in files:
+            (partial / "fetched" / file).replace(partial / file)
+        shutil.rmtree(partial / "fetched")  # with the notes that the client leaves beside the files
+        load_run(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.exists():
+        shutil.rmtree(path)
+    partial.replace(path)
+    return load_run(path)
+
+
+def _check_files(repository: str, files: list[str]) -> None:
+    strange = [file for file in files if file not in RUN_FILES]
+    missing = [file for file in _NEEDED if file not in files]
+    if missing:
+        msg = f"repository {repository!r} holds no run of mxsplicer: it has no {' and no '.join(missing)}."
+        raise InputError(msg)
+    if strange:
+        msg = (
+            f"repository {repository!r} holds files that are no part of a run: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}. Nothing was fetched."
+        )
+        raise InputError(msg)
+
+
+def _hub() -> Hub:
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        msg = "push and pull need huggingface_hub: pip install 'mxsplicer[hub]'."
+        raise InputError(msg) from error
+    return HfApi(library_name="mxsplicer")
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the client raises what its HTTP library raises, whichever that is
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        msg = (
+            f"the hub did not do it for {repository!r} ({type(error).__name__}: {said}). Names are USER/NAME; "
+            "a private repository needs `hf auth login` or HF_TOKEN."
+        )
+        raise InputError(msg) from error

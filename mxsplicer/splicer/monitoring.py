@@ -1,0 +1,253 @@
+"""What a training says of itself while it runs: measures of the embeddings, early warnings, and the log of every step.
+
+All of it is looked at and none of it is learned from: with or without, a run has the same weights.
+"""
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mxsplicer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_MEASURES = 100  # per training: of 2,000 steps every 20th, which costs less than a hundredth of the time
+# What is far outside of what trainings on real tissue went through; docs/training.md has the figures.
+_COLLAPSED = 0.02  # of the spread at the start; or of the length of the embeddings
+_DEAD = 0.05  # mean correlation of a chunk with its component
+_EXPLODED = 20.0  # times the spread or the loss at the start
+_LEARNED_BY = 200  # steps, by which a chunk that learns anything has begun to
+_OF_STEP = ("loss", "learning_rate", "cells_per_second", "rank", "probe")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What the two embeddings of a batch look like, chunk by chunk."""
+
+    spread: Tensor  # (n,) standard deviation over cells, root mean square over features
+    component_spread: Tensor  # (n,) the same of the other embedding
+    correlation: Tensor  # (n,) of each feature with that of the other embedding, mean over features
+    chunk_rank: Tensor  # (n,) effective rank of the chunk, at most its width
+    length: Tensor  # (n,) root mean square of the embedding itself
+    rank: float  # effective rank of z: RankMe on this batch, at most B
+
+    def by_name(self) -> dict[str, list[float]]:
+        """Return what goes to the log for every chunk."""
+        names = ("correlation", "spread", "component_spread", "chunk_rank")
+        return {name: [round(value, 5) for value in getattr(self, name).tolist()] for name in names}
+
+
+@torch.no_grad()
+def measure(z: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Measures:
+    """Return the measures of representations (B, d), and of the two embeddings (B, D_i) of every chunk."""
+    chunks = [_measure_chunk(e.float(), e_other.float()) for e, e_other in pairs]
+    columns = [torch.stack(column) for column in zip(*chunks, strict=True)]
+    return Measures(columns[0], columns[1], columns[2], columns[3], columns[4], rank=float(effective_rank(z.float())))
+
+
+def _measure_chunk(e: Tensor, e_other: Tensor) -> tuple[Tensor, ...]:
+    centred, other = e - e.mean(dim=0), e_other - e_other.mean(dim=0)
+    norms = centred.norm(dim=0) * other.norm(dim=0)  # (D,)
+    correlation = (centred * other).sum(dim=0) / norms.clamp_min(1e-12)
+    sizes = [x.pow(2).mean().sqrt() for x in (centred, other, e)]
+    return sizes[0], sizes[1], correlation.mean(), effective_rank(centred), sizes[2]
+
+
+def effective_rank(rows: Tensor) -> Tensor:
+    """Return the exponential of the entropy of the singular values of matrices (..., B, D): RankMe (arXiv 2210.02885).
+
+    Examples
+    --------
+    >>> round(float(effective_rank(torch.eye(4))), 3)
+    4.0
+    """
+    values = torch.linalg.svdvals(rows.double() if rows.device.type == "cpu" else rows)
+    share = values / values.sum(dim=-1, keepdim=True).clamp_min(1e-12) + 1e-7
+    return torch.exp(-(share * share.log()).sum(dim=-1))
+
+
+@dataclass
+class Watch:
+    """Notices a chunk that is collapsed, dead or exploding, and says so once, by name."""
+
+    chunk_names: Sequence[str]
+    has_components: bool  # else the one chunk is held to a view of the same patch
+    _start: tuple[Tensor, Tensor, Tensor] | None = None  # spread, of the component too, and loss
+    _said: set[tuple[str, str]] = field(default_factory=set)
+
+    def look(self, step: int, measures: Measures, losses: Sequence[float]) -> list[str]:
+        """Return warnings in words for what is new at a step; ``losses`` are those of the chunks."""
+        loss = torch.tensor(losses, device=measures.spread.device)
+        if self._start is None:
+            self._start = (measures.spread, measures.component_spread, loss)
+        spread, component_spread, first_loss = self._start
+        late = step >= _LEARNED_BY
+        flat = (measures.spread < _COLLAPSED * spread) | (measures.spread < _COLLAPSED * measures.length)
+        silent = measures.component_spread < _COLLAPSED * component_spread
+        found = {
+            "collapsed": flat & ~silent,
+            "dead": silent | ((measures.correlation < _DEAD) & ~flat & late),
+            "exploding": (measures.spread > _EXPLODED * spread.clamp_min(1.0))
+            | (loss > _EXPLODED * first_loss.abs().clamp_min(1.0)),
+        }
+        return [
+            self._words(kind, index, step, measures)
+            for kind, where in found.items()
+            for index in torch.where(where)[0].tolist()
+            if (kind, self.chunk_names[index]) not in self._said
+        ]
+
+    def _words(self, kind: str, index: int, step: int, measures: Measures) -> str:
+        name = self.chunk_names[index]
+        self._said.add((kind, name))
+        spread, correlation = float(measures.spread[index]), float(measures.correlation[index])
+        if kind == "exploding":
+            return (
+                f"chunk {name} is exploding at step {step}: its embedding has a spread of {spread:.3g}. "
+                "Lower --learning-rate."
+            )
+        if kind == "collapsed":
+            return (
+                f"chunk {name} is collapsed at step {step}: all cells get the same embedding (spread {spread:.2g}). "
+                "Give another --loss, a lower --learning-rate or a larger --batch-size."
+            )
+        follows = f"its component {name}" if self.has_components else "the other view"
+        return (
+            f"chunk {name} is dead at step {step}: it does not follow {follows} (correlation {correlation:.2f}). "
+            f"Look whether {name} shows any cells apart; what is only noise is better left out."
+        )
+
+
+class Log:
+    """The log of a training: every step in ``log.jsonl``; where it is asked for, measures for TensorBoard too.
+
+    Parameters
+    ----------
+    path
+        Run folder; a log that is there is gone on with.
+    first
+        The step it goes on with.
+    tensorboard
+        Folder of event files.
+    """
+
+    def __init__(self, path: Path, chunk_names: Sequence[str], *, first: int, tensorboard: Path | None = None) -> None:
+        self._chunk_names = chunk_names
+        self._began = self._last = time.monotonic()
+        self._cells = 0
+        self._board = _open_board(tensorboard, first) if tensorboard else None
+        self._file = (path / "log.jsonl").open("a", buffering=1, encoding="utf-8")
+
+    def __enter__(self) -> "Log":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+    def write(
+        self,
+        step: int,
+        epoch: int,
+        losses: Mapping[str, Sequence[float]],
+        *,
+        learning_rate: float,
+        n_cells: int,
+        measures: Measures | None = None,
+        probe: float | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """Write what is known of a step; ``losses`` has the loss and its terms for every chunk."""
+        now = time.monotonic()
+        self._cells += n_cells
+        line: dict[str, Any] = {
+            "step": step,
+            "epoch": epoch,
+            "seconds": round(now - self._began, 3),
+            "loss": sum(losses["loss"]),
+            "learning_rate": learning_rate,
+        }
+        of_chunks = dict(losses)
+        if measures is not None:
+            line["cells_per_second"] = round(self._cells / max(now - self._last, 1e-9), 1)
+            line["rank"] = round(measures.rank, 3)
+            of_chunks |= measures.by_name()
+            self._last, self._cells = now, 0
+        if probe is not None:
+            line["probe"] = round(probe, 4)
+        if warnings:
+            line["warnings"] = list(warnings)
+        for warning in warnings:
+            logger.warning("%s", warning)
+        line["chunks"] = {
+            chunk: {name: values[index] for name, values in of_chunks.items()}
+            for index, chunk in enumerate(self._chunk_names)
+        }
+        self._file.write(json.dumps(line) + "\n")
+        if self._board and measures is not None:
+            _show(self._board, line)
+
+
+def measures_at(step: int, steps: int) -> bool:
+    """Return whether the embeddings are measured at a step."""
+    return step % max(1, steps // _MEASURES) == 0 or step == steps - 1
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave the first ``step`` lines of a log: what came after the checkpoint is trained again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    path.write_text("".join(lines[:step]), encoding="utf-8")
+
+
+def last_results(log: Path) -> dict[str, float]:
+    """Return what the last lines of ``log.jsonl`` say: loss (mean of the last twentieth), rank of z, probe."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    last = lines[-max(1, len(lines) // 20) :]
+    results = {"loss": sum(line["loss"] for line in last) / len(last)}
+    names = {"rank": "effective rank of z, on a batch", "probe": "online probe of labels, balanced accuracy"}
+    return results | {words: lines[-1][name] for name, words in names.items() if name in lines[-1]}
+
+
+def write_table(log: Path, path: Path) -> None:
+    """Write the measured steps of ``log.jsonl`` as a CSV table, one row per step and chunk."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        {name: line.get(name) for name in ("step", "epoch", "seconds", *_OF_STEP[1:])} | {"chunk": chunk} | values
+        for line in lines
+        if "rank" in line
+        for chunk, values in line["chunks"].items()
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _open_board(folder: Path, first: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        msg = "--tensorboard needs tensorboard: pip install 'mxsplicer[tensorboard]'."
+        raise InputError(msg) from error
+    return SummaryWriter(str(folder), purge_step=first)
+
+
+def _show(board: Any, line: dict[str, Any]) -> None:
+    step = line["step"]
+    for name in _OF_STEP:
+        if name in line:
+            board.add_scalar(name, line[name], step)
+    for chunk, values in line["chunks"].items():
+        for name, value in values.items():
+            board.add_scalar(f"{name}/{chunk}", value, step)

@@ -1,0 +1,243 @@
+"""Several processes that train one model: who they are, and the batch norm that they share.
+
+Every process holds the whole model and works on its part of the same batch. What a loss or a batch norm says of the
+batch is taken over all processes, so that their number changes how long a step takes and not what it does.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.devices import find_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes train, and who starts them."""
+
+    per_node: int
+    nodes: int
+    environment: ClusterEnvironment
+
+    @property
+    def total(self) -> int:
+        """Number of processes in all."""
+        return self.per_node * self.nodes
+
+
+def find_processes(devices: int | None = None, nodes: int | None = None) -> Processes:
+    """Return which processes train: those that ``torchrun`` or ``srun`` started, else ``devices`` on each of ``nodes``.
+
+    Parameters
+    ----------
+    devices, nodes
+        Devices to use on every machine, and machines; 1 of each where nothing else is said.
+
+    Raises
+    ------
+    InputError
+        If they contradict what was started.
+
+    Examples
+    --------
+    >>> find_processes().total
+    1
+    """
+    started: tuple[int, int] | None = None
+    environment: ClusterEnvironment = LightningEnvironment()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        started, by = (per_node, int(os.environ["WORLD_SIZE"]) // per_node), "torchrun"
+        environment = TorchElasticEnvironment()
+    elif "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:  # inside srun, not sbatch
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            msg = "srun started several tasks, and how many on each node is not said: give it --ntasks-per-node."
+            raise InputError(msg)
+        per_node = int(os.environ["SLURM_NTASKS_PER_NODE"])
+        started, by = (per_node, int(os.environ["SLURM_NTASKS"]) // per_node), "srun"
+        environment = SLURMEnvironment()
+    if started is None:
+        return Processes(devices or 1, nodes or 1, environment)
+    asked = (devices or started[0], nodes or started[1])
+    if asked != started:
+        msg = (
+            f"{by} started {_said(*started)}, and {_said(*asked)} are asked for. "
+            f"Leave --devices and --nodes out under {by}."
+        )
+        raise InputError(msg)
+    return Processes(*started, environment)
+
+
+def make_fabric(device: str = "auto", precision: str = "auto", processes: Processes | None = None) -> Fabric:
+    """Return Lightning's Fabric on a device, or on as many as there are processes on this machine.
+
+    Parameters
+    ----------
+    device
+        As :func:`~mxsplicer.splicer.devices.find_device` takes it; without a number where there are several processes.
+    precision
+        ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
+    """
+    processes = processes or find_processes()
+    where = find_device(device)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says twice what the settings say
+    if precision == "auto":
+        precision = "bf16-mixed" if _computes_bf16(where.type) else "32-true"
+    # The environment is said, for Fabric would guess it: alone in a job of SLURM, a process shall not wait for others.
+    plugins = [processes.environment]
+    if processes.total == 1:
+        devices = 1 if where.index is None else [where.index]
+        return Fabric(accelerator=where.type, devices=devices, precision=precision, plugins=plugins)
+    _check_devices(device, where, processes)
+    return Fabric(
+        accelerator=where.type,
+        devices=processes.per_node,
+        num_nodes=processes.nodes,
+        precision=precision,
+        strategy=DDPStrategy(),
+        plugins=plugins,
+    )
+
+
+@contextmanager
+def launch(fabric: Fabric) -> Iterator[None]:
+    """Start the other processes, or meet them, for what is in the ``with`` block; only the first of them speaks."""
+    package = logging.getLogger("mxsplicer")
+    level = package.level
+    fabric.launch()
+    if not is_first():
+        package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def gather(fabric: Fabric, part: Tensor) -> Tensor:
+    """Return the rows (B, ...) of all processes, in their order, from those of this one.
+
+    The gradient is right where every process computes the same loss from the rows, and the gradients of weights are
+    averaged over processes, as they are in training.
+    """
+    if fabric.world_size == 1:
+        return part
+    rows: Tensor = _Gather.apply(part)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        # The other processes find the same gradient of these rows: their sum is a multiple, nothing need be sent.
+        return gradients[0].chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def _said(per_node: int, nodes: int) -> str:
+    return f"{per_node} process{'es' * (per_node > 1)} on {nodes} machine{'s' * (nodes > 1)}"
+
+
+def _check_devices(device: str, where: torch.device, processes: Processes) -> None:
+    if ":" in device:
+        msg = f"device {device!r} is a single one, and {processes.per_node} are asked for: give {where.type!r}."
+        raise InputError(msg)
+    if where.type == "mps":
+        msg = "there is one device 'mps'. Give --devices 1, or --device cpu."
+        raise InputError(msg)
+    if where.type == "cuda" and processes.per_node > torch.cuda.device_count():
+        msg = f"{processes.per_node} devices are asked for; PyTorch finds {torch.cuda.device_count()} here."
+        raise InputError(msg)
+
+
+def _computes_bf16(accelerator: str) -> bool:
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return accelerator == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return ``module`` with its batch norms replaced by ones that take mean and variance over all processes."""
+    if device.type == "cuda":
+        shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return shared
+    for name, child in module.named_children():
+        setattr(module, name, share_batch_norm(child, device))
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module
+    norm = SharedBatchNorm(module.num_features, module.eps, module.momentum or 0.1)
+    norm.load_state_dict(module.state_dict())
+    return norm
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the rows of all processes, each of which has as many: PyTorch has one for GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, ...) normalised per channel."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if not self.training:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        normal, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+            n = x.numel() // x.shape[1] * dist.get_world_size()
+            momentum = self.momentum or 0.0
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * (n / max(1, n - 1)), momentum)
+        return normal  # type: ignore[no-any-return]
+
+
+class _Normalize(torch.autograd.Function):
+    """The normalisation and its gradient (Ioffe, Szegedy 2015, arXiv 1502.03167, section 3), over all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        axes, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
+        local_variance, local_mean = torch.var_mean(x.float(), axes, correction=0)
+        everywhere = [torch.empty(2, len(local_mean), device=x.device) for _ in range(dist.get_world_size())]
+        dist.all_gather(everywhere, torch.stack([local_mean, local_variance]))
+        means, variances = torch.stack(everywhere, dim=1)  # (processes, C) each
+        mean, variance = means.mean(dim=0), variances.mean(dim=0) + means.var(dim=0, correction=0)
+        scale = torch.rsqrt(variance + eps)
+        normal = (x.float() - mean.view(shape)) * scale.view(shape)
+        ctx.save_for_backward(normal.to(x.dtype), weight, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return (normal * weight.view(shape) + bias.view(shape)).to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        normal, weight, scale = ctx.saved_tensors
+        gradient = gradients[0]
+        axes, shape = [0, *range(2, normal.ndim)], [1, -1] + [1] * (normal.ndim - 2)
+        d_bias, d_weight = gradient.float().sum(axes), (gradient * normal).float().sum(axes)
+        sums = torch.stack([d_bias, d_weight])
+        dist.all_reduce(sums)
+        along_bias, along_weight = sums / (normal.numel() // normal.shape[1] * dist.get_world_size())  # means, (C,)
+        rest = gradient - along_bias.view(shape) - normal * along_weight.view(shape)
+        return (rest * (weight * scale).view(shape)).to(gradient.dtype), d_weight, d_bias, None

@@ -1,0 +1,217 @@
+"""Two processes on this machine, over gloo, are compared with one."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mxsplicer.errors import InputError
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.splicer import training
+from mxsplicer.splicer.processes import find_processes, gather, launch, make_fabric, share_batch_norm
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.run import load_run
+from mxsplicer.testing import tiny_store
+
+
+def in_two_processes(work: Callable[..., None], *arguments: object, code: int = 0) -> None:
+    """Call ``work`` as torchrun would start it, twice, and raise where one hangs or ends otherwise than expected."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mxsplicer.splicer.training"])  # torch loads once for all
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [context.Process(target=_as_rank, args=(rank, port, work, arguments)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    hanging = [process for process in both if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging
+    assert [process.exitcode for process in both] == [code, code]
+
+
+def _as_rank(rank: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    started = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
+    os.environ |= {name: str(value) for name, value in started.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    work(*arguments)
+
+
+def _normalize_in_parts(folder: Path) -> None:
+    fabric = make_fabric("cpu", "32-true")
+    with launch(fabric):
+        torch.manual_seed(0)
+        layers = share_batch_norm(_layers(), fabric.device)
+        x = _rows()[fabric.global_rank * 4 :][:4].requires_grad_()
+        _loss(gather(fabric, layers(x))).backward()
+        for parameter in layers.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= 2  # as DistributedDataParallel does
+        rest = [*layers.state_dict().values(), *(parameter.grad for parameter in layers.parameters())]
+        torch.save([x.grad, *rest], folder / f"{fabric.global_rank}.pt")
+
+
+def _layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Tanh(), nn.Flatten(), nn.BatchNorm1d(5 * 16))
+
+
+def _rows() -> torch.Tensor:
+    return 3 + torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def _loss(out: torch.Tensor) -> torch.Tensor:
+    between = (out @ out.T).softmax(dim=1)  # no row is for itself
+    return (between * torch.arange(64.0).view(8, 8)).sum()
+
+
+def test_batch_norm_and_gradients_of_two_processes_are_those_of_all_their_rows(two):
+    torch.manual_seed(0)
+    layers, x = _layers(), _rows().requires_grad_()
+    _loss(layers(x)).backward()
+
+    first, second = (torch.load(two / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.testing.assert_close(torch.cat([first[0], second[0]]) / 2, x.grad)
+    expected = [*layers.state_dict().items(), *((f"gradient {n}", p.grad) for n, p in layers.named_parameters())]
+    for (name, one), found in zip(expected, first[1:], strict=True):
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(found, one, msg=lambda said, name=name: f"{name}: {said}")
+
+
+SMALL = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=1, learning_rate=1e-4)
+CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells: 5 steps
+
+
+def _train(store: Path, run: Path, recipe: Recipe, stop_at: int | None = None) -> None:
+    if stop_at is not None:
+        check = training._check_finite
+
+        def stop(terms, names, step):
+            if step == stop_at:
+                os._exit(9)  # as a process ends that is killed
+            check(terms, names, step)
+
+        training._check_finite, training._SECONDS_BETWEEN_CHECKPOINTS = stop, 0.0
+    training.train(PatchStore.open(store), run, recipe=recipe, device="cpu", precision="32-true")
+
+
+CASES = {
+    "splicer": SMALL,
+    "joint": replace(SMALL, method="joint", loss="simclr"),
+    "accumulated": replace(SMALL, loss="sigreg", accumulate=2),
+}
+
+
+def _all(folder: Path) -> None:
+    _normalize_in_parts(folder)
+    for name, recipe in CASES.items():
+        _train(folder / "tiny.zarr", folder / name, recipe)
+    _train(folder / "tiny.zarr", folder / "killed", SMALL, 3)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Return a folder of what two processes did; they start but once, for that takes longer than the rest."""
+    folder = tmp_path_factory.mktemp("two")
+    tiny_store(folder / "tiny.zarr", cells_at=CELLS)
+    in_two_processes(_all, folder, code=9)
+    return folder
+
+
+def _losses(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    measures = {"correlation", "spread", "component_spread", "chunk_rank"}  # of 8 cells: they tell little
+    chunks = [values for line in lines for values in line["chunks"].values()]
+    return [{name: value for name, value in values.items() if name not in measures} for values in chunks]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_as_one_does(two, tmp_path, name):
+    _train(two / "tiny.zarr", tmp_path / "run", CASES[name])
+
+    alone, together = _losses(tmp_path / "run"), _losses(two / name)
+    n_chunks = len(alone) // 5
+    assert len(alone) == len(together)
+    for number, (at_one, at_two) in enumerate(zip(alone, together, strict=True)):
+        # Adam makes steps of a size of gradients that are only rounding errors, so these grow from step to step.
+        assert at_two == pytest.approx(at_one, rel=1e-4 if number < n_chunks else 2e-3, abs=2e-3)
+    first, second = load_run(tmp_path / "run"), load_run(two / name)
+    assert first.settings == second.settings
+    for key, tensor in first.encoder.state_dict().items():
+        torch.testing.assert_close(second.encoder.state_dict()[key], tensor, rtol=1e-2, atol=2e-3)
+
+
+def test_what_two_processes_began_one_goes_on_with(two, tmp_path):
+    shutil.copytree(two / "killed.partial", tmp_path / "killed.partial")
+    assert not (two / "killed").exists()
+
+    _train(two / "tiny.zarr", tmp_path / "killed", SMALL)
+
+    whole, resumed = _losses(two / "splicer"), _losses(tmp_path / "killed")
+    assert len(resumed) == len(whole)
+    for expected, found in zip(whole, resumed, strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("started", "asked", "expected"),
+    [
+        ({}, (None, None), (1, 1)),
+        ({}, (4, 2), (4, 2)),
+        ({"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (None, None), (2, 3)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}, (4, None), (4, 2)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, (None, None), (1, 1)),
+        ({"SLURM_NTASKS": "8"}, (None, None), (1, 1)),  # in a batch script, without srun
+    ],
+)
+def test_processes_are_those_that_were_started_or_asked_for(monkeypatch, started, asked, expected):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+
+    found = find_processes(*asked)
+
+    assert (found.per_node, found.nodes) == expected
+
+
+def test_processes_that_contradict_what_was_started_are_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(InputError, match=r"torchrun started 2 processes on 1 machine, and 4 processes on 1 machine"):
+        find_processes(4)
+
+
+def test_srun_without_tasks_per_node_is_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+
+    with pytest.raises(InputError, match="--ntasks-per-node"):
+        find_processes()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu:0", "is a single one, and 2 are asked for"), ("abacus", "cannot be used here")]
+)
+def test_several_processes_need_a_device_for_each(device, message):
+    with pytest.raises(InputError, match=message):
+        make_fabric(device, processes=find_processes(2))
+
+
+def test_a_batch_that_cannot_be_shared_alike_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a batch of 16 cells cannot be shared among 1 process and 3 parts"):
+        training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=replace(SMALL, accumulate=3))
+    assert list(tmp_path.iterdir()) == []
