@@ -353,8 +353,13 @@ def _resume(fabric: Fabric, folder: Path, objective: nn.Module, optimizer: Any) 
                 _, number, name = key.split(".", 2)
                 state.setdefault(int(number), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        for weight, moments in optimizer.state.items():  # a fused optimiser takes them to lie in memory as the weight does
-            moments.update({n: torch.empty_like(weight).copy_(m) for n, m in moments.items() if m.shape == weight.shape})
+        for (
+            weight,
+            moments,
+        ) in optimizer.state.items():  # a fused optimiser takes them to lie in memory as the weight does
+            moments.update(
+                {n: torch.empty_like(weight).copy_(m) for n, m in moments.items() if m.shape == weight.shape}
+            )
         step = int(tensors["step"])
         logger.info("going on with step %d", step)
     if fabric.is_global_zero:
