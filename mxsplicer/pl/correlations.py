@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from anndata import AnnData
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from mxsplicer.errors import InputError
@@ -125,7 +126,7 @@ def volcano(
     shown = list(adata.var_names[strongest]) if markers is None else list(markers)
     ax = axes_or_new(ax, (6, 5))
     # Below 1 in 1e4 sizes differ by powers; a root shows both the line of chance and the far end.
-    ax.set_yscale("function", functions=(np.sqrt, np.square))
+    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
     rest = ~adata.var_names.isin(shown)
     ax.scatter(r[rest], strength[rest], s=4, color=colors.ABSENT, linewidths=0, rasterized=True, label="other markers")
     for code, name in enumerate(shown):
@@ -212,8 +213,7 @@ def local_map(
     (discs,) = ax.collections
     values = np.abs(adata.obs[name].to_numpy())
     limit = 1.0 if scale != "cell" else float(np.nanpercentile(values, 99))
-    discs.set(cmap=colors.SIGNED, clim=(-limit, limit))
-    discs.cmap.set_bad(colors.ABSENT)
+    discs.set(cmap=colormaps[colors.SIGNED].with_extremes(bad=colors.ABSENT), clim=(-limit, limit))
     ax.set_title(f"{marker} and feature {feature}, {scale}", fontsize=10)
     label = "share of r" if scale == "cell" else "local r"
     ax.figure.colorbar(discs, ax=ax, label=label, fraction=0.03, pad=0.01)

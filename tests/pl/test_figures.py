@@ -61,6 +61,48 @@ def test_each_feature_stands_under_the_marker_it_follows_most(adata):
     assert (np.diff(np.abs(shown).argmax(axis=0)) >= 0).all()
 
 
+def test_what_chance_explains_is_pale(adata):
+    adata.varm["splicer_correlation_p"] = np.where(np.arange(8) < 3, 1e-9, 0.5) * np.ones((3, 1))
+    adata.uns["splicer_correlation"] = {"p_5pct_fdr": 0.01}
+
+    _, veil = pl.correlation(adata, ax=Figure().subplots()).collections
+    (bare,) = pl.correlation(adata, dim=False, ax=Figure().subplots()).collections
+
+    assert (~np.ma.getmaskarray(veil.get_array())).sum() == 15
+    assert bare.get_array().size == 24
+
+
+def test_figures_of_maps_show_every_marker(adata):
+    for name in ("max_abs_r", "mean_abs_r", "r2_mean"):
+        adata.var[f"splicer_{name}"] = [0.5, -0.1, np.nan]
+    adata.varm["splicer_correlation_p"] = np.full((3, 8), 0.0)
+    adata.uns["splicer_correlation"] = {"p_5pct_fdr": 0.01, "diagonal": np.eye(3), "among_markers": np.eye(3)}
+
+    for draw in (pl.marker_support, pl.marker_diagonal):
+        labels = draw(adata, ax=Figure().subplots()).get_yticklabels()
+        assert {label.get_text() for label in labels} == {"DAPI", "CD4", "CD8"}
+    legend = pl.volcano(adata, ax=Figure().subplots()).get_legend()
+    assert {text.get_text() for text in legend.get_texts()} >= {"DAPI", "CD4", "CD8"}
+
+
+def test_a_local_map_is_white_at_zero_and_grey_where_there_is_none(adata):
+    adata.obsm["X_splicer"] = np.random.default_rng(1).normal(size=(40, 2))
+
+    axes = pl.local_map(adata, "CD4", 1, scale="region", ax=Figure().subplots())
+
+    (discs,) = axes.collections
+    assert discs.get_clim() == (-1, 1)
+    assert discs.get_array() is not None
+
+
+@pytest.mark.parametrize("draw", [pl.correlation, pl.marker_support, pl.volcano, pl.marker_diagonal])
+def test_cells_without_maps_are_told_what_to_run(adata, draw):
+    del adata.varm["splicer_correlation"]
+
+    with pytest.raises(InputError, match=r"tl\.correlate"):
+        draw(adata)
+
+
 def test_bright_markers_of_a_cluster_are_positive(adata):
     adata.X[(adata.obs["leiden"] == "1").to_numpy(), 1] += 500
 

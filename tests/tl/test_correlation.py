@@ -1,9 +1,14 @@
+import h5py
 import numpy as np
 import pytest
+from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import rows
+from mxsplicer.tl import correlation, rows
 
 
 def test_correlations_are_pearsons(cells):
@@ -51,3 +56,158 @@ def test_large_offsets_do_not_spoil_the_correlation(cells):
 def test_a_missing_representation_is_named_with_those_there_are(cells):
     with pytest.raises(InputError, match=r"'X_pca'; obsm holds: spatial, X_splicer, X_untrained"):
         tl.correlate(cells(50), use_rep="X_pca")
+
+
+def test_spearmans_are_scipys(cells):
+    adata = cells(500)
+    adata.X[:, 2] = np.round(adata.X[:, 2], -2)  # ties
+    adata.obsm["X_splicer"][:250, 5] = 0
+
+    tl.correlate(adata)
+
+    expected = spearmanr(np.hstack([adata.X[:, :4], adata.obsm["X_splicer"]])).statistic[:4, 4:]
+    np.testing.assert_allclose(adata.varm["splicer_spearman"][:4], expected, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["normal", "lognormal", "zeros", "whole", "one outlier"]))
+def test_ranks_by_steps_are_as_good_as_ranks_by_sorting(seed, kind):
+    rng = np.random.default_rng(seed)
+    x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 4000).T.astype(np.float32)
+    shaped = {
+        "normal": x,
+        "lognormal": np.exp(4 * x),
+        "zeros": np.maximum(x, 0),
+        "whole": np.round(x),
+        "one outlier": np.append(x[:-1], np.float32(1e6)),
+    }[kind]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(correlation, "_CODES", 2048)  # as many steps for 4,000 cells as there are for more
+        adata = AnnData(shaped[:, None], obsm={"X_splicer": y[:, None]})
+        tl.correlate(adata)
+
+    assert adata.varm["splicer_spearman"][0, 0] == pytest.approx(spearmanr(shaped, y).statistic, abs=1e-4)
+
+
+def test_columns_on_disk_are_the_same_however_the_file_holds_them(cells, tmp_path):
+    adata = cells(500, d=40)
+    z = adata.obsm["X_splicer"]
+    tl.correlate(adata)
+    for number, chunks in enumerate([(100, 16), (100, 7), (50, 40), None]):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            stored = file.create_dataset("z", data=z, chunks=chunks)
+            on_disk = AnnData(adata.X, obs=adata.obs, var=adata.var[[]], uns={"mxsplicer": adata.uns["mxsplicer"]})
+            on_disk.obsm["spatial"], on_disk.obsm["X_splicer"] = adata.obsm["spatial"], stored
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(rows, "_COLUMN_BYTES", 4 * 500 * 20)
+                tl.correlate(on_disk)
+            for name in ("correlation", "spearman", "partial_correlation", "correlation_p"):
+                found, expected = on_disk.varm[f"splicer_{name}"], adata.varm[f"splicer_{name}"]
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+            assert on_disk.var["splicer_r2_mean"].to_numpy() == pytest.approx(adata.var["splicer_r2_mean"], nan_ok=True)
+
+
+@pytest.fixture
+def measured():
+    """Return cells whose z holds the mean of the first marker, the texture of the second, the place of the third."""
+    rng = np.random.default_rng(1)
+    n, m = 3000, 3
+    mean, texture, place = rng.lognormal(5, 0.6, (n, m)), rng.normal(size=(n, m)), rng.normal(size=(n, m))
+    adata = AnnData(mean.astype(np.float32), obsm={"spatial": rng.uniform(0, 900, (n, 2))})
+    adata.var_names = ["CD3e", "CD8", "PD-L1"]
+    adata.layers["std"] = np.sqrt(mean) * np.exp(0.3 * texture)  # photon noise: the more light, the more texture
+    adata.layers["ring"] = mean**1.1 * np.exp(0.2 * place)
+    hidden = np.stack([np.log(mean[:, 0]), texture[:, 1], place[:, 2], rng.normal(size=n)], axis=1)
+    adata.obsm["X_splicer"] = (hidden @ rng.normal(size=(4, 12)) + 0.05 * rng.normal(size=(n, 12))).astype(np.float32)
+    return adata
+
+
+def test_r2_tells_mean_texture_and_place_apart(measured):
+    tl.correlate(measured)
+
+    expected = {"mean": [1, 0, 0], "texture": [0, 1, 0], "localisation": [0, 0, 1]}
+    for name, values in expected.items():
+        np.testing.assert_allclose(measured.var[f"splicer_r2_{name}"], values, atol=0.12)
+    assert measured.uns["splicer_correlation"]["left_out"].size == 0
+
+
+def test_a_percentile_and_the_nucleus_stand_in_for_what_was_not_measured(measured):
+    layers = {"p90": measured.layers["std"], "p10": measured.X, "nucleus": measured.layers["ring"]}
+    instead = AnnData(measured.X, var=measured.var, obsm=measured.obsm, layers=layers)
+
+    tl.correlate(instead)
+
+    assert instead.uns["splicer_correlation"]["targets"] == {
+        "mean": "log(1 + mean)",
+        "texture": "log(1 + p90) given log(1 + mean)",
+        "localisation": "log(1 + nucleus) - log(1 + mean), given it",
+    }
+    assert instead.var["splicer_r2_localisation"].iloc[2] > 0.85
+
+
+def test_r2_of_nothing_is_about_zero_and_never_flatters(cells):
+    adata = cells(2000)
+
+    tl.correlate(adata, use_rep="X_untrained")
+
+    r2 = adata.var["untrained_r2_mean"]
+    assert (r2[:4] < 0.01).all()
+    assert np.isnan(r2.iloc[4])  # the empty channel
+
+
+def test_the_diagonal_tells_which_markers_z_holds_apart(measured):
+    rng = np.random.default_rng(0)
+    both = np.log(measured.X[:, 0]) + np.log(measured.X[:, 1])  # of CD3e and CD8 only their sum is in z
+    measured.obsm["X_splicer"] = np.stack([both, np.log(measured.X[:, 2])], 1) + 0.01 * rng.normal(size=(3000, 2))
+
+    tl.correlate(measured)
+
+    diagonal = measured.uns["splicer_correlation"]["diagonal"]
+    np.testing.assert_allclose(diagonal[:2, :2], 0.7, atol=0.1)
+    assert diagonal[2, 2] > 0.99
+    assert diagonal[2, :2].max() < 0.1
+
+
+def test_cells_without_places_get_what_needs_none(cells):
+    adata = cells(300)
+    del adata.obsm["spatial"]
+
+    tl.correlate(adata)
+
+    assert set(adata.varm) == {"splicer_correlation", "splicer_spearman"}
+    left_out = " ".join(adata.uns["splicer_correlation"]["left_out"])
+    for what in ("partial correlation", "p-values", "R²"):
+        assert what in left_out
+
+
+def test_correlating_again_leaves_nothing_of_before(measured):
+    tl.correlate(measured)
+    del measured.layers["ring"]
+
+    tl.correlate(measured)
+
+    assert "splicer_r2_localisation" not in measured.var
+    assert "splicer_r2_texture" in measured.var
+
+
+def test_partners_are_the_strongest_features_and_chance_is_marked(cells):
+    adata = cells(600)
+    tl.correlate(adata)
+
+    table = tl.partners(adata, top=5)
+
+    of_cd3 = table[table["marker"] == "CD3e"]
+    assert len(table) == 25
+    assert of_cd3["r"].abs().is_monotonic_decreasing
+    assert not of_cd3["by_chance"].iloc[0]
+    assert table[table["marker"] == "CD20"]["by_chance"].all()
+    with pytest.raises(InputError, match="no correlations 'joint_correlation'"):
+        tl.partners(adata, key="joint_correlation")
+
+
+def test_values_that_are_not_finite_are_refused(cells):
+    adata = cells(100)
+    adata.obsm["X_splicer"][[3, 5], 2] = np.nan
+
+    with pytest.raises(InputError, match="the representation holds values that are not finite in 2 cells"):
+        tl.correlate(adata)

@@ -1,0 +1,99 @@
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+
+@pytest.fixture
+def result(tmp_path):
+    """Return a result folder of 600 cells, with analyses of somebody else in its AnnData."""
+    rng = np.random.default_rng(0)
+    x = rng.gamma(3, 50, (600, 3)).astype(np.float32)
+    z = np.log1p(x) @ rng.normal(size=(3, 6)) + 0.1 * rng.normal(size=(600, 6))
+    adata = AnnData(
+        x,
+        obs=pd.DataFrame({"slide": pd.Categorical(["S01"] * 600), "mine": 7}, index=[f"S01_{i}" for i in range(600)]),
+        var=pd.DataFrame({"kept": 1}, index=["DAPI", "CD3e", "CD20"]),
+        obsm={"X_splicer": z.astype(np.float32), "spatial": rng.uniform(0, 400, (600, 2))},
+        layers={"raw": x + 1},
+        uns={"mine": {"nested": np.arange(3)}, "mxsplicer": {"patch_size_um": 8.0}},
+    )
+    (tmp_path / "slide.mxs").mkdir()
+    adata.write_h5ad(tmp_path / "slide.mxs" / "cells.h5ad")
+    return tmp_path / "slide.mxs"
+
+
+def read(result):
+    return anndata.read_h5ad(result / "cells.h5ad")
+
+
+def test_maps_are_added_to_the_file_and_all_else_stays(command, result):
+    outcome = command("correlate", "slide.mxs")
+
+    assert outcome.code == 0
+    assert outcome.written == ["slide.mxs/cells.h5ad"]
+    cells = read(result)
+    assert {"splicer_correlation", "splicer_spearman", "splicer_partial_correlation"} < set(cells.varm)
+    assert (cells.var["splicer_r2_mean"] > 0.8).all()
+    assert (cells.obs["mine"] == 7).all()
+    assert (cells.var["kept"] == 1).all()
+    np.testing.assert_array_equal(cells.uns["mine"]["nested"], np.arange(3))
+    np.testing.assert_array_equal(cells.layers["raw"], cells.X + 1)
+    said = outcome.out.splitlines()
+    assert [line.split()[0] for line in said[2:5]] == ["DAPI", "CD3e", "CD20"]
+    assert max(map(len, said[1:5])) <= 80
+
+
+def test_what_is_there_is_shown_and_not_made_again(command, result):
+    command("correlate", result / "cells.h5ad")
+
+    outcome = command("correlate", "slide.mxs", "--json", "--top", 2)
+
+    assert outcome.written == []
+    facts = json.loads(outcome.out)
+    assert [one["marker"] for one in facts["markers"]] == ["DAPI", "CD3e", "CD20"]
+    assert [len(one["partners"]) for one in facts["markers"]] == [2, 2, 2]
+    first = facts["markers"][1]["partners"][0]
+    assert first["r"] == pytest.approx(read(result).varm["splicer_correlation"][1, first["feature"]])
+    assert facts["given"] == ["DAPI"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [(["--seed", 1], "seed was 0, now 1"), (["--given", "CD20"], "given was DAPI, now CD20")],
+)
+def test_maps_made_differently_are_replaced_only_on_demand(command, result, other, said):
+    command("correlate", "slide.mxs")
+
+    refused = command("correlate", "slide.mxs", *other)
+    replaced = command("correlate", "slide.mxs", *other, "--overwrite")
+
+    assert (refused.code, refused.written) == (2, [])
+    assert f"({said}). Give --overwrite" in refused.err.replace("\n", " ")
+    assert (replaced.code, replaced.written) == (0, ["slide.mxs/cells.h5ad"])
+
+
+def test_a_map_in_the_tissue_is_added_on_request(command, result):
+    outcome = command("correlate", "slide.mxs", "--local", "CD3e=4", "--scale", "region")
+
+    assert outcome.code == 0
+    assert read(result).obs["local_CD3e_4_region"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--local", "CD3e"], "--local 'CD3e' is not MARKER=FEATURE"),
+        (["--local", "CD3e=99"], "no feature 99; the 6 features are counted from 0"),
+        (["--use-rep", "X_joint"], "no representation 'X_joint'"),
+        (["--given", "CD4"], "no marker 'CD4' to hold fixed"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(command, result, arguments, said):
+    outcome = command("correlate", "slide.mxs", *arguments)
+
+    assert (outcome.code, outcome.written) == (2, [])
+    assert said in outcome.err.replace("\n", " ")
