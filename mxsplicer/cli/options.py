@@ -167,7 +167,8 @@ _RECIPE: dict[str, Any] = {
         list[str],
         typer.Option(
             metavar="LOSS|NAME=LOSS",
-            help="vicreg, simclr, clip, barlow or sigreg; of one component by its name. May be given several times.",
+            help="vicreg, simclr, clip, barlow, sigreg or module:Class; of one component by its name. May be given "
+            "several times.",
             rich_help_panel=MODEL,
         ),
     ],
@@ -187,8 +188,8 @@ _RECIPE: dict[str, Any] = {
         typer.Option(
             metavar="marker|FILE.yaml|regions|...",
             help="What gets an encoder of its own: marker; named groups of markers (a YAML file); regions (cell, "
-            "neighbours, background); cell (and surroundings); mask (and outside); halves; sides; or several, as in "
-            "marker+regions.",
+            "neighbours, background); cell (and surroundings); mask (and outside); halves; sides; module:function; or "
+            "several, as in marker+regions.",
             rich_help_panel=MODEL,
         ),
     ],

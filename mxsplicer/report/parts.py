@@ -54,6 +54,9 @@ def title(adata: AnnData) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} slides"
 
 
+_METHODS = {"splicer": "SpliCER", "joint": "plain joint embedding", "sigma": "Σ-JE", "trident": "TriDeNT"}
+
+
 def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
     """Return the figures and the sentences at the head of the page."""
     method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
@@ -64,7 +67,7 @@ def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
         "n_markers": adata.n_vars,
         "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
-        "method": {"splicer": "SpliCER", "joint": "plain joint embedding"}.get(method, method),
+        "method": _METHODS.get(method, method),
         "use_rep": key,
         "verdicts": verdict(scores) if scores is not None and len(scores) else [],
     }
@@ -408,7 +411,7 @@ def _score_row(row: "pd.Series[Any]") -> dict[str, Any]:
     others = ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
     return {
         "name": name,
-        "learned": name in ("SpliCER", "joint"),
+        "learned": name in ("SpliCER", "Σ-JE", "TriDeNT", "joint"),
         "value": row["balanced_accuracy"],
         "sd": row["balanced_accuracy_sd"],
         "gain": "" if name == MEAN_INTENSITY else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",

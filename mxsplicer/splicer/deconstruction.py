@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import import_by_name
 from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL
 
 Part = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> which pixels belong to the component, (B, P, P)
@@ -127,6 +128,33 @@ DECONSTRUCTIONS: dict[str, Deconstruction] = {
     "halves": by_half,
     "sides": by_side,
 }
+
+
+def find_deconstruction(name: str) -> Deconstruction:
+    """Return a deconstruction by its name: one of the table, or a function of the user's own, ``module:function``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be imported; the function it returns raises where it does not return components.
+    """
+    if name in DECONSTRUCTIONS:
+        return DECONSTRUCTIONS[name]
+    must = "the names of the markers and return a list of mxsplicer.splicer.deconstruction.Component"
+    own = import_by_name(name, "a deconstruction", must)
+
+    def checked(markers: Sequence[str]) -> list[Component]:
+        components = own(markers)
+        fine = isinstance(components, list) and all(
+            isinstance(one, Component) and one.channels and set(one.channels) <= set(range(len(markers)))
+            for one in components
+        )
+        if not fine:
+            msg = f"deconstruction {name!r} returns {components!r}; it must take {must}, with channels that there are."
+            raise InputError(msg)
+        return list(components)
+
+    return checked
 
 
 def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:

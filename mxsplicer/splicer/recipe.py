@@ -14,7 +14,7 @@ from mxsplicer.imports import is_importable
 if TYPE_CHECKING:
     from torch import nn
 
-    from mxsplicer.splicer.deconstruction import Component, Deconstruction
+    from mxsplicer.splicer.deconstruction import Component
     from mxsplicer.splicer.objectives import Objective
     from mxsplicer.splicer.views import Views
 
@@ -34,14 +34,16 @@ class Recipe:
         ``"splicer"`` (arXiv 2503.07444), or what it is compared with: ``"joint"``, ``"sigma"`` or ``"trident"``; see
         :mod:`mxsplicer.splicer.objectives`.
     loss
-        Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"`` or ``"sigreg"``.
+        Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``, ``"sigreg"``, or a
+        class of your own by ``"module:Class"``.
     losses, weights
         Of single components, by name: another loss, and a weight other than 1.
     covariance_scope
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
         What the components are: ``"marker"``, ``"groups"``, ``"regions"``, ``"cell"``, ``"mask"``, ``"halves"``,
-        ``"sides"``, or several of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
+        ``"sides"``, a function of your own by ``"module:function"``, or several of these joined by ``+``; see
+        :mod:`mxsplicer.splicer.deconstruction`.
     groups
         Markers of each of the ``"groups"``, by name; they may overlap.
     omit
@@ -129,18 +131,17 @@ class Recipe:
 
         _check_word("method", self.method, OBJECTIVES)
         for loss in (self.loss, *self.losses.values()):
-            _check_word("loss", loss, LOSSES)
+            _check_word("loss", loss, LOSSES, own="module:Class")
         _check_word("covariance scope", self.covariance_scope, COVARIANCE_SCOPES)
         if self.covariance_scope == "embedding" and "vicreg" not in (self.loss, *self.losses.values()):
             msg = f"covariance is a term of the loss vicreg, and {self.loss} has none: leave its scope at chunk."
             raise InputError(msg)
-        if not is_importable(self.encoder):
-            _check_word("encoder", self.encoder, (*ENCODERS, "module:Class for one of your own"))
+        _check_word("encoder", self.encoder, ENCODERS, own="module:Class")
         _check_word("component encoder", self.component_encoder, COMPONENT_ENCODERS)
         _check_word("width rule", self.width_rule, WIDTH_RULES)
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
         _check_word("component area", self.component_area, COMPONENT_AREAS)
-        self._deconstruction()
+        self._check_deconstruction()
         self.view_plan()
         self._check_numbers()
 
@@ -152,10 +153,19 @@ class Recipe:
         InputError
             If a marker or component is named that is not there, or one shows what the encoder does not see.
         """
-        from mxsplicer.splicer.deconstruction import check_names, omit, this_cell
+        from mxsplicer.splicer.deconstruction import (
+            by_group,
+            check_names,
+            combine,
+            find_deconstruction,
+            omit,
+            this_cell,
+        )
 
         check_names("--controls names", self.controls, markers, "markers")
-        components = omit(self._deconstruction()(markers), markers, self.omit)
+        words = self.deconstruction.split("+")
+        deconstruct = combine([by_group(self.groups) if w == "groups" else find_deconstruction(w) for w in words])
+        components = omit(deconstruct(markers), markers, self.omit)
         names = [component.name for component in components]
         for option, singled_out in (
             ("--loss", self.losses),
@@ -184,14 +194,15 @@ class Recipe:
         patch_px
             Side of a patch.
         """
-        from mxsplicer.splicer.losses import LOSSES
+        from mxsplicer.splicer.losses import find_loss
         from mxsplicer.splicer.losses.chunks import Chunks
         from mxsplicer.splicer.objectives import OBJECTIVES, Parts
 
         names = [component.name for component in components]
+        made = {word: find_loss(word) for word in (self.loss, *self.losses.values())}
         chunks = Chunks(
             widths=tuple(widths),
-            losses=tuple(LOSSES[self.losses.get(name, self.loss)]() for name in names),
+            losses=tuple(made[self.losses.get(name, self.loss)] for name in names),
             weights=tuple(float(self.weights.get(name, 1.0)) for name in names),
         )
         return OBJECTIVES[self.method](
@@ -199,7 +210,7 @@ class Recipe:
                 encoder=encoder,
                 components=tuple(components),
                 chunks=chunks,
-                loss=LOSSES[self.loss](),
+                loss=made[self.loss],
                 projector_layers=self.projector_layers,
                 patch_px=patch_px,
                 component_encoder=self.component_encoder,
@@ -230,18 +241,16 @@ class Recipe:
             known["views"] = Views(**known["views"])
         return cls(**known)
 
-    def _deconstruction(self) -> "Deconstruction":
-        from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS, by_group, combine
+    def _check_deconstruction(self) -> None:
+        from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
 
-        known = DECONSTRUCTIONS | {"groups": by_group(self.groups)}
         words = self.deconstruction.split("+")
         for word in words:
-            _check_word("deconstruction", word, known)
+            _check_word("deconstruction", word, (*DECONSTRUCTIONS, "groups"), own="module:function")
         if ("groups" in words) != bool(self.groups):
             found = "groups of markers are given and not used" if self.groups else "no groups of markers are given"
             msg = f"{found}: the deconstruction is {self.deconstruction!r}. Name their file: --deconstruct groups.yaml."
             raise InputError(msg)
-        return combine([known[word] for word in words])
 
     def _check_numbers(self) -> None:
         least = {
@@ -289,9 +298,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _check_word(what: str, word: str, known: Iterable[str]) -> None:
-    if word not in known:
-        msg = f"there is no {what} {word!r}; there are {', '.join(known)}."
+def _check_word(what: str, word: str, known: Iterable[str], *, own: str = "") -> None:
+    if word not in known and not (own and is_importable(word)):
+        yours = [f"{own} for one of your own"] if own else []
+        msg = f"there is no {what} {word!r}; there are {', '.join([*known, *yours])}."
         raise InputError(msg)
 
 

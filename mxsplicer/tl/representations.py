@@ -12,7 +12,13 @@ from sklearn.preprocessing import StandardScaler
 from mxsplicer.errors import InputError
 from mxsplicer.tl.rows import representation, take
 
-LEARNED = {"SpliCER": "X_splicer", "joint": "X_joint", "untrained encoder": "X_untrained"}  # keys of obsm
+LEARNED = {  # keys of obsm
+    "SpliCER": "X_splicer",
+    "Σ-JE": "X_sigma",
+    "TriDeNT": "X_trident",
+    "joint": "X_joint",
+    "untrained encoder": "X_untrained",
+}
 PIXEL_PCA = "PCA of pixels"
 MEAN_INTENSITY = "mean intensity"
 INTENSITY_AND_SHAPE = "mean intensity and shape"
@@ -38,7 +44,7 @@ def available(adata: AnnData) -> list[str]:
 def trained(names: Sequence[str]) -> str:
     """Return which of some representations is the one that was trained and is judged."""
     learned = [name for name in names if not is_baseline(name)]
-    return next(name for name in ("SpliCER", "joint", *learned, *names) if name in names)
+    return next(name for name in ("SpliCER", "Σ-JE", "TriDeNT", "joint", *learned, *names) if name in names)
 
 
 def is_baseline(name: str) -> bool:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from mxsplicer.errors import InputError
+from mxsplicer.splicer.encoders import ResNet
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.splicer.views import Views
 
@@ -45,6 +46,69 @@ def test_what_an_older_run_does_not_say_is_as_by_default():
 def test_what_no_training_could_use_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Recipe(**changes)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Write a user's own file into the current folder."""
+    (tmp_path / "mine_of_recipes.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield "mine_of_recipes"
+    sys.modules.pop("mine_of_recipes", None)
+
+
+OWN = """
+from mxsplicer.splicer.deconstruction import Component
+from mxsplicer.splicer.losses.vicreg import VICReg
+
+class Stiff(VICReg):
+    def __init__(self):
+        super().__init__(invariance_weight=50.0)
+
+class Wordless:
+    pass
+
+class PerCell(VICReg):
+    def terms(self, e_a, e_b):
+        return {"difference": (e_a - e_b).pow(2).mean(dim=1)}
+
+def in_pairs(markers):
+    return [Component("a pair", (0, 1))]
+
+def beyond(markers):
+    return [Component("a pair", (0, 99))]
+"""
+
+
+def objective(recipe, markers=("DAPI", "CD3e")):
+    components = recipe.components(markers)
+    return recipe.objective(ResNet(2, 16, width=4), components, [8] * len(components), patch_px=16)
+
+
+def test_losses_and_deconstructions_of_ones_own_are_taken_by_name(mine):
+    made = objective(Recipe(loss=f"{mine}:Stiff", deconstruction=f"marker+{mine}:in_pairs"))
+
+    assert made.chunk_names == ("DAPI", "CD3e", "a pair")
+    assert made.chunks.losses[0].invariance_weight == 50.0
+    assert made.chunks.losses[0] is made.chunks.losses[2]  # so that all chunks are computed at once
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "mine_of_recipes:Wordless"}, "loss 'mine_of_recipes:Wordless' fails on embeddings .*AttributeError"),
+        ({"loss": "mine_of_recipes:PerCell"}, r"terms of loss .* are {'difference': \(3, 8\)} for 3 chunks"),
+        ({"loss": "mine_of_recipes:Gone"}, "has no 'Gone' to call as a loss"),
+        ({"deconstruction": "mine_of_recipes:beyond"}, "with channels that there are"),
+    ],
+)
+def test_what_is_no_loss_or_deconstruction_is_refused_in_a_sentence(mine, changes, message):
+    with pytest.raises(InputError, match=message):
+        objective(Recipe(**changes))
+
+
+def test_a_recipe_is_read_without_running_what_it_names():
+    assert Recipe.from_settings({"loss": "no.such:Loss", "deconstruction": "no.such:parts"}).loss == "no.such:Loss"
 
 
 def test_defaults_are_known_without_torch():

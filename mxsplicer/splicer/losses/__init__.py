@@ -6,13 +6,18 @@ A loss is called with (B, D), (B, D) and returns a scalar; ``terms`` returns wha
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
+from mxsplicer.errors import InputError
+from mxsplicer.imports import import_by_name
 from mxsplicer.splicer.losses.barlow import BarlowTwins
+from mxsplicer.splicer.losses.chunks import per_chunk
 from mxsplicer.splicer.losses.loss import Loss
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
 
-__all__ = ["LOSSES", "Loss"]
+__all__ = ["LOSSES", "Loss", "find_loss"]
 
 LOSSES: dict[str, Callable[[], Loss]] = {
     "vicreg": VICReg,
@@ -21,3 +26,29 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "barlow": BarlowTwins,
     "sigreg": SIGReg,
 }
+
+
+def find_loss(name: str) -> Loss:
+    """Return a loss by its name: one of the table, or a class of the user's own, ``module:Class``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be imported, or is no loss that works on all chunks at once.
+    """
+    if name in LOSSES:
+        return LOSSES[name]()
+    must = "no arguments; what it makes has a method terms((B, D), (B, D)) that returns scalars by name"
+    make = import_by_name(name, "a loss", must)
+    e = torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        loss: Loss = make()
+        terms = per_chunk(loss, *e)
+        shapes = {term: tuple(values.shape) for term, values in terms.items()}
+    except Exception as error:  # whatever is wrong in the user's class
+        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {type(error).__name__}: {error}. It takes {must}."
+        raise InputError(msg) from error
+    if set(shapes.values()) != {(3,)}:
+        msg = f"the terms of loss {name!r} are {shapes} for 3 chunks, not one number each. It takes {must}."
+        raise InputError(msg)
+    return loss
