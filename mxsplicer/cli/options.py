@@ -220,6 +220,15 @@ _RECIPE: dict[str, Any] = {
     "component_width": Annotated[
         int, typer.Option(min=1, help="Channels of the first stage of each component's encoder.", rich_help_panel=MODEL)
     ],
+    "components_per_step": Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Components that have their turn in each step; all by default.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ],
     "chunk_width": Annotated[
         list[str],
         typer.Option(

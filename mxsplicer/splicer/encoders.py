@@ -290,7 +290,8 @@ class ComponentEncoders(nn.Module):
     """The encoder and projector of every component: (B, n, C, P, P) to (B, n, D).
 
     Each component has its own weights and ends in an embedding as wide as its chunk (SpliCER, arXiv 2503.07444). Narrow
-    ones run as one grouped network; wide ones, which keep a processor busy by themselves, one after the other.
+    ones run as one grouped network; wide ones, which keep a processor busy by themselves, one after the other, as do
+    those of which only some are trained in a step.
     """
 
     def __init__(
@@ -302,23 +303,26 @@ class ComponentEncoders(nn.Module):
         *,
         kind: str = "lean",
         width: int = 8,
+        one_by_one: bool = False,
     ) -> None:
         super().__init__()
         self.n_components = n_components
-        at_once = n_components if width < _WIDE else 1
+        at_once = 1 if one_by_one or width >= _WIDE else n_components
         self.networks = nn.ModuleList(
             _side_by_side(at_once, channels, patch_px, chunk_width, kind=kind, width=width)
             for _ in range(n_components // at_once)
         )
 
-    def forward(self, components: Tensor) -> Tensor:
-        """Return the embedding of every component, (B, n, D)."""
+    def forward(self, components: Tensor, some: Sequence[int] | None = None) -> Tensor:
+        """Return the embedding of every component, or of some of them, (B, k, D)."""
         parts = components.chunk(len(self.networks), dim=1)
-        e = [
-            network(part.flatten(1, 2).contiguous(memory_format=torch.channels_last))
-            for network, part in zip(self.networks, parts, strict=True)
-        ]
-        return torch.cat(e, dim=1).view(len(components), self.n_components, -1)
+        wanted = range(len(parts)) if some is None or len(some) == self.n_components else some
+        e = [self.networks[i](parts[i].flatten(1, 2).contiguous(memory_format=torch.channels_last)) for i in wanted]
+        if len(e) < len(self.networks):
+            # Processes that train one model together wait for the gradient of every weight: here it is 0.
+            resting = (network for i, network in enumerate(self.networks) if i not in wanted)
+            e[0] = e[0] + 0 * sum(weight.sum() for network in resting for weight in network.parameters())
+        return torch.cat(e, dim=1).view(len(components), -1, e[0].shape[1] * len(parts) // self.n_components)
 
 
 def _side_by_side(n: int, channels: int, patch_px: int, chunk_width: int, *, kind: str, width: int) -> nn.Sequential:

@@ -37,6 +37,7 @@ class Parts:
     redundancy_weight: float = 0.0
     covariance_across: bool = False  # VICReg's covariance with the features of all chunks, not of its own alone
     hide: bool = True  # what surrounds a cell, in its components
+    components_per_step: int | None = None  # how many have their turn in each step; all, if None
 
     @property
     def features(self) -> int:
@@ -72,6 +73,9 @@ class Objective(nn.Module):
             The whole patches, (B, C, P, P), and what each of their pixels shows, (B, P, P).
         """
         return shown
+
+    def at_step(self, step: int) -> None:
+        """Give their turn to the components of a step, where not all are trained in each."""
 
     @abstractmethod
     def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
@@ -124,7 +128,9 @@ class Splicer(Objective):
             max(self.chunks.widths),
             kind=parts.component_encoder,
             width=parts.component_width,
+            one_by_one=parts.components_per_step is not None,
         )
+        self.at_step(0)
 
     def _chunks(self, parts: Parts) -> Chunks:
         return parts.chunks
@@ -139,14 +145,21 @@ class Splicer(Objective):
         """Return the components of the patches, one after the other."""
         return cut(patches, regions, self.parts.components, hide=self.parts.hide)
 
+    def at_step(self, step: int) -> None:
+        """Give their turn to the next components, round and round: over n steps every one has equally many."""
+        n = len(self.parts.components)
+        k = min(self.parts.components_per_step or n, n)
+        self.turn = sorted((step * k + i) % n for i in range(k))
+
     def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
         """Return z, its embedding (B, N), and the embeddings of all components one after the other (B, sum of D_i)."""
         z = self.encoder(view_a)
-        return z, self.projector(z), self._components(view_b)
+        e = self.projector(z)
+        return z, e, self._components(view_b, e)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every chunk, (n,)."""
-        terms, widths = self.chunks(*e), self.chunks.widths
+        terms, widths = self._held(*e), self.chunks.widths
         if self.parts.covariance_across:
             repeated = across(e[0], widths, correlation=False)
             terms["covariance"] = terms["covariance"] + self.chunks.covariance_weights(e[0].device) * repeated
@@ -158,13 +171,23 @@ class Splicer(Objective):
         """Return every chunk with its component."""
         return list(zip(self.chunks.split(e[0]), self.chunks.split(e[1]), strict=True))
 
-    def _components(self, view: Tensor) -> Tensor:
-        e: Tensor = self.component_encoders(separate(view, self.parts.components))  # (B, n, widest)
-        widths = self.chunks.widths
-        if min(widths) == max(widths):
-            return e.flatten(1)
-        # All are computed as wide as the widest chunk; of each only what its chunk has is kept.
-        return torch.cat([one[:, :width] for one, width in zip(e.unbind(1), widths, strict=True)], dim=1)
+    def _components(self, view: Tensor, e: Tensor) -> Tensor:
+        """Return the embeddings of components; of those whose turn it is not, what they would be held to, in ``e``."""
+        computed = self.component_encoders(separate(view, self.parts.components), self.turn)  # (B, k, widest)
+        embeddings = [*self.chunks.split(e.detach())]
+        for place, i in enumerate(self.turn):  # all are as wide as the widest chunk; what its own has is kept
+            embeddings[i] = computed[:, place, : self.chunks.widths[i]]
+        return torch.cat(embeddings, dim=1)
+
+    def _held(self, e: Tensor, e_components: Tensor) -> Terms:
+        """Return the terms of every chunk: n / k times those of the k whose turn it is, so that the mean is the sum."""
+        n, k = len(self.chunks.widths), len(self.turn)
+        terms = self.chunks(e, e_components)
+        if k == n:
+            return terms
+        share = torch.zeros(n, device=e.device)
+        share[self.turn] = n / k
+        return {name: share * term for name, term in terms.items()}
 
 
 class Sigma(Splicer):
@@ -176,11 +199,17 @@ class Sigma(Splicer):
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every component, (n,)."""
-        return self.chunks(e[0].repeat(1, len(self.chunks.widths)), e[1])
+        return self._held(self._repeated(e[0]), e[1])
 
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Return the whole embedding with each component."""
         return [(e[0], component) for component in self.chunks.split(e[1])]
+
+    def _components(self, view: Tensor, e: Tensor) -> Tensor:
+        return super()._components(view, self._repeated(e))
+
+    def _repeated(self, e: Tensor) -> Tensor:
+        return e.repeat(1, len(self.chunks.widths))
 
 
 class Trident(Sigma):
@@ -202,7 +231,8 @@ class Trident(Sigma):
         """Return z of the first view, the embeddings of both (B, N), and those of the components (B, n * N)."""
         again, paired = view_b.tensor_split([view_a.shape[1]], dim=1)
         z = self.encoder(torch.cat([view_a, again]))
-        return z[: len(view_a)], *self.projector(z).chunk(2), self._components(paired)
+        e_a, e_b = self.projector(z).chunk(2)
+        return z[: len(view_a)], e_a, e_b, self._components(paired, e_a)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:
         """Return each term of the loss for the whole and for every component, (1 + n,)."""

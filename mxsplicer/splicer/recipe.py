@@ -53,6 +53,9 @@ class Recipe:
         the width of its first stage; 64 is the ResNet-18 of the paper.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
+    components_per_step
+        How many components have their turn in each step, in order and round and round, their losses weighted n / k;
+        by default all of them. Pays where the encoders of components are wide.
     chunk_width
         Width of one component's chunk of the embedding; of all chunks in the mean, where they differ.
     width_rule
@@ -107,6 +110,7 @@ class Recipe:
     encoder_width: int = 64  # the paper's
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 8  # an eighth of the paper's: n components for the price of about one more encoder
+    components_per_step: int | None = None
     chunk_width: int = 32
     width_rule: str = "equal"  # the paper's
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -215,6 +219,7 @@ class Recipe:
                 patch_px=patch_px,
                 component_encoder=self.component_encoder,
                 component_width=self.component_width,
+                components_per_step=self.components_per_step,
                 redundancy_weight=self.redundancy_weight,
                 covariance_across=self.covariance_scope == "embedding",
                 hide=self.component_area == "cell",
@@ -256,6 +261,7 @@ class Recipe:
         least = {
             "encoder_width": 1,
             "component_width": 1,
+            "components_per_step": 1,
             "chunk_width": 1,
             "projector_layers": 0,
             "redundancy_weight": 0,

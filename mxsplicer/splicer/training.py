@@ -192,6 +192,7 @@ class _Fit:
         accumulate = self.run.settings["accumulate"]
         seed = self.run.settings["seed"] * 1_000_003 + step
         torch.manual_seed(seed)  # for a loss that draws at random
+        self.objective.at_step(step)
         sums: dict[str, Tensor] = {}
         for part in range(accumulate):
             with self.fabric.no_backward_sync(self.model, enabled=part < accumulate - 1):

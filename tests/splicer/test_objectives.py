@@ -56,6 +56,29 @@ def test_splicer_is_the_sum_of_the_paper(widths):
 
 
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+@pytest.mark.parametrize("method", ["splicer", "sigma", "trident"])
+def test_components_that_take_turns_cost_as_much_as_all_in_the_mean_over_steps(method, widths):
+    some = OBJECTIVES[method](parts(widths, components_per_step=2))
+    every = OBJECTIVES[method](parts(widths, components_per_step=3))
+    every.load_state_dict(some.state_dict())
+    a, b = views(some)
+    at_steps = []
+
+    for step in range(3):
+        some.at_step(step)
+        at_steps.append(sum(some(a, b).values()))
+
+    whole = every(a, b)
+    paid = [int((losses[-3:] > 0).sum()) for losses in at_steps]
+    assert paid == [2, 2, 2]
+    expected = sum(whole.values())
+    mean = torch.stack(at_steps).mean(dim=0)
+    torch.testing.assert_close(mean[-3:], expected[-3:])
+    at_steps[-1].sum().backward()
+    assert all(weight.grad is not None for weight in some.parameters())  # what processes that meet wait for
+
+
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
 def test_sigma_holds_every_component_to_the_whole_embedding(widths):
     objective = OBJECTIVES["sigma"](parts(widths))
     a, b = views(objective)

@@ -116,6 +116,14 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
     }
 
 
+def test_components_take_turns(store, tmp_path):
+    train(store, tmp_path / "run", components_per_step=1, redundancy_weight=0.0, epochs=1)
+
+    log = [json.loads(line)["chunks"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    turns = [[name for name, chunk in chunks.items() if chunk["loss"] > 0] for chunks in log]
+    assert turns == [["DAPI"], ["CD3e"], ["CD20"], ["DAPI"], ["CD3e"]]
+
+
 def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(store, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
