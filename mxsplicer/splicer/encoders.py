@@ -119,8 +119,8 @@ class _Convolution3x3(nn.Conv2d):
         if input.shape[-2:] != (2, 2) or input.device.type != "cpu":
             return super().forward(input)
         places = [(y, x) for y in range(2) for x in range(2)]
-        taps = self.weight.to(input.dtype).permute(2, 3, 0, 1)  # (3, 3, out, in)
-        rows = [torch.cat([taps[v - y + 1, u - x + 1] for v, u in places], dim=1) for y, x in places]
+        taps = self.weight.to(input.dtype).permute(2, 3, 0, 1).flatten(0, 1).unbind()  # 9 of (out, in)
+        rows = [torch.cat([taps[3 * (v - y) + u - x + 4] for v, u in places], dim=1) for y, x in places]
         flat = input.permute(0, 2, 3, 1).flatten(1)  # (B, 4 * in)
         bias = None if self.bias is None else self.bias.repeat(4)
         return nn.functional.linear(flat, torch.cat(rows), bias).view(len(input), 2, 2, -1).permute(0, 3, 1, 2)
