@@ -631,6 +631,7 @@ def _analyse(work: _Work) -> None:
         with work.timed("correlation and clusters"):
             tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
             tl.cluster(adata, use_rep=use_rep, seed=options.seed)
+            tl.name_clusters(adata)
         if options.samples is not None:
             join_samples(adata, options.samples)
         if options.labels is not None:

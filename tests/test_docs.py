@@ -120,10 +120,11 @@ def test_readme_fields_are_those_of_a_result(reader):
     optional = {
         "X_joint",
         "X_untrained",
+        "leiden_nhood_enrichment",
         "mxsplicer_probe",
         "mxsplicer_evaluation",
         "nucleus_area_um2",
-    }  # by method, labels or nuclei
+    }  # by method, labels, nuclei or option
     for store in ("obs", "obsm", "varm", "uns"):
         named = set(re.findall(rf'{store}\["([^"]+)"\]', text))
         assert named - optional <= set(getattr(adata, store).keys()), store

@@ -1,7 +1,6 @@
 """How many directions of the representation are used: its singular values."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -37,9 +36,12 @@ def spectrum(
         Of the draw.
     """
     keys = [use_rep] if isinstance(use_rep, str) else list(use_rep or [learned_features(adata)])
+    rows = np.arange(adata.n_obs)
+    if adata.n_obs > _MOST_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
     ax = axes_or_new(ax, (5.5, 3.5))
     for place, key in enumerate(keys):
-        values = singular_values(adata, key, seed=seed)
+        values = singular_values_of(take(representation(adata, key), rows))
         label = f"{key.removeprefix('X_')}, RankMe {rank_me(values):.1f} of {len(values)}"
         shown = np.maximum(values / max(values[0], 1e-30), 1e-12)
         ax.plot(np.arange(1, len(values) + 1), shown, color=colors.of_category(place), label=label)
@@ -52,13 +54,3 @@ def spectrum(
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
-
-
-def singular_values(adata: AnnData, key: str, *, seed: int = 0) -> np.ndarray:
-    """Return the singular values (features) of a representation (cells, features), largest first."""
-    z: Any = representation(adata, key)
-    rows = np.arange(adata.n_obs)
-    if adata.n_obs > _MOST_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
-    some = take(z, rows)
-    return singular_values_of(some)  # of z itself, as RankMe has it

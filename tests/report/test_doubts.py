@@ -42,7 +42,7 @@ def test_features_that_follow_one_marker_or_autofluorescence_or_nothing_are_doub
 
     text = said(adata, z)
 
-    assert "60% of the features follow CD3e more than any other marker" in text
+    assert "76% of the features follow CD3e more than any other marker" in text
     assert "Features follow channels that stain nothing (AF1)" in text
     assert "Hardly any feature follows CD8a" in text
 
