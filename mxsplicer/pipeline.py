@@ -48,13 +48,14 @@ from mxsplicer.slides.masks import open_mask, open_nuclei
 from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.segmentation import knows_nuclei, segment
+from mxsplicer.slides.selection import keep_inside
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
-from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name
+from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name, regions_of_slides
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Options:
     labels: Path | None = None
     label: tuple[str, ...] = ()
     samples: Path | None = None
+    roi: Path | None = None  # outlines (GeoJSON): only cells in them; of several slides a folder of files
     groups: str | None = None
     baselines: bool = True
 
@@ -202,7 +204,12 @@ class _Work:
             }
             for slide, mask, nuclei in zip(self.slides, self.mask_paths, self.nuclei_paths, strict=True)
         }
-        tables = {"markers": self.options.markers, "labels": self.options.labels, "samples": self.options.samples}
+        tables = {
+            "markers": self.options.markers,
+            "labels": self.options.labels,
+            "samples": self.options.samples,
+            "roi": self.options.roi,
+        }
         files = {option: fingerprint(path) for option, path in tables.items() if path}
         if self.model is not None:
             files["model"] = self.model.fingerprint()
@@ -427,12 +434,19 @@ def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Opti
             differ = sorted(set(slide.markers) ^ set(slides[0].markers)) or ["the order"]
             msg = f"slides {names[0]!r} and {slide.name!r} differ in their markers: {', '.join(differ)}."
             raise InputError(msg)
-    if options.samples is not None:
-        check_samples(options.samples, names, None if options.groups == "slide" else options.groups)
+    _check_tables(options, slides)
     find_device(running.device)
     if model is None:
         options.recipe.components(slides[0].markers)  # raises where one of its names is none of theirs
     return _Work(options, result, slides, masks, mask_paths, nuclei, nuclei_paths, model, running)
+
+
+def _check_tables(options: Options, slides: Sequence[Slide]) -> None:
+    if options.roi is not None:
+        _roi_files(options.roi, slides)
+    if options.samples is not None:
+        groups = None if options.groups == "slide" else options.groups
+        check_samples(options.samples, [slide.name for slide in slides], groups)
 
 
 def _mask_paths(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
@@ -483,6 +497,24 @@ def _measure_before_writing(work: _Work) -> None:
 
 
 def _measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
+    cells = _all_measured(work, masks)
+    if work.options.roi is None:
+        return cells
+    files = _roi_files(work.options.roi, work.slides)
+    return [keep_inside(one, files[slide.name], slide) for one, slide in zip(cells, work.slides, strict=True)]
+
+
+def _roi_files(roi: Path, slides: Sequence[Slide]) -> dict[str, Path]:
+    """Return the file of outlines of each slide, or raise where one lacks it."""
+    files = regions_of_slides(roi, [slide.name for slide in slides])
+    missing = [slide.name for slide in slides if slide.name not in files]
+    if missing:
+        msg = f"folder {roi} of --roi holds no GeoJSON file for slide {missing[0]!r}; each slide needs one."
+        raise InputError(msg)
+    return files
+
+
+def _all_measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
     return [
         measure_cells(
             slide,
@@ -531,7 +563,7 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
 
 def _given_paths(work: _Work) -> list[Path]:
     options = work.options
-    tables = (options.markers, options.labels, options.samples)
+    tables = (options.markers, options.labels, options.samples, options.roi)
     images = (*(slide.path for slide in work.slides), *work.mask_paths, *work.nuclei_paths)
     given = (*images, options.model, *tables)
     return [path for path in given if isinstance(path, Path)]

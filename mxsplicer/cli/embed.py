@@ -30,6 +30,7 @@ from mxsplicer.cli.options import (
     PixelSize,
     Plan,
     Rename,
+    Roi,
     SegmenterName,
     Statistics,
     Workers,
@@ -84,6 +85,7 @@ def embed(
     membrane_marker: MembraneMarker = None,
     segmenter: SegmenterName = None,
     min_area_um2: MinArea = 5.0,
+    roi: Roi = None,
     measure: Statistics = None,
     patch_size_um: Annotated[
         float | None,
@@ -169,6 +171,7 @@ def embed(
         membrane_marker=membrane_marker,
         segmenter=segmenter,
         min_area_um2=min_area_um2,
+        roi=roi,
         measure=tuple(measure or ()),
         patch_size_um=patch_size_um,
         training_cells=training_cells,

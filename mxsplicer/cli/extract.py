@@ -21,6 +21,7 @@ from mxsplicer.cli.options import (
     PixelSize,
     Plan,
     Rename,
+    Roi,
     Seed,
     SlidePath,
     Workers,
@@ -43,6 +44,7 @@ def extract(
     pixel_size_um: PixelSize = None,
     patch_size_um: PatchSize = 32.0,
     min_area_um2: MinArea = 5.0,
+    roi: Roi = None,
     cells: Annotated[
         int | None,
         typer.Option(
@@ -73,6 +75,7 @@ def extract(
     from mxsplicer.slides.masks import open_mask
     from mxsplicer.slides.panel import parse_renames
     from mxsplicer.slides.readers import open_slide
+    from mxsplicer.slides.selection import keep_inside
 
     max_bytes = parse_bytes(max_memory) if max_memory else None
     listed = read_ids(cells_from) if cells_from else None
@@ -92,11 +95,12 @@ def extract(
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
         return
     with progress.shown():
+        measured = measure_cells(opened, labels, min_area_um2=min_area_um2, workers=workers, max_bytes=max_bytes)
         store = extract_patches(
             opened,
             labels,
             out,
-            cells=measure_cells(opened, labels, min_area_um2=min_area_um2, workers=workers, max_bytes=max_bytes),
+            cells=keep_inside(measured, roi, opened) if roi else measured,
             max_cells=cells,
             cell_ids=listed,
             seed=seed,

@@ -58,6 +58,16 @@ MinArea = Annotated[
         "--min-area-um2", min=0, help="Smaller cells are left out, and counted in the ledger.", rich_help_panel=CELLS
     ),
 ]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi",
+        metavar="GEOJSON",
+        help="Only cells whose centroid lies in these outlines, as QuPath exports annotations; of several slides, a "
+        "folder with a file for each.",
+        rich_help_panel=CELLS,
+    ),
+]
 Statistics = Annotated[
     list[str] | None,
     typer.Option(

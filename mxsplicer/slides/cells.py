@@ -69,8 +69,8 @@ class Cells:
             digest.update(np.ascontiguousarray(self.table[column].to_numpy()).tobytes())
         return digest.hexdigest()
 
-    def take(self, rows: np.ndarray) -> "Cells":
-        """Return some of the cells, or all in another order; the ledger books the others as "not chosen".
+    def take(self, rows: np.ndarray, *, fate: str = "not chosen") -> "Cells":
+        """Return some of the cells, or all in another order; the ledger books the others under their fate.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class Cells:
         assert len(np.unique(rows)) == len(rows), "a cell cannot be taken twice"
         ledger = self.ledger | {"kept": len(rows)}
         if len(rows) < len(self):
-            ledger["not chosen"] = ledger.get("not chosen", 0) + len(self) - len(rows)
+            ledger[fate] = ledger.get(fate, 0) + len(self) - len(rows)
         return Cells(
             self.table.iloc[rows].reset_index(drop=True),
             self.intensities[rows],

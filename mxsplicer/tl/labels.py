@@ -113,7 +113,7 @@ def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     InputError
         If there is no file for any slide, a file is no GeoJSON, or no cell lies in an outline with a class.
     """
-    files = _regions_of_slides(Path(path), _slides(adata.obs))
+    files = regions_of_slides(Path(path), _slides(adata.obs))
     x, y = np.round(_pixels(adata)).astype(np.int64).T  # a pixel has its centre at a whole number
     found = np.full(adata.n_obs, "", dtype=object)
     slides = _slide_of(adata.obs)
@@ -140,7 +140,7 @@ def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     return column
 
 
-def _regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
+def regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
     """Return the file of each slide: the one there is, or those of a folder by their names."""
     if path.is_file() and len(slides) == 1:
         return {slides[0]: path}
