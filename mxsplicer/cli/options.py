@@ -197,9 +197,10 @@ _RECIPE: dict[str, Any] = {
         str,
         typer.Option(
             metavar="marker|FILE.yaml|regions|...",
-            help="What gets an encoder of its own: marker; named groups of markers (a YAML file); regions (cell, "
-            "neighbours, background); cell (and surroundings); mask (and outside); halves; sides; module:function; or "
-            "several, as in marker+regions.",
+            help="What gets an encoder of its own: marker; compartments (rim and interior of the cell in each "
+            "marker); named groups of markers (a YAML file); regions (cell, neighbours, background); "
+            "cell (and surroundings); mask (and outside); halves; sides; module:function; or several, as in "
+            "marker+regions.",
             rich_help_panel=MODEL,
         ),
     ],
@@ -259,6 +260,15 @@ _RECIPE: dict[str, Any] = {
         float,
         typer.Option(
             help="Keeps chunks from repeating each other; 0 is the paper's sum.", min=0, rich_help_panel=MODEL
+        ),
+    ],
+    "consistency_weight": Annotated[
+        float,
+        typer.Option(
+            help="Holds two views of each component to each other, so that faint markers are not given up; 0 is the "
+            "paper's.",
+            min=0,
+            rich_help_panel=MODEL,
         ),
     ],
     "views": Annotated[

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mxsplicer.splicer.deconstruction import Component, cut, separate, this_cell
+from mxsplicer.splicer.deconstruction import WITHIN_CELL, Component, cut, separate
 from mxsplicer.splicer.encoders import ComponentEncoders, Projector
 from mxsplicer.splicer.losses import Loss
 from mxsplicer.splicer.losses.chunks import Chunks, across
@@ -35,6 +35,7 @@ class Parts:
     component_encoder: str
     component_width: int
     redundancy_weight: float = 0.0
+    consistency_weight: float = 0.0
     covariance_across: bool = False  # VICReg's covariance with the features of all chunks, not of its own alone
     hide: bool = True  # what surrounds a cell, in its components
     components_per_step: int | None = None  # how many have their turn in each step; all, if None
@@ -77,8 +78,13 @@ class Objective(nn.Module):
     def at_step(self, step: int) -> None:
         """Give their turn to the components of a step, where not all are trained in each."""
 
+    @property
+    def views(self) -> int:
+        """How many views an embedding takes: one of what the encoder sees, the others of what ``second`` returns."""
+        return 2
+
     @abstractmethod
-    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+    def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view (B, d), and the embeddings (B, ·) that the loss is between."""
 
     @abstractmethod
@@ -89,9 +95,9 @@ class Objective(nn.Module):
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return, chunk by chunk, the two embeddings (B, D_i) that are held to each other."""
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> Terms:
-        """Return each term of the loss for every chunk, (n,), of two views."""
-        return self.terms(*self.embed(view_a, view_b))
+    def forward(self, *views: Tensor) -> Terms:
+        """Return each term of the loss for every chunk, (n,), of the views."""
+        return self.terms(*self.embed(*views))
 
 
 class Joint(Objective):
@@ -99,11 +105,11 @@ class Joint(Objective):
 
     chunk_names = ("whole",)
 
-    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+    def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view, and the embeddings of both, (B, N)."""
         # One pass over both views, so that batch norm sees them alike.
-        z = self.encoder(torch.cat([view_a, view_b]))
-        return z[: len(view_a)], *self.projector(z).chunk(2)
+        z = self.encoder(torch.cat(views))
+        return z[: len(views[0])], *self.projector(z).chunk(2)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss, (1,)."""
@@ -138,7 +144,7 @@ class Splicer(Objective):
     @property
     def looks_beyond(self) -> bool:
         """Whether a component shows more than the cell itself."""
-        within = (None, this_cell) if self.parts.hide else (this_cell,)
+        within = (None, *WITHIN_CELL) if self.parts.hide else WITHIN_CELL
         return any(component.part not in within for component in self.parts.components)
 
     def second(self, shown: Tensor, patches: Tensor, regions: Tensor) -> Tensor:  # noqa: ARG002
@@ -151,18 +157,28 @@ class Splicer(Objective):
         k = min(self.parts.components_per_step or n, n)
         self.turn = sorted((step * k + i) % n for i in range(k))
 
-    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
-        """Return z, its embedding (B, N), and the embeddings of all components one after the other (B, sum of D_i)."""
-        z = self.encoder(view_a)
+    @property
+    def views(self) -> int:
+        """Two views of the components where they are held to themselves, too."""
+        return 3 if self.parts.consistency_weight else 2
+
+    def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Return z, its embedding (B, N), and that of all components of each further view, side by side (B, ΣD_i)."""
+        z = self.encoder(views[0])
         e = self.projector(z)
-        return z, e, self._components(view_b, e)
+        return z, e, *(self._components(view, e) for view in views[1:])
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every chunk, (n,)."""
-        terms, widths = self._held(*e), self.chunks.widths
+        terms, widths = self._held(e[0], e[1]), self.chunks.widths
         if self.parts.covariance_across:
             repeated = across(e[0], widths, correlation=False)
             terms["covariance"] = terms["covariance"] + self.chunks.covariance_weights(e[0].device) * repeated
+        if self.parts.consistency_weight:
+            # Two views of a component agree, too. What only it shows then stays in its embedding even while the chunk
+            # does not follow yet; without this term a faint marker could be given up by both for what is easy.
+            of_components = self._held(e[1], e[2])
+            terms |= {f"component {name}": self.parts.consistency_weight * t for name, t in of_components.items()}
         if self.parts.redundancy_weight:
             terms["redundancy"] = self.parts.redundancy_weight * across(e[0], widths, correlation=True)
         return terms
@@ -197,6 +213,11 @@ class Sigma(Splicer):
         n = len(parts.components)
         return Chunks((self.width,) * n, parts.chunks.losses, parts.chunks.weights)
 
+    @property
+    def views(self) -> int:
+        """Two: only chunks are held to components of two views."""
+        return 2
+
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every component, (n,)."""
         return self._held(self._repeated(e[0]), e[1])
@@ -227,12 +248,12 @@ class Trident(Sigma):
         """Return the channels that the encoder sees, then those of the components."""
         return torch.cat([shown, super().second(shown, patches, regions)], dim=1)
 
-    def embed(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, ...]:
+    def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view, the embeddings of both (B, N), and those of the components (B, n * N)."""
-        again, paired = view_b.tensor_split([view_a.shape[1]], dim=1)
-        z = self.encoder(torch.cat([view_a, again]))
+        again, paired = views[1].tensor_split([views[0].shape[1]], dim=1)
+        z = self.encoder(torch.cat([views[0], again]))
         e_a, e_b = self.projector(z).chunk(2)
-        return z[: len(view_a)], e_a, e_b, self._components(paired, e_a)
+        return z[: len(again)], e_a, e_b, self._components(paired, e_a)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:
         """Return each term of the loss for the whole and for every component, (1 + n,)."""

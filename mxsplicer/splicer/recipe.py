@@ -41,9 +41,9 @@ class Recipe:
     covariance_scope
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
-        What the components are: ``"marker"``, ``"groups"``, ``"regions"``, ``"cell"``, ``"mask"``, ``"halves"``,
-        ``"sides"``, a function of your own by ``"module:function"``, or several of these joined by ``+``; see
-        :mod:`mxsplicer.splicer.deconstruction`.
+        What the components are: ``"marker"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``, ``"mask"``,
+        ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or several of these joined by ``+``;
+        see :mod:`mxsplicer.splicer.deconstruction`.
     groups
         Markers of each of the ``"groups"``, by name; they may overlap.
     omit
@@ -69,6 +69,9 @@ class Recipe:
         Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
     redundancy_weight
         Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
+    consistency_weight
+        Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
+        component; 0 is the paper's. Only SpliCER.
     views
         How the views differ: ``"shared"`` or ``"independent"`` geometry, or a :class:`~mxsplicer.splicer.views.Views`.
     surroundings
@@ -117,6 +120,7 @@ class Recipe:
     controls: tuple[str, ...] = ()
     projector_layers: int = 0
     redundancy_weight: float = 0.1
+    consistency_weight: float = 0.0
     views: "Views | str" = "independent"
     surroundings: str = "hide"
     component_area: str = "cell"
@@ -158,12 +162,12 @@ class Recipe:
             If a marker or component is named that is not there, or one shows what the encoder does not see.
         """
         from mxsplicer.splicer.deconstruction import (
+            WITHIN_CELL,
             by_group,
             check_names,
             combine,
             find_deconstruction,
             omit,
-            this_cell,
         )
 
         check_names("--controls names", self.controls, markers, "markers")
@@ -177,7 +181,7 @@ class Recipe:
             ("--chunk-width", self.widths),
         ):
             check_names(f"{option} names", singled_out, names, "components")
-        beyond = [component.name for component in components if component.part not in (None, this_cell)]
+        beyond = [component.name for component in components if component.part not in (None, *WITHIN_CELL)]
         if beyond and self.surroundings == "hide":
             msg = (
                 f"component {beyond[0]} shows more than the cell, which is all that the encoder sees. "
@@ -221,6 +225,7 @@ class Recipe:
                 component_width=self.component_width,
                 components_per_step=self.components_per_step,
                 redundancy_weight=self.redundancy_weight,
+                consistency_weight=self.consistency_weight,
                 covariance_across=self.covariance_scope == "embedding",
                 hide=self.component_area == "cell",
             )
@@ -265,6 +270,7 @@ class Recipe:
             "chunk_width": 1,
             "projector_layers": 0,
             "redundancy_weight": 0,
+            "consistency_weight": 0,
             "epochs": 1,
             "batch_size": 2,
             "accumulate": 1,
@@ -295,6 +301,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "chunk_width": 128,
         "projector_layers": 2,
         "redundancy_weight": 0.0,
+        "consistency_weight": 0.0,
         "surroundings": "keep",
         "component_area": "patch",
         "epochs": 100,

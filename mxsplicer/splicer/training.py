@@ -215,8 +215,8 @@ class _Fit:
         with torch.no_grad():  # of the last part, which is all of the batch unless gradients are accumulated
             return values, measure(gather(self.fabric, z), self.objective.pairs(z, *others))
 
-    def _views(self, batch: Batch, part: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return both views of this process's cells of a part of a batch: those they have in the whole batch."""
+    def _views(self, batch: Batch, part: int, seed: int) -> tuple[Tensor, ...]:
+        """Return the views of this process's cells of a part of a batch: those they have in the whole batch."""
         n_parts = self.run.settings["accumulate"] * self.fabric.world_size
         n = len(batch[0]) // n_parts
         start = (part * self.fabric.world_size + self.fabric.global_rank) * n
@@ -227,7 +227,8 @@ class _Fit:
         whole = run.normalization(patches, device=device) if beyond else shown
         other = objective.second(shown, whole, torch.from_numpy(regions).to(device))
         generator = torch.Generator(device).manual_seed(seed)
-        return self.views(shown, other, generator, first=start, of=len(batch[0]))
+        others = [other] * (objective.views - 1)
+        return self.views(shown, *others, generator=generator, first=start, of=len(batch[0]))
 
     def _learning_rate(self, step: int) -> float:
         settings = self.run.settings

@@ -17,13 +17,13 @@ from mxsplicer.errors import InputError
 
 @dataclass(frozen=True)
 class Views:
-    """How two views of a batch differ.
+    """How views of a batch differ.
 
     Parameters
     ----------
     shared_geometry
-        Whether both views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
-        two markers coincide, is the same in both, and worth learning.
+        Whether all views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
+        two markers coincide, is the same in all, and worth learning.
     scale
         Range of the magnification.
     shift
@@ -48,17 +48,18 @@ class Views:
     drop: float = 0.0
 
     def __call__(
-        self, a: Tensor, b: Tensor, generator: torch.Generator, *, first: int = 0, of: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return a view of each of two normalised pictures (B, C, P, P) of the same cells.
+        self, *pictures: Tensor, generator: torch.Generator, first: int = 0, of: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return a view of each of some normalised pictures (B, C, P, P) of the same cells.
 
         Where they are a part of a batch ``of`` more cells, the first of them being number ``first`` there, they get the
         views that they would get in the whole batch.
         """
-        draws = _Draws(generator, a.device, first, len(a), of or len(a))
-        turns = _matrices(self.scale, self.shift, draws)
-        other_turns = turns if self.shared_geometry else _matrices(self.scale, self.shift, draws)
-        return self._stain(_move(a, turns), draws), self._stain(_move(b, other_turns), draws)
+        draws = _Draws(generator, pictures[0].device, first, len(pictures[0]), of or len(pictures[0]))
+        turns = [_matrices(self.scale, self.shift, draws)]
+        for _ in pictures[1:]:
+            turns.append(turns[0] if self.shared_geometry else _matrices(self.scale, self.shift, draws))
+        return tuple(self._stain(_move(one, turn), draws) for one, turn in zip(pictures, turns, strict=True))
 
     def _stain(self, patches: Tensor, draws: "_Draws") -> Tensor:
         channels = patches.shape[1]

@@ -1,12 +1,16 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from mxsplicer.errors import InputError
+from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
 from mxsplicer.splicer.deconstruction import (
     DECONSTRUCTIONS,
     Component,
+    by_compartment,
     by_group,
     combine,
     cut,
@@ -147,3 +151,18 @@ def test_a_file_of_something_else_is_refused(tmp_path, text, message):
 
     with pytest.raises(InputError, match=message):
         read_groups(tmp_path / "groups.yaml")
+
+
+def test_compartments_are_the_outermost_two_pixels_of_the_cell_and_the_rest():
+    regions = torch.zeros(1, 12, 12, dtype=torch.uint8)
+    regions[0, 2:10, 1:11] = THIS_CELL
+    regions[0, :2] = OTHER_CELL
+
+    of_rim, of_interior = (
+        cut(torch.ones(1, 1, 12, 12), regions, [c], hide=True)[0, 0] for c in by_compartment(["CD4"])
+    )
+
+    cell = (regions[0] == THIS_CELL).numpy()
+    inside = ndimage.binary_erosion(cell, iterations=2)  # SciPy's, by the four neighbours
+    np.testing.assert_array_equal(of_interior.numpy(), inside)
+    np.testing.assert_array_equal(of_rim.numpy(), cell & ~inside)

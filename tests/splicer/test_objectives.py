@@ -159,6 +159,24 @@ def test_redundancy_is_added_by_its_weight():
     torch.testing.assert_close(objective(a, b)["redundancy"], 0.1 * across(e, UNEQUAL, correlation=True))
 
 
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+def test_consistency_is_the_loss_between_two_views_of_each_component(widths):
+    objective = OBJECTIVES["splicer"](parts(widths, consistency_weight=0.5)).eval()  # batch norm sees all views
+    a, b = views(objective)
+    c = b + 0.1 * torch.randn(b.shape, generator=torch.Generator().manual_seed(3))
+    assert objective.views == 3
+
+    terms = objective(a, b, c)
+
+    of_components = zip(components_of(objective, b), components_of(objective, c), strict=True)
+    expected = torch.stack([0.5 * VICReg()(of_b, of_c) for of_b, of_c in of_components])
+    torch.testing.assert_close(sum(term for name, term in terms.items() if name.startswith("component")), expected)
+    without = OBJECTIVES["splicer"](parts(widths)).eval()
+    without.load_state_dict(objective.state_dict())
+    for name, term in without(a, b).items():
+        torch.testing.assert_close(terms[name], term)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_keeps_the_contract(name):
     given = parts(UNEQUAL)

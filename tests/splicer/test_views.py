@@ -17,7 +17,7 @@ def test_views_are_the_same_for_the_same_generator():
     patches = torch.randn(4, 3, 16, 16)
 
     for first, second in zip(
-        Views()(patches, patches, generator()), Views()(patches, patches, generator()), strict=True
+        Views()(patches, patches, generator=generator()), Views()(patches, patches, generator=generator()), strict=True
     ):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
@@ -27,8 +27,10 @@ def test_views_are_the_same_for_the_same_generator():
 def test_shared_geometry_moves_both_views_alike(seed):
     patches = torch.randn(4, 3, 16, 16, generator=generator(seed))
 
-    a, b = Views(shared_geometry=True, **STILL | {"scale": (0.8, 1.2), "shift": 0.1})(patches, patches, generator(seed))
-    c, d = Views(**STILL)(patches, patches, generator(seed))
+    a, b = Views(shared_geometry=True, **STILL | {"scale": (0.8, 1.2), "shift": 0.1})(
+        patches, patches, generator=generator(seed)
+    )
+    c, d = Views(**STILL)(patches, patches, generator=generator(seed))
 
     torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.allclose(c, d)
@@ -38,9 +40,9 @@ def test_a_turned_disc_stays_a_disc_and_turned_corners_are_not_empty():
     y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 50).expand(8, 1, 32, 32)
 
-    turned, _ = Views(**STILL)(disc, disc, generator())
+    turned, _ = Views(**STILL)(disc, disc, generator=generator())
     ones = torch.ones(8, 1, 32, 32)
-    flat, _ = Views(**STILL)(ones, ones, generator())
+    flat, _ = Views(**STILL)(ones, ones, generator=generator())
 
     near = (x**2 + y**2 < 14**2).expand_as(disc)  # beyond it, corners are mirrored
     torch.testing.assert_close(turned[near], disc[near], rtol=0, atol=0.02)
@@ -48,7 +50,7 @@ def test_a_turned_disc_stays_a_disc_and_turned_corners_are_not_empty():
 
 
 def test_each_view_is_of_its_own_picture():
-    a, b = Views(**STILL)(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), generator())
+    a, b = Views(**STILL)(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), generator=generator())
 
     assert a.abs().max() == 0
     torch.testing.assert_close(b, torch.ones_like(b))
@@ -57,7 +59,7 @@ def test_each_view_is_of_its_own_picture():
 def test_a_view_keeps_the_order_of_markers_and_cells():
     patches = torch.arange(6.0).view(2, 3, 1, 1).expand(2, 3, 16, 16).contiguous()
 
-    view, _ = Views(**STILL)(patches, patches, generator())
+    view, _ = Views(**STILL)(patches, patches, generator=generator())
 
     torch.testing.assert_close(view, patches)
 
@@ -65,7 +67,7 @@ def test_a_view_keeps_the_order_of_markers_and_cells():
 def test_a_dropped_marker_is_at_its_mean():
     patches = torch.randn(2, 3, 16, 16)
 
-    a, _ = Views(**STILL | {"drop": 1.0})(patches, patches, generator())
+    a, _ = Views(**STILL | {"drop": 1.0})(patches, patches, generator=generator())
 
     assert a.abs().max() == 0
 
@@ -73,7 +75,7 @@ def test_a_dropped_marker_is_at_its_mean():
 def test_gain_is_per_marker_and_per_cell_within_its_range():
     ones = torch.ones(200, 3, 8, 8)
 
-    a, b = Views(**STILL | {"gain": 0.2})(ones, ones, generator())
+    a, b = Views(**STILL | {"gain": 0.2})(ones, ones, generator=generator())
     gains = torch.stack([a, b])[..., 0, 0]
 
     assert 0.8 <= gains.min() < 0.82
@@ -96,7 +98,7 @@ def test_gain_is_per_marker_and_per_cell_within_its_range():
 def test_each_change_of_a_view_is_as_large_as_it_says(change, amount, spread):
     grey = torch.full((400, 3, 8, 8), 2.0)
 
-    view, _ = Views(**STILL | {change: amount})(grey, grey, generator())
+    view, _ = Views(**STILL | {change: amount})(grey, grey, generator=generator())
 
     assert view.std().item() == pytest.approx(spread, rel=0.1, abs=1e-5)
     assert (view.mean() - (1.0 if change == "drop" else 2.0)).abs() < 0.1
@@ -105,8 +107,8 @@ def test_each_change_of_a_view_is_as_large_as_it_says(change, amount, spread):
 def test_a_blurred_view_is_smoother_and_as_bright():
     patches = torch.randn(8, 3, 32, 32)
 
-    plain, _ = Views(**STILL)(patches, patches, generator())
-    blurred, _ = Views(**STILL | {"blur": 1.0})(patches, patches, generator())
+    plain, _ = Views(**STILL)(patches, patches, generator=generator())
+    blurred, _ = Views(**STILL | {"blur": 1.0})(patches, patches, generator=generator())
 
     assert blurred.std() < 0.7 * plain.std()
     torch.testing.assert_close(blurred.mean(), plain.mean(), atol=2e-3, rtol=0)
@@ -121,9 +123,9 @@ def test_an_unknown_plan_of_views_is_refused():
 def test_a_part_of_a_batch_gets_the_views_that_it_gets_in_the_whole(shared):
     patches = torch.randn(6, 3, 16, 16, generator=generator(1))
     views = Views(shared_geometry=shared, blur=0.5, drop=0.2)
-    whole = views(patches, patches, generator())
+    whole = views(patches, patches, generator=generator())
 
-    parts = [views(patches[i : i + 2], patches[i : i + 2], generator(), first=i, of=6) for i in (0, 2, 4)]
+    parts = [views(patches[i : i + 2], patches[i : i + 2], generator=generator(), first=i, of=6) for i in (0, 2, 4)]
 
     for view, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(pieces), view)
