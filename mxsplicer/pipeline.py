@@ -257,8 +257,10 @@ def embed_slides(
     """
     paths = [slides] if isinstance(slides, str | Path) else list(slides)
     work = _prepared(paths, out, options or Options(), Running(device, workers, executor, max_bytes))
+    _check_memory(work)
     if not _is_begun(work):
         _measure_before_writing(work)
+        _check_memory(work)
     _begin(work, overwrite=overwrite)
     if work.result.index.is_file():
         logger.info("%s is complete", work.result.path)
@@ -336,7 +338,7 @@ def plan_slides(
         n_cells=n_cells,
         n_features=n_features,
         disk_bytes=3 * z_bytes,
-        memory_bytes=max(memory_bytes, _BYTES_TO_CLUSTER + n_cells * _BYTES_PER_CELL),
+        memory_bytes=max(memory_bytes, _bytes_to_cluster(n_cells)),
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
         dominated_by=max(seconds, key=lambda stage: seconds[stage]),
         not_counted=(*not_counted, *([] if work.model else ["training"])),
@@ -480,6 +482,31 @@ def _mask_in(folder: Path, name: str) -> Path:
         msg = f"folder {folder} holds {len(found)} masks whose name begins with {name!r} ({listed}); one is needed."
         raise InputError(msg)
     return found[0]
+
+
+def _check_memory(work: _Work) -> None:
+    """Raise where the limit is below what comes after the encoder takes, which would show after hours.
+
+    Cells that were not measured yet are estimated where there is no mask, and not counted where there is one.
+    """
+    limit, marker = work.running.max_bytes, work.options.nuclear_marker
+    if limit is None:
+        return
+    counted = [len(one) for one in work.cells or ()]
+    unmasked = [slide for slide, mask in zip(work.slides, work.given_masks, strict=True) if mask is None]
+    n_cells = sum(counted or (estimate_cells(slide, nuclear_marker=marker).n_cells for slide in unmasked))
+    needed = _bytes_to_cluster(n_cells)
+    if needed > limit:
+        of_cells = f" and of {n_cells:,} cells" if n_cells else ""
+        msg = (
+            f"--max-memory {said_bytes(limit)} is too little: clusters and their map take {said_bytes(needed)}, of all "
+            f"libraries{of_cells}. Give at least that."
+        )
+        raise InputError(msg)
+
+
+def _bytes_to_cluster(n_cells: int) -> int:
+    return _BYTES_TO_CLUSTER + n_cells * _BYTES_PER_CELL
 
 
 def _measure_before_writing(work: _Work) -> None:
@@ -713,7 +740,7 @@ def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe
     if path.exists():
         return load_run(path, encoder=recipe.encoder)
     with work.timed("training" if path == work.result.run else f"training the baseline ({recipe.method})"):
-        return train(stores, path, recipe=recipe, device=work.running.device)
+        return train(stores, path, recipe=recipe, device=work.running.device, max_bytes=work.running.max_bytes)
 
 
 def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:

@@ -310,6 +310,13 @@ def test_nuclei_are_measured_inside_their_cells_and_counted(tmp_path, simulated,
     np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
+def test_memory_below_what_clusters_take_is_refused_at_once_and_nothing_is_written(tmp_path, simulated):
+    with pytest.raises(InputError, match=r"--max-memory 1G is too little: clusters .* Give at least that"):
+        embed_slides(simulated.image, tmp_path / "S01.mxs", options=Options(**SMALL), max_bytes=1 << 30)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plan_counts_cells_and_writes_nothing(folder, simulated, result, adata):
     before = files_of(folder)
 

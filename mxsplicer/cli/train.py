@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import RUNNING, SCORES, Device, Overwrite, takes_recipe
+from mxsplicer.cli.options import RUNNING, SCORES, Device, MaxMemory, Overwrite, takes_recipe
 from mxsplicer.splicer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -57,9 +57,11 @@ def train(
         Path | None,
         typer.Option(help="Folder to write events for TensorBoard to.", show_default=False, rich_help_panel=RUNNING),
     ] = None,
+    max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train an encoder on the patches of one or more slides. Interrupted, the same command goes on."""
+    from mxsplicer.memory import parse_bytes
     from mxsplicer.patches.store import PatchStore
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
@@ -76,6 +78,7 @@ def train(
             devices=devices,
             nodes=nodes,
             tensorboard=tensorboard,
+            max_bytes=parse_bytes(max_memory) if max_memory else None,
             overwrite=overwrite,
         )
     if is_first():

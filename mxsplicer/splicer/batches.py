@@ -89,16 +89,18 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
         rows = np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False))
         patches, regions = store.read_rows(rows)
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
-        outside = (regions == BACKGROUND) & (patches == 0).all(axis=1)
-        parts.append(np.moveaxis(patches, 1, 0)[:, ~outside].astype(np.float32))
-    pixels = np.concatenate(parts, axis=1)  # (C, pixels)
-    low, high = np.percentile(pixels, [0.1, 99.9], axis=1).astype(np.float32)
-    high = np.where(high > low, high, pixels.max(axis=1))  # a marker of a few bright spots
-    logs = np.log1p(np.clip(pixels, low[:, None], high[:, None]) - np.minimum(low, 0)[:, None])
-    std = logs.std(axis=1, dtype=np.float64)
+        parts.append((patches, (regions != BACKGROUND) | patches.any(axis=1)))
+    columns = []
+    for channel in range(parts[0][0].shape[1]):  # one at a time: as floats all of them would be half a gigabyte
+        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in parts]).astype(np.float32)
+        low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
+        high = high if high > low else pixels.max()  # a marker of a few bright spots
+        logs = np.log1p(np.clip(pixels, low, high, out=pixels) - min(low, np.float32(0)))
+        columns.append((low, high, logs.mean(dtype=np.float64), logs.std(dtype=np.float64)))
+    low, high, mean, std = np.array(columns, dtype=np.float64).T
     varies = [bool(s > 1e-6) for s in std]
-    columns = (low, high, logs.mean(axis=1, dtype=np.float64), np.where(varies, std, 1.0))
-    return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in columns)), varies
+    of_markers = (low, high, mean, np.where(varies, std, 1.0))
+    return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in of_markers)), varies
 
 
 class Batches:
@@ -111,9 +113,14 @@ class Batches:
     batch_size
         Cells per batch; lowered to the number of cells where there are fewer. The rest of an epoch that fills no batch
         is left out; other cells are left out in the next epoch.
+    buffer_bytes
+        What is mixed at a time, where it is to be less than 1 GiB, but for one block. It decides which cells can meet
+        in a batch.
     """
 
-    def __init__(self, stores: Sequence[PatchStore], batch_size: int, *, seed: int = 0) -> None:
+    def __init__(
+        self, stores: Sequence[PatchStore], batch_size: int, *, seed: int = 0, buffer_bytes: int | None = None
+    ) -> None:
         self.n_cells = sum(store.n_cells for store in stores)
         self.batch_size = min(batch_size, self.n_cells)
         self.per_epoch = self.n_cells // self.batch_size
@@ -121,7 +128,8 @@ class Batches:
         self._blocks = [(store, number) for store in stores for number in range(store.n_blocks)]
         cell_bytes = max(np.dtype(s.patches.dtype).itemsize * int(np.prod(s.patches.shape[1:])) for s in stores)
         largest = max(store.block_size for store in stores)
-        self._blocks_at_once = max(1, _BUFFER_BYTES // (cell_bytes * largest))
+        self.block_bytes = cell_bytes * min(largest, self.n_cells)
+        self._blocks_at_once = max(1, min(_BUFFER_BYTES, buffer_bytes or _BUFFER_BYTES) // (cell_bytes * largest))
         self._whole: Batch | None = None
 
     def epoch(self, number: int) -> Iterator[Batch]:

@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
+from mxsplicer.memory import Budget
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.splicer.footprint import share_out, step_bytes
 from mxsplicer.splicer.monitoring import Log, Measures, Watch, cut_log, last_results, measure, measures_at, write_table
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
@@ -53,6 +55,7 @@ def train(
     nodes: int | None = None,
     precision: str = "auto",
     tensorboard: str | Path | None = None,
+    max_bytes: int | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Train an encoder on the patches of one or more slides, with the SpliCER objective or plain joint embedding.
@@ -79,6 +82,9 @@ def train(
         ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
     tensorboard
         Folder to write events for TensorBoard to.
+    max_bytes
+        Limit for the memory of each process. Less is mixed at a time where it is tight, and so other cells meet in a
+        batch; where not even a step fits, training is refused.
 
     Raises
     ------
@@ -109,6 +115,12 @@ def train(
         widths = choose_widths(recipe, components, stores, normalization)
         objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if max_bytes is not None:
+            at_once = batches.batch_size // (processes.total * recipe.accumulate)
+            step = step_bytes(objective, (len(markers), patch_px, patch_px), at_once)
+            step = step if fabric.device.type == "cpu" else 0
+            buffer_bytes = share_out(Budget.of(max_bytes), batches, step_bytes=step)
+            batches = _batches(stores, recipe, processes.total, buffer_bytes=buffer_bytes)
         if fabric.world_size > 1:
             share_batch_norm(objective, fabric.device)
         views = recipe.view_plan()
@@ -271,7 +283,9 @@ def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, floa
     return first.markers, first.patch_px, first.pixel_size_um
 
 
-def _batches(stores: Sequence[PatchStore], recipe: Recipe, processes: int) -> Batches:
+def _batches(
+    stores: Sequence[PatchStore], recipe: Recipe, processes: int, *, buffer_bytes: int | None = None
+) -> Batches:
     """Return the batches, each of as many cells as processes and micro-batches can share alike."""
     parts = processes * recipe.accumulate
     n_cells = sum(store.n_cells for store in stores)
@@ -290,7 +304,8 @@ def _batches(stores: Sequence[PatchStore], recipe: Recipe, processes: int) -> Ba
             f"give a multiple of {parts} for --batch-size."
         )
         raise InputError(msg)
-    return Batches(stores, min(recipe.batch_size, n_cells // parts * parts), seed=recipe.seed)
+    batch_size = min(recipe.batch_size, n_cells // parts * parts)
+    return Batches(stores, batch_size, seed=recipe.seed, buffer_bytes=buffer_bytes)
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
