@@ -28,6 +28,7 @@ class Pairs(torch.nn.Module):
         self.network = network()
 
     def forward(self, view_a, view_b):
+        """Return one term."""
         return {"sum": self.network(view_a).sum() + self.network(view_b).sum()}
 
 
