@@ -16,7 +16,8 @@ import numpy as np
 import scipy.fft
 from scipy.special import stdtr
 
-_MOST_BINS = 384  # along the longer side of a slide: its raster
+_MOST_BINS = 384  # along the longer side of a slide: its raster; of many slides together as many as of one
+_AT_ONCE = 16  # fields
 _NEAR = 3  # bins: pairs closer than this are taken one by one, for on the raster their distance is not known well
 _PAIRS = 200_000  # that are looked at for near distances; of far ones all are
 _RATIO = 1.3  # of the distances that limit a class of pairs
@@ -52,7 +53,7 @@ class PairClasses:
         """
         sums = self.near.sum_products(fields, len(self.n_pairs))
         for raster in self.rasters:
-            sums += raster.sum_products(fields, len(self.n_pairs))
+            sums += raster.sum_products(fields)
         out: np.ndarray = np.divide(sums, self.n_pairs, out=np.zeros_like(sums), where=self.n_pairs > 0)
         return out
 
@@ -94,7 +95,7 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
     rows = [np.flatnonzero(slides == slide) for slide in np.unique(slides)]
     extents = [np.ptp(points[some], axis=0) for some in rows]
     spacing = np.sqrt(sum(float(np.prod(extent)) for extent in extents) / len(points))
-    width = max(max(float(extent.max()) for extent in extents) / _MOST_BINS, 1.5 * spacing, 1e-9)
+    width = max(max(float(extent.max()) for extent in extents) * np.sqrt(len(rows)) / _MOST_BINS, 1.5 * spacing, 1e-9)
     farthest = max(float(np.hypot(*extent)) for extent in extents) + 2 * width
     upper = [0.7 * spacing]
     while upper[-1] < farthest:
@@ -124,15 +125,18 @@ class _Raster:
     of_lags: Any  # (Q, K) float32: to a class each frequency's power adds this much
     n_pairs: np.ndarray  # (K,)
 
-    def sum_products(self, fields: np.ndarray, n_classes: int) -> np.ndarray:
+    def sum_products(self, fields: np.ndarray) -> np.ndarray:
         """Return the sum of products over the pairs of each class (F, K)."""
-        sums = np.empty((fields.shape[1], n_classes))
         of_bins = np.add.reduceat(fields[self.rows], self.starts, axis=0, dtype=np.float32)  # (bins, F)
         picture = np.zeros(self.shape, dtype=np.float32)
-        for number, values in enumerate(of_bins.T):
-            picture.ravel()[self.occupied] = values
-            sums[number] = _power(picture, self.padded) @ self.of_lags
-        return sums
+        sums = []
+        for first in range(0, fields.shape[1], _AT_ONCE):
+            powers = []
+            for values in of_bins[:, first : first + _AT_ONCE].T:
+                picture.ravel()[self.occupied] = values
+                powers.append(_power(picture, self.padded))
+            sums.append(np.stack(powers) @ self.of_lags)
+        return np.concatenate(sums, dtype=np.float64)
 
 
 def _power(picture: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
