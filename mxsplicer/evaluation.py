@@ -46,6 +46,7 @@ _CELLS_OF_MIXING = 20_000
 _COMPONENTS = 64  # of pixels
 _BYTES_TO_FIT = 256 << 20  # of the patches that the components of pixels are found on
 _MOST_TO_FIT = 2_000  # cells
+_SAME_PLACE_UM, _MOST_MOVED = 1.0, 0.01  # of cells in two files
 _AT_ONCE = 256  # patches in memory
 
 
@@ -236,7 +237,8 @@ def _find(path: str | Path) -> tuple[Path, Path | None]:
     if missing:
         msg = f"{cells} is not an AnnData file of version 0.8 or newer: it lacks {', '.join(missing)}."
         raise InputError(msg)
-    return cells, result if (result / "mxsplicer.json").is_file() else None
+    own = (result / "mxsplicer.json").is_file() and open_result(result)["files"]["cells"] == cells.name
+    return cells, result if own else None
 
 
 def _join(adata: AnnData, labels: str | Path | None, label: Sequence[str]) -> list[str]:
@@ -301,11 +303,26 @@ def _sampled(
                 msg = f"{path} has no learned representation; obsm holds: {', '.join(other.obsm)}."
                 raise InputError(msg)
             places = names_of[name].get_indexer(pd.Index(sample.obs_names))
+            _check_places(sample, other, places, path)
             order = np.argsort(places)
             for title, key in found:
                 z = take(other.obsm[key], places[order])
                 sample.obsm[f"{title} ({name})"] = z[np.argsort(order)]
     return sample
+
+
+def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
+    """Raise if cells of the same names lie elsewhere: another mask numbers other cells alike."""
+    if "spatial" not in sample.obsm or "spatial" not in other.obsm:
+        return
+    apart = np.abs(np.asarray(sample.obsm["spatial"]) - np.asarray(other.obsm["spatial"])[places]).max(axis=1)
+    moved = (apart > _SAME_PLACE_UM).mean()
+    if moved > _MOST_MOVED:
+        msg = (
+            f"{moved:.0%} of cells of {path} have names of scored cells but lie elsewhere ({np.median(apart):.3g} µm "
+            "in the middle): it was made with another mask. Embed the same cells to compare."
+        )
+        raise InputError(msg)
 
 
 def _check_key(adata: AnnData, key: str) -> None:

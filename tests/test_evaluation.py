@@ -18,6 +18,7 @@ from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
 
 SMALL = {"epochs": 1, "batch_size": 64, "encoder_width": 4, "component_width": 2, "chunk_width": 4}
@@ -53,7 +54,7 @@ def made(tmp_path_factory):
                 "patches": str(path) if number == 0 else None,
             }
         )
-    run = train(stores, result.run, device="cpu", **SMALL)
+    run = train(stores, result.run, recipe=Recipe(**SMALL), device="cpu")
     embed_to_file(result.cells, run, stores, device="cpu", compression=None)
     write_index(result, about, run="run")
     pd.concat(truths).to_csv(folder / "truth.csv", index=False)
@@ -178,6 +179,17 @@ def test_other_embeddings_of_the_same_cells_are_matched_by_name_in_any_order(giv
     scores = found.scores.set_index("representation")
     assert scores.loc["SpliCER (other)", "balanced_accuracy"] == scores.loc["SpliCER", "balanced_accuracy"]
     assert (scores["n_labelled"] == adata.n_obs - 40).all()
+
+
+def test_cells_of_another_mask_are_not_taken_for_the_same(given):
+    adata = anndata.read_h5ad(given / "both.mxs" / "cells.h5ad")
+    adata.obsm["spatial"] = adata.obsm["spatial"][::-1]
+    adata.write_h5ad(given / "other.h5ad")
+
+    with pytest.raises(InputError, match="it was made with another mask"):
+        evaluate(
+            given / "both.mxs", labels=given / "truth.csv", label=["lineage"], compare=[given / "other.h5ad"], **QUICK
+        )
 
 
 def test_labels_may_be_columns_of_obs_and_keys_of_obsm_are_scored_too(given):
