@@ -9,7 +9,10 @@ DEMO := demo/tissue
 DEMO_SIZE ?= 2048
 DEMO_EPOCHS ?= 3
 
-.PHONY: demo test check clean
+# The panel's tests open windows; xvfb-run gives them a screen where there is none.
+SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
+
+.PHONY: demo test test-panel check clean
 
 demo: .venv/library
 	@mkdir -p demo
@@ -20,6 +23,12 @@ demo: .venv/library
 
 test: .venv/tests
 	$(BIN)/pytest -q
+	$(MAKE) test-panel
+
+test-panel: .venv/tests
+	@if [ -n "$(SCREEN)$$DISPLAY" ]; then \
+		QT_API=pyqt6 $(SCREEN) $(BIN)/pytest -q -c tests/napari/screen/pytest.ini --rootdir . --confcutdir . tests/napari/screen; \
+	else echo "No screen and no xvfb-run: the panel's tests with windows are left out."; fi
 
 check: .venv/tests
 	$(BIN)/ruff check .

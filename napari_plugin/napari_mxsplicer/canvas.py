@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.pl.colors import QUALITATIVE
 from napari_mxsplicer.layers import MARKER, PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
 from napari_mxsplicer.painting import Paint, PaintedLevel
+from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
 from napari_mxsplicer.raster import inside_polygon
 from napari_mxsplicer.state import Painted, State
 
@@ -38,7 +38,7 @@ class Canvas:
             signal.connect(self._show_marks)
         self._of_view: list[Callable[[], Any]] = []
         self._of_colours: list[Callable[[], Any]] = []
-        viewer.camera.events.connect(self._view_changed)
+        viewer.scene.camera.events.connect(self._view_changed)
 
     def begin(self) -> None:
         """Take up the study whose layers are there already."""
@@ -54,7 +54,7 @@ class Canvas:
 
     def disconnect(self) -> None:
         """Leave the viewer as it is and no longer listen to it."""
-        self._viewer.camera.events.disconnect(self._view_changed)
+        self._viewer.scene.camera.events.disconnect(self._view_changed)
         self._listen_to(None)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)
@@ -95,7 +95,7 @@ class Canvas:
         """Bring a cell into the middle of the canvas."""
         at = self._positions(np.array([row]))
         if len(at):
-            self._viewer.camera.center = tuple(at[0])
+            self._viewer.scene.camera.center = tuple(at[0])
 
     def in_view(self) -> np.ndarray:
         """Return the rows of the cells in the part of the slide that is on the canvas."""
@@ -131,11 +131,11 @@ class Canvas:
     def _region_drawn(self, event: Any) -> None:
         """Choose the cells inside what was drawn, all shapes together."""
         layer, state = event.source, self._state
-        if layer is not self.layer("region") or state.study is None or getattr(layer, "_is_creating", False):
+        xy = state.study.xy_px if state.study is not None else None
+        if layer is not self.layer("region") or xy is None or event.action not in _DONE:
             return
-        xy = state.study.xy_px
-        if xy is None:
-            return
+        if event.action != "removed" and any(len(np.unique(corners, axis=0)) < 3 for corners in layer.data):
+            return  # the first corner of one that is being drawn
         inside = np.zeros(len(state.rows), dtype=bool)
         for corners in layer.data:
             inside |= inside_polygon(xy[state.rows], np.asarray(corners)[:, -2:][:, ::-1])
@@ -207,10 +207,13 @@ class Canvas:
         values = state.values[state.rows]
         self.opened.paint.set(values)
         if state.categories:
-            layer.colormap = categorical(len(state.categories))
-            layer.contrast_limits = (-0.5, len(state.categories) - 0.5)
+            layer.colormap = categorical_colormap(len(state.categories))
+            layer.contrast_limits = (-0.5, max(len(state.categories), 2) - 0.5)
+        elif state.painted.signed:
+            layer.colormap = signed_colormap()
+            layer.contrast_limits = (-1, 1)
         else:
-            if str(getattr(layer.colormap, "name", "")) == _CATEGORICAL:
+            if layer.colormap.name in (CATEGORIES, SIGNED):  # any other is the user's choice
                 layer.colormap = "viridis"
             layer.contrast_limits = state.painted.limits or limits_of(values)
         layer.refresh(extent=False)
@@ -320,14 +323,5 @@ class Canvas:
             self._state.pick(self.row_at(event.position))
 
 
-_CATEGORICAL = "mxsplicer categories"
+_DONE = ("added", "changed", "removed")  # to a shape, as napari calls it
 _PICKED, _HOVERED, _MARKED = "white", "yellow", "cyan"
-
-
-def categorical(n: int) -> Any:
-    """Return a colormap with one colour for each of ``n`` categories, numbered from 0."""
-    from napari.utils.colormaps import Colormap
-
-    colors = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(max(n, 1))]
-    edges = np.linspace(0, 1, max(n, 1) + 1)
-    return Colormap(colors, controls=edges, interpolation="zero", name=_CATEGORICAL)

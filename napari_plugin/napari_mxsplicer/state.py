@@ -21,6 +21,7 @@ class Painted:
     values: np.ndarray | None = field(default=None, compare=False, repr=False)  # (N,), of `values`
     limits: tuple[float, float] | None = None
     categories: tuple[str, ...] = ()  # of `values` that number them
+    signed: bool = False  # from -1 to 1
 
     @property
     def feature(self) -> int | None:
@@ -181,7 +182,7 @@ class State:
         parts = [f"{slide}cell {study.cell_ids[row]}"]
         if self.painted is not None:
             value = self.values[row]
-            said = "no value" if np.isnan(value) else f"{value:.4g}"
+            said = "no value" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
             if self.categories and not np.isnan(value):
                 said = self.categories[int(value)]
             parts.append(f"{self.painted.title} {said}")

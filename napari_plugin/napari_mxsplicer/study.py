@@ -89,6 +89,11 @@ class Study:
         return None
 
     @cached_property
+    def spatial_um(self) -> np.ndarray | None:
+        """Centroids (N, 2), x then y, in micrometres; None where the table does not say."""
+        return np.asarray(self._read("obsm/spatial"))[:, :2] if self._has("obsm/spatial") else None
+
+    @cached_property
     def umap(self) -> np.ndarray | None:
         """Place of each cell on the map (N, 2), float32; None where there is none."""
         if not self.umap_key:

@@ -2,6 +2,7 @@ import anndata
 import numpy as np
 import pytest
 from napari_mxsplicer.exemplars import exemplars
+from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.order import chosen, clustered
 from napari_mxsplicer.partners import interval, partners_of_feature, partners_of_marker
@@ -122,3 +123,12 @@ def test_each_feature_stands_under_the_marker_it_follows_most(study):
 def test_a_filter_leaves_features_by_number_marker_and_strength(text, left):
     r = np.array([[0.9, 0.0, 0.1], [0.1, -0.8, 0.3]])
     assert chosen(r, ["CD3", "CD8a"], text).tolist() == left
+
+
+def test_local_correlation_is_that_of_the_cells_around(study, adata):
+    values = local_correlation(study, "CD20", 5, 60.0)
+    points = adata.obsm["spatial"]
+    row = int(np.argmin(np.hypot(*(points - points.mean(axis=0)).T)))
+    near = np.hypot(*(points - points[row]).T) < 60
+    expected = np.corrcoef(np.asarray(adata[:, "CD20"].X).ravel()[near], adata.obsm["X_splicer"][near, 5])[0, 1]
+    assert values[row] == pytest.approx(expected, abs=0.1)  # discs are drawn to an eighth of their radius

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.state import State
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Newest
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Part(QWidget):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context, self.state, self.canvas = context, context.state, context.canvas
+        self.works: list[Newest] = []
+
+    def newest(self, failed: Callable[[str], None] | None = None) -> Newest:
+        """Return what runs work of this part beside the interface, and ends with the panel."""
+        self.works.append(Newest(failed or self.context.tell))
+        return self.works[-1]
 
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
-
-    def stop(self) -> None:
-        """End what runs for this part."""
 
 
 def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:

@@ -1,18 +1,19 @@
 """The heatmap with what can be chosen about it: which correlation, over which cells, which features."""
 
 import numpy as np
-from qtpy.QtWidgets import QGridLayout, QLineEdit, QVBoxLayout
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 
+from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.order import chosen, clustered
 from napari_mxsplicer.significance import by_chance
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.subset import correlate_rows
-from napari_mxsplicer.widgets.base import Context, Later, Part, choice
+from napari_mxsplicer.widgets.base import Context, Later, Part, button, choice
 from napari_mxsplicer.widgets.heatmap import Heatmap
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.work import Newest
 
 ALL, IN_VIEW, SELECTED = "all cells", "cells in view", "selected cells"
+_RADII_UM = {"50 µm": 50.0, "100 µm": 100.0, "250 µm": 250.0}
 _COMPUTED = ("Pearson", "Spearman")  # over a part of the cells, and where a file has no map
 
 
@@ -22,20 +23,29 @@ class Correlations(Part):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.heatmap, self.filter = Heatmap(), QLineEdit()
+        self._feature: int | None = None  # that was painted last
         self.kind = choice("How the correlation is computed")
         self.over = choice("Over which cells", ALL, IN_VIEW, SELECTED)
         self.filter.setPlaceholderText("Filter features: CD8a  12  10-20  >0.4")
         self.filter.setClearButtonEnabled(True)
-        self.work = Newest(self._failed)
+        self.radius = choice("How far the cells around a cell reach", *_RADII_UM)
+        self.work, self.local_work = self.newest(self._failed), self.newest()
         grid = QGridLayout()
         grid.setSpacing(4)
         grid.addWidget(self.kind, 0, 0)
         grid.addWidget(self.over, 0, 1)
         grid.addWidget(self.filter, 1, 0, 1, 2)
+        where = QHBoxLayout()
+        where.setSpacing(4)
+        where.addWidget(
+            button("Where?", "Paint where the feature follows the marker, among the cells around", self.locate)
+        )
+        where.addWidget(self.radius)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
         column.addWidget(self.heatmap)
+        column.addLayout(where)
         self._later = Later(self, 500, self._compute)
         state = self.state
         state.study_changed.connect(self._study_changed)
@@ -57,13 +67,27 @@ class Correlations(Part):
         """Take the colours of napari's theme."""
         self.heatmap.set_theme(theme)
 
-    def stop(self) -> None:
-        """End what runs for this part."""
-        self._later.stop()
-        self.work.stop()
+    def locate(self) -> None:
+        """Paint the local correlation of the feature that is painted, or was last, and the marker."""
+        state, study, feature, marker = self.state, self.state.study, self._feature, self.state.marker
+        if study is None or feature is None or marker is None:
+            self.context.tell("Click a feature and a marker in the map first.")
+            return
+        said = self.radius.currentText()
+        name = f"local r of feature {feature} and {marker} within {said}"
+        self.context.tell(f"Computing the {name} ...")
+        self.local_work.start(
+            local_correlation, study, marker, feature, _RADII_UM[said], done=lambda values: self._located(name, values)
+        )
+        state.look_at(marker)
+
+    def _located(self, name: str, values: np.ndarray) -> None:
+        self.context.tell("")
+        self.state.paint(Painted("values", name, values, signed=True))
 
     def _study_changed(self) -> None:
-        self.stop()
+        self._later.stop()
+        self.work.stop()
         study = self.state.study
         self.kind.clear()
         if study is not None:
@@ -141,7 +165,9 @@ class Correlations(Part):
         self._frame()
 
     def _frame(self) -> None:
-        self.heatmap.frame(self._marker(), self.state.painted.feature if self.state.painted else None)
+        feature = self.state.painted.feature if self.state.painted else None
+        self._feature = self._feature if feature is None else feature
+        self.heatmap.frame(self._marker(), feature)
 
     def _marker(self) -> int | None:
         study, marker = self.state.study, self.state.marker

@@ -8,7 +8,6 @@ from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.widgets.base import Context, Later, Part, button
 from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.work import Newest
 
 _SIMILAR = 11  # beside the cell itself: two lines of six
 
@@ -20,7 +19,7 @@ class Exemplars(Part):
         super().__init__(context)
         self.strip, self.note = PatchStrip(), QLabel()
         self.note.setWordWrap(True)
-        self.work = Newest(context.tell)
+        self.work = self.newest()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
@@ -34,11 +33,6 @@ class Exemplars(Part):
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
         self.strip.set_theme(theme)
-
-    def stop(self) -> None:
-        """End what runs for this part."""
-        self._later.stop()
-        self.work.stop()
 
     def refresh(self) -> None:
         """Show what is painted now; called when this part is unfolded."""
@@ -73,7 +67,7 @@ class CellPart(Part):
         self.values, self.strip = QLabel("Point at a cell, or click one."), PatchStrip()
         self.values.setWordWrap(True)
         self.values.setMinimumHeight(self.values.fontMetrics().height() * 3)
-        self.pictures, self.search = Newest(context.tell), Newest(context.tell)
+        self.pictures, self.search = self.newest(), self.newest()
         self.find = button("Find similar cells", "The cells whose learned features are nearest", self._find)
         self.clear = button("Clear", "Mark no cells", lambda: self.state.mark(np.zeros(0, dtype=np.int64)))
         row = QHBoxLayout()
@@ -97,12 +91,6 @@ class CellPart(Part):
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
         self.strip.set_theme(theme)
-
-    def stop(self) -> None:
-        """End what runs for this part."""
-        self._later.stop()
-        self.pictures.stop()
-        self.search.stop()
 
     @property
     def _row(self) -> int | None:

@@ -7,7 +7,6 @@ from mxsplicer.errors import InputError
 from napari_mxsplicer.annotations import Annotations, Calls, classify
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.base import Context, Part, button
-from napari_mxsplicer.widgets.work import Newest
 
 
 class Naming(Part):
@@ -19,7 +18,7 @@ class Naming(Part):
         self.column.setToolTip("Column of obs that the names belong to")
         self.name.setPlaceholderText("Name of the selected cells")
         self.note.setWordWrap(True)
-        self.work = Newest(context.tell)
+        self.work = self.newest()
         self.annotations: Annotations | None = None
         self.calls: Calls | None = None
         grid = QGridLayout()
@@ -37,10 +36,6 @@ class Naming(Part):
         self.name.returnPressed.connect(self.give)
         self.state.study_changed.connect(self._study_changed)
         self._study_changed()
-
-    def stop(self) -> None:
-        """End what runs for this part."""
-        self.work.stop()
 
     def give(self) -> None:
         """Name the selected cells."""
@@ -104,7 +99,7 @@ class Naming(Part):
         self.state.paint(Painted("values", name, values, categories=classes))
 
     def _study_changed(self) -> None:
-        self.stop()
+        self.work.stop()
         study = self.state.study
         if study is None:
             self.annotations = self.calls = None

@@ -9,7 +9,6 @@ from mxsplicer.errors import InputError
 from napari_mxsplicer.opening import add, over_layer, result_layers
 from napari_mxsplicer.sample import sample_layers
 from napari_mxsplicer.widgets.base import Context, Part, button, choice
-from napari_mxsplicer.widgets.work import Newest
 
 
 class Opening(Part):
@@ -17,7 +16,7 @@ class Opening(Part):
 
     def __init__(self, context: Context, viewer: Any) -> None:
         super().__init__(context)
-        self._viewer, self.work = viewer, Newest(context.tell)
+        self._viewer, self.work = viewer, self.newest()
         self.labels = choice("Layer of labels whose numbers are the ids of the table's cells")
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -27,15 +26,9 @@ class Opening(Part):
         grid.addWidget(QLabel("Cells of an .h5ad over a labels layer:"), 1, 0, 1, 2)
         grid.addWidget(self.labels, 2, 0)
         grid.addWidget(button("Choose .h5ad", "Table of the cells of these labels", self.ask_table), 2, 1)
-        viewer.layers.events.inserted.connect(self._layers_changed)
-        viewer.layers.events.removed.connect(self._layers_changed)
-        self._layers_changed()
-
-    def stop(self) -> None:
-        """End what runs for this part, and no longer listen to the viewer."""
-        self.work.stop()
-        self._viewer.layers.events.inserted.disconnect(self._layers_changed)
-        self._viewer.layers.events.removed.disconnect(self._layers_changed)
+        viewer.layers.events.inserted.connect(self.layers_changed)
+        viewer.layers.events.removed.connect(self.layers_changed)
+        self.layers_changed()
 
     def ask_result(self) -> None:
         """Ask for a folder and open it."""
@@ -74,8 +67,9 @@ class Opening(Part):
         self.context.tell("")
         add(self._viewer, tuples)
 
-    def _layers_changed(self, event: Any = None) -> None:
+    def layers_changed(self, event: Any = None) -> None:
+        """Offer the layers of labels that there are."""
         before = self.labels.currentText()
         self.labels.clear()
-        self.labels.addItems([layer.name for layer in self._viewer.layers if layer._type_string == "labels"])
+        self.labels.addItems([layer.name for layer in self._viewer.layers if type(layer).__name__ == "Labels"])
         self.labels.setCurrentText(before)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from mxsplicer.errors import InputError
@@ -19,6 +19,7 @@ from napari_mxsplicer.widgets.partners import Partners
 from napari_mxsplicer.widgets.section import Section
 from napari_mxsplicer.widgets.taking import Taking
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Newest
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -30,6 +31,7 @@ class Panel(QWidget):
     """The marker-correlation map of the study on the canvas."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
+        self._docked = False
         super().__init__(parent)
         self.viewer, self.state = viewer, State()
         self.canvas = Canvas(viewer, self.state)
@@ -63,29 +65,33 @@ class Panel(QWidget):
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
         self.viewer.events.theme.connect(self._themed)
-        self._connected = True
+        works = [work for part in self.parts for work in part.works]
+        self._ending = Ending(viewer, self.canvas, works, self._themed, self.opening.layers_changed)
+        self.destroyed.connect(self._ending)
         self._themed()
         self._study_changed()
         self.canvas.begin()
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Leave most of the window to the tissue."""
+        return QSize(_WIDTH_PX + 30, 900)
 
     def tell(self, message: str) -> None:
         """Say something below the state line; "" takes it back."""
         self.told.setText(message)
         self.told.setVisible(bool(message))
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802
-        """Listen to nothing any more."""
-        self.disconnect_all()
-        super().closeEvent(event)
+    def event(self, event: Any) -> bool:
+        """Leave the viewer alone when the dock that the panel was in is gone."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None and self._docked:
+                self.disconnect_all()
+            self._docked = self.parent() is not None
+        return bool(super().event(event))
 
     def disconnect_all(self) -> None:
         """Leave the viewer alone: no callback stays, and nothing that runs is waited for."""
-        if self._connected:
-            self._connected = False
-            for part in self.parts:
-                part.stop()
-            self.canvas.disconnect()
-            self.viewer.events.theme.disconnect(self._themed)
+        self._ending()
 
     def _arrange(self) -> None:
         self.sentence.setWordWrap(True)
@@ -179,3 +185,24 @@ class Panel(QWidget):
         except InputError as error:
             self.tell(str(error))
             self.slides.setCurrentText(self.state.slide or "")
+
+
+class Ending:
+    """Lets go of a viewer, once; it outlives the panel, so that it can be called when Qt has deleted it."""
+
+    def __init__(self, viewer: Any, canvas: Canvas, works: list[Newest], themed: Any, layers_changed: Any) -> None:
+        self._viewer, self._canvas, self._works = viewer, canvas, works
+        self._themed, self._layers_changed = themed, layers_changed
+        self._ended = False
+
+    def __call__(self, _deleted: Any = None) -> None:
+        """Disconnect every callback, and drop what runs."""
+        if self._ended:
+            return
+        self._ended = True
+        for work in self._works:
+            work.stop()
+        self._canvas.disconnect()
+        self._viewer.events.theme.disconnect(self._themed)
+        self._viewer.layers.events.inserted.disconnect(self._layers_changed)
+        self._viewer.layers.events.removed.disconnect(self._layers_changed)

@@ -8,7 +8,6 @@ from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.bars import Bars
 from napari_mxsplicer.widgets.base import Context, Later, Part
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.work import Newest
 
 
 class Partners(Part):
@@ -17,7 +16,7 @@ class Partners(Part):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.title, self.bars = QLabel(), Bars()
-        self.work = Newest(context.tell)
+        self.work = self.newest()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
@@ -32,11 +31,6 @@ class Partners(Part):
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
         self.bars.set_theme(theme)
-
-    def stop(self) -> None:
-        """End what runs for this part."""
-        self._later.stop()
-        self.work.stop()
 
     def _find(self) -> None:
         state, study, painted = self.state, self.state.study, self.state.painted

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-# Blue to orange through the background, which every kind of colour vision tells apart.
-_ON_DARK = ((0.62, 0.83, 1.0), (0.16, 0.48, 0.80), (0.13, 0.14, 0.16), (0.84, 0.42, 0.10), (1.0, 0.82, 0.60))
-_ON_LIGHT = ((0.03, 0.19, 0.42), (0.27, 0.58, 0.79), (0.97, 0.97, 0.97), (0.90, 0.49, 0.20), (0.50, 0.20, 0.02))
+from napari_mxsplicer.palettes import diverging
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,7 @@ class Theme:
 
     def diverging(self) -> np.ndarray:
         """Return 256 colours from -1 to 1, (256, 4) uint8."""
-        anchors = np.array(_ON_DARK if self.is_dark else _ON_LIGHT)
-        places = np.linspace(0, 1, len(anchors))
-        at = np.linspace(0, 1, 256)
-        rgb = np.column_stack([np.interp(at, places, anchors[:, band]) for band in range(3)])
-        return np.column_stack([rgb * 255, np.full(256, 255)]).astype(np.uint8)
+        return diverging(on_dark=self.is_dark)
 
 
 def theme_color(color: Any) -> str:

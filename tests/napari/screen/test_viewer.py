@@ -1,0 +1,137 @@
+"""What napari itself does with the plugin: opening, samples, docks, several viewers, closing."""
+
+import anndata
+import numpy as np
+import pytest
+from napari_mxsplicer.layers import ROLE
+from napari_mxsplicer.opening import open_in
+from npe2 import PluginManifest
+
+PANEL = "Marker-correlation map"
+
+
+@pytest.fixture
+def viewer(qapp):
+    """Return a viewer without a window."""
+    import napari
+
+    made = napari.Viewer(show=False)
+    yield made
+    made.close()
+
+
+def panel_of(viewer):
+    """Return the panel docked in a viewer."""
+    return viewer.window.add_plugin_dock_widget("mxsplicer", PANEL)[1]
+
+
+def test_the_manifest_names_what_there_is():
+    manifest = PluginManifest.from_distribution("mxsplicer")
+    manifest.validate_imports()
+    assert manifest.name == "mxsplicer"
+    assert not any("zarr" in pattern for one in manifest.contributions.readers for pattern in one.filename_patterns)
+
+
+def test_a_result_opens_by_its_index_without_a_question(viewer, sample):
+    layers = viewer.open(str(sample / "mxsplicer.json"), plugin=None)
+    assert layers[-1].name == "mxsplicer map"
+    assert panel_of(viewer).state.study.folder == sample
+
+
+def test_a_sample_opens_and_the_panel_finds_it(viewer):
+    panel = panel_of(viewer)
+    assert "Open a result" in panel.sentence.text()
+    viewer.open_sample("mxsplicer", "simulated")
+    assert panel.state.painted is not None
+    assert "cells" in panel.sentence.text()
+
+
+def test_layers_of_others_are_left_alone(viewer, sample):
+    mine = viewer.add_image(np.zeros((20, 20)), name="mine")
+    panel = open_in(viewer, sample)
+    panel.state.look_at("CD20")
+    panel.state.select(np.arange(10))
+    assert mine.visible
+    assert mine.name == "mine"
+    assert "mine" in viewer.layers
+
+
+def test_removing_its_layers_empties_the_panel(viewer, sample):
+    panel = open_in(viewer, sample)
+    viewer.layers.clear()
+    assert panel.state.study is None
+    assert "Open a result" in panel.sentence.text()
+
+
+def test_two_viewers_do_not_mix(viewer, sample, qapp):
+    import napari
+
+    first, other = open_in(viewer, sample), napari.Viewer(show=False)
+    second = open_in(other, sample)
+    first.state.select(np.arange(5))
+    assert second.state.selection is None
+    assert not [layer for layer in other.layers if layer.metadata.get(ROLE) == "selection"]
+    other.close()
+    assert first.state.study is not None
+
+
+def test_a_closed_panel_listens_to_nothing(viewer, sample):
+    moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
+    theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
+    camera = len(viewer.scene.camera.events.callbacks)
+    panel = open_in(viewer, sample)
+    state = panel.state
+    viewer.window.remove_dock_widget(panel)
+    assert len(viewer.mouse_move_callbacks) == moves
+    assert len(viewer.mouse_drag_callbacks) == drags
+    assert len(viewer.events.theme.callbacks) == theme
+    assert len(viewer.layers.events.inserted.callbacks) == inserted
+    assert len(viewer.scene.camera.events.callbacks) == camera
+    assert not any(len(getattr(state, name)) for name in state._SIGNALS)
+
+
+def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path):
+    """The table is shuffled, and the ids of the cells are far apart."""
+    adata = anndata.read_h5ad(sample / "cells.h5ad")
+    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    far = 1_000_003 + 977 * np.arange(int(adata.obs["cell_id"].max()) + 1, dtype=np.int64)
+    from mxsplicer import open_mask
+
+    labels = np.asarray(open_mask(sample.parent / "sample_mask.ome.tiff")[:, :]).astype(np.int64)
+    labels = np.where(labels > 0, far[labels], 0)
+    adata.obs["cell_id"] = far[adata.obs["cell_id"]]
+    adata.write_h5ad(tmp_path / "shuffled.h5ad")
+    viewer.add_labels(labels, name="cells", scale=(0.5, 0.5))
+    panel = panel_of(viewer)
+    panel.opening.labels.setCurrentText("cells")
+    panel.opening.join_table(str(tmp_path / "shuffled.h5ad"))
+
+    layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "map")
+    feature = panel.state.painted.feature
+    painted = np.asarray(layer.data)
+    for row in (0, 100, adata.n_obs - 1):
+        at = labels == adata.obs["cell_id"].iloc[row]
+        np.testing.assert_array_equal(np.unique(painted[at]), adata.obsm["X_splicer"][row, feature])
+
+
+def test_labels_of_another_slide_are_refused_in_words(viewer, sample):
+    viewer.add_labels(np.full((30, 30), 999_999_999), name="strange")
+    panel = panel_of(viewer)
+    panel.opening.join_table(str(sample / "cells.h5ad"))
+    assert "is in the labels 'strange'" in panel.told.text()
+    assert panel.state.study is None
+
+
+def test_view_opens_the_viewer_with_the_panel(sample, monkeypatch, qapp):
+    import napari
+    from typer.testing import CliRunner
+
+    from mxsplicer.cli import app
+
+    seen = []
+    monkeypatch.setattr(napari, "run", lambda: seen.append(napari.current_viewer()))
+    result = CliRunner().invoke(app, ["view", str(sample)])
+    assert result.exit_code == 0, result.output
+    assert "mxsplicer map" in seen[0].layers
+    assert PANEL in " ".join(seen[0].window.dock_widgets)
+    seen[0].close()
