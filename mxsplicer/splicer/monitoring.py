@@ -23,8 +23,9 @@ _MEASURES = 100  # per training: of 2,000 steps every 20th, which costs less tha
 # What is far outside of what trainings on real tissue went through; docs/training.md has the figures.
 _COLLAPSED = 0.02  # of the spread at the start; or of the length of the embeddings
 _DEAD = 0.05  # mean correlation of a chunk with its component
+_NEWS = 0.2  # weight of the newest measure in its running mean
 _EXPLODED = 20.0  # times the spread or the loss at the start
-_LEARNED_BY = 200  # steps, by which a chunk that learns anything has begun to
+_LEARNED_BY = 200  # steps at least, and half of all, by which even a faint marker's chunk has begun to follow it
 _OF_STEP = ("loss", "learning_rate", "cells_per_second", "rank", "probe")
 
 
@@ -79,22 +80,24 @@ class Watch:
     """Notices a chunk that is collapsed, dead or exploding, and says so once, by name."""
 
     chunk_names: Sequence[str]
+    steps: int
     has_components: bool  # else the one chunk is held to a view of the same patch
     _start: tuple[Tensor, Tensor, Tensor] | None = None  # spread, of the component too, and loss
-    _said: set[tuple[str, str]] = field(default_factory=set)
+    _follows: Tensor | None = None  # running mean of the correlation
+    _said: set[str] = field(default_factory=set)
 
     def look(self, step: int, measures: Measures, losses: Sequence[float]) -> list[str]:
         """Return warnings in words for what is new at a step; ``losses`` are those of the chunks."""
         loss = torch.tensor(losses, device=measures.spread.device)
-        if self._start is None:
-            self._start = (measures.spread, measures.component_spread, loss)
+        if self._start is None or self._follows is None:
+            self._start, self._follows = (measures.spread, measures.component_spread, loss), measures.correlation
         spread, component_spread, first_loss = self._start
-        late = step >= _LEARNED_BY
-        flat = (measures.spread < _COLLAPSED * spread) | (measures.spread < _COLLAPSED * measures.length)
-        silent = measures.component_spread < _COLLAPSED * component_spread
+        self._follows = self._follows.lerp(measures.correlation, _NEWS)  # that of a single batch is a matter of chance
         found = {
-            "collapsed": flat & ~silent,
-            "dead": silent | ((measures.correlation < _DEAD) & ~flat & late),
+            "collapsed": (measures.spread < _COLLAPSED * spread)
+            | (measures.spread < _COLLAPSED * measures.length)
+            | (measures.component_spread < _COLLAPSED * component_spread),
+            "dead": (self._follows < _DEAD) & (step >= max(_LEARNED_BY, self.steps // 2)),
             "exploding": (measures.spread > _EXPLODED * spread.clamp_min(1.0))
             | (loss > _EXPLODED * first_loss.abs().clamp_min(1.0)),
         }
@@ -102,13 +105,13 @@ class Watch:
             self._words(kind, index, step, measures)
             for kind, where in found.items()
             for index in torch.where(where)[0].tolist()
-            if (kind, self.chunk_names[index]) not in self._said
+            if self.chunk_names[index] not in self._said
         ]
 
     def _words(self, kind: str, index: int, step: int, measures: Measures) -> str:
         name = self.chunk_names[index]
-        self._said.add((kind, name))
-        spread, correlation = float(measures.spread[index]), float(measures.correlation[index])
+        self._said.add(name)
+        spread = float(measures.spread[index])
         if kind == "exploding":
             return (
                 f"chunk {name} is exploding at step {step}: its embedding has a spread of {spread:.3g}. "
@@ -121,7 +124,7 @@ class Watch:
             )
         follows = f"its component {name}" if self.has_components else "the other view"
         return (
-            f"chunk {name} is dead at step {step}: it does not follow {follows} (correlation {correlation:.2f}). "
+            f"chunk {name} is dead at step {step}: it does not follow {follows} (correlation below {_DEAD}). "
             f"Look whether {name} shows any cells apart; what is only noise is better left out."
         )
 

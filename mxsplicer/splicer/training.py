@@ -177,7 +177,7 @@ class _Fit:
             return
         saved = time.monotonic()
         probe_every = max(self.batches.per_epoch, steps // _PROBES)
-        watch = Watch(names, has_components=names != ("whole",))
+        watch = Watch(names, steps, has_components=names != ("whole",))
         description = f"Training ({self.run.method}, {self.run.settings['loss']})"
         with Log(self.folder, names, first=first, tensorboard=tensorboard) as log:
             for step, batch in track(numbered, description, total=steps, start=first):
