@@ -17,6 +17,7 @@ from mxsplicer.patches.store import BACKGROUND, THIS_CELL, PatchStore
 Batch = tuple[np.ndarray, np.ndarray]  # patches (B, C, P, P) and regions (B, P, P)
 
 _BUFFER_BYTES = 1 << 30
+_READERS = 4  # threads
 _SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
 
 
@@ -137,15 +138,19 @@ class Batches:
         generator = np.random.default_rng([self._seed, number])
         rest: Batch | None = None
         for patches, regions in self._buffers(generator):
-            pool = (patches, regions)
-            if rest is not None:
-                pool = (np.concatenate([rest[0], patches]), np.concatenate([rest[1], regions]))
-            order = generator.permutation(len(pool[0]))
-            whole = len(order) // self.batch_size * self.batch_size
-            for start in range(0, whole, self.batch_size):
-                rows = order[start : start + self.batch_size]
-                yield pool[0][rows], pool[1][rows]
-            rest = (pool[0][order[whole:]], pool[1][order[whole:]])
+            order = generator.permutation(len(patches))
+            start = 0
+            if rest is not None:  # fewer than a batch: they open the next one, and the buffer is not copied
+                start = self.batch_size - len(rest[0])
+                more = _rows((patches, regions), order[:start])
+                rest = (np.concatenate([rest[0], more[0]]), np.concatenate([rest[1], more[1]]))
+                if len(rest[0]) < self.batch_size:
+                    continue
+                yield rest
+            whole = start + (len(order) - start) // self.batch_size * self.batch_size
+            for first in range(start, whole, self.batch_size):
+                yield _rows((patches, regions), order[first : first + self.batch_size])
+            rest = _rows((patches, regions), order[whole:])
 
     def _buffers(self, generator: np.random.Generator) -> Iterator[Batch]:
         """Yield mixtures of blocks; the next one is read while one is used."""
@@ -169,5 +174,22 @@ class Batches:
 
     @staticmethod
     def _read(blocks: Sequence[tuple[PatchStore, int]]) -> Batch:
-        read = [store.read_block(number) for store, number in blocks]
-        return np.concatenate([block.patches for block in read]), np.concatenate([block.regions for block in read])
+        ends = np.cumsum([min(store.block_size, store.n_cells - n * store.block_size) for store, n in blocks])
+        shape = blocks[0][0].patches.shape[1:]
+        patches = np.empty((ends[-1], *shape), np.result_type(*(store.patches.dtype for store, _ in blocks)))
+        regions = np.empty((ends[-1], *shape[1:]), np.uint8)
+
+        def fill(end: int, store: PatchStore, number: int) -> None:
+            block = store.read_block(number)
+            rows = slice(end - len(block.rows), end)
+            patches[rows], regions[rows] = block.patches, block.regions
+
+        # A disk answers several at once sooner than one after the other, and decompression leaves Python's lock.
+        with ThreadPoolExecutor(_READERS) as readers:
+            for _ in readers.map(fill, ends, *zip(*blocks, strict=True)):
+                pass
+        return patches, regions
+
+
+def _rows(batch: Batch, rows: np.ndarray) -> Batch:
+    return batch[0][rows], batch[1][rows]
