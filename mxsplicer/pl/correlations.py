@@ -38,7 +38,7 @@ def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool =
     key
         Which correlations: also ``splicer_spearman`` or ``splicer_partial_correlation``.
     dim
-        Make pale what the null explains, where p-values were computed.
+        Make pale what the null explains, where p-values were computed: those of Pearson's r, whichever is shown.
     ax
         Where to draw; a new figure by default.
     """
@@ -54,7 +54,8 @@ def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool =
         ax.pcolormesh(veil, cmap="gray", vmin=0, vmax=1, alpha=1 - _FAINT, rasterized=True, linewidth=0)
     ax.set_yticks(np.arange(len(r)) + 0.5, [str(name) for name in adata.var_names[rows]], fontsize=8)
     ax.set_xticks([])
-    pale = f"; {chance.mean():.0%} are pale: not told from chance" if chance is not None else ""
+    whose = "" if f"{key}_p" in adata.varm else "Pearson's r is "
+    pale = f"; {chance.mean():.0%} are pale: {whose}not told from chance" if chance is not None else ""
     ax.set_xlabel(f"{r.shape[1]} learned features, each under the marker it follows most{pale}")
     ax.invert_yaxis()
     label = next((said for end, said in _OF_MATRIX.items() if key.endswith(end)), key)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from mxsplicer.testing import lone_tissue
 from mxsplicer.tl import nulls
@@ -101,3 +102,29 @@ def test_any_cells_at_any_scale_give_p_values_between_zero_and_one(n, scale, off
     p, _ = p_of_unrelated(points, rng.normal(size=(n, 2)), rng.normal(size=(n, 3)), rng.integers(0, n_slides, n))
 
     assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_the_variance_is_that_of_sliding_one_picture_over_the_other():
+    side, n_fields = 40, 12
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(2 * n_fields, side + 24, side + 24))
+    pictures = gaussian_filter(noise, (0, 2, 2))[:, 12:-12, 12:-12]
+    pictures -= pictures.mean(axis=(1, 2), keepdims=True)
+    pictures /= pictures.std(axis=(1, 2), keepdims=True)
+    a, b = pictures[:n_fields], pictures[n_fields:]
+    slid = []
+    for down in range(-side // 2, side // 2 + 1):
+        for right in range(-side // 2, side // 2 + 1):
+            here = (slice(max(0, down), side + min(0, down)), slice(max(0, right), side + min(0, right)))
+            there = (slice(max(0, -down), side + min(0, -down)), slice(max(0, -right), side + min(0, -right)))
+            over = a[:, *here] * b[:, *there]
+            slid.append(over.sum(axis=(1, 2)) ** 2 / over[0].size)  # over fewer cells a sum scatters less
+    y, x = np.mgrid[:side, :side]
+    points = 10.0 * np.stack([x.ravel(), y.ravel()], axis=1)
+    pairs = nulls.classify_pairs(points)
+    of_a, of_b = (pairs.autocovariance(one.reshape(n_fields, -1).T.astype(np.float32)) for one in (a, b))
+
+    found = side**2 / pairs.effective_cells(of_a, of_b).diagonal()
+
+    assert found.mean() == pytest.approx(np.mean(slid), rel=0.15)
+    assert found.mean() > 10  # far from the 1 of cells that are independent
