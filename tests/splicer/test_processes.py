@@ -110,6 +110,7 @@ def _train(store: Path, run: Path, recipe: Recipe, stop_at: int | None = None) -
 CASES = {
     "splicer": SMALL,
     "joint": replace(SMALL, method="joint", loss="simclr"),
+    "mixed": replace(SMALL, losses={"CD20": "clip"}, weights={"DAPI": 2.0}, widths={"CD3e": 5}),
     "accumulated": replace(SMALL, loss="sigreg", accumulate=2),
 }
 
