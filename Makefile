@@ -10,7 +10,7 @@ DEMO_SIZE ?= 2048
 DEMO_EPOCHS ?= 3
 
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
-SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1600x1000x24")
+SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')
 
 .PHONY: demo test test-panel check clean
 

@@ -111,6 +111,10 @@ class Study:
         x = self._read("X")
         return np.ascontiguousarray((x.toarray() if hasattr(x, "toarray") else x).T, dtype=np.float32)
 
+    def warm(self) -> None:
+        """Read what every view will ask for, so that none of them waits for it."""
+        _ = self._intensities, self.xy_px, self.slides, self._features
+
     def marker(self, name: str) -> np.ndarray:
         """Return the intensity (N,) of a marker in each cell, float32."""
         return np.asarray(self._intensities[self.markers.index(name)])

@@ -65,7 +65,8 @@ class Panel(QWidget):
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
         self.viewer.events.theme.connect(self._themed)
-        works = [work for part in self.parts for work in part.works]
+        self._warming = Newest(self.tell)
+        works = [self._warming, *(work for part in self.parts for work in part.works)]
         self._ending = Ending(viewer, self.canvas, works, self._themed, self.opening.layers_changed)
         self.destroyed.connect(self._ending)
         self._themed()
@@ -157,6 +158,7 @@ class Panel(QWidget):
             for name in study.paintable_columns:
                 self.paint.addItem(name, Painted("column", name))
             self._show_painted()
+            self._warming.start(study.warm, done=lambda _: None)
         self._say()
 
     def _show_painted(self) -> None:
