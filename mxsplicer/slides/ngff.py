@@ -59,6 +59,7 @@ class ZarrSeries:
     tile_px: tuple[int, int]
     storage: str  # version and compression, for people
     pixel_size: float | None  # along X at the finest level, in `unit`
+    aspect: float  # height of a pixel, as a multiple of its width
     unit: str | None
     labels: tuple[str, ...]  # omero's, of each channel; "" where one has none
 
@@ -157,16 +158,17 @@ def _open_series(group: ZarrGroup) -> ZarrSeries:
         if rest or coarser.ndim != finer.ndim or math.prod(coarser.shape) >= math.prod(finer.shape):
             raise _broken(group, f"{coarser.path!r} {coarser.shape} is no coarser level of {finer.shape}")
     levels = [_ZarrImage(array, kept, group.name) for array in arrays]
-    x = axes.index("X")
-    size = _scale(datasets[0], x) * _scale(multiscale, x)
+    y, x = axes.index("Y"), axes.index("X")
+    height, size = (_scale(datasets[0], axis) * _scale(multiscale, axis) for axis in (y, x))
     chunk = arrays[0].chunks  # of a shard its inner chunk: zarr fetches and decodes no more than that of a shard
     return ZarrSeries(
         image=levels[0],
         pyramid=tuple(levels[1:]),
         axes=squeezed,
-        tile_px=(chunk[axes.index("Y")], chunk[x]),
+        tile_px=(chunk[y], chunk[x]),
         storage=f"zarr {group.zarr_format}, {_compression(arrays[0])}",
         pixel_size=size if size > 0 and math.isfinite(size) else None,
+        aspect=height / size if size > 0 and height > 0 and units[y] == units[x] else 1.0,
         unit=units[x],
         labels=_omero_labels(group),
     )

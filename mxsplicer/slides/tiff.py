@@ -47,6 +47,7 @@ class TiffSeries:
     descriptions: tuple[str, ...]  # ImageDescription of each page; of an OME-TIFF the OME-XML first
     resolution_um: float | None  # pixel size by the resolution tags, where they have a unit
     units_per_pixel: float | None  # the same in whatever unit the dialect means
+    aspect: float  # height of a pixel by the resolution tags, as a multiple of its width
     imagej: dict[str, Any]  # ImageJ's own metadata
 
 
@@ -112,6 +113,7 @@ def _open(location: Location, omexml: str | None = None, *, is_master: bool = Fa
             + tuple(_description(one) for one in pages[1:]),
             resolution_um=_resolution_um(page),
             units_per_pixel=_units_per_pixel(page),
+            aspect=_aspect(page),
             imagej=tiff.imagej_metadata or {},
         )
 
@@ -490,8 +492,13 @@ def _resolution_um(page: Any) -> float | None:
     return None if size is None or um_per_unit is None else um_per_unit * size
 
 
-def _units_per_pixel(page: Any) -> float | None:
-    resolution = page.tags.get("XResolution")
+def _aspect(page: Any) -> float:
+    width, height = (_units_per_pixel(page, axis) for axis in "XY")
+    return height / width if width and height else 1.0
+
+
+def _units_per_pixel(page: Any, axis: str = "X") -> float | None:
+    resolution = page.tags.get(f"{axis}Resolution")
     if resolution is None or not all(resolution.value):
         return None
     numerator, denominator = resolution.value

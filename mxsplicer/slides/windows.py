@@ -72,6 +72,20 @@ class Reordered(Windowed):
         return np.transpose(np.asarray(self._image[tuple(key)]), self._order)
 
 
+class Single(Windowed):
+    """A plane (Y, X) as an image of one channel, (1, Y, X)."""
+
+    def __init__(self, plane: LazyImage) -> None:
+        super().__init__((1, *plane.shape), plane.dtype)
+        self._plane = plane
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        channels, *window = picks
+        plane: np.ndarray = np.asarray(self._plane[tuple(as_index(pick) for pick in window)])[None]
+        return np.asarray(plane[as_index(channels)])
+
+
 def as_index(pick: Pick) -> Any:
     """Return what NumPy and zarr take for it: a slice, or the list of places."""
     return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick

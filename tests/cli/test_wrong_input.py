@@ -58,7 +58,7 @@ def truncated(_):
     return ["slide.ome.tif"]
 
 
-def without_channels(_):
+def without_names(_):
     return [write_slide(image=SLIDE.image[0], markers=None, axes="YX")]
 
 
@@ -119,7 +119,7 @@ CASES = {
     "no such file": (lambda _: ["slide.tif"], ["there is no file slide.tif"]),
     "a folder": (lambda _: ["."], ["is a folder; give the image file"]),
     "truncated": (truncated, ["slide.ome.tif", "truncated"]),
-    "no channel axis": (without_channels, ["has the axes YX (64, 96) and no channel axis"]),
+    "one channel without a name": (without_names, ["does not name its only channel: give a table", "--markers"]),
     "RGB": (colour, ["slide.tif has the axes YXS (64, 96, 3): a colour (RGB) picture"]),
     "a mask of a smaller level": (masked(MASK[::2, ::2]), ["(32, 48)", "(64, 96)", "2 times smaller", "level"]),
     "a transposed mask": (masked(MASK.T), ["(96, 64)", "(64, 96)", "swapped: transpose the mask"]),
@@ -284,7 +284,7 @@ def test_a_disk_that_fills_up_is_told_and_the_same_command_finishes(command, mon
         (["simulate", "slide.ome.tiff", "--size-px", 256], "'slide.ome.tiff' exists"),
         (["train", "taken", "--out", "run"], "taken"),
         (["report", "taken"], "taken holds no cells.h5ad"),
-        (["info", "mask.tif"], "mask.tif has the axes YX (64, 96) and no channel axis"),
+        (["segment", "mask.tif", "new.zarr"], "mask.tif (TIFF) does not name its only channel"),
         (["segment", "slide.ome.tif", "new.zarr", "--nuclear-marker", "CD8"], "no marker 'CD8'"),
         (["extract", "slide.ome.tif", "new.zarr", "--mask", "slide.ome.tif"], "--mask-page"),
         (["extract", "slide.ome.tif", "new.zarr"], "--mask"),

@@ -214,7 +214,6 @@ def test_a_group_that_is_no_image_is_refused_with_what_to_give(tmp_path, attribu
     [
         ("zyx", IMAGE, r"axes ZYX \(3, 40, 52\); one channel axis"),
         ("tyx", IMAGE, r"axes TYX \(3, 40, 52\); one channel axis"),
-        ("yx", IMAGE[0], r"axes YX \(40, 52\) and no channel axis"),
     ],
 )
 def test_an_ome_zarr_without_one_channel_axis_is_refused(tmp_path, axes, image, sentence):

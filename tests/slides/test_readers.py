@@ -1,5 +1,7 @@
 """A slide opens with its markers and pixel size, or says what is missing and which option supplies it."""
 
+import pickle
+
 import numpy as np
 import pytest
 import tifffile
@@ -132,7 +134,6 @@ def test_an_imagej_stack_is_a_slide(tmp_path):
 @pytest.mark.parametrize(
     ("image", "axes", "sentence"),
     [
-        (IMAGE[0], "YX", r"has the axes YX \(40, 50\) and no channel axis"),
         (IMAGE[None].repeat(2, 0), "ZCYX", r"ZCYX \(2, 3, 40, 50\); one channel axis beside Y and X is needed"),
         (IMAGE[None].repeat(2, 0), "TCYX", "one channel axis beside Y and X is needed"),
     ],
@@ -140,6 +141,30 @@ def test_an_imagej_stack_is_a_slide(tmp_path):
 def test_axes_without_one_channel_axis_are_refused(tmp_path, image, axes, sentence):
     with pytest.raises(InputError, match=sentence):
         open_slide(ome_tiff(tmp_path / "slide.ome.tif", image, axes=axes, names=None))
+
+
+def test_an_image_of_one_marker_is_a_slide_of_one_marker(tmp_path):
+    path = ome_tiff(tmp_path / "slide.ome.tif", IMAGE[0], axes="YX", names=["DAPI"], **micrometres(0.5))
+
+    slide = open_slide(path)
+
+    assert slide.markers == ("DAPI",)
+    assert slide.image.shape == (1, 40, 50)
+    np.testing.assert_array_equal(slide.image[...], IMAGE[:1])
+    np.testing.assert_array_equal(slide.image[[0, 0], 5:30:2, 40], IMAGE[[0, 0], 5:30:2, 40])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(slide.image))[0, 3:9], IMAGE[0, 3:9])
+
+
+@pytest.mark.parametrize(("height", "square"), [(0.5, True), (0.51, True), (0.6, False), (0.25, False)])
+def test_pixels_that_are_not_square_are_refused_unless_the_user_says_their_size(tmp_path, height, square):
+    sizes = micrometres(0.5, "µm") | {"PhysicalSizeY": height}
+    path = ome_tiff(tmp_path / "slide.ome.tif", **sizes)
+
+    if not square:
+        with pytest.raises(InputError, match=f"says 0.5 x {height:g} µm, and pixels have to be square: resample"):
+            open_slide(path)
+
+    assert open_slide(path, pixel_size_um=None if square else 0.5).pixel_size_um == 0.5
 
 
 def test_a_colour_picture_is_refused(tmp_path):

@@ -82,9 +82,9 @@ def open_slide(
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
     missing = []
     if panel is None:
-        missing.append(f"name its {found.image.shape[0]} channels: give a table with one row per channel by --markers")
+        missing.append(f"name its {_counted(found.image.shape[0])}: give a table with one row per channel by --markers")
     if size is None:
-        said = f" (it says {found.pixel_size_said}, and {low:g} to {high:g} µm can be right)"
+        said = f" ({found.pixel_size_said})"
         missing.append(
             f"tell the size of its pixels{said if found.pixel_size_said else ''}: give it by --pixel-size-um"
         )
@@ -108,6 +108,10 @@ def open_slide(
     )
     unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
     return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
+
+
+def _counted(n_channels: int) -> str:
+    return "only channel" if n_channels == 1 else f"{n_channels} channels"
 
 
 def _read(location: Location) -> tuple[str, ImageFile]:

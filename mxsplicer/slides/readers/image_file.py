@@ -10,9 +10,10 @@ from mxsplicer.errors import InputError
 from mxsplicer.slides.location import Location, name_of
 from mxsplicer.slides.slide import LazyImage
 from mxsplicer.slides.tiff import TiffSeries
-from mxsplicer.slides.windows import Reordered
+from mxsplicer.slides.windows import Reordered, Single
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
+_MOST_OBLONG = 0.05  # height of a pixel beside its width: what calibration leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class ImageFile:
     markers: tuple[str, ...] | None = None
     pixel_size_um: float | None = None
     pixel_size_from: str = ""
-    pixel_size_said: str = ""  # what the file says where that is implausible
+    pixel_size_said: str = ""  # what is wrong with what the file says
 
 
 class Series(Protocol):
@@ -55,6 +56,7 @@ def image_file(
     markers: tuple[str, ...] | None = None,
     size_um: float | None = None,
     size_from: str = "",
+    aspect: float = 1.0,
 ) -> ImageFile:
     """Return a TIFF's first image with its channel axis first, and the pixel size where it is plausible."""
     name = name_of(path)
@@ -64,7 +66,8 @@ def image_file(
         raise InputError(msg)
     # ImageJ calls any stack one of slices; an OME-TIFF that says Z means focal planes.
     image, pyramid = channel_first(name, series, stands_for_channels="ZT" if series.kind == "imagej" else "")
-    size, source, said = plausible_size([(size_um, size_from), (series.resolution_um, "resolution tag")])
+    sizes = [(size_um, aspect, size_from), (series.resolution_um, series.aspect, "resolution tag")]
+    size, source, said = plausible_size(sizes)
     return ImageFile(
         image=image,
         pyramid=pyramid,
@@ -77,28 +80,44 @@ def image_file(
     )
 
 
-def plausible_size(candidates: Sequence[tuple[float | None, str]]) -> tuple[float | None, str, str]:
-    """Return the first pixel size (µm) that can be right, where it is from, and what is said where none can be."""
-    said = [(size, source) for size, source in candidates if size is not None]
-    for size, source in said:
-        if PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1]:
+def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tuple[float | None, str, str]:
+    """Return the first pixel size that can be right, where it is from, and what is wrong where none can be.
+
+    Parameters
+    ----------
+    candidates
+        Width of a pixel (µm), its height as a multiple of it, and where they are from; best first.
+    """
+    low, high = PLAUSIBLE_UM
+    wrong = []
+    for size, aspect, source in candidates:
+        if size is None:
+            continue
+        if not low <= size <= high:
+            wrong.append(f"it says {size:g} µm, and {low:g} to {high:g} µm can be right")
+        elif abs(aspect - 1) > _MOST_OBLONG:
+            wrong.append(f"it says {size:g} x {size * aspect:g} µm, and pixels have to be square: resample the image")
+            break  # whatever else is said, they are not
+        else:
             return size, source, ""
-    return None, "", f"{said[0][0]:g} µm" if said else ""
+    return None, "", wrong[0] if wrong else ""
 
 
 def channel_first(
     name: str, series: Series, *, stands_for_channels: str = ""
 ) -> tuple[LazyImage, tuple[LazyImage, ...]]:
-    """Return an image and its pyramid as (C, Y, X), or raise where there is no channel axis or more than one.
+    """Return an image and its pyramid as (C, Y, X), or raise where there is more than one channel axis.
 
-    Z and T are no channel axes unless they are said to stand for channels.
+    Without one, the image is the only channel. Z and T are no channel axes unless they are said to stand for channels.
     """
     axes, shape = series.axes, tuple(series.image.shape)
     others = [axis for axis in axes if axis not in "YX"]
     found = f"{name} has the axes {axes} {shape}"
     if not others:
-        msg = f"{found} and no channel axis. Give an image of several markers, (C, Y, X)."
-        raise InputError(msg)
+        order = [axes.index("Y"), axes.index("X")]
+        return Single(Reordered.of(series.image, order)), tuple(
+            Single(Reordered.of(level, order)) for level in series.pyramid
+        )
     if len(others) > 1 or (others[0] in "ZT" and others[0] not in stands_for_channels):
         msg = f"{found}; one channel axis beside Y and X is needed. Export a single plane and time point."
         raise InputError(msg)

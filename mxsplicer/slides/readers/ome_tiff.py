@@ -27,12 +27,14 @@ def read(path: Location) -> ImageFile | None:
     if pixels is None:
         return image_file(path, series)
     names = channel_names(pixels)
+    width, height = (_physical_size_um(pixels, axis) for axis in "XY")
     return image_file(
         path,
         series,
         markers=names if names and all(names) else None,
-        size_um=_physical_size_um(pixels),
+        size_um=width,
         size_from="OME-XML",
+        aspect=height / width if width and height else 1.0,
     )
 
 
@@ -41,12 +43,12 @@ def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
     return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
 
 
-def _physical_size_um(pixels: ElementTree.Element) -> float | None:
+def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float | None:
     try:
-        size = float(pixels.get("PhysicalSizeX", ""))
+        size = float(pixels.get(f"PhysicalSize{axis}", ""))
     except ValueError:
         return None
-    unit = pixels.get("PhysicalSizeXUnit", "µm")
+    unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
     if unit not in _UM_PER_UNIT:  # "pixel", "reference frame"
         return None
     in_um = size * _UM_PER_UNIT[unit]

@@ -55,13 +55,13 @@ def _check_is_an_image(group: ZarrGroup) -> None:
     raise InputError(msg)
 
 
-def _pixel_size(series: ZarrSeries) -> tuple[float | None, str]:
-    if series.pixel_size is None:
-        return None, ""
+def _pixel_size(series: ZarrSeries) -> tuple[float | None, float, str]:
+    size, um = series.pixel_size, UM_PER_UNIT.get(series.unit or "")
+    if size is None or (series.unit is not None and um is None):
+        return None, 1.0, ""
     if series.unit is None:  # a scale of one and no unit is what writers put that know of neither
-        return (None, "") if series.pixel_size == 1 else (series.pixel_size, "OME-Zarr scale, µm assumed")
-    um = UM_PER_UNIT.get(series.unit)
-    return (None, "") if um is None else (series.pixel_size * um, "OME-Zarr scale")
+        return (None if size == 1 else size), series.aspect, "OME-Zarr scale, µm assumed"
+    return size * (um or 1.0), series.aspect, "OME-Zarr scale"
 
 
 def _names_of_ome_xml(group: ZarrGroup) -> tuple[str, ...]:
