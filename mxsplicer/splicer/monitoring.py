@@ -38,20 +38,35 @@ class Measures:
     correlation: Tensor  # (n,) of each feature with that of the other embedding, mean over features
     chunk_rank: Tensor  # (n,) effective rank of the chunk, at most its width
     length: Tensor  # (n,) root mean square of the embedding itself
+    trained: Tensor  # (n,) bool: whether the chunk had its turn in this step
     rank: float  # effective rank of z: RankMe on this batch, at most B
 
-    def by_name(self) -> dict[str, list[float]]:
-        """Return what goes to the log for every chunk."""
-        names = ("correlation", "spread", "component_spread", "chunk_rank")
-        return {name: [round(value, 5) for value in getattr(self, name).tolist()] for name in names}
+    def by_name(self) -> dict[str, list[float | None]]:
+        """Return what goes to the log for every chunk, None for one that did not have its turn."""
+        names, trained = ("correlation", "spread", "component_spread", "chunk_rank"), self.trained.tolist()
+        return {
+            name: [round(v, 5) if turn else None for v, turn in zip(getattr(self, name).tolist(), trained, strict=True)]
+            for name in names
+        }
 
 
 @torch.no_grad()
 def measure(z: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Measures:
-    """Return the measures of representations (B, d), and of the two embeddings (B, D_i) of every chunk."""
+    """Return the measures of representations (B, d), and of the two embeddings (B, D_i) of every chunk.
+
+    A chunk that is held to itself, where components take turns, has not had its turn.
+    """
     chunks = [_measure_chunk(e.float(), e_other.float()) for e, e_other in pairs]
     columns = [torch.stack(column) for column in zip(*chunks, strict=True)]
-    return Measures(columns[0], columns[1], columns[2], columns[3], columns[4], rank=float(effective_rank(z.float())))
+    return Measures(
+        spread=columns[0],
+        component_spread=columns[1],
+        correlation=columns[2],
+        chunk_rank=columns[3],
+        length=columns[4],
+        trained=columns[5],
+        rank=float(effective_rank(z.float())),
+    )
 
 
 def _measure_chunk(e: Tensor, e_other: Tensor) -> tuple[Tensor, ...]:
@@ -59,7 +74,7 @@ def _measure_chunk(e: Tensor, e_other: Tensor) -> tuple[Tensor, ...]:
     norms = centred.norm(dim=0) * other.norm(dim=0)  # (D,)
     correlation = (centred * other).sum(dim=0) / norms.clamp_min(1e-12)
     sizes = [x.pow(2).mean().sqrt() for x in (centred, other, e)]
-    return sizes[0], sizes[1], correlation.mean(), effective_rank(centred), sizes[2]
+    return sizes[0], sizes[1], correlation.mean(), effective_rank(centred), sizes[2], (e != e_other).any()
 
 
 def effective_rank(rows: Tensor) -> Tensor:
@@ -82,17 +97,22 @@ class Watch:
     chunk_names: Sequence[str]
     steps: int
     has_components: bool  # else the one chunk is held to a view of the same patch
-    _start: tuple[Tensor, Tensor, Tensor] | None = None  # spread, of the component too, and loss
+    _first: Tensor | None = None  # (4, n): spread, that of the component, loss and correlation at each one's first turn
     _follows: Tensor | None = None  # running mean of the correlation
     _said: set[str] = field(default_factory=set)
 
     def look(self, step: int, measures: Measures, losses: Sequence[float]) -> list[str]:
         """Return warnings in words for what is new at a step; ``losses`` are those of the chunks."""
-        loss = torch.tensor(losses, device=measures.spread.device)
-        if self._start is None or self._follows is None:
-            self._start, self._follows = (measures.spread, measures.component_spread, loss), measures.correlation
-        spread, component_spread, first_loss = self._start
-        self._follows = self._follows.lerp(measures.correlation, _NEWS)  # that of a single batch is a matter of chance
+        loss, trained = torch.tensor(losses, device=measures.spread.device), measures.trained
+        now = torch.stack([measures.spread, measures.component_spread, loss, measures.correlation])
+        first = torch.full_like(now, torch.nan) if self._first is None else self._first
+        self._first = torch.where(first.isnan() & trained, now, first)  # NaN is neither more nor less than anything
+        spread, component_spread, first_loss, correlation = self._first
+        # That of a single batch is a matter of chance.
+        follows = (
+            correlation if self._follows is None else torch.where(self._follows.isnan(), correlation, self._follows)
+        )
+        self._follows = torch.where(trained, follows.lerp(measures.correlation, _NEWS), follows)
         found = {
             "collapsed": (measures.spread < _COLLAPSED * spread)
             | (measures.spread < _COLLAPSED * measures.length)
@@ -104,7 +124,7 @@ class Watch:
         return [
             self._words(kind, index, step, measures)
             for kind, where in found.items()
-            for index in torch.where(where)[0].tolist()
+            for index in torch.where(where & trained)[0].tolist()
             if self.chunk_names[index] not in self._said
         ]
 
@@ -181,7 +201,7 @@ class Log:
             "loss": sum(losses["loss"]),
             "learning_rate": learning_rate,
         }
-        of_chunks = dict(losses)
+        of_chunks: dict[str, Sequence[float | None]] = dict(losses)
         if measures is not None:
             line["cells_per_second"] = round(self._cells / max(now - self._last, 1e-9), 1)
             line["rank"] = round(measures.rank, 3)
@@ -253,4 +273,5 @@ def _show(board: Any, line: dict[str, Any]) -> None:
             board.add_scalar(name, line[name], step)
     for chunk, values in line["chunks"].items():
         for name, value in values.items():
-            board.add_scalar(f"{name}/{chunk}", value, step)
+            if value is not None:
+                board.add_scalar(f"{name}/{chunk}", value, step)

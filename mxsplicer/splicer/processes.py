@@ -80,7 +80,13 @@ def find_processes(devices: int | None = None, nodes: int | None = None) -> Proc
     return Processes(*started, environment)
 
 
-def make_fabric(device: str = "auto", precision: str = "auto", processes: Processes | None = None) -> Fabric:
+def make_fabric(
+    device: str = "auto",
+    precision: str = "auto",
+    processes: Processes | None = None,
+    *,
+    weights_rest: bool = False,
+) -> Fabric:
     """Return Lightning's Fabric on a device, or on as many as there are processes on this machine.
 
     Parameters
@@ -89,6 +95,8 @@ def make_fabric(device: str = "auto", precision: str = "auto", processes: Proces
         As :func:`~mxsplicer.splicer.devices.find_device` takes it; without a number where there are several processes.
     precision
         ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
+    weights_rest
+        Whether some weights have no part in some of the steps: processes then look for them, which costs a little.
     """
     processes = processes or find_processes()
     where = find_device(device)
@@ -106,7 +114,7 @@ def make_fabric(device: str = "auto", precision: str = "auto", processes: Proces
         devices=processes.per_node,
         num_nodes=processes.nodes,
         precision=precision,
-        strategy=DDPStrategy(),
+        strategy=DDPStrategy(find_unused_parameters=weights_rest),
         plugins=plugins,
     )
 

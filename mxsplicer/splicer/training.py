@@ -99,7 +99,7 @@ def train(
     batches = _batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     _check_free(path, overwrite=overwrite)
-    fabric = make_fabric(device, precision, processes)
+    fabric = make_fabric(device, precision, processes, weights_rest=recipe.components_per_step is not None)
     with launch(fabric):
         epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
         normalization, varies = measure_normalization(stores, seed=recipe.seed)

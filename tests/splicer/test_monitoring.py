@@ -85,12 +85,24 @@ def test_a_chunk_that_follows_its_component_by_chance_alone_is_dead_after_a_whil
     assert late[0].startswith("chunk noise is dead at step")
 
 
-@pytest.mark.parametrize("method", ["splicer", "joint", "sigma", "trident"])
-def test_a_training_as_it_should_be_gets_no_warning(store, tmp_path, caplog, method):
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "joint"}, {"method": "trident"}, {"components_per_step": 1}], ids=str
+)
+def test_a_training_as_it_should_be_gets_no_warning(store, tmp_path, caplog, changes):
     with caplog.at_level(logging.WARNING):
-        train(store, tmp_path / "run", replace(SMALL, method=method))
+        train(store, tmp_path / "run", replace(SMALL, **changes))
 
     assert caplog.messages == []
+
+
+def test_of_a_chunk_whose_turn_it_is_not_nothing_is_told(store, tmp_path):
+    train(store, tmp_path / "run", replace(SMALL, components_per_step=1))
+
+    first, second = (
+        {name: of["correlation"] for name, of in line["chunks"].items()} for line in lines(tmp_path / "run")[:2]
+    )
+    assert [name for name, value in first.items() if value is not None] == ["DAPI"]
+    assert [name for name, value in second.items() if value is not None] == ["CD3e"]
 
 
 def test_measures_are_what_numpy_says():

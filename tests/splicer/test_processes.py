@@ -109,6 +109,7 @@ def _train(store: Path, run: Path, recipe: Recipe, stop_at: int | None = None) -
 
 CASES = {
     "splicer": SMALL,
+    "by turns": replace(SMALL, components_per_step=2),
     "joint": replace(SMALL, method="joint", loss="simclr"),
     "mixed": replace(SMALL, losses={"CD20": "clip"}, weights={"DAPI": 2.0}, widths={"CD3e": 5}),
     "accumulated": replace(SMALL, loss="sigreg", accumulate=2),
