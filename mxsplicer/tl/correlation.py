@@ -23,7 +23,7 @@ from mxsplicer.slides.tiles import in_order
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.ridge import predict_held_out
-from mxsplicer.tl.rows import columns, representation, rows_by_slide, slices
+from mxsplicer.tl.rows import columns, count_blocks, representation, rows_by_slide, slices
 from mxsplicer.tl.spillover import check_given, find_confounders, neighbours_light, partial_correlation
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def correlate(
     markers = _prepare_markers(adata, left_out, seed)
     sample, folds = _sample(adata, max_cells, seed, left_out)
     z_of_sample = np.empty((len(sample), z.shape[1]), dtype=np.float32)
-    blocks = track(columns(z), "Correlating markers with features", total=-(-z.shape[1] // 16))
+    blocks = track(columns(z), "Correlating markers with features", total=count_blocks(z))
     work = partial(_correlate_block, markers, sample, z_of_sample)
     done = list(in_order(work, blocks, min(2, os.cpu_count() or 1)))
     found = {name: np.concatenate([block[name] for block in done], axis=1) for name in done[0]}

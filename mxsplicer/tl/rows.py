@@ -9,7 +9,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 
 AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
-_COLUMN_BYTES = 1 << 30
+_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -42,27 +42,41 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield all columns as float32, some at a time (N, at_once); of what lies on disk each piece is read about once.
+    """Yield all columns as float32, some at a time (N, w); of what lies on disk each piece is read about once.
 
-    A file that holds whole rows together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
+    At most ``at_once`` columns come together, and fewer of many cells: about 64 MB. A file that holds whole rows
+    together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
     """
     n, d = matrix.shape
-    chunks = getattr(matrix, "chunks", None)
-    on_disk = not isinstance(matrix, np.ndarray)
-    whole_rows = on_disk and (chunks is None or chunks[1] >= d)
-    if chunks is not None and not whole_rows:
-        at_once = max(1, round(at_once / chunks[1])) * chunks[1]
-    group = max(at_once, int(_COLUMN_BYTES // (4 * max(n, 1))) // at_once * at_once) if whole_rows else d
+    group, width = _widths(matrix, at_once)
     for first in range(0, d, group):
         held, start = matrix, 0
-        if whole_rows:
-            start = first
-            held = np.empty((n, min(group, d - first)), dtype=np.float32)
+        if not isinstance(matrix, np.ndarray):
+            start, held = first, np.empty((n, min(group, d - first)), dtype=np.float32)
             for part in slices(n):
-                held[part] = matrix[part][:, first : first + group]
-        for left in range(first, min(first + group, d), at_once):
-            some = slice(left, min(left + at_once, first + group, d))
+                held[part] = matrix[part, first : first + group]
+        for left in range(first, min(first + group, d), width):
+            some = slice(left, min(left + width, first + group, d))
             yield some, np.asarray(held[:, some.start - start : some.stop - start], dtype=np.float32)
+
+
+def count_blocks(matrix: Any, at_once: int = 16) -> int:
+    """Return how often :func:`columns` yields."""
+    d = matrix.shape[1]
+    group, width = _widths(matrix, at_once)
+    return sum(-(-min(group, d - first) // width) for first in range(0, d, group))
+
+
+def _widths(matrix: Any, at_once: int) -> tuple[int, int]:
+    """Return how many columns are read together, and how many of them are yielded together."""
+    n, d = matrix.shape
+    chunks = getattr(matrix, "chunks", None)
+    width = max(1, min(at_once, _BLOCK_BYTES // (4 * max(n, 1))))
+    if isinstance(matrix, np.ndarray):
+        return d, width
+    if chunks is not None and chunks[1] < d:
+        return max(1, round(at_once / chunks[1])) * chunks[1], width
+    return max(at_once, _COLUMN_BYTES // (4 * max(n, 1))), width
 
 
 def rows_by_slide(adata: AnnData) -> Mapping[str, np.ndarray]:

@@ -100,7 +100,9 @@ def test_columns_on_disk_are_the_same_however_the_file_holds_them(cells, tmp_pat
             on_disk.obsm["spatial"], on_disk.obsm["X_splicer"] = adata.obsm["spatial"], stored
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(rows, "_COLUMN_BYTES", 4 * 500 * 20)
+                patch.setattr(rows, "_BLOCK_BYTES", 4 * 500 * 6)
                 tl.correlate(on_disk)
+                assert len(list(rows.columns(stored))) == rows.count_blocks(stored)
             for name in ("correlation", "spearman", "partial_correlation", "correlation_p"):
                 found, expected = on_disk.varm[f"splicer_{name}"], adata.varm[f"splicer_{name}"]
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
