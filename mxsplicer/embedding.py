@@ -379,10 +379,11 @@ def _embed_blocks(
     done = {int(file.stem) for file in folder.glob("*.npz")}
     encoders = {key: _for_embedding(run.encoder, device) for key, run in runs.items()}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
+    taken = slice(None) if channels == [*range(len(source.markers))] else channels  # a slice copies nothing
     for block in source.blocks(done):
         z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
         for n, patches, regions in _groups(block.patches, block.regions, _AT_ONCE[device.type]):
-            x = main.normalize(patches[:, channels], regions, device=device)
+            x = main.normalize(patches[:, taken], regions, device=device)
             for key in runs:
                 z[key].append(_encode(encoders[key], x)[:n])
         arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
@@ -401,8 +402,10 @@ def _groups(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tup
     """Yield a number of cells, their patches and their regions, the arrays filled up to the fixed number."""
     n = len(patches)
     for start in range(0, n, size):
-        rows = np.arange(start, start + size)
-        rows[rows >= n] = start
+        rows: slice | np.ndarray = slice(start, start + size)  # a view; only the last group is copied
+        if start + size > n:
+            rows = np.arange(start, start + size)
+            rows[rows >= n] = start
         yield min(size, n - start), patches[rows], regions[rows]
 
 

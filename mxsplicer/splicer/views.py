@@ -66,9 +66,8 @@ class Views:
         gain = 1 + self.gain * (2 * draws.uniform(channels, 1, 1) - 1)
         offset = self.offset * (2 * draws.uniform(channels, 1, 1) - 1)
         kept = (draws.uniform(channels, 1, 1) >= self.drop).float()
-        out = torch.addcmul(
-            offset * kept, patches, gain * kept
-        )  # 0 is the marker's mean: an absent marker tells nothing
+        # 0 is the marker's mean: an absent marker tells nothing.
+        out = torch.addcmul(offset * kept, patches, gain * kept)
         blurred = draws.uniform() < self.blur
         if blurred.any():
             out[blurred] = _blur(out[blurred])

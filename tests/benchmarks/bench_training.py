@@ -77,9 +77,10 @@ def make_step(recipe: Recipe, n_markers: int, batch: int, *, plain: bool = False
         shown = normalize(patches, regions if hidden else None)
         whole = normalize(patches) if hidden and objective.looks_beyond else shown
         second = objective.second(shown, whole, torch.from_numpy(regions))
-        view_a, view_b = views(shown, second, generator)
+        others = [second] * (objective.views - 1)
+        shown_views = views(shown, *others, generator=generator)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not plain):
-            loss = torch.stack(list(objective(view_a, view_b).values())).sum()
+            loss = torch.stack(list(objective(*shown_views).values())).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
         optimizer.step()
@@ -112,32 +113,32 @@ def tell(title: str, times: Times, *, cells: int) -> None:
         )
 
 
-def compare_steps(batch: int, repeats: int) -> None:
+def compare_steps(batch: int, repeats: int, n: int) -> None:
     """Measure the default SpliCER step beside a two-view step of the same encoder."""
     sides = {
-        "splicer, default": make_step(Recipe(), 19, batch),
-        "joint, two views": make_step(Recipe(method="joint"), 19, batch),
+        "splicer, default": make_step(Recipe(), n, batch),
+        "joint, two views": make_step(Recipe(method="joint"), n, batch),
     }
-    tell(f"step, 19 markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    tell(f"step, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
 
 
-def compare_with_plain_loop(batch: int, repeats: int) -> None:
+def compare_with_plain_loop(batch: int, repeats: int, n: int) -> None:
     """Measure whole ResNet-18s as component encoders beside a plain loop over them."""
     recipe = Recipe(component_encoder="resnet18", component_width=64)
     sides = {
-        "splicer, ResNet-18 per component": make_step(recipe, 19, batch),
-        "the same as a plain float32 loop": make_step(recipe, 19, batch, plain=True),
+        "splicer, ResNet-18 per component": make_step(recipe, n, batch),
+        "the same as a plain float32 loop": make_step(recipe, n, batch, plain=True),
     }
-    tell(f"components of the paper's width, 19 markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    tell(f"components of the paper's width, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
 
 
-def compare_markers(batch: int, repeats: int) -> None:
+def compare_markers(batch: int, repeats: int, _: int) -> None:
     """Measure the default step with few and many markers."""
     sides = {f"splicer, {n} markers": make_step(Recipe(), n, batch) for n in (49, 19, 5)}
     tell(f"markers, batch {batch}", take_turns(sides, repeats), cells=batch)
 
 
-def compare_components(batch: int, repeats: int) -> None:
+def compare_components(batch: int, repeats: int, n: int) -> None:
     """Measure the default step with component encoders of other widths, and some of them per step."""
     changes = [
         {"component_width": 4},
@@ -147,13 +148,13 @@ def compare_components(batch: int, repeats: int) -> None:
         {"components_per_step": 10},
         {},
     ]
-    sides = {str(change or "default"): make_step(Recipe(**change), 19, batch) for change in changes}
-    tell(f"component encoders, 19 markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    sides = {str(change or "default"): make_step(Recipe(**change), n, batch) for change in changes}
+    tell(f"component encoders, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
 
 
-def compare_embedding(cells: int, repeats: int) -> None:
+def compare_embedding(cells: int, repeats: int, n: int) -> None:
     """Measure embedding from a store and from a slide beside the bare forward pass."""
-    n_markers, side = 19, int(np.ceil(cells**0.5))
+    n_markers, side = n, int(np.ceil(cells**0.5))
     size = side * 40 + PATCH_PX
     rng = np.random.default_rng(0)
     image = rng.poisson(50, (n_markers, size, size)).astype(np.uint16)
@@ -205,12 +206,13 @@ def main() -> None:
     }
     parser.add_argument("parts", nargs="*", default=["step", "markers"], help=f"of {', '.join(parts)}")
     parser.add_argument("--batch", type=int, default=64, help="cells per step; embedding: cells")
+    parser.add_argument("--markers", type=int, default=19)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for part in arguments.parts:
-        parts[part](arguments.batch, arguments.repeats)
+        parts[part](arguments.batch, arguments.repeats, arguments.markers)
 
 
 if __name__ == "__main__":
