@@ -167,6 +167,18 @@ def test_a_finished_call_does_nothing_and_another_is_refused(result, simulated, 
     assert files_of(result.path) == before
 
 
+def test_what_a_result_does_not_say_of_newer_options_was_at_their_defaults(result, simulated, options):
+    text = result.settings.read_text(encoding="utf-8")
+    older = json.loads(text)
+    for newer in ("deconstruction", "weights", "omit", "weight_decay"):
+        del older["options"][newer]
+    result.settings.write_text(json.dumps(older), encoding="utf-8")
+    try:
+        embed_slides(simulated.image, result.path, options=options, device="cpu")  # else it would be refused
+    finally:
+        result.settings.write_text(text, encoding="utf-8")
+
+
 def test_a_table_that_was_edited_is_noticed(result, simulated, options):
     table = simulated.truth.read_text(encoding="utf-8")
     simulated.truth.write_text(table + "\n", encoding="utf-8")

@@ -197,10 +197,10 @@ _RECIPE: dict[str, Any] = {
         str,
         typer.Option(
             metavar="marker|FILE.yaml|regions|...",
-            help="What gets an encoder of its own: marker; compartments (rim and interior of the cell in each "
-            "marker); named groups of markers (a YAML file); regions (cell, neighbours, background); "
-            "cell (and surroundings); mask (and outside); halves; sides; module:function; or several, as in "
-            "marker+regions.",
+            help="What gets an encoder of its own: marker; pairs (each marker with the nuclei); compartments (rim and "
+            "interior of the cell in each marker); named groups of markers (a YAML file); regions (cell, neighbours, "
+            "background); cell (and surroundings); mask (and outside); halves; sides; module:function; or several, as "
+            "in marker+regions.",
             rich_help_panel=MODEL,
         ),
     ],
@@ -251,7 +251,11 @@ _RECIPE: dict[str, Any] = {
     ],
     "controls": Annotated[
         list[str],
-        typer.Option(metavar="NAME", help="Marker of background alone, for --chunk-width rank.", rich_help_panel=MODEL),
+        typer.Option(
+            metavar="NAME",
+            help="Marker of background alone, for --chunk-width rank; known by its name else.",
+            rich_help_panel=MODEL,
+        ),
     ],
     "projector_layers": Annotated[
         int, typer.Option(min=0, help="Hidden layers between z and the embedding.", rich_help_panel=MODEL)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mxsplicer.errors import InputError
 from mxsplicer.imports import import_by_name
 from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL
+from mxsplicer.slides.panel import find_nuclear_marker
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
 
@@ -68,6 +69,31 @@ def by_marker(markers: Sequence[str]) -> list[Component]:
     ['DAPI', 'CD8a']
     """
     return [Component(marker, (channel,)) for channel, marker in enumerate(markers)]
+
+
+def by_nuclear_pair(markers: Sequence[str]) -> list[Component]:
+    """Give every marker a component in which it is seen together with the nuclear stain: where in the cell it lies.
+
+    Raises
+    ------
+    InputError
+        If no marker is known to stain nuclei.
+
+    Examples
+    --------
+    >>> [(component.name, component.channels) for component in by_nuclear_pair(["CD3e", "DAPI"])]
+    [('CD3e with DAPI', (1, 0))]
+    """
+    nuclear = find_nuclear_marker(markers)
+    if nuclear is None or len(markers) < 2:
+        msg = (
+            f"no pairs with the nuclei can be made of {', '.join(markers)}: none is known to stain nuclei beside "
+            "another. Name pairs in a file of groups: --deconstruct groups.yaml."
+        )
+        raise InputError(msg)
+    with_channels = [(marker, channel) for channel, marker in enumerate(markers) if marker != nuclear]
+    nucleus = list(markers).index(nuclear)
+    return [Component(f"{marker} with {nuclear}", (nucleus, channel)) for marker, channel in with_channels]
 
 
 def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
@@ -159,6 +185,7 @@ def by_side(markers: Sequence[str]) -> list[Component]:
 
 DECONSTRUCTIONS: dict[str, Deconstruction] = {
     "marker": by_marker,
+    "pairs": by_nuclear_pair,
     "compartments": by_compartment,
     "regions": by_region,
     "cell": by_cell,

@@ -41,9 +41,9 @@ class Recipe:
     covariance_scope
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
-        What the components are: ``"marker"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``, ``"mask"``,
-        ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or several of these joined by ``+``;
-        see :mod:`mxsplicer.splicer.deconstruction`.
+        What the components are: ``"marker"``, ``"pairs"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
+        ``"mask"``, ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or several of these
+        joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
     groups
         Markers of each of the ``"groups"``, by name; they may overlap.
     omit
@@ -64,7 +64,8 @@ class Recipe:
     widths
         Widths of the chunks of single components, by name.
     controls
-        Markers of background alone (autofluorescence, an empty channel): the floor that ``"rank"`` counts from.
+        Markers of background alone (autofluorescence, an empty channel): the floor that ``"rank"`` counts from. By
+        default those whose names say so.
     projector_layers
         Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
     redundancy_weight

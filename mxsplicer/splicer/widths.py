@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
+from mxsplicer.slides.panel import is_control
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.deconstruction import Component, by_marker, cut
 from mxsplicer.splicer.recipe import Recipe
@@ -92,13 +93,14 @@ def _shares(
     recipe: Recipe, components: Sequence[Component], stores: Sequence[PatchStore], normalization: Normalization
 ) -> list[float]:
     markers = stores[0].markers
-    if recipe.width_rule == "rank" and not recipe.controls:
+    names = recipe.controls or tuple(marker for marker in markers if is_control(marker))
+    if recipe.width_rule == "rank" and not names:
         msg = (
-            "the rank of a component is counted from what control channels show, and none is named. "
+            "the rank of a component is counted from what control channels show, and none is known. "
             f"Name markers of background by --controls; there are {', '.join(markers)}."
         )
         raise InputError(msg)
-    controls = [component for component in by_marker(markers) if component.name in recipe.controls]
+    controls = [component for component in by_marker(markers) if component.name in names]
     spectra = _spectra(recipe, [*components, *controls], stores, normalization)
     spectra, floors = spectra[: len(components)], spectra[len(components) :]
     if recipe.width_rule == "variance":

@@ -93,6 +93,14 @@ def test_groups_may_overlap_and_those_with_fewer_channels_are_filled_up_with_zer
     assert not parts[:, 1, 1].any()
 
 
+def test_pairs_show_every_marker_beside_the_nuclei():
+    components = DECONSTRUCTIONS["pairs"](["CD3e", "Hoechst", "CD20"])
+
+    assert [(c.name, c.channels) for c in components] == [("CD3e with Hoechst", (1, 0)), ("CD20 with Hoechst", (1, 2))]
+    with pytest.raises(InputError, match="none is known to stain nuclei"):
+        DECONSTRUCTIONS["pairs"](["CD3e", "CD20"])
+
+
 def test_a_composite_has_the_components_of_all_in_order():
     both = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])
     patches, regions = pictures()

@@ -9,6 +9,7 @@ from mxsplicer.slides.slide import Slide
 from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.widths import choose_widths, share_out
+from mxsplicer.testing import tiny_slide
 
 MARKERS = ("structured", "uniform", "empty", "AF1")
 
@@ -43,6 +44,8 @@ def test_chunks_are_equal_unless_another_width_is_given(measured):
 def test_by_rank_a_chunk_is_as_wide_as_its_component_stands_out_of_the_controls(measured):
     found = widths(measured, width_rule="rank", controls=("AF1",))
 
+    assert widths(measured, width_rule="rank") == found  # AF1 is known by its name
+
     assert found["structured"] > 2 * found["uniform"] > found["empty"]
     assert found["AF1"] == found["empty"] == 4
     assert sum(found.values()) == 4 * 32
@@ -55,9 +58,12 @@ def test_by_variance_a_chunk_is_as_wide_as_its_component_varies(measured):
     assert found["AF1"] == 7
 
 
-def test_the_rank_needs_control_channels(measured):
-    with pytest.raises(InputError, match="--controls; there are structured, uniform"):
-        widths(measured, width_rule="rank")
+def test_the_rank_needs_control_channels(measured, tmp_path):
+    slide, mask = tiny_slide()
+    stores = [extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16)]
+    unnamed = (stores, measure_normalization(stores)[0])
+    with pytest.raises(InputError, match="--controls; there are DAPI, CD3e, CD20"):
+        choose_widths(Recipe(width_rule="rank"), Recipe().components(MARKERS), *unnamed)
     with pytest.raises(InputError, match=r"--controls names 'AF', .* Did you mean 'AF1'"):
         widths(measured, width_rule="rank", controls=("AF",))
 
