@@ -144,9 +144,11 @@ def evaluate(
             join_samples(adata, samples)
         names = _join(adata, labels, label)
         for name in names:
-            sample = _sampled(adata, _labelled(adata, name), compare, use_rep, max_cells, seed)
+            sample, n_labelled = _sampled(adata, _labelled(adata, name), compare, use_rep, max_cells, seed)
             try:
-                parts.append(_score_label(sample, name, result if images else None, settings))
+                part = _score_label(sample, name, result if images else None, settings)
+                part.scores["n_labelled"] = n_labelled
+                parts.append(part)
             except InputError as error:
                 if len(names) == 1:
                     raise
@@ -270,8 +272,11 @@ def _labelled(adata: AnnData, name: str) -> np.ndarray:
 
 def _sampled(
     adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], n: int, seed: int
-) -> AnnData:
-    """Return at most ``n`` of some cells in memory, drawn at random, with their representations and those of others."""
+) -> tuple[AnnData, int]:
+    """Return at most ``n`` of some cells in memory, with their representations and those of others.
+
+    They are drawn at random from those that all files hold; how many these are is returned too.
+    """
     others = {_short_name(other): _find(other)[0] for other in compare}
     if len(others) < len(compare):
         msg = f"two of the files to compare with are called {next(iter(others))!r}: give them different names."
@@ -284,8 +289,10 @@ def _sampled(
                 f"no scored cell is in {others[name]}: cells are matched by obs_names, such as {adata.obs_names[0]!r}."
             )
             raise InputError(msg)
-    if len(rows) > n:
+    n_candidates = len(rows)
+    if n_candidates > n:
         rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+        logger.info("%d of %d cells are taken, at random", n, n_candidates)
     keys = [*(key for key in LEARNED.values() if key in adata.obsm), *use_rep]
     for key in use_rep:
         _check_key(adata, key)
@@ -308,7 +315,7 @@ def _sampled(
             for title, key in found:
                 z = take(other.obsm[key], places[order])
                 sample.obsm[f"{title} ({name})"] = z[np.argsort(order)]
-    return sample
+    return sample, n_candidates
 
 
 def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
@@ -437,7 +444,7 @@ def _mix(adata: AnnData, compare: Sequence[str | Path], use_rep: Sequence[str], 
     """Measure whether slides can be told apart, on a sample of all cells."""
     if "slide" not in adata.obs or adata.obs["slide"].nunique() < 2:
         return _Part(notes=["The cells are of one slide, so whether slides are mixed is not known."])
-    sample = _sampled(adata, np.arange(adata.n_obs), compare, use_rep, _CELLS_OF_MIXING, settings.seed)
+    sample, _ = _sampled(adata, np.arange(adata.n_obs), compare, use_rep, _CELLS_OF_MIXING, settings.seed)
     try:
         mixing = measure_mixing(
             sample, representations=_names_of(sample), guard_um=settings.guard_um, seed=settings.seed

@@ -139,12 +139,13 @@ def test_without_patches_it_is_said_what_is_missing(without_images):
     assert any("No patches were read" in note for note in without_images.notes)
 
 
-def test_pixels_of_some_cells_are_scored_on_these_and_it_is_said(made):
+def test_what_is_scored_on_a_part_of_the_cells_says_so(made):
     few = QUICK | {"image_cells": 300}
-    found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], **few)
+    found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], max_cells=600, **few)
 
     cells = found.scores.set_index("representation")["n_cells"]
     assert cells["PCA of pixels"] == cells["untrained encoder"] <= 300 < cells["SpliCER"] == cells["mean intensity"]
+    assert cells["SpliCER"] <= 600 < len(pd.read_csv(made / "truth.csv")) == found.scores["n_labelled"].iloc[0]
     assert any("PCA of pixels" in note for note in found.notes)
 
 
