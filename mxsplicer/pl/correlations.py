@@ -210,6 +210,11 @@ def local_map(
         Where to draw; a new figure by default.
     """
     name = local_correlation(adata, marker, feature, scale=scale, use_rep=use_rep)
+    if adata.obs[name].isna().all():
+        msg = (
+            f"{marker!r} and feature {feature} have no local correlation: cells lie too far apart, or one is constant."
+        )
+        raise InputError(msg)
     ax = spatial(adata, color=name, slide=slide, legend=False, ax=ax)
     (discs,) = ax.collections
     values = np.abs(adata.obs[name].to_numpy())

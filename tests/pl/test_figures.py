@@ -85,14 +85,16 @@ def test_figures_of_maps_show_every_marker(adata):
     assert {text.get_text() for text in legend.get_texts()} >= {"DAPI", "CD4", "CD8"}
 
 
-def test_a_local_map_is_white_at_zero_and_grey_where_there_is_none(adata):
+def test_a_local_map_is_white_at_zero_and_refused_where_there_is_none(adata):
     adata.obsm["X_splicer"] = np.random.default_rng(1).normal(size=(40, 2))
 
     axes = pl.local_map(adata, "CD4", 1, scale="region", ax=Figure().subplots())
 
     (discs,) = axes.collections
     assert discs.get_clim() == (-1, 1)
-    assert discs.get_array() is not None
+    adata.X[:, 1] = 0
+    with pytest.raises(InputError, match="'CD4' and feature 1 have no local correlation"):
+        pl.local_map(adata, "CD4", 1, scale="region")
 
 
 @pytest.mark.parametrize("draw", [pl.correlation, pl.marker_support, pl.volcano, pl.marker_diagonal])
