@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,14 +29,15 @@ class Chunks:
         terms: dict[str, Tensor] = {}
         for (first, width), members in alike.items():
             of_these = per_chunk(self.losses[first], self._some(e_a, members, width), self._some(e_b, members, width))
-            place = torch.tensor(members, device=e_a.device)
+            if len(members) == len(self.widths):
+                terms = of_these
+                break
             for name, term in of_these.items():
                 before = terms.get(name, torch.zeros(len(self.widths), device=e_a.device))
-                terms[name] = term if len(members) == len(self.widths) else before.index_copy(0, place, term)
+                terms[name] = before.index_copy(0, _places(tuple(members), e_a.device), term)
         if set(self.weights) == {1.0}:
             return terms
-        weights = torch.tensor(self.weights, device=e_a.device)
-        return {name: weights * term for name, term in terms.items()}
+        return {name: _vector(self.weights, e_a.device) * term for name, term in terms.items()}
 
     def split(self, e: Tensor) -> tuple[Tensor, ...]:
         """Return every chunk of an embedding, (B, D_i)."""
@@ -44,7 +46,7 @@ class Chunks:
     def covariance_weights(self, device: torch.device) -> Tensor:
         """Return the weight of VICReg's covariance in each chunk, (n,), 0 where its loss has none."""
         of_each = (getattr(loss, "covariance_weight", 0.0) for loss in self.losses)
-        return torch.tensor([a * b for a, b in zip(of_each, self.weights, strict=True)], device=device)
+        return _vector(tuple(a * b for a, b in zip(of_each, self.weights, strict=True)), device)
 
     def _some(self, e: Tensor, members: Sequence[int], width: int) -> Tensor:
         """Return chunks of one width, (B, m, D)."""
@@ -71,8 +73,24 @@ def across(e: Tensor, widths: Sequence[int], *, correlation: bool) -> Tensor:
         if correlation:
             centred = centred / (centred.std(dim=0) + 1e-4)
         squared = (centred.T @ centred / (len(e) - 1)).pow(2)  # (N, N)
-        sizes = torch.tensor(widths, device=e.device)
-        chunk = torch.arange(len(widths), device=e.device).repeat_interleave(sizes)  # of each feature
-        member = torch.nn.functional.one_hot(chunk, len(widths)).float()  # (N, n)
+        member = _membership(tuple(widths), e.device)
         per_pair = member.T @ squared @ member  # (n, n)
-        return (per_pair.sum(dim=1) - per_pair.diagonal()) / sizes
+        return (per_pair.sum(dim=1) - per_pair.diagonal()) / _vector(tuple(widths), e.device)
+
+
+# Made once: a tensor that is sent to a GPU in every step keeps it waiting.
+@lru_cache
+def _vector(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device, dtype=torch.float32)
+
+
+@lru_cache
+def _places(members: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(members, device=device)
+
+
+@lru_cache
+def _membership(widths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return 1 where a feature belongs to a chunk, (N, n)."""
+    chunk = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+    return torch.nn.functional.one_hot(chunk, len(widths)).float().to(device)
