@@ -115,15 +115,25 @@ class _Convolution3x3(nn.Conv2d):
     and for 192 patches, 0.6 of the time; the numbers differ in rounding only.
     """
 
+    is_final = False  # whether weights do not change any more, so that the matrix is made once
+    _matrix: Tensor | None = None
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, as in the base class
         if input.shape[-2:] != (2, 2) or input.device.type != "cpu":
             return super().forward(input)
-        places = [(y, x) for y in range(2) for x in range(2)]
-        taps = self.weight.to(input.dtype).permute(2, 3, 0, 1).flatten(0, 1).unbind()  # 9 of (out, in)
-        rows = [torch.cat([taps[3 * (v - y) + u - x + 4] for v, u in places], dim=1) for y, x in places]
+        matrix = self._as_matrix(input.dtype) if self._matrix is None else self._matrix
+        if self.is_final:
+            self._matrix = matrix
         flat = input.permute(0, 2, 3, 1).flatten(1)  # (B, 4 * in)
         bias = None if self.bias is None else self.bias.repeat(4)
-        return nn.functional.linear(flat, torch.cat(rows), bias).view(len(input), 2, 2, -1).permute(0, 3, 1, 2)
+        return nn.functional.linear(flat, matrix, bias).view(len(input), 2, 2, -1).permute(0, 3, 1, 2)
+
+    def _as_matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights as a matrix (4 * out, 4 * in)."""
+        places = [(y, x) for y in range(2) for x in range(2)]
+        taps = self.weight.to(dtype).permute(2, 3, 0, 1).flatten(0, 1).unbind()  # 9 of (out, in)
+        rows = [torch.cat([taps[3 * (v - y) + u - x + 4] for v, u in places], dim=1) for y, x in places]
+        return torch.cat(rows)
 
 
 def folded(encoder: nn.Module) -> nn.Module:
@@ -137,6 +147,9 @@ def folded(encoder: nn.Module) -> nn.Module:
             for i, (convolution, norm) in enumerate(pairwise([*module])):
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[i], module[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    for module in copy.modules():
+        if isinstance(module, _Convolution3x3):
+            module.is_final = True
     return copy
 
 
