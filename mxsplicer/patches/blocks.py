@@ -23,6 +23,7 @@ Part = Literal["whole", "top", "bottom", "left", "right"]
 _BLOCK_CELLS = 1024
 _BLOCK_BYTES = 256 << 20  # of patches before compression; each worker holds about one block
 _MIN_TILE_PX, _MAX_TILE_PX = 256, 2048  # thin strips are read together, whole-page "tiles" in parts
+_MIN_STRIP_PX = 128  # rows read at once of strips as wide as a large slide: a few patches
 
 
 class Place(NamedTuple):
@@ -152,7 +153,14 @@ def choose_block_size(patch_bytes: int) -> int:
 
 
 def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width that are read at once: the file's tile, or a multiple of it that is not too thin."""
+    """Return the height and width that are read at once: the file's tile, or a multiple of it that is not too thin.
+
+    Strips as wide as a large slide are read whole, as many as a large tile has pixels, so that each is decoded once.
+    """
+    strip, whole_width = min(tile_px[0], shape_px[0]), min(tile_px[1], shape_px[1])
+    if whole_width > _MAX_TILE_PX and strip <= _MIN_TILE_PX:
+        n_rows = max(_MIN_STRIP_PX, _MAX_TILE_PX**2 // whole_width)
+        return min(max(1, n_rows // strip) * strip, shape_px[0]), whole_width
     height, width = (
         min(-(-_MIN_TILE_PX // side) * side, _MAX_TILE_PX, whole) for side, whole in zip(tile_px, shape_px, strict=True)
     )

@@ -23,6 +23,7 @@ from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 T = TypeVar("T")
 
 _MOST_TILES, _ENOUGH_TILES, _ENOUGH_CELLS = 12, 3, 256
+_COUNTED_PX, _COUNTED_ROWS = 64 << 20, 1024  # a mask of at most so many pixels is counted, so many rows at a time
 _CELL_BYTES = 400  # of the table of cells while it is sorted: three times its columns
 _DISK_SPEED = 500e6  # bytes per second, of a plain SSD: the only figure that is not measured
 
@@ -91,7 +92,7 @@ def plan_extraction(
     check_mask(mask, slide)
     patch_px = choose_patch_px(slide, patch_size_um)
     trial = _try(slide, mask, min_area_um2, patch_px)
-    n_of_slide = max(1, round(trial.n_cells * math.prod(slide.shape_px) / trial.n_pixels))
+    n_of_slide = _count(mask) or max(1, round(trial.n_cells * math.prod(slide.shape_px) / trial.n_pixels))
     n_cells = min(n_of_slide, max_cells or n_of_slide)
 
     # Cells that lie about where those of the slide will.
@@ -130,6 +131,14 @@ def plan_extraction(
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
         dominated_by=max(seconds, key=lambda stage: seconds[stage]),
     )
+
+
+def _count(mask: LazyImage) -> int:
+    """Return the number of cells of a mask that is read in a moment; 0 for a larger one."""
+    if math.prod(mask.shape) > _COUNTED_PX:
+        return 0
+    ids = [np.unique(np.asarray(mask[top : top + _COUNTED_ROWS])) for top in range(0, mask.shape[0], _COUNTED_ROWS)]
+    return len(np.setdiff1d(np.concatenate(ids), [0]))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Masks: label images from files, as unsigned integers, read lazily."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from mxsplicer.slides.slide import LazyImage, Slide, complete_key
 from mxsplicer.slides.tiff import open_tiff
 
 _LARGEST_ID = np.iinfo(np.uint32).max
+_WIDE_PX = 4096  # of what is decoded at once
+
+logger = logging.getLogger(__name__)
 
 
 class NotLabelsError(InputError):
@@ -73,6 +77,14 @@ def open_mask(
         pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
         msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
         raise InputError(msg)
+    chunk = getattr(labels, "chunk", (0,))
+    if chunk[-1] > _WIDE_PX:
+        logger.warning(
+            "mask %s is stored in strips of %s pixels, which are decoded anew for every tile of the slide that they "
+            "cross. Saved in tiles it is read much faster.",
+            name,
+            " x ".join(map(str, chunk[-2:])),
+        )
     return Mask(labels, name)
 
 

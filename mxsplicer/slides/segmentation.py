@@ -425,15 +425,17 @@ def _smooth(nuclear: np.ndarray, diameter_px: float) -> np.ndarray:
 
 def _find_nuclei(nuclear: np.ndarray, levels: _Levels, diameter_px: float, min_area_px: int) -> np.ndarray:
     smooth = _smooth(nuclear, diameter_px)
+    # A nucleus has one peak of the Laplacian of Gaussian of nearly its size (it is greatest at 0.35 of the diameter;
+    # a little less keeps small neighbours apart).
+    blobs = -ndimage.gaussian_laplace(smooth, 0.29 * diameter_px)
     # Half of the threshold is global, half follows the surroundings: higher between crowded nuclei, lower for dim ones.
     surroundings = ndimage.gaussian_filter(smooth, 1.5 * diameter_px, truncate=3)
     lowest = (levels.background + levels.nucleus) / 2
     inside = smooth > np.maximum(lowest, (levels.nucleus + surroundings) / 2)
+    # A dim nucleus among bright ones shows as a blob all the same.
+    inside |= (smooth > lowest) & (blobs > 0)
     inside = _without_small_holes(ndimage.binary_opening(inside), 0.2 * diameter_px**2)  # a quarter of a nucleus
 
-    # A nucleus has one peak of the Laplacian of Gaussian of nearly its size (it is greatest at 0.35 of the diameter;
-    # a little less keeps small neighbours apart).
-    blobs = -ndimage.gaussian_laplace(smooth, 0.29 * diameter_px)
     apart_px = max(1, round(0.3 * diameter_px))
     peaks = peak_local_max(np.where(inside, blobs, 0), min_distance=apart_px, threshold_abs=0, exclude_border=False)
     seeds = np.zeros(smooth.shape, dtype=np.int32)

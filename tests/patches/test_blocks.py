@@ -70,9 +70,15 @@ def test_a_block_has_about_a_thousand_cells_unless_they_are_large(patch_bytes, c
 
 @pytest.mark.parametrize(
     ("stored", "read"),
-    [((512, 512), (512, 512)), ((16, 5000), (256, 2048)), ((100, 100), (300, 300)), ((4000, 5000), (2048, 2048))],
+    [
+        ((512, 512), (512, 512)),
+        ((16, 2000), (256, 2000)),
+        ((16, 5000), (832, 5000)),
+        ((100, 100), (300, 300)),
+        ((4000, 5000), (2048, 2048)),
+    ],
 )
-def test_thin_strips_are_read_together_and_whole_pages_in_parts(stored, read):
+def test_thin_strips_are_read_whole_and_together_and_whole_pages_in_parts(stored, read):
     assert choose_tile(stored, (4000, 5000)) == read
 
 

@@ -38,6 +38,15 @@ def test_a_plan_comes_close_to_what_is_then_done_and_does_nothing(tissue, tmp_pa
     assert min(plan.seconds.values()) >= 0
 
 
+def test_a_plan_counts_the_cells_of_the_mask_it_is_given(tissue):
+    slide, mask = tissue
+    sparse = np.where((mask % 7 == 3) | (mask > 1000), mask, 0)  # more in one corner than a few tiles would tell
+
+    plan = plan_extraction(slide, sparse, patch_size_um=16)
+
+    assert plan.n_cells_of_slide == len(np.unique(sparse)) - 1
+
+
 def test_a_plan_heeds_the_sample_and_the_memory(tissue):
     plan = plan_extraction(*tissue, patch_size_um=16, max_cells=100, workers=3, max_bytes=1 << 40)
 
