@@ -27,6 +27,7 @@ class Canvas:
         self.opened: OpenedSlide | None = None
         self._chosen: Paint | None = None
         self._heard: Any = None
+        self._painting = False
         viewer.layers.events.inserted.connect(self._layers_changed)
         viewer.layers.events.removed.connect(self._layers_changed)
         viewer.mouse_move_callbacks.append(self._moved)
@@ -187,6 +188,8 @@ class Canvas:
             call()
 
     def _colours_changed(self, event: Any = None) -> None:
+        if self._painting:  # not the user: who listens to the state hears of it
+            return
         for call in self._of_colours:
             call()
 
@@ -206,6 +209,7 @@ class Canvas:
             return
         values = state.values[state.rows]
         self.opened.paint.set(values)
+        self._painting = True
         if state.categories:
             layer.colormap = categorical_colormap(len(state.categories))
             layer.contrast_limits = (-0.5, max(len(state.categories), 2) - 0.5)
@@ -216,6 +220,7 @@ class Canvas:
             if layer.colormap.name in (CATEGORIES, SIGNED):  # any other is the user's choice
                 layer.colormap = "viridis"
             layer.contrast_limits = state.painted.limits or limits_of(values)
+        self._painting = False
         layer.refresh(extent=False)
 
     def _show_marker(self) -> None:
@@ -234,9 +239,9 @@ class Canvas:
             return
         if self._chosen is None:
             self._chosen = Paint(self.opened.paint.index)
-        covered = np.ones(len(state.rows), dtype=np.float32)
-        covered[np.isin(state.rows, state.selection if state.selection is not None else state.rows)] = np.nan
-        self._chosen.set(covered)
+        covered = np.full(len(state.here), np.float32(1 if state.selection is not None else np.nan))
+        covered[state.selection if state.selection is not None else []] = np.nan
+        self._chosen.set(covered[state.rows])
         if layer is None:
             levels = [PaintedLevel(numbers, self._chosen) for numbers in self.opened.numbers]
             self._add(
@@ -259,7 +264,7 @@ class Canvas:
         single = [row for row in (state.picked, state.hovered) if row is not None]
         rows = np.array([*state.marked, *single], dtype=np.int64)
         colors = [_MARKED] * len(state.marked) + [_PICKED if row == state.picked else _HOVERED for row in single]
-        on_slide = np.isin(rows, state.rows)
+        on_slide = state.here[rows]
         at = self._positions(rows[on_slide])
         if layer is None and not len(at):
             return

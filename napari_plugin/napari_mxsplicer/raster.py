@@ -14,6 +14,7 @@ class Raster:
         self.xy = np.asarray(xy, dtype=np.float32)
         self._of: tuple[float, ...] = ()
         self._pixels = np.zeros(0, dtype=np.int32)
+        self._counts = np.zeros(1, dtype=np.int64)
         self._shape = (0, 0)
 
     @property
@@ -39,6 +40,7 @@ class Raster:
         place = np.where(inside, y, 0).astype(np.int32) * width + np.where(inside, x, 0).astype(np.int32)
         # What lies outside is counted into a pixel beyond the last.
         self._pixels = np.where(inside, place, height * width).astype(np.int32)
+        self._counts = np.bincount(self._pixels, minlength=height * width + 1)
 
     def draw(
         self,
@@ -76,7 +78,8 @@ class Raster:
         pixels, shown = (self._pixels, values) if everything else (self._pixels[seen], values[seen])
         means: np.ndarray
         if mix:
-            counts = np.bincount(pixels, minlength=n + 1)[:n]
+            counts = self._counts if everything else np.bincount(pixels, minlength=n + 1)
+            counts = counts[:n]
             filled = np.flatnonzero(counts)
             means = np.bincount(pixels, weights=shown, minlength=n + 1)[:n][filled] / counts[filled]
         else:
@@ -91,11 +94,10 @@ class Raster:
 
     def nearest(self, x: float, y: float, reach: float) -> int | None:
         """Return the point nearest to a place, or None where none is within reach."""
-        distance = np.hypot(self.xy[:, 0] - np.float32(x), self.xy[:, 1] - np.float32(y))
-        if not len(distance) or not np.isfinite(distance).any():
-            return None
-        row = int(np.nanargmin(distance))
-        return row if distance[row] <= reach else None
+        near = np.flatnonzero(np.abs(self.xy[:, 0] - np.float32(x)) <= reach)
+        distance = np.hypot(*(self.xy[near] - np.array([x, y], dtype=np.float32)).T)
+        within = distance <= reach  # False for NaN
+        return int(near[within][np.argmin(distance[within])]) if within.any() else None
 
 
 def inside_polygon(xy: np.ndarray, corners: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:

@@ -63,6 +63,7 @@ class State:
         self.study: Study | None = None
         self.slide: str | None = None  # the one on the canvas
         self.rows = np.zeros(0, dtype=np.int64)  # of the study, of the cells of that slide
+        self.here = np.zeros(0, dtype=bool)  # (N,), whether a cell is of that slide
         self.painted: Painted | None = None
         self.values = np.zeros(0, dtype=np.float32)  # (N,), what `painted` means
         self.categories: tuple[str, ...] = ()  # that the values number, or nothing
@@ -80,6 +81,8 @@ class State:
         """Show another study, or another slide of it; what was chosen before is forgotten."""
         same = study is self.study
         self.study, self.slide, self.rows = study, slide, rows
+        self.here = np.zeros(study.n_cells, dtype=bool)
+        self.here[rows] = True
         self.picked = self.hovered = None
         self.marked = np.zeros(0, dtype=np.int64)
         if not same:
@@ -116,7 +119,9 @@ class State:
 
     def select(self, rows: np.ndarray | None) -> None:
         """Choose cells by their rows; None or no rows at all choose nothing."""
-        rows = None if rows is None or not len(rows) else np.unique(rows)
+        if rows is not None and (np.diff(rows) <= 0).any():
+            rows = np.unique(rows)
+        rows = None if rows is None or not len(rows) else rows
         if _same(rows, self.selection):
             return
         self._undo = [*self._undo[-_MOST_STEPS:], self.selection]

@@ -4,7 +4,9 @@ import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
 from napari_mxsplicer.exemplars import Strip, exemplars, picture
+from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.neighbours import similar_rows
+from napari_mxsplicer.study import Study
 from napari_mxsplicer.widgets.base import Context, Later, Part, button
 from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
@@ -46,9 +48,8 @@ class Exemplars(Part):
             self.strip.show_strip(None)
             self.note.setText("" if state.study is None else "There are pictures of cells for numbers on a slide.")
             return
-        rows = exemplars(state.values, state.rows)
         marker = state.marker if state.painted.kind != "marker" else state.painted.name
-        self.work.start(picture, state.study, opened, rows, marker, done=self._show)
+        self.work.start(_pictured, state.study, opened, state.values, state.rows, marker, done=self._show)
 
     def _show(self, strip: Strip) -> None:
         self.strip.show_strip(strip)
@@ -102,9 +103,9 @@ class CellPart(Part):
 
     def _cut(self) -> None:
         state, opened = self.state, self.canvas.opened
-        rows = [row for row in [self._row] if row is not None and row in state.rows]
+        rows = [row for row in [self._row] if row is not None and state.here[row]]
         if self._row == state.picked:
-            rows += [int(row) for row in state.marked if row in state.rows and row != state.picked]
+            rows += [int(row) for row in state.marked if state.here[row] and row != state.picked]
         if state.study is None or opened is None or opened.slide is None or not rows or not self.isVisible():
             self.strip.show_strip(None)
             return
@@ -125,9 +126,13 @@ class CellPart(Part):
         self.search.start(similar_rows, state.study, state.picked, done=self._found)
 
     def _found(self, rows: np.ndarray) -> None:
-        here = np.isin(rows, self.state.rows).sum()
+        here = int(self.state.here[rows].sum())
         self.context.tell("" if here == len(rows) else f"{len(rows) - here} of {len(rows)} lie on other slides.")
         self.state.mark(rows[:_SIMILAR])
 
     def _chosen(self, row: int) -> None:
         self.canvas.centre_on(row)
+
+
+def _pictured(study: Study, opened: OpenedSlide, values: np.ndarray, rows: np.ndarray, marker: str | None) -> Strip:
+    return picture(study, opened, exemplars(values, rows), marker)
