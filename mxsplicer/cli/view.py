@@ -1,11 +1,15 @@
 """`mxsplicer view`: a result in napari."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mxsplicer.errors import InputError
+
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +36,9 @@ def view(
     except (ImportError, RuntimeError) as error:  # qtpy's own errors where there is no Qt are of both kinds
         msg = f"the viewer is not installed ({error}). Install it by: pip install 'mxsplicer[gui]'."
         raise InputError(msg) from error
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in _SCREENS):  # Qt would end the process
+        msg = "there is no screen here (DISPLAY is not set). Log in with `ssh -X`, or copy the result to your computer."
+        raise InputError(msg)
     from napari_mxsplicer.opening import open_in
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
