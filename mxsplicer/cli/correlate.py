@@ -152,7 +152,7 @@ def _number(value: Any) -> Any:
 def _show(table: Any, support: dict[str, dict[str, float]]) -> None:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("marker", no_wrap=True)
-    columns = {"mean_abs_r": "mean |r|", "r2_mean": "R²", "r2_texture": "texture", "r2_localisation": "place"}
+    columns = {"mean_abs_r": "|r|", "r2_mean": "R²", "r2_texture": "texture", "r2_localisation": "place"}
     columns = {name: head for name, head in columns.items() if any(name in one for one in support.values())}
     for head in columns.values():
         shown.add_column(head, justify="right", no_wrap=True)
@@ -162,8 +162,9 @@ def _show(table: Any, support: dict[str, dict[str, float]]) -> None:
         partners = [_said(row) for row in rows.to_dict("records")]
         shown.add_row(marker, *[f"{support[marker][name]:.2f}" for name in columns], *partners)
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.width = max(console.width, 160)  # a number that is cut short is none
     said = "feature, r" + (" (partial r)" if "partial_r" in table else "")
-    console.print(f"The features that follow each marker most: {said}.")
+    console.print(f"The features that follow each marker most: {said}. |r|: mean over all, R²: all together.")
     console.print(shown)
     if "by_chance" in table and table["by_chance"].any():
         typer.echo("~ is not told from chance.")

@@ -21,7 +21,10 @@ _TRUE, _FALSE = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f"
 # Names that a writer makes up where nobody gave one: "Channel 3", "Channel:0:2", "c07", "12".
 _MADE_UP = re.compile(r"(channel|ch|c|image|page|plane|slice|name|marker|unnamed|unknown)?[\s_:#.-]*\d+([:_.-]\d+)*")
 
-_CONTROL = r"^af[\s_-]?\d*$|autofluo|^argo[\s_-]?\d|blank|^background|^empty|no[\s_-]?antibody|^negative|^unstained"
+_CONTROL = (
+    r"^af[\s_-]?\d*$|auto[\s_-]?fluo|^argo[\s_-]?\d|blank|^background|^bg[\s_-]?\d*$|^empty|no[\s_-]?antibody|^negative"
+    r"|^unstained|isotype|^igg\d?([\s_-]?\d+)?$"
+)
 # Best first. A channel per staining cycle (DNA1, DNA2, ...) is normal: the first is taken.
 _NUCLEAR = (
     "hoechst",

@@ -1,6 +1,5 @@
 """What makes a marker bright in a cell that has none of it: nuclei, autofluorescence, light of the neighbours."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +8,9 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.panel import find_nuclear_marker, is_control
 from mxsplicer.tl.rows import rows_by_slide, slices
 
-# Channels in which nothing was stained; Argo550 of the Orion panel is empty, see docs/simulation.md.
-_CONTROL = re.compile(r"auto[\s_-]?fluo|isotype|(af|argo550|blank|empty|background|igg\d?|bg)([\s_-]?\d+)?$")
 _NEIGHBOURS, _REACH_UM, _DECAY_UM = 8, 30.0, 10.0  # light falls to 1/e in 10 µm between centres: about one cell
 
 
@@ -26,7 +23,7 @@ def find_confounders(markers: Sequence[str]) -> list[str]:
     ['Hoechst', 'AF1', 'Autofluorescence 2', 'Blank']
     """
     nuclear = find_nuclear_marker(markers)
-    return [marker for marker in markers if marker == nuclear or _CONTROL.match(marker.lower())]
+    return [marker for marker in markers if marker == nuclear or is_control(marker)]
 
 
 def check_given(given: Sequence[str], markers: Sequence[str]) -> None:
