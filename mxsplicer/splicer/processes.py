@@ -6,6 +6,8 @@ batch is taken over all processes, so that their number changes how long a step 
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,10 +122,12 @@ def make_fabric(
 
 
 @contextmanager
-def launch(fabric: Fabric) -> Iterator[None]:
+def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
     """Start the other processes, or meet them, for what is in the ``with`` block; only the first of them speaks."""
     package = logging.getLogger("mxsplicer")
     level = package.level
+    if isinstance(processes.environment, LightningEnvironment) and processes.environment.local_rank() > 0:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     fabric.launch()
     if not is_first():
         package.setLevel(logging.ERROR)
@@ -131,6 +135,13 @@ def launch(fabric: Fabric) -> Iterator[None]:
         yield
     finally:
         package.setLevel(level)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it was killed: it would wait for it for half an hour."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def is_first() -> bool:

@@ -100,7 +100,7 @@ def train(
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     _check_free(path, overwrite=overwrite)
     fabric = make_fabric(device, precision, processes, weights_rest=recipe.components_per_step is not None)
-    with launch(fabric):
+    with launch(fabric, processes):
         epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
         normalization, varies = measure_normalization(stores, seed=recipe.seed)
         components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
@@ -143,8 +143,7 @@ def train(
         optimizer = torch.optim.AdamW(
             objective.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
-        model, optimizer = fabric.setup(objective, optimizer)
-        model.mark_forward_method("embed")
+        model, optimizer = fabric.setup(_Embed(objective), optimizer)
         first = _resume(fabric, folder, objective, optimizer)
         fit = _Fit(fabric, model, objective, optimizer, batches, run, views, folder)
         fit.train(first, probe, Path(tensorboard) if tensorboard else None)
@@ -154,12 +153,23 @@ def train(
     return load_run(path, encoder=recipe.encoder)
 
 
+class _Embed(nn.Module):
+    """The half of an objective that works on each cell: Fabric minds the precision, and the gradients, of a forward."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
+        return self.objective.embed(*views)
+
+
 @dataclass
 class _Fit:
     """The loop: every process makes the same steps, each on its part of the cells."""
 
     fabric: Fabric
-    model: Any  # the objective, as Fabric wraps it
+    model: Any  # what makes embeddings of views, as Fabric wraps it
     objective: Objective
     optimizer: Any
     batches: Batches
@@ -208,7 +218,7 @@ class _Fit:
         sums: dict[str, Tensor] = {}
         for part in range(accumulate):
             with self.fabric.no_backward_sync(self.model, enabled=part < accumulate - 1):
-                embedded = self.model.embed(*self._views(batch, part, seed))
+                embedded = self.model(*self._views(batch, part, seed))
                 # Over the cells of all processes; of z no gradient is wanted, and only to be looked at.
                 z, others = embedded[0].detach(), [gather(self.fabric, one) for one in embedded[1:]]
                 terms = self.objective.terms(z, *others)

@@ -51,8 +51,9 @@ def _as_rank(rank: int, port: int, work: Callable[..., None], arguments: tuple[o
 
 
 def _normalize_in_parts(folder: Path) -> None:
-    fabric = make_fabric("cpu", "32-true")
-    with launch(fabric):
+    processes = find_processes()
+    fabric = make_fabric("cpu", "32-true", processes)
+    with launch(fabric, processes):
         torch.manual_seed(0)
         layers = share_batch_norm(_layers(), fabric.device)
         x = _rows()[fabric.global_rank * 4 :][:4].requires_grad_()

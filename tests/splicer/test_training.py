@@ -208,3 +208,18 @@ def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
 
     with pytest.raises(InputError, match="is damaged"):
         load_run(tmp_path / "run")
+
+
+def test_the_networks_run_in_the_precision_that_is_asked_for(store, tmp_path):
+    single, half = (
+        training.train(store, tmp_path / name, recipe=SMALL, device="cpu", precision=name)
+        for name in ("32-true", "bf16-mixed")
+    )
+
+    losses = [
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0])["loss"]
+        for name in ("32-true", "bf16-mixed")
+    ]
+    assert (single.settings["precision"], half.settings["precision"]) == ("32-true", "bf16-mixed")
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
