@@ -1,6 +1,7 @@
 """What can be taken along: the map as a table, the picture, and the code that gives the same picture in a notebook."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,18 +52,30 @@ def write_picture(state: State, path: Path) -> None:
     if state.r.size:
         mxsplicer.pl.correlation(adata, key="shown", ax=left)
         left.set_title(f"{state.map_name}, {state.map_of}")
-    rows = state.rows[np.isfinite(state.values[state.rows])]
-    if study.xy_px is not None:
-        x, y = study.xy_px[rows].T
-        drawn = right.scatter(x, y, c=state.values[rows], s=max(0.5, 20_000 / max(len(rows), 1)), lw=0, rasterized=True)
-        right.set_aspect("equal")
-        right.invert_yaxis()
-        right.set_axis_off()
-        figure.colorbar(drawn, ax=right, label=state.painted.title, fraction=0.03)
+    if study.spatial_um is not None:
+        mxsplicer.pl.spatial(_cells_as_painted(state), color=state.painted.title, ax=right)
+        right.set_title(state.painted.title)
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
         msg = f"{path.name} has no ending that a picture can have: give .png, .svg or .pdf."
         raise InputError(msg)
     figure.savefig(path, dpi=200)
+
+
+def _cells_as_painted(state: State) -> Any:
+    """Return the cells of the slide that have a value, as an AnnData with the column that is painted."""
+    from anndata import AnnData
+
+    study, painted = state.study, state.painted
+    assert study is not None
+    assert painted is not None
+    rows = state.rows[np.isfinite(state.values[state.rows])]
+    values: Any = state.values[rows]
+    if state.categories:
+        values = pd.Categorical.from_codes(values.astype(int), categories=pd.Index(state.categories))
+    obs = pd.DataFrame({painted.title: values}, index=rows.astype(str))
+    if "area_um2" in study.obs_names:
+        obs["area_um2"] = study.column("area_um2")[rows]
+    return AnnData(obs=obs, obsm={"spatial": study.spatial_um[rows] if study.spatial_um is not None else None})
 
 
 def code(state: State) -> str:

@@ -76,7 +76,7 @@ def test_the_map_is_written_as_a_table(state, tmp_path):
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_picture_is_written(state, tmp_path, ending):
-    state.paint(Painted("feature", "3"))
+    state.paint(Painted("feature", "3") if ending == "png" else Painted("column", "lineage"))
     write_picture(state, tmp_path / f"picture.{ending}")
     assert (tmp_path / f"picture.{ending}").stat().st_size > 10_000
     with pytest.raises(InputError, match="no ending"):
