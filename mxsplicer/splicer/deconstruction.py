@@ -27,12 +27,14 @@ Part = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> which pixel
 class Component:
     """A named part of a patch: some of its channels, in some of its pixels.
 
-    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept.
+    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept. What is said of
+    ``family`` is said of every component of it that nothing is said of by name.
     """
 
     name: str
     channels: tuple[int, ...]
     part: Part | None = None
+    family: str = ""
 
 
 Deconstruction = Callable[[Sequence[str]], list[Component]]  # markers -> components
@@ -127,7 +129,7 @@ def by_compartment(markers: Sequence[str]) -> list[Component]:
     ['CD4 rim', 'CD8a rim', 'CD4 interior', 'CD8a interior']
     """
     return [
-        Component(f"{marker} {name}", (channel,), part)
+        Component(f"{marker} {name}", (channel,), part, family=marker)
         for name, part in (("rim", rim), ("interior", interior))
         for channel, marker in enumerate(markers)
     ]

@@ -6,7 +6,7 @@ fields by these names. Importing this module loads no torch, so that the command
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxsplicer.errors import InputError
 from mxsplicer.imports import is_importable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mxsplicer.splicer.deconstruction import Component
     from mxsplicer.splicer.objectives import Objective
     from mxsplicer.splicer.views import Views
+
+T = TypeVar("T")
 
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
@@ -37,7 +39,8 @@ class Recipe:
         Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``, ``"sigreg"``, or a
         class of your own by ``"module:Class"``.
     losses, weights
-        Of single components, by name: another loss, and a weight other than 1.
+        Of single components, by name: another loss, and a weight other than 1. The name of a marker means both of its
+        compartments.
     covariance_scope
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
@@ -107,21 +110,21 @@ class Recipe:
     losses: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     covariance_scope: str = "chunk"  # the paper: chunks are "optimised separately"
-    deconstruction: str = "marker"  # the paper's, for multiplex images
+    deconstruction: str = "compartments"
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
     encoder: str = "resnet18"  # the paper's
     encoder_width: int = 64  # the paper's
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
-    component_width: int = 8  # an eighth of the paper's: n components for the price of about one more encoder
+    component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little
     components_per_step: int | None = None
-    chunk_width: int = 32
+    chunk_width: int = 8
     width_rule: str = "equal"  # the paper's
     widths: Mapping[str, int] = field(default_factory=dict)
     controls: tuple[str, ...] = ()
     projector_layers: int = 0
     redundancy_weight: float = 0.1
-    consistency_weight: float = 0.0
+    consistency_weight: float = 1.0
     views: "Views | str" = "independent"
     surroundings: str = "hide"
     component_area: str = "cell"
@@ -176,12 +179,13 @@ class Recipe:
         deconstruct = combine([by_group(self.groups) if w == "groups" else find_deconstruction(w) for w in words])
         components = omit(deconstruct(markers), markers, self.omit)
         names = [component.name for component in components]
+        families = dict.fromkeys(component.family for component in components if component.family)
         for option, singled_out in (
             ("--loss", self.losses),
             ("--weight", self.weights),
             ("--chunk-width", self.widths),
         ):
-            check_names(f"{option} names", singled_out, names, "components")
+            check_names(f"{option} names", singled_out, [*names, *families], "components")
         beyond = [component.name for component in components if component.part not in (None, *WITHIN_CELL)]
         if beyond and self.surroundings == "hide":
             msg = (
@@ -207,12 +211,11 @@ class Recipe:
         from mxsplicer.splicer.losses.chunks import Chunks
         from mxsplicer.splicer.objectives import OBJECTIVES, Parts
 
-        names = [component.name for component in components]
         made = {word: find_loss(word) for word in (self.loss, *self.losses.values())}
         chunks = Chunks(
             widths=tuple(widths),
-            losses=tuple(made[self.losses.get(name, self.loss)] for name in names),
-            weights=tuple(float(self.weights.get(name, 1.0)) for name in names),
+            losses=tuple(made[said_of(component, self.losses) or self.loss] for component in components),
+            weights=tuple(said_of(component, self.weights) or 1.0 for component in components),
         )
         return OBJECTIVES[self.method](
             Parts(
@@ -297,6 +300,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Widths, projectors and training are in its appendix, which we have not seen: the projector is VICReg's in kind
     # (Bardes et al. 2022), epochs and learning rate are those of the authors' earlier code (Adam 1e-4, 100 epochs).
     "paper": {
+        "deconstruction": "marker",
         "component_encoder": "resnet18",
         "component_width": 64,
         "chunk_width": 128,
@@ -310,6 +314,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
     },
 }
+
+
+def said_of(component: "Component", said: Mapping[str, T]) -> T | None:
+    """Return what is said of a component by its name, or else of its family, if anything."""
+    return said.get(component.name, said.get(component.family))
 
 
 def _check_word(what: str, word: str, known: Iterable[str], *, own: str = "") -> None:

@@ -15,7 +15,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.slides.panel import is_control
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.deconstruction import Component, by_marker, cut
-from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.recipe import Recipe, said_of
 
 _SAMPLE_CELLS = 1_000
 _MARGIN = 0.15  # of the floor; an eigenvalue of 1,000 cells is known to 0.045 of itself
@@ -35,14 +35,15 @@ def choose_widths(
     InputError
         If the rank is asked for without control channels.
     """
-    free = [component for component in components if component.name not in recipe.widths]
-    widths = dict(recipe.widths)
+    given = {component.name: said_of(component, recipe.widths) for component in components}
+    free = [component for component in components if given[component.name] is None]
+    widths = {name: width for name, width in given.items() if width is not None}
     if recipe.width_rule == "equal" or not free:
         widths |= {component.name: recipe.chunk_width for component in free}
     else:
         shares = _shares(recipe, free, stores, normalization)
         widths |= {c.name: w for c, w in zip(free, share_out(recipe.chunk_width, shares), strict=True)}
-    return [int(widths[component.name]) for component in components]
+    return [widths[component.name] for component in components]
 
 
 def share_out(mean_width: int, shares: Sequence[float]) -> list[int]:

@@ -29,7 +29,6 @@ from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
 from mxsplicer.splicer.batches import Normalization
-from mxsplicer.splicer.deconstruction import by_marker
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
@@ -58,8 +57,8 @@ def make_step(recipe: Recipe, n_markers: int, batch: int, *, plain: bool = False
     """Return a function that takes a training step; ``plain``: in float32, and as if nobody had thought of speed."""
     torch.manual_seed(0)
     encoder = make_encoder(recipe.encoder, n_markers, PATCH_PX, width=recipe.encoder_width)
-    components = by_marker([str(i) for i in range(n_markers)])
-    widths = [recipe.chunk_width] * n_markers
+    components = recipe.components([str(i) for i in range(n_markers)])
+    widths = [recipe.chunk_width] * len(components)
     objective = recipe.objective(encoder, components, widths, patch_px=PATCH_PX)
     if plain:
         for module in objective.modules():

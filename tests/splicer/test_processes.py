@@ -91,7 +91,15 @@ def test_batch_norm_and_gradients_of_two_processes_are_those_of_all_their_rows(t
             torch.testing.assert_close(found, one, msg=lambda said, name=name: f"{name}: {said}")
 
 
-SMALL = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=1, learning_rate=1e-4)
+SMALL = Recipe(
+    deconstruction="marker",
+    encoder_width=8,
+    component_width=4,
+    chunk_width=8,
+    batch_size=16,
+    epochs=1,
+    learning_rate=1e-4,
+)
 CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells: 5 steps
 
 

@@ -18,7 +18,7 @@ from mxsplicer.splicer.run import load_run, untrained
 from mxsplicer.testing import tiny_slide, tiny_store
 
 CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells
-SMALL = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=2)
+SMALL = Recipe(deconstruction="marker", encoder_width=8, component_width=4, chunk_width=8, batch_size=16, epochs=2)
 
 
 @pytest.fixture(scope="module")

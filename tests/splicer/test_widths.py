@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
 
 
 def widths(measured, **changes) -> dict[str, int]:
-    recipe = Recipe(**changes)
+    recipe = Recipe(**{"deconstruction": "marker", "chunk_width": 32} | changes)
     components = recipe.components(MARKERS)
     return dict(zip((c.name for c in components), choose_widths(recipe, components, *measured), strict=True))
 
@@ -58,12 +58,19 @@ def test_by_variance_a_chunk_is_as_wide_as_its_component_varies(measured):
     assert found["AF1"] == 7
 
 
+def test_what_is_said_of_a_marker_is_said_of_its_compartments(measured):
+    found = widths(measured, deconstruction="compartments", widths={"uniform": 10, "AF1 rim": 7})
+
+    assert (found["uniform rim"], found["uniform interior"]) == (10, 10)
+    assert (found["AF1 rim"], found["AF1 interior"]) == (7, 32)
+
+
 def test_the_rank_needs_control_channels(measured, tmp_path):
     slide, mask = tiny_slide()
     stores = [extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16)]
     unnamed = (stores, measure_normalization(stores)[0])
     with pytest.raises(InputError, match="--controls; there are DAPI, CD3e, CD20"):
-        choose_widths(Recipe(width_rule="rank"), Recipe().components(MARKERS), *unnamed)
+        choose_widths(Recipe(width_rule="rank"), Recipe(deconstruction="marker").components(MARKERS), *unnamed)
     with pytest.raises(InputError, match=r"--controls names 'AF', .* Did you mean 'AF1'"):
         widths(measured, width_rule="rank", controls=("AF",))
 
