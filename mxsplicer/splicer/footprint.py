@@ -1,14 +1,18 @@
 """How much memory training takes, known before it begins: from one pass of a few cells."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
+from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer.batches import Batches
+from mxsplicer.splicer.objectives import Objective
 
 _TRIAL_CELLS = 4
-_PICTURES = 5  # a batch as it was read, normalised twice and in two views
+_COPIES = 2.5  # of what a view shows: the view, what it is a view of, and a share of the batch as it was read
 _OF_GRAPH = 1.05  # gradients on their way beside what the graph keeps, and the workspace of convolutions
 _BUFFERS = 4.0  # blocks in use, blocks being read, and each once more while blocks are put together
 
@@ -39,8 +43,21 @@ def share_out(budget: Budget, batches: Batches, *, step_bytes: int) -> int:
     return 1 << (int((budget.free - step_bytes) / _BUFFERS).bit_length() - 1)
 
 
-def step_bytes(objective: nn.Module, picture_shape: tuple[int, int, int], batch_size: int) -> int:
-    """Return about how many bytes a training step takes beside its patches: the graph, the weights, the optimizer."""
+def trial_views(objective: Objective, picture_shape: tuple[int, int, int]) -> list[Tensor]:
+    """Return noise of a few cells, (n, C, P, P), as large as the views that an objective takes of patches (C, P, P)."""
+    shown = torch.zeros(_TRIAL_CELLS, *picture_shape).normal_(generator=torch.Generator().manual_seed(0))
+    regions = torch.full((_TRIAL_CELLS, *picture_shape[1:]), THIS_CELL, dtype=torch.uint8)
+    return [shown, *[objective.second(shown, shown, regions)] * (objective.views - 1)]
+
+
+def step_bytes(objective: nn.Module, views: Sequence[Tensor], batch_size: int) -> int:
+    """Return about how many bytes a training step takes beside its patches: the graph, the weights, the optimizer.
+
+    Parameters
+    ----------
+    views
+        Of a few cells, as the objective takes them.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -48,7 +65,6 @@ def step_bytes(objective: nn.Module, picture_shape: tuple[int, int, int], batch_
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    views = torch.zeros(2, _TRIAL_CELLS, *picture_shape).normal_(generator=torch.Generator().manual_seed(0))
     state = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         graph = objective(*views)  # held while what it keeps is counted
@@ -57,6 +73,7 @@ def step_bytes(objective: nn.Module, picture_shape: tuple[int, int, int], batch_
     del graph
     objective.load_state_dict(state)  # batch norm has seen noise
     weights = sum(4 * weight.numel() for weight in objective.parameters())
-    pictures = _PICTURES * batch_size * 4 * views[0, 0].numel()
+    of_pictures = _COPIES * sum(view.nbytes for view in views)
     # Weights, their gradients, and the two moments of AdamW.
-    return int(_OF_GRAPH * sum(kept.values()) / _TRIAL_CELLS * batch_size) + pictures + 4 * weights
+    per_cell = (_OF_GRAPH * sum(kept.values()) + of_pictures) / len(views[0])
+    return int(per_cell * batch_size) + 4 * weights

@@ -27,7 +27,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.footprint import share_out, step_bytes
+from mxsplicer.splicer.footprint import share_out, step_bytes, trial_views
 from mxsplicer.splicer.monitoring import Log, Measures, Watch, cut_log, last_results, measure, measures_at, write_table
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
@@ -117,7 +117,8 @@ def train(
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if max_bytes is not None:
             at_once = batches.batch_size // (processes.total * recipe.accumulate)
-            step = step_bytes(objective, (len(markers), patch_px, patch_px), at_once)
+            seen = trial_views(objective, (len(markers), patch_px, patch_px))
+            step = step_bytes(objective, seen, at_once)
             step = step if fabric.device.type == "cpu" else 0
             buffer_bytes = share_out(Budget.of(max_bytes), batches, step_bytes=step)
             batches = _batches(stores, recipe, processes.total, buffer_bytes=buffer_bytes)

@@ -36,7 +36,7 @@ def test_a_step_takes_what_its_graph_keeps_and_leaves_the_weights_as_they_were()
     objective = Pairs()
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
 
-    small, large = (step_bytes(objective, (3, 32, 32), n) for n in (100, 200))
+    small, large = (step_bytes(objective, torch.randn(2, 4, 3, 32, 32), n) for n in (100, 200))
 
     of_activations = 100 * 2 * 8 * 30 * 30 * 4  # the output of one layer, for two views
     assert 2 * of_activations < large - small < 4 * of_activations
