@@ -53,7 +53,7 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
         ("chunk_width", ["widest"], "there is no width rule 'widest'; there are equal, variance, rank"),
         ("loss", ["CD8a=mse"], "there is no loss 'mse'"),
         ("deconstruct", "groups", "no groups of markers are given: the deconstruction is 'groups'"),
-        ("deconstruct", "marker+thirds", "there is no deconstruction 'thirds'; there are marker, compartments"),
+        ("deconstruct", "marker+thirds", "there is no deconstruction 'thirds'; there are marker, pairs, compartments"),
     ],
 )
 def test_what_an_option_cannot_mean_is_refused(option, given, message):
