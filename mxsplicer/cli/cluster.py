@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mxsplicer import progress
 from mxsplicer.cli.options import Seed
 
 
@@ -40,7 +41,7 @@ def cluster(
     from mxsplicer.tl.rows import learned_features
 
     path = cells_of(result)
-    with open_cells(path) as adata:
+    with progress.shown(), open_cells(path) as adata:
         tl.cluster(
             adata,
             use_rep=use_rep or learned_features(adata),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mxsplicer import progress
 from mxsplicer.cli.options import Overwrite
 
 
@@ -61,7 +62,7 @@ def export(
         msg = f"slide {missing[0]!r} or its mask is no longer where it was; put it back, or export a table only."
         raise InputError(msg)
     several = len(slides) > 1
-    with open_cells(cells_of(result)) as adata:
+    with progress.shown(), open_cells(cells_of(result)) as adata:
         for path in (one for one in (csv, parquet) if one is not None):
             use_rep = learned_features(adata) if features else None
             typer.echo(exchange.write_table(adata, path, pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite))

@@ -20,7 +20,7 @@ import pandas as pd
 from mxsplicer import tl
 from mxsplicer.embedding import open_cells
 from mxsplicer.report import write_report
-from mxsplicer.slides.slide import Slide
+from mxsplicer.slides.slide import Slide, complete_key
 
 TILE, PITCH, N_MARKERS, N_CLUSTERS = 1024, 32, 20, 24
 
@@ -34,8 +34,8 @@ class MadeUp:
         pixels = np.random.default_rng(0).poisson(200, (TILE, TILE)).astype(np.uint16)
         self._packed = zlib.compress(pixels.tobytes(), 6)
 
-    def __getitem__(self, key: tuple) -> np.ndarray:
-        channels, rows, columns = key if self.ndim == 3 else (0, *key)
+    def __getitem__(self, key: object) -> np.ndarray:
+        channels, rows, columns = (0, 0, *complete_key(key, self.ndim))[-3:]
         y, x = (np.arange(n)[one] for n, one in zip(self.shape[-2:], (rows, columns), strict=True))
         if self.ndim == 2:  # the mask: a square of 22 pixels in each square of 32
             inside = ((y % PITCH) < 22)[:, None] & ((x % PITCH) < 22)[None, :]
