@@ -48,9 +48,9 @@ def write_picture(state: State, path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     adata = AnnData(var=pd.DataFrame(index=study.markers), obs=pd.DataFrame(index=[]))
-    adata.varm["shown"] = np.asarray(state.r)
+    adata.varm[state.map_name or "r"] = np.asarray(state.r)
     if state.r.size:
-        mxsplicer.pl.correlation(adata, key="shown", ax=left)
+        mxsplicer.pl.correlation(adata, key=state.map_name or "r", ax=left)
         left.set_title(f"{state.map_name}, {state.map_of}")
     if study.spatial_um is not None:
         mxsplicer.pl.spatial(_cells_as_painted(state), color=state.painted.title, ax=right)
