@@ -358,8 +358,8 @@ def _sentence(label: str, rows: pd.DataFrame) -> str:
 
 
 def _deviations_needed(n_folds: int) -> float:
-    # On simulated pairs of equally good representations (tests/benchmarks/bench_evaluate.py) this calls about 5 %
-    # different; one deviation would call 11 % so with four folds, 24 % with three.
+    # Of simulated pairs of equally good representations (tests/benchmarks/bench_evaluate.py) this calls 3 to 5 in 100
+    # different with three to five folds; one deviation would call 6 to 16 so.
     return float(t_distribution.ppf(1 - _FALSE_CALLS / 2, n_folds - 1) / np.sqrt(n_folds))
 
 
