@@ -245,6 +245,8 @@ def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> LazyImag
     pages = list(level.pages)
     if any(page is None for page in pages):
         lacking = ", ".join(_missing_files(location, tiff.ome_metadata or ""))
+        if lacking and isinstance(location, str):
+            raise _in_several_files(location)
         msg = f"{name} lacks {sum(page is None for page in pages)} of the {len(pages)} pages it announces."
         raise InputError(
             msg + (f" Put beside it what it names: {lacking}." if lacking else " Copy or export it again.")
@@ -368,12 +370,21 @@ def _metadata_file(location: Location, xml: str) -> Path | None:
     if match is None:
         return None
     name = match[1]
-    if isinstance(location, Path) and Path(name).name == name and (location.parent / name).is_file():
+    if isinstance(location, str):
+        raise _in_several_files(location)
+    if Path(name).name == name and (location.parent / name).is_file():
         return location.parent / name
     msg = (
         f"{name_of(location)} is a part of an image described by {name!r}, which is not there. Put it beside the file."
     )
     raise InputError(msg)
+
+
+def _in_several_files(url: str) -> InputError:
+    return InputError(
+        f"{name_of(url)} is a part of an image in several files, which are not read at a URL. Copy all of them into "
+        "one folder and give one of them there."
+    )
 
 
 def _is_companion(path: Path) -> bool:
@@ -515,6 +526,8 @@ def _not_a_tiff(location: Location, error: Exception) -> InputError:
             f"{name} begins like a TIFF but its header cannot be followed{said}: it is truncated or damaged. "
             "Copy or export the file again."
         )
+    if magic[:1] == b"<" and isinstance(location, str) and ".ome" in name:
+        return _in_several_files(location)
     return InputError(
         f"{name} is not a TIFF file (it begins with {magic!r}). Give an OME-TIFF, OME-Zarr, qptiff or TIFF stack."
     )

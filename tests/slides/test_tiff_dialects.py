@@ -346,3 +346,18 @@ def test_a_tiff_is_read_at_a_url(tmp_path, compression):
     memory.rm("/slide.ome.tif")
     with pytest.raises(InputError, match=r"there is nothing at memory://slide\.ome\.tif"):
         open_slide("memory://slide.ome.tif")
+
+
+@pytest.mark.parametrize("write", [by_companion, companion_itself, by_uuid, by_master])
+def test_an_image_in_several_files_is_not_read_at_a_url_and_it_is_said_what_to_do(tmp_path, write):
+    fsspec = pytest.importorskip("fsspec")
+    path = write(tmp_path / "slide.ome.tif", image())
+    memory = fsspec.filesystem("memory")
+    for file in tmp_path.iterdir():
+        memory.pipe(f"/several/{file.name}", file.read_bytes())
+
+    with pytest.raises(
+        InputError, match=r"in several files, which are not read at a URL\. Copy all of them into one folder"
+    ):
+        open_slide(f"memory://several/{path.name}")
+    memory.rm("/several", recursive=True)
