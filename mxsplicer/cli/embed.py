@@ -209,7 +209,6 @@ def summarize(result: "Result") -> None:
     from rich.table import Table
 
     from mxsplicer import tl
-    from mxsplicer.result import open_result
 
     with h5py.File(result.cells, "r") as file:
         uns = anndata.io.read_elem(file["uns"])
@@ -235,7 +234,6 @@ def summarize(result: "Result") -> None:
         console.print(table)
         for sentence in tl.verdict(scores):
             console.print(f"  {sentence}", markup=False)
-    slide = open_result(result.path)["slides"][0]
     console.print(
         f"""
 AnnData  {result.cells}
@@ -247,7 +245,7 @@ next, in Python:
   sc.pp.neighbors(adata, use_rep="{use_rep}")
   sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
   sc.tl.umap(adata); sc.pl.umap(adata, color="leiden")
-and to look at the slide (pip install "napari[pyqt6]"):
-  napari {slide["image"]}""",
+and to see which feature follows which marker, and where (pip install 'mxsplicer[gui]'):
+  mxsplicer view {result.path}""",
         markup=False,
     )
