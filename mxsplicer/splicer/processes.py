@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.devices import find_device
 
+_STARTER = "MXSPLICER_STARTER"  # in the environment of processes that this package started: the number of the first
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -126,8 +128,11 @@ def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
     """Start the other processes, or meet them, for what is in the ``with`` block; only the first of them speaks."""
     package = logging.getLogger("mxsplicer")
     level = package.level
-    if isinstance(processes.environment, LightningEnvironment) and processes.environment.local_rank() > 0:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if isinstance(processes.environment, LightningEnvironment) and processes.total > 1:
+        if processes.environment.local_rank() == 0:
+            os.environ[_STARTER] = str(os.getpid())  # the processes that Fabric starts now will find it
+        elif _STARTER in os.environ:
+            threading.Thread(target=_end_with, args=(int(os.environ[_STARTER]),), daemon=True).start()
     fabric.launch()
     if not is_first():
         package.setLevel(logging.ERROR)
