@@ -322,6 +322,37 @@ def test_nuclei_are_measured_inside_their_cells_and_counted(tmp_path, simulated,
     np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
+def test_a_function_of_the_users_own_finds_the_cells_to_embed(tmp_path, simulated, result, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "from skimage.measure import label\n\n\ndef cells(image):\n    return label(image[0] > image[0].mean())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    asked = Options(segmenter="own:cells", model=result.path, min_area_um2=20)
+
+    again = embed_slides(simulated.image, options=asked, out=tmp_path / "out", device="cpu", workers=1)
+
+    cells = anndata.read_h5ad(again.cells)
+    mask = zarr.open_array(again.path / "mask.zarr", mode="r")
+    assert mask.attrs["mxsplicer"]["segmenter"] == "own:cells"
+    assert set(cells.obs["cell_id"]) <= set(np.unique(mask[...]))
+    assert not (again.path / "nuclei.zarr").exists(), "whole cells tell no nuclei"
+
+
+def test_a_dask_cluster_embeds_to_the_same_numbers(tmp_path, simulated, result, adata):
+    distributed = pytest.importorskip("distributed")
+    asked = Options(masks=(simulated.mask,), model=result.path)
+
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        again = embed_slides(
+            simulated.image, options=asked, out=tmp_path / "out", device="cpu", executor=cluster.scheduler_address
+        )
+
+    cells = anndata.read_h5ad(again.cells)
+    np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
+
+
 def test_memory_below_what_clusters_take_is_refused_at_once_and_nothing_is_written(tmp_path, simulated):
     with pytest.raises(InputError, match=r"--max-memory 1G is too little: clusters .* Give at least that"):
         embed_slides(simulated.image, tmp_path / "S01.mxs", options=Options(**SMALL), max_bytes=1 << 30)
