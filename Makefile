@@ -21,10 +21,8 @@ demo: .venv/library
 		--drop AF1 --drop Argo550 --patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
 		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
 
-# The panel's tests have processes of their own: in one that has loaded napari, training ends in a fault of memory.
 test: .venv/tests
-	$(BIN)/pytest -q --ignore tests/napari
-	$(BIN)/pytest -q tests/napari
+	$(BIN)/pytest -q
 	$(MAKE) test-panel
 
 test-panel: .venv/tests
