@@ -19,7 +19,7 @@ from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.testing import tiny_slide, tiny_store
 
 CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 90, 6)]  # 126 cells
-SMALL = Recipe(deconstruction="marker", encoder_width=16, component_width=4, chunk_width=8, batch_size=21, epochs=3)
+SMALL = Recipe(deconstruction="marker", encoder_width=8, component_width=4, chunk_width=8, batch_size=20, epochs=3)
 
 
 @pytest.fixture(scope="module")
