@@ -104,8 +104,24 @@ def _bottleneck(channels: int, inner: int, stride: int, groups: int) -> nn.Modul
 
 
 def _convolution(channels: int, out: int, kernel: int, stride: int, groups: int) -> tuple[nn.Module, nn.Module]:
-    make = _Convolution3x3 if (kernel, stride, groups) == (3, 1, 1) else nn.Conv2d
+    make: type[nn.Conv2d] = nn.Conv2d
+    if (kernel, stride, groups) == (3, 1, 1):
+        make = _Convolution3x3
+    elif kernel == 1 and stride > 1:
+        make = _StridedConvolution1x1
     return make(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
+
+
+class _StridedConvolution1x1(nn.Conv2d):
+    """A 1 x 1 convolution that drops the pixels its stride passes over before it multiplies; the result is the same.
+
+    PyTorch 2.13's own kernel for it (oneDNN) writes beyond its memory in the backward pass of a batch of odd size, few
+    channels and channels last, on two threads or more.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, as in the base class
+        down, right = self.stride
+        return nn.functional.conv2d(input[..., ::down, ::right], self.weight, self.bias, groups=self.groups)
 
 
 class _Convolution3x3(nn.Conv2d):

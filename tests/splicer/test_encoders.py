@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -142,6 +143,27 @@ def test_a_convolution_of_the_smallest_maps_is_the_convolution():
         torch.autograd.grad(found, leaves, push), torch.autograd.grad(expected, leaves, push), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_strided_convolution_of_single_pixels_is_the_convolution():
+    torch.manual_seed(0)
+    convolution = ResNet(4, 64, width=4, groups=2).stages[2].shortcut[0]
+    x = torch.randn(5, 8, 7, 7)
+
+    torch.testing.assert_close(convolution(x), nn.functional.conv2d(x, convolution.weight, stride=2, groups=2))
+
+
+def test_a_small_network_learns_from_batches_of_any_size_on_several_threads():
+    # In a process of its own: where a kernel writes beyond its memory, the process is aborted.
+    script = """
+import torch
+from mxsplicer.splicer.encoders import ResNet
+torch.set_num_threads(2)
+network = ResNet(3, 32, width=8).to(memory_format=torch.channels_last)
+for cells in (3, 5, 7, 21) * 5:
+    network(torch.randn(cells, 3, 32, 32).contiguous(memory_format=torch.channels_last)).sum().backward()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("hidden_layers", [0, 2])
