@@ -276,7 +276,12 @@ _RECIPE: dict[str, Any] = {
         ),
     ],
     "views": Annotated[
-        str, typer.Option(help="Geometry of the two views: shared or independent.", rich_help_panel=MODEL)
+        str,
+        typer.Option(
+            help="Geometry of the two views: shared or independent; upright, or shared+upright, where pictures have an "
+            "up and are not to be turned or mirrored.",
+            rich_help_panel=MODEL,
+        ),
     ],
     "surroundings": Annotated[
         str,

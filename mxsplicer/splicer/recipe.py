@@ -77,7 +77,8 @@ class Recipe:
         Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
         component; 0 is the paper's. Only SpliCER.
     views
-        How the views differ: ``"shared"`` or ``"independent"`` geometry, or a :class:`~mxsplicer.splicer.views.Views`.
+        How the views differ: ``"shared"`` or ``"independent"`` geometry, ``"upright"`` where pictures have an up
+        (``"shared+upright"`` is both), or a :class:`~mxsplicer.splicer.views.Views`.
     surroundings
         ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
     component_area

@@ -24,6 +24,8 @@ class Views:
     shared_geometry
         Whether all views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
         two markers coincide, is the same in all, and worth learning.
+    upright
+        Whether views are neither turned nor mirrored, for pictures that have an up, such as digits.
     scale
         Range of the magnification.
     shift
@@ -39,6 +41,7 @@ class Views:
     """
 
     shared_geometry: bool = False
+    upright: bool = False
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 0.05
     gain: float = 0.1
@@ -56,10 +59,22 @@ class Views:
         views that they would get in the whole batch.
         """
         draws = _Draws(generator, pictures[0].device, first, len(pictures[0]), of or len(pictures[0]))
-        turns = [_matrices(self.scale, self.shift, draws)]
+        turns = [self._matrices(draws)]
         for _ in pictures[1:]:
-            turns.append(turns[0] if self.shared_geometry else _matrices(self.scale, self.shift, draws))
+            turns.append(turns[0] if self.shared_geometry else self._matrices(draws))
         return tuple(self._stain(_move(one, turn), draws) for one, turn in zip(pictures, turns, strict=True))
+
+    def _matrices(self, draws: "_Draws") -> Tensor:
+        """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
+        u = draws.uniform(5).T  # (5, B)
+        zoom = self.scale[0] + (self.scale[1] - self.scale[0]) * u[1]
+        angle, mirror = 2 * math.pi * u[0], torch.where(u[2] < 0.5, -1.0, 1.0)
+        if self.upright:
+            angle, mirror = torch.zeros_like(angle), torch.ones_like(mirror)
+        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        x, y = (2 * self.shift * (2 * u[3:] - 1)).unbind()  # the grid runs from -1 to 1
+        rows = (torch.stack([cos * mirror, -sin, x], dim=1), torch.stack([sin * mirror, cos, y], dim=1))
+        return torch.stack(rows, dim=1)
 
     def _stain(self, patches: Tensor, draws: "_Draws") -> Tensor:
         channels = patches.shape[1]
@@ -99,28 +114,18 @@ class _Draws:
 
 
 def plan_views(name: str) -> Views:
-    """Return views of ``shared`` or ``independent`` geometry."""
-    if name not in ("shared", "independent"):
-        msg = f"there are no {name!r} views; there are shared and independent."
+    """Return views of ``shared`` or ``independent`` geometry, ``upright`` or not: ``shared+upright``, say."""
+    words = name.split("+")
+    if not set(words) <= {"shared", "independent", "upright"} or {"shared", "independent"} <= set(words):
+        msg = f"there are no {name!r} views; there are shared and independent, and either with +upright."
         raise InputError(msg)
-    return Views(shared_geometry=name == "shared")
+    return Views(shared_geometry="shared" in words, upright="upright" in words)
 
 
 def _move(patches: Tensor, turns: Tensor) -> Tensor:
     # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
     grid = F.affine_grid(turns, list(patches.shape), align_corners=False)
     return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
-
-
-def _matrices(scale: tuple[float, float], shift: float, draws: _Draws) -> Tensor:
-    """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
-    u = draws.uniform(5).T  # (5, B)
-    angle = 2 * math.pi * u[0]
-    zoom = scale[0] + (scale[1] - scale[0]) * u[1]
-    mirror = torch.where(u[2] < 0.5, -1.0, 1.0)
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    x, y = (2 * shift * (2 * u[3:] - 1)).unbind()  # the grid runs from -1 to 1
-    return torch.stack([torch.stack([cos * mirror, -sin, x], dim=1), torch.stack([sin * mirror, cos, y], dim=1)], dim=1)
 
 
 def _blur(patches: Tensor) -> Tensor:

@@ -119,6 +119,21 @@ def test_an_unknown_plan_of_views_is_refused():
         plan_views("sideways")
 
 
+def test_upright_views_are_not_turned_or_mirrored():
+    patches = torch.randn(6, 3, 16, 16, generator=generator(1))
+
+    view, _ = Views(upright=True, **STILL)(patches, patches, generator=generator())
+
+    torch.testing.assert_close(view, patches, atol=1e-5, rtol=0)
+
+
+def test_a_plan_of_views_can_join_words():
+    assert plan_views("upright") == Views(upright=True)
+    assert plan_views("shared+upright") == Views(shared_geometry=True, upright=True)
+    with pytest.raises(InputError, match="shared and independent"):
+        plan_views("shared+independent")
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_part_of_a_batch_gets_the_views_that_it_gets_in_the_whole(shared):
     patches = torch.randn(6, 3, 16, 16, generator=generator(1))
