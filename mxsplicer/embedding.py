@@ -219,10 +219,13 @@ def embed_blocks(
     *,
     baselines: Mapping[str, Run] | None = None,
     device: str = "auto",
+    when_failing: Callable[[str, Exception], None] | None = None,
 ) -> None:
     """Do the first half of :func:`embed_to_file`: embed the blocks that ``<path>.blocks`` lacks.
 
     After it neither the slides nor the tables of their cells are needed, and their memory can be given back.
+    ``when_failing`` is called with the name of a slide that could not be read to its end, and the error; unless it
+    raises, the others go on, and :func:`join_blocks` has to be told which they are.
     """
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
@@ -235,19 +238,28 @@ def embed_blocks(
     channels = {s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um) for s in several}
     where = find_device(device)
     work = _begin(_blocks_of(path), runs, several, where)
-    for number, source in enumerate(several):
-        _embed_blocks(source, channels[source.name], runs, where, work / str(number))
+    for source in several:
+        try:
+            _embed_blocks(source, channels[source.name], runs, where, work[source.name])
+        except Exception as error:
+            if when_failing is None:
+                raise
+            when_failing(source.name, error)
 
 
-def join_blocks(path: str | Path, *, compression: str | None = "gzip") -> Path:
-    """Do the second half of :func:`embed_to_file`: write the blocks as one AnnData file, and remove them."""
+def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compression: str | None = "gzip") -> Path:
+    """Do the second half of :func:`embed_to_file`: write the blocks as one AnnData file, and remove them.
+
+    Where ``slides`` are named, the file holds those alone.
+    """
     path, work = Path(path), _blocks_of(path)
     about = json.loads((work / "embedding.json").read_text(encoding="utf-8"))
-    files = {slide["name"]: sorted((work / str(i)).glob("*.npz")) for i, slide in enumerate(about["slides"])}
+    numbered = [(i, one) for i, one in enumerate(about["slides"]) if slides is None or one["name"] in slides]
+    files = {slide["name"]: sorted((work / str(i)).glob("*.npz")) for i, slide in numbered}
     ledgers = {
-        key: {slide["name"]: slide[key] for slide in about["slides"] if slide[key]}
+        key: {slide["name"]: slide[key] for _, slide in numbered if slide[key]}
         for key in ("ledger", "nuclei_ledger")
-        if any(slide[key] for slide in about["slides"])
+        if any(slide[key] for _, slide in numbered)
     }
     temporary = path.with_name(path.name + ".partial")
     _write(temporary, files, about["markers"], ledgers, compression)
@@ -333,9 +345,9 @@ def _blocks_of(path: str | Path) -> Path:
     return path.with_name(path.name + ".blocks")
 
 
-def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> Path:
-    """Return the folder of the blocks: a new one, or that of an interrupted call for the same thing."""
-    meant = {
+def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> dict[str, Path]:
+    """Return the folder of each slide's blocks: new ones, or those of an interrupted call for the same thing."""
+    meant: dict[str, Any] = {
         "version": _VERSION,
         "runs": {key: _digest(run.encoder) for key, run in runs.items()},
         "markers": list(next(iter(runs.values())).markers),
@@ -354,12 +366,16 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
         "device": device.type,  # one kind of processor rounds otherwise than another
     }
     header = work / "embedding.json"
-    if work.exists() and (not header.is_file() or json.loads(header.read_text(encoding="utf-8")) != meant):
-        logger.info("%s is of another embedding; it is begun anew", work)
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    header.write_text(json.dumps(meant), encoding="utf-8")
-    return work
+    begun: dict[str, Any] = json.loads(header.read_text(encoding="utf-8")) if header.is_file() else {"slides": []}
+    # Some of the slides it was begun with may have failed since.
+    if {**begun, "slides": [slide for slide in begun["slides"] if slide in meant["slides"]]} != meant:
+        if work.exists():
+            logger.info("%s is of another embedding; it is begun anew", work)
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+        header.write_text(json.dumps(meant), encoding="utf-8")
+        begun = meant
+    return {slide["name"]: work / str(number) for number, slide in enumerate(begun["slides"])}
 
 
 def _digest(encoder: torch.nn.Module) -> str:

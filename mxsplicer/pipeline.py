@@ -10,19 +10,28 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from mxsplicer import tl
+from mxsplicer.cohort import (
+    FILES,
+    Sample,
+    join_labels_of_slides,
+    read_cohort,
+    said_panels,
+    share_out,
+    shared_markers,
+)
 from mxsplicer.embedding import (
     Source,
     embed_blocks,
@@ -34,30 +43,43 @@ from mxsplicer.embedding import (
     seconds_per_cell,
 )
 from mxsplicer.errors import InputError
+from mxsplicer.locks import held
 from mxsplicer.memory import said_bytes
+from mxsplicer.outcomes import is_of_slide, note, reason_of
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.planning import plan_extraction, said_seconds
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
-from mxsplicer.result import Result, differences, logged, open_images, write_features, write_index, write_json
+from mxsplicer.result import Result, differences, failures, logged, open_images, write_features, write_index, write_json
 from mxsplicer.slides.cells import Cells, measure_cells
 from mxsplicer.slides.estimate import estimate_cells
 from mxsplicer.slides.location import Location, absolute, locate
 from mxsplicer.slides.masks import open_mask, open_nuclei
 from mxsplicer.slides.panel import find_nuclear_marker, parse_renames
-from mxsplicer.slides.readers import open_slide
+from mxsplicer.slides.readers import open_slide, slide_name
 from mxsplicer.slides.segmentation import knows_nuclei, segment
 from mxsplicer.slides.selection import keep_inside
-from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint, select_channels
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
-from mxsplicer.tl.labels import check_labels, check_samples, join_labels, join_samples, obs_name, regions_of_slides
+from mxsplicer.tl.labels import (
+    check_labels,
+    check_samples,
+    join_labels,
+    join_samples,
+    obs_name,
+    read_table,
+    regions_of_slides,
+)
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PANELS = ("same", "shared")
 
 _PATCH_SIZE_UM = 32.0  # a cell of 10 to 15 µm and its neighbours
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
@@ -92,7 +114,10 @@ class Options:
     recipe: Recipe = field(default_factory=Recipe)
     labels: Path | None = None
     label: tuple[str, ...] = ()
+    only_cells: bool = False  # no clusters, scores and report; for a slide that is merged with others
     samples: Path | None = None
+    cohort: Path | None = None  # table of the slides; see mxsplicer.cohort
+    panel: str = "same"  # or "shared": train on the markers that all slides have
     roi: Path | None = None  # outlines (GeoJSON): only cells in them; of several slides a folder of files
     groups: str | None = None
     baselines: bool = True
@@ -105,21 +130,37 @@ class Options:
     def __post_init__(self) -> None:
         """Raise where one option needs another."""
         parse_renames(self.rename)
-        if self.label and self.labels is None:
+        if self.label and self.labels is None and self.cohort is None:
             msg = f"--label {self.label[0]} names a column, but of no table: give the table by --labels."
             raise InputError(msg)
-        if self.labels is not None and not self.masks:
+        if self.panel not in PANELS:
+            msg = f"there is no panel {self.panel!r}; there are {', '.join(PANELS)}."
+            raise InputError(msg)
+        if self.cohort is not None and (self.masks or self.nuclei or self.samples):
+            given = "--mask" if self.masks else "--nuclei" if self.nuclei else "--samples"
+            msg = f"the table of the cohort tells of each slide what {given} does: leave {given} out."
+            raise InputError(msg)
+        if self.labels is not None and not self.masks and self.cohort is None:
             msg = "labels are matched by the ids of cells: give the masks that have these ids by --mask."
             raise InputError(msg)
         if self.nuclei and not self.masks:
             msg = "a mask of nuclei carries the numbers of the cells of another mask: give that one by --mask."
             raise InputError(msg)
-        if "nucleus" in self.measure and not self.nuclei and (self.masks or not self.finds_nuclei):
+        if "nucleus" in self.measure and not self._has_nuclei:
             msg = "the mean of the nucleus needs a mask of nuclei: give it by --nuclei, or leave out --measure nucleus."
             raise InputError(msg)
-        if self.groups not in (None, "slide") and self.samples is None:
+        if self.groups not in (None, "slide") and self.about_slides is None:
             msg = f"--groups {self.groups} names a column, but of no table: give the table by --samples."
             raise InputError(msg)
+
+    @property
+    def about_slides(self) -> Path | None:
+        """The table with one row per slide: patient, batch, ..."""
+        return self.samples or self.cohort
+
+    @property
+    def _has_nuclei(self) -> bool:
+        return bool(self.nuclei or self.cohort or (not self.masks and self.finds_nuclei))
 
     @property
     def finds_nuclei(self) -> bool:
@@ -173,20 +214,66 @@ class EmbeddingPlan:
 
 
 @dataclass(eq=False)
+class _Entry:
+    """One slide of a call, and what was made of it so far."""
+
+    sample: Sample
+    slide: Slide
+    given_mask: LazyImage | None
+    nuclei: LazyImage | None
+    channels: list[int] | None = None  # those that are taken, where they are not all
+    mask: LazyImage | None = None  # given or made
+    cells: Cells | None = None  # measured, and not yet embedded
+
+
+@dataclass(eq=False)
 class _Work:
     """One call: what it was given, where it writes, how long each stage took."""
 
     options: Options
     result: Result
-    slides: list[Slide]
-    given_masks: list[LazyImage | None]
-    mask_paths: list[Location | None]
-    nuclei: list[LazyImage | None]
-    nuclei_paths: list[Location | None]
+    entries: list[_Entry]
     model: Run | None
     running: Running
-    cells: list[Cells] | None = None  # measured, and not yet embedded
+    failed: dict[str, str] = field(default_factory=dict)  # slides that are left out, and why
     seconds: dict[str, float] = field(default_factory=dict)
+    is_begun: bool = False
+
+    @property
+    def slides(self) -> list[Slide]:
+        return [entry.slide for entry in self.entries]
+
+    @property
+    def given_masks(self) -> list[LazyImage | None]:
+        return [entry.given_mask for entry in self.entries]
+
+    @property
+    def has_labels(self) -> bool:
+        return self.options.labels is not None or any(entry.sample.labels for entry in self.entries)
+
+    def of_each(self, stage: str, do: Callable[[_Entry], T]) -> list[T]:
+        """Return what ``do`` makes of every slide; one that fails is left out of all that follows."""
+        made = []
+        for entry in list(self.entries):
+            try:
+                made.append(do(entry))
+            except Exception as error:
+                self.leave_out(entry, stage, error)
+        return made
+
+    def leave_out(self, entry: _Entry, stage: str, error: Exception) -> None:
+        """Go on without a slide, and note why; raise where all others would have the same trouble, or none is left."""
+        # Before anything is written, what was typed can be mended; hours later the other slides are worth more.
+        tolerant = self.options.cohort is not None or (self.is_begun and len(self.result.slide_names) > 1)
+        if not tolerant or not is_of_slide(error):
+            raise error
+        name = entry.slide.name
+        self.entries.remove(entry)
+        self.failed[name] = f"{stage}: {reason_of(error)}"
+        logger.error("slide %s is left out (%s)", name, self.failed[name], exc_info=not isinstance(error, InputError))
+        _check_any(self.entries, self.failed)
+        if self.is_begun:
+            write_json(self.result.settings, _record(self))
 
     @property
     def patch_size_um(self) -> float:
@@ -197,17 +284,18 @@ class _Work:
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Of the slides and masks, and of the tables and model; read once, for every stage asks for them."""
         inputs = {
-            slide.name: {
-                "image": fingerprint(slide.path) if slide.path else "",
-                "mask": fingerprint(mask) if mask else "",
-                **({"nuclei": fingerprint(nuclei)} if nuclei else {}),
+            entry.slide.name: {
+                "image": fingerprint(entry.slide.path) if entry.slide.path else "",
+                "mask": fingerprint(entry.sample.mask) if entry.sample.mask else "",
+                **({"nuclei": fingerprint(entry.sample.nuclei)} if entry.sample.nuclei else {}),
             }
-            for slide, mask, nuclei in zip(self.slides, self.mask_paths, self.nuclei_paths, strict=True)
+            for entry in self.entries
         }
         tables = {
             "markers": self.options.markers,
             "labels": self.options.labels,
             "samples": self.options.samples,
+            "cohort": self.options.cohort,
             "roi": self.options.roi,
         }
         files = {option: fingerprint(path) for option, path in tables.items() if path}
@@ -225,7 +313,7 @@ class _Work:
 
 
 def embed_slides(
-    slides: str | Path | Sequence[str | Path],
+    slides: str | Path | Sequence[str | Path] = (),
     out: str | Path | None = None,
     *,
     options: Options | None = None,
@@ -240,7 +328,8 @@ def embed_slides(
     Parameters
     ----------
     slides
-        Image files of one panel. One model is trained over all of them.
+        Image files of one panel; none where ``options.cohort`` names a table of them. One model is trained over all of
+        them, on as many cells of each, as far as it has them.
     out
         Result folder; ``SLIDE.mxs`` by default for a single slide.
     options
@@ -253,38 +342,56 @@ def embed_slides(
     Raises
     ------
     InputError
-        If anything given does not fit; nothing is written then.
+        If anything given does not fit; nothing is written then. Or if another command works on the same folder.
+
+    Notes
+    -----
+    A slide that fails while the others go on is left out, with its reason in ``Result.failed``: of a cohort's table
+    from the start, of slides that were named once the result is begun. The same call leaves it out again.
     """
     paths = [slides] if isinstance(slides, str | Path) else list(slides)
-    work = _prepared(paths, out, options or Options(), Running(device, workers, executor, max_bytes))
+    work = _prepared(
+        paths, out, options or Options(), Running(device, workers, executor, max_bytes), overwrite=overwrite
+    )
     _check_memory(work)
-    if not _is_begun(work):
-        _measure_before_writing(work)
-        _check_memory(work)
-    _begin(work, overwrite=overwrite)
-    if work.result.index.is_file():
-        logger.info("%s is complete", work.result.path)
-        return work.result
-    with logged(work.result):
-        masks = _masks(work)
-        if not work.result.cells.is_file():
-            if not work.result.embedded.is_file():
-                _embed(work, masks)
-                work.cells = None  # of millions of cells they are hundreds of megabytes
-                with work.timed("embedding"):
-                    join_blocks(work.result.embedded)
-            _analyse(work)
-            gc.collect()  # an AnnData refers to itself
-        work.result.embedded.unlink(missing_ok=True)
-        if not work.result.report.is_file():
-            with work.timed("report"):
-                write_result_report(work.result.path, slides=work.slides, masks=masks)
-        _finish(work)
+    with held(work.result.path):
+        if not _is_begun(work):
+            _measure_before_writing(work)
+            _check_memory(work)
+        _begin(work, overwrite=overwrite)
+        if work.result.index.is_file():
+            logger.info("%s is complete", work.result.path)
+        else:
+            with logged(work.result):
+                _make(work)
+    note(work.result.path)
     return work.result
 
 
+def _make(work: _Work) -> None:
+    """Go through the stages that are not done."""
+    for name, reason in work.failed.items():
+        logger.warning("without slide %s: %s", name, reason)
+    _masks(work)
+    if not work.result.cells.is_file():
+        if not work.result.embedded.is_file():
+            _embed(work)
+            for entry in work.entries:
+                entry.cells = None  # of millions of cells they are hundreds of megabytes
+            with work.timed("embedding"):
+                join_blocks(work.result.embedded, slides=[slide.name for slide in work.slides])
+        _analyse(work)
+        gc.collect()  # an AnnData refers to itself
+    work.result.embedded.unlink(missing_ok=True)
+    if not (work.result.report.is_file() or work.options.only_cells):
+        with work.timed("report"):
+            masks = [_mask_of(entry) for entry in work.entries]
+            write_result_report(work.result.path, slides=work.slides, masks=masks)
+    _finish(work)
+
+
 def plan_slides(
-    slides: str | Path | Sequence[str | Path],
+    slides: str | Path | Sequence[str | Path] = (),
     out: str | Path | None = None,
     *,
     options: Options | None = None,
@@ -381,74 +488,135 @@ def write_result_report(
         )
 
 
-def _prepared(paths: Sequence[str | Path], out: str | Path | None, options: Options, running: Running) -> _Work:
+def _prepared(
+    paths: Sequence[str | Path], out: str | Path | None, options: Options, running: Running, *, overwrite: bool = False
+) -> _Work:
     """Open and check all that is given, without writing anything."""
-    slides = [
-        open_slide(
-            path,
-            markers=options.markers,
-            rename=parse_renames(options.rename),
-            drop=options.drop,
-            pixel_size_um=options.pixel_size_um,
-        )
-        for path in paths
-    ]
-    names = [slide.name for slide in slides]
+    samples = _samples(paths, options)
+    names = [sample.name or slide_name(sample.path) for sample in samples]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         msg = f"two slides are called {twice.pop()!r}. Give them different file names."
         raise InputError(msg)
-    if out is None and len(slides) > 1:
-        msg = f"{len(slides)} slides were given; say where their common result goes by --out."
+    if out is None and len(names) > 1:
+        msg = f"{len(names)} slides were given; say where their common result goes by --out."
         raise InputError(msg)
-    result = Result(Path(out) if out is not None else Path(f"{slides[0].name}.mxs"), tuple(names))
-    mask_paths = _mask_paths(options.masks, names)
-    masks = [
-        None if path is None else open_mask(path, page=options.mask_page, slide=slide)
-        for path, slide in zip(mask_paths, slides, strict=True)
-    ]
-    nuclei_paths = _mask_paths(options.nuclei, names)
-    nuclei = [
-        None if path is None else open_nuclei(path, slide) for path, slide in zip(nuclei_paths, slides, strict=True)
-    ]
+    result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
     model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
     size = options.patch_size_um
     if size is None:
         size = model.settings["patch_size_um"] if model else _PATCH_SIZE_UM
     options = replace(options, patch_size_um=size)
-    for slide, mask in zip(slides, masks, strict=True):
-        if mask is not None:
-            check_mask(mask, slide)
-        elif options.nuclear_marker is not None:
-            slide.channels_of([options.nuclear_marker])
-        elif ":" in (options.segmenter or ""):
-            pass  # a function of the user's own sees all markers
-        elif find_nuclear_marker(slide.markers) is None:
-            msg = (
-                f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
-                "Give a mask by --mask, or the nuclear marker by --nuclear-marker."
-            )
-            raise InputError(msg)
-        patch_px = choose_patch_px(slide, size)
-        if model is not None:
-            check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um, in_file=slide.markers_in_file)
-        elif slide.markers != slides[0].markers:
-            differ = sorted(set(slide.markers) ^ set(slides[0].markers)) or ["the order"]
-            msg = f"slides {names[0]!r} and {slide.name!r} differ in their markers: {', '.join(differ)}."
-            raise InputError(msg)
-    _check_tables(options, slides)
+    failed = {} if overwrite else failures(result.settings)
+    work = _Work(options, result, [], model, running, failed=failed)
+    for name, sample in zip(names, samples, strict=True):
+        if name in work.failed:
+            continue
+        try:
+            work.entries.append(_opened(work, name, sample))
+        except Exception as error:
+            if options.cohort is None or not is_of_slide(error):
+                raise
+            work.failed[name] = f"opening: {reason_of(error)}"
+            logger.error("slide %s is left out (%s)", name, work.failed[name])
+    _check_any(work.entries, work.failed)
+    if model is None:
+        _agree(work)
+    _check_tables(options, work.slides)
     find_device(running.device)
     if model is None:
-        options.recipe.components(slides[0].markers)  # raises where one of its names is none of theirs
-    return _Work(options, result, slides, masks, mask_paths, nuclei, nuclei_paths, model, running)
+        options.recipe.components(work.slides[0].markers)  # raises where one of its names is none of theirs
+    return work
+
+
+def _samples(paths: Sequence[str | Path], options: Options) -> list[Sample]:
+    """Return the slides of a cohort's table, or those that were named."""
+    if options.cohort is not None:
+        if paths:
+            msg = f"{len(paths)} slides were named beside the table of the cohort, {options.cohort}. Give one of both."
+            raise InputError(msg)
+        return read_cohort(options.cohort)
+    if not paths:
+        msg = "no SLIDE was given: name image files, or a table of them by --cohort."
+        raise InputError(msg)
+    names = [slide_name(locate(path)) for path in paths]
+    masks, nuclei = _mask_paths(options.masks, names), _mask_paths(options.nuclei, names)
+    return [Sample(None, locate(p), mask, own) for p, mask, own in zip(paths, masks, nuclei, strict=True)]
+
+
+def _opened(work: _Work, name: str, sample: Sample) -> _Entry:
+    """Open and check a slide and its mask."""
+    options, model = work.options, work.model
+    assert options.patch_size_um is not None, "_prepared resolves it"
+    slide = open_slide(
+        sample.path,
+        markers=sample.markers or options.markers,
+        rename=parse_renames(options.rename),
+        drop=options.drop,
+        pixel_size_um=options.pixel_size_um,
+        name=name,
+    )
+    mask = None if sample.mask is None else open_mask(sample.mask, page=options.mask_page, slide=slide)
+    nuclei = None if sample.nuclei is None else open_nuclei(sample.nuclei, slide)
+    if mask is not None:
+        check_mask(mask, slide)
+    elif options.nuclear_marker is not None:
+        slide.channels_of([options.nuclear_marker])
+    elif ":" in (options.segmenter or ""):
+        pass  # a function of the user's own sees all markers
+    elif find_nuclear_marker(slide.markers) is None:
+        msg = (
+            f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
+            "Give a mask by --mask, or the nuclear marker by --nuclear-marker."
+        )
+        raise InputError(msg)
+    patch_px = choose_patch_px(slide, options.patch_size_um)
+    if model is not None:
+        check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um, in_file=slide.markers_in_file)
+    if sample.labels is not None:
+        if sample.mask is None:
+            msg = f"labels of slide {name!r} are matched by the ids of cells: name its mask in the table of the cohort."
+            raise InputError(msg)
+        read_table(sample.labels)
+    return _Entry(sample, slide, mask, nuclei)
+
+
+def _agree(work: _Work) -> None:
+    """Give all slides one panel, or raise where they differ."""
+    first, names = work.slides[0], [slide.name for slide in work.slides]
+    panels = [slide.markers for slide in work.slides]
+    other = next((slide for slide in work.slides if slide.markers != first.markers), None)
+    if other is None:
+        return
+    shared = shared_markers(panels)
+    if work.options.panel == "same":
+        differ = sorted(set(other.markers) ^ set(first.markers)) or ["the order"]
+        msg = f"slides {first.name!r} and {other.name!r} differ in their markers: {', '.join(differ)}."
+        if shared:
+            msg += f" Of {len(names)} slides, {said_panels(panels)}. To train on those of all, give --panel shared."
+        raise InputError(msg)
+    if not shared:
+        msg = f"no marker is on all {len(names)} slides: {', '.join(names[:5])}. Rename those that are the same."
+        raise InputError(msg)
+    logger.warning("the panels of %d slides differ: %s. The model sees those of all.", len(names), said_panels(panels))
+    for entry in work.entries:
+        entry.channels = entry.slide.channels_of(shared)
+        entry.slide = select_channels(entry.slide, entry.channels)
+
+
+def _check_any(entries: Sequence[_Entry], failed: dict[str, str]) -> None:
+    if not entries:
+        name, reason = next(iter(failed.items()))
+        msg = f"none of the {len(failed)} slides can be used. The first, {name}: {reason}"
+        raise InputError(msg)
 
 
 def _check_tables(options: Options, slides: Sequence[Slide]) -> None:
     if options.roi is not None:
         _roi_files(options.roi, slides)
-    if options.samples is not None:
+    if options.about_slides is not None:
         groups = None if options.groups == "slide" else options.groups
-        check_samples(options.samples, [slide.name for slide in slides], groups)
+        check_samples(options.about_slides, [slide.name for slide in slides], groups)
 
 
 def _mask_paths(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
@@ -492,8 +660,8 @@ def _check_memory(work: _Work) -> None:
     limit, marker = work.running.max_bytes, work.options.nuclear_marker
     if limit is None:
         return
-    counted = [len(one) for one in work.cells or ()]
-    unmasked = [slide for slide, mask in zip(work.slides, work.given_masks, strict=True) if mask is None]
+    counted = [len(entry.cells) for entry in work.entries if entry.cells is not None]
+    unmasked = [entry.slide for entry in work.entries if entry.given_mask is None]
     n_cells = sum(counted or (estimate_cells(slide, nuclear_marker=marker).n_cells for slide in unmasked))
     needed = _bytes_to_cluster(n_cells)
     if needed > limit:
@@ -511,24 +679,24 @@ def _bytes_to_cluster(n_cells: int) -> int:
 
 def _measure_before_writing(work: _Work) -> None:
     """Measure the cells where all masks are given: a mask or labels that do not fit are found before writing."""
-    masks = [mask for mask in work.given_masks if mask is not None]
-    if len(masks) < len(work.slides):
+    if None in work.given_masks:
         return
     began = time.monotonic()
-    cells = work.cells = _measured(work, masks)
+    for entry in work.entries:
+        entry.mask = entry.given_mask
+    _measure(work)
+    work.of_each("labels", lambda entry: _check_labels_of(work, entry))
     if work.options.labels is not None:
-        ids = {slide.name: of_slide.table[["cell_id"]] for slide, of_slide in zip(work.slides, cells, strict=True)}
+        ids = {entry.slide.name: _cells_of(entry).table[["cell_id"]] for entry in work.entries}
         of_all = pd.concat(ids, names=["slide"]).reset_index("slide")
         check_labels(work.options.labels, work.options.label, of_all)
     work.seconds["cells"] = time.monotonic() - began
 
 
-def _measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
-    cells = _all_measured(work, masks)
-    if work.options.roi is None:
-        return cells
-    files = _roi_files(work.options.roi, work.slides)
-    return [keep_inside(one, files[slide.name], slide) for one, slide in zip(cells, work.slides, strict=True)]
+def _check_labels_of(work: _Work, entry: _Entry) -> None:
+    if entry.sample.labels is not None:
+        cells = _cells_of(entry).table[["cell_id"]].assign(slide=entry.slide.name)
+        check_labels(entry.sample.labels, work.options.label, cells)
 
 
 def _roi_files(roi: Path, slides: Sequence[Slide]) -> dict[str, Path]:
@@ -541,19 +709,34 @@ def _roi_files(roi: Path, slides: Sequence[Slide]) -> dict[str, Path]:
     return files
 
 
-def _all_measured(work: _Work, masks: Sequence[LazyImage]) -> list[Cells]:
-    return [
-        measure_cells(
-            slide,
-            mask,
-            nuclei=nuclei,
-            statistics=("mean", *work.options.measure),
-            min_area_um2=work.options.min_area_um2,
-            workers=work.running.workers,
-            max_bytes=work.running.max_bytes,
+def _measure(work: _Work) -> None:
+    """Measure the cells of every slide."""
+    options, running = work.options, work.running
+    files = _roi_files(options.roi, work.slides) if options.roi is not None else {}
+
+    def measure(entry: _Entry) -> None:
+        cells = measure_cells(
+            entry.slide,
+            _mask_of(entry),
+            nuclei=entry.nuclei,
+            statistics=("mean", *options.measure),
+            min_area_um2=options.min_area_um2,
+            workers=running.workers,
+            max_bytes=running.max_bytes,
         )
-        for slide, mask, nuclei in zip(work.slides, masks, work.nuclei, strict=True)
-    ]
+        entry.cells = keep_inside(cells, files[entry.slide.name], entry.slide) if files else cells
+
+    work.of_each("cells", measure)
+
+
+def _mask_of(entry: _Entry) -> LazyImage:
+    assert entry.mask is not None, "masks come first"
+    return entry.mask
+
+
+def _cells_of(entry: _Entry) -> Cells:
+    assert entry.cells is not None, "cells are measured before anything is made of them"
+    return entry.cells
 
 
 def _is_begun(work: _Work) -> bool:
@@ -572,6 +755,7 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
         differ = differences(before, _record(work))
         if not differ and not overwrite:
             work.seconds.update(before["seconds"])
+            work.is_begun = True
             return
         if not overwrite:
             msg = (
@@ -586,19 +770,22 @@ def _begin(work: _Work, *, overwrite: bool) -> None:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     write_json(file, _record(work))
+    work.is_begun = True
 
 
 def _given_paths(work: _Work) -> list[Path]:
     options = work.options
-    tables = (options.markers, options.labels, options.samples, options.roi)
-    images = (*(slide.path for slide in work.slides), *work.mask_paths, *work.nuclei_paths)
-    given = (*images, options.model, *tables)
+    tables = (options.markers, options.labels, options.samples, options.cohort, options.roi)
+    of_slides = [getattr(entry.sample, one) for entry in work.entries for one in FILES]
+    given = (*of_slides, options.model, *tables)
     return [path for path in given if isinstance(path, Path)]
 
 
 def _record(work: _Work) -> dict[str, Any]:
     """Return what the outcome depends on, as JSON has it."""
-    return {"options": _options_as_json(work.options), **work.fingerprints, "seconds": work.seconds}
+    names = list(work.result.slide_names)
+    options = _options_as_json(work.options)
+    return {"options": options, **work.fingerprints, "slides": names, "failed": work.failed, "seconds": work.seconds}
 
 
 def _recorded(settings: Path) -> dict[str, Any]:
@@ -619,13 +806,14 @@ def _as_json(value: Any) -> Any:
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _masks(work: _Work) -> list[LazyImage]:
-    """Return the masks, and make those that were not given, with their nuclei where the segmenter knows them."""
-    options, masks = work.options, []
-    for place, (slide, given) in enumerate(zip(work.slides, work.given_masks, strict=True)):
-        if given is not None:
-            masks.append(given)
-            continue
+def _masks(work: _Work) -> None:
+    """Take the masks, and make those that were not given, with their nuclei where the segmenter knows them."""
+    options = work.options
+
+    def find(entry: _Entry) -> None:
+        slide, entry.mask = entry.slide, entry.given_mask
+        if entry.mask is not None:
+            return
         path, nuclei = (work.result.of_slide(slide.name, file) for file in ("mask.zarr", "nuclei.zarr"))
         if not path.exists():
             with work.timed("segmentation"):
@@ -643,36 +831,47 @@ def _masks(work: _Work) -> list[LazyImage]:
                     max_bytes=work.running.max_bytes,
                     overwrite=True,  # nuclei of a call that was killed between the two
                 )
-        masks.append(open_mask(path, slide=slide))
-        work.nuclei[place] = open_nuclei(nuclei, slide) if nuclei.exists() else None
-    return masks
+        entry.mask = open_mask(path, slide=slide)
+        entry.nuclei = open_nuclei(nuclei, slide) if nuclei.exists() else None
+
+    work.of_each("segmentation", find)
 
 
-def _embed(work: _Work, masks: Sequence[LazyImage]) -> None:
+def _embed(work: _Work) -> None:
     """Train or take a model, and embed every cell."""
-    if work.cells is None:
+    if any(entry.cells is None for entry in work.entries):
         with work.timed("cells"):
-            work.cells = _measured(work, masks)
-    cells, running = work.cells, work.running
-    stores = [] if work.model and not work.options.keep_patches else _stores(work, masks, cells)
-    run = work.model or _train(work, stores, work.result.run, work.options.recipe)
-    baselines = _baselines(work, stores, run)
+            _measure(work)
+    running = work.running
+    stores = {} if work.model and not work.options.keep_patches else _stores(work)
+    run = work.model or _train(work, list(stores.values()), work.result.run, work.options.recipe)
+    baselines = _baselines(work, list(stores.values()), run)
+
+    def source(entry: _Entry) -> Source:
+        store, cells = stores.get(entry.slide.name), _cells_of(entry)
+        if store is not None and store.n_cells == len(cells):
+            return from_store(store, cells=cells)
+        return from_slide(
+            entry.slide,
+            _mask_of(entry),
+            cells,
+            patch_size_um=work.patch_size_um,
+            workers=running.workers,
+            executor=running.executor,
+            max_bytes=running.max_bytes,
+        )
+
     with work.timed("embedding"):
-        sources: list[Source] = [
-            from_store(stores[i], cells=cells[i])
-            if stores and stores[i].n_cells == len(cells[i])
-            else from_slide(
-                slide,
-                masks[i],
-                cells[i],
-                patch_size_um=work.patch_size_um,
-                workers=running.workers,
-                executor=running.executor,
-                max_bytes=running.max_bytes,
-            )
-            for i, slide in enumerate(work.slides)
-        ]
-        embed_blocks(work.result.embedded, run, sources, baselines=baselines, device=running.device)
+        entries = {entry.slide.name: entry for entry in work.entries}
+        sources = [source(entry) for entry in work.entries]
+        embed_blocks(
+            work.result.embedded,
+            run,
+            sources,
+            baselines=baselines,
+            device=running.device,
+            when_failing=lambda name, error: work.leave_out(entries[name], "embedding", error),
+        )
 
 
 def _analyse(work: _Work) -> None:
@@ -682,58 +881,96 @@ def _analyse(work: _Work) -> None:
     use_rep = f"X_{run.method}"
     with open_cells(result.embedded) as adata:
         adata.uns["spatialdata_attrs"] = {
-            "region": list(result.slide_names),
+            "region": [slide.name for slide in work.slides],
             "region_key": "slide",
             "instance_key": "cell_id",
         }
         adata.uns["mxsplicer"] = _about(work, run) | adata.uns["mxsplicer"]
-        with work.timed("correlation and clusters"):
-            tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
-            tl.cluster(adata, use_rep=use_rep, seed=options.seed)
-            tl.name_clusters(adata)
-        if options.samples is not None:
-            join_samples(adata, options.samples)
-        if options.labels is not None:
-            with work.timed("scores"):
-                _score(work, adata, options.labels)
+        if options.about_slides is not None:
+            join_samples(adata, options.about_slides, leave=FILES)
+        if not options.only_cells:
+            of_slides = {entry.slide.name: entry.sample.labels for entry in work.entries if entry.sample.labels}
+            interpret(adata, use_rep, options, of_slides, work.timed)
+            write_features(result.features, adata.obsm[use_rep])
         adata.uns["mxsplicer"]["seconds"] = work.seconds
-        write_features(result.features, adata.obsm[use_rep])
         save_cells(adata, result.cells, embedded=result.embedded)
 
 
-def _score(work: _Work, adata: AnnData, labels: Path) -> None:
-    options = work.options
+def interpret(
+    adata: AnnData,
+    use_rep: str,
+    options: Options,
+    labels_of: Mapping[str, Path],
+    timed: Callable[[str], AbstractContextManager[None]],
+) -> None:
+    """Correlate and cluster embedded cells, and score them where there are labels.
+
+    Parameters
+    ----------
+    adata
+        The cells; what is known of their slides stands in ``obs`` already.
+    use_rep
+        Key of the representation.
+    options
+        Tells labels, groups and the seed.
+    labels_of
+        Tables of labels of single slides, by the slide's name.
+    timed
+        Around each stage, called with its name.
+    """
+    with timed("correlation and clusters"):
+        tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
+        tl.cluster(adata, use_rep=use_rep, seed=options.seed)
+        tl.name_clusters(adata)
+    if options.labels is not None or labels_of:
+        with timed("scores"):
+            _score(adata, options, labels_of)
+
+
+def _score(adata: AnnData, options: Options, labels_of: Mapping[str, Path]) -> None:
     groups = options.groups and obs_name(options.groups)
-    for label in join_labels(adata, labels, options.label):
+    joined = (
+        join_labels(adata, options.labels, options.label)
+        if options.labels
+        else join_labels_of_slides(adata, labels_of, options.label)
+    )
+    for label in joined:
         try:
             tl.probe(adata, label=label, groups=groups, seed=options.seed)
         except InputError as error:  # hours of training are worth more than one score
             logger.warning("%s is not scored: %s", label, error)
 
 
-def _stores(work: _Work, masks: Sequence[LazyImage], cells: Sequence[Cells]) -> list[PatchStore]:
-    """Cut the training sample of every slide, in proportion to its cells, or all cells where they are to be kept."""
-    options, stores = work.options, []
-    share = 1.0 if options.keep_patches else min(1.0, options.training_cells / sum(len(one) for one in cells))
-    for slide, mask, of_slide in zip(work.slides, masks, cells, strict=True):
-        path = work.result.of_slide(slide.name, "patches.zarr")
+def _stores(work: _Work) -> dict[str, PatchStore]:
+    """Cut the training sample of every slide, as many cells of each as far as it has them, or all where they are kept.
+
+    So no slide is heard above the others because it is large.
+    """
+    options = work.options
+    n_cells = {entry.slide.name: len(_cells_of(entry)) for entry in work.entries}
+    shares = n_cells if options.keep_patches else share_out(options.training_cells, n_cells)
+
+    def store(entry: _Entry) -> tuple[str, PatchStore]:
+        name = entry.slide.name
+        path = work.result.of_slide(name, "patches.zarr")
         if not path.exists():
             with work.timed("patches"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 extract_patches(
-                    slide,
-                    mask,
+                    entry.slide,
+                    _mask_of(entry),
                     path,
                     patch_size_um=work.patch_size_um,
-                    cells=of_slide,
-                    max_cells=max(1, round(share * len(of_slide))),
+                    cells=_cells_of(entry),
+                    max_cells=shares[name],
                     seed=options.seed,
                     workers=work.running.workers,
                     executor=work.running.executor,
                     max_bytes=work.running.max_bytes,
                 )
-        stores.append(PatchStore.open(path))
-    return stores
+        return name, PatchStore.open(path)
+
+    return dict(work.of_each("patches", store))
 
 
 def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
@@ -745,7 +982,7 @@ def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe
 
 def _baselines(work: _Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
     """Return what the embedding is scored beside, where there are labels to score it with."""
-    if work.options.labels is None or not work.options.baselines:
+    if not work.has_labels or not work.options.baselines:
         return {}
     baselines = {"X_untrained": untrained(run, seed=work.options.seed)}
     if stores and run.method != "joint":
@@ -770,8 +1007,8 @@ def _about(work: _Work, run: Run) -> dict[str, Any]:
         widths, names = widths.sum(keepdims=True), ["whole"]
     ends = widths.cumsum()
     masks = {
-        slide.name: path or work.result.of_slide(slide.name, "mask.zarr")
-        for slide, path in zip(work.slides, work.mask_paths, strict=True)
+        entry.slide.name: entry.sample.mask or work.result.of_slide(entry.slide.name, "mask.zarr")
+        for entry in work.entries
     }
     return {
         "version": version("mxsplicer"),
@@ -781,8 +1018,8 @@ def _about(work: _Work, run: Run) -> dict[str, Any]:
         "fingerprints": {
             "weights": run.fingerprint(),
             "slides": {
-                name: {"image": one["image"], "mask": fingerprint(masks[name])}
-                for name, one in record["inputs"].items()
+                name: {"image": record["inputs"][name]["image"], "mask": fingerprint(mask)}
+                for name, mask in masks.items()
             },
         },
         # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
@@ -794,9 +1031,10 @@ def _about(work: _Work, run: Run) -> dict[str, Any]:
 
 def _finish(work: _Work) -> None:
     result, root, inputs = work.result, work.result.path, _record(work)["inputs"]
-    table = work.options.markers
     slides = []
-    for slide, mask in zip(work.slides, work.mask_paths, strict=True):
+    for entry in work.entries:
+        slide, mask = entry.slide, entry.sample.mask
+        table = entry.sample.markers or work.options.markers
         made_mask, patches = (result.of_slide(slide.name, file) for file in ("mask.zarr", "patches.zarr"))
         slides.append(
             {
@@ -805,6 +1043,7 @@ def _finish(work: _Work) -> None:
                 "mask": absolute(mask) if mask else str(made_mask.relative_to(root)),
                 "mask_page": work.options.mask_page if mask else None,
                 "markers": list(slide.markers),
+                "selected": entry.channels is not None,
                 "markers_table": str(table.resolve()) if table else None,
                 "rename": list(work.options.rename),
                 "drop": list(work.options.drop),

@@ -27,7 +27,7 @@ from mxsplicer.slides.location import Location, locate
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import parse_renames
 from mxsplicer.slides.readers import open_slide
-from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.slides.slide import LazyImage, Slide, select_channels
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ class Result:
     joint = property(lambda self: self.path / "baselines" / "joint")
     log = property(lambda self: self.path / "log.txt")
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """The slides that could not be used, by name, and why; the result holds the others."""
+        return failures(self.settings)
+
     def of_slide(self, name: str, file: str) -> Path:
         """Return the place of a file of one slide; several slides have a folder each."""
         return self.path / file if len(self.slide_names) == 1 else self.path / "slides" / name / file
@@ -69,6 +74,14 @@ def open_result(path: str | Path) -> dict[str, Any]:
         msg = f"{index} was written by another version of mxsplicer: update it."
         raise InputError(msg)
     return content
+
+
+def failures(settings: Path) -> dict[str, str]:
+    """Return the slides that a call gave up on, by name, and why, from its ``settings.json``."""
+    if not settings.is_file():
+        return {}
+    failed: dict[str, str] = json.loads(settings.read_text(encoding="utf-8")).get("failed", {})
+    return failed
 
 
 def cells_of(path: str | Path) -> Path:
@@ -107,7 +120,10 @@ def open_image(path: Path, entry: Mapping[str, Any]) -> tuple[Slide, LazyImage] 
         rename=parse_renames(entry.get("rename", [])),
         drop=entry.get("drop", []),
         pixel_size_um=entry["pixel_size_um"],
+        name=entry["name"],
     )
+    if entry.get("selected"):  # of slides whose panels differ, those markers that they share, in one order
+        slide = select_channels(slide, slide.channels_of(entry["markers"]))
     return slide, open_mask(mask, page=entry["mask_page"], slide=slide)
 
 
@@ -120,7 +136,7 @@ def locate_mask(path: Path, entry: Mapping[str, Any]) -> Location:
 def write_index(result: Result, slides: Sequence[Mapping[str, Any]], *, run: str) -> None:
     """Write ``mxsplicer.json``: the result is finished."""
     names = {"cells": result.cells, "features": result.features, "report": result.report, "log": result.log}
-    files = {name: path.name for name, path in names.items()} | {"run": run}
+    files = {name: path.name for name, path in names.items() if path.exists()} | {"run": run}
     write_json(result.index, {"format": _FORMAT, "version": _VERSION, "slides": list(slides), "files": files})
 
 
@@ -132,10 +148,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # An option that is newer than the folder was off.
         if (was := before["options"].get(name)) != value and (was or value)
     ]
+    failed = {*before.get("failed", {}), *now.get("failed", {})}  # the others of a cohort are what they were
     inputs = [
         f"slide {name!r} or its mask changed"
         for name in {**before["inputs"], **now["inputs"]}
-        if before["inputs"].get(name) != now["inputs"].get(name)
+        if name not in failed and before["inputs"].get(name) != now["inputs"].get(name)
     ]
     files = [
         f"what --{option} holds changed"

@@ -49,13 +49,31 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     slides: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SLIDE",
             help="OME-TIFF, OME-Zarr (also by its URL), qptiff or TIFF stack; several of one panel.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    cohort: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SAMPLES.csv",
+            help="Table of the slides instead: slide, path, and where there are any mask, nuclei, markers, labels; other "
+            "columns (patient, batch, ...) go to obs. A slide that fails is noted, and the others finish.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    panel: Annotated[
+        str,
+        typer.Option(
+            metavar="same|shared",
+            help="Where panels differ, shared: take the markers that all slides have.",
+            rich_help_panel=INPUT,
+        ),
+    ] = "same",
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,6 +199,8 @@ def embed(
         labels=labels,
         label=tuple(label or ()),
         samples=samples,
+        cohort=cohort,
+        panel=panel,
         groups=groups,
         baselines=baselines,
     )
@@ -192,12 +212,18 @@ def embed(
         "max_bytes": parse_bytes(max_memory) if max_memory else None,
     }
     if plan:
-        planned = plan_slides(slides, out, **how)
+        planned = plan_slides(slides or [], out, **how)
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
         return
     with progress.shown():
-        result = embed_slides(slides, out, overwrite=overwrite, **how)
+        result = embed_slides(slides or [], out, overwrite=overwrite, **how)
     summarize(result)
+    failed = result.failed
+    if failed:
+        typer.echo(f"\n{len(failed)} of {len(result.slide_names)} slides are not in it:", err=True)
+        for name, reason in failed.items():
+            typer.echo(f"  {name}  {reason}", err=True)
+        raise typer.Exit(1)
 
 
 def summarize(result: "Result") -> None:

@@ -133,8 +133,11 @@ def drop_markers(slide: Slide, markers: Sequence[str]) -> Slide:
     if not kept:
         msg = f"all {len(gone)} markers of slide {slide.name!r} are to be dropped. Keep at least one."
         raise InputError(msg)
-    if not gone:
-        return slide
+    return select_channels(slide, kept) if gone else slide
+
+
+def select_channels(slide: Slide, kept: Sequence[int]) -> Slide:
+    """Return a slide with some of its channels, in this order; the others are not read."""
     return replace(
         slide,
         image=_Channels(slide.image, kept),

@@ -173,13 +173,16 @@ def _pixels(adata: anndata.AnnData) -> np.ndarray:
     return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2] / float(pixel_size_um)
 
 
-def join_samples(adata: anndata.AnnData, path: str | Path) -> list[str]:
-    """Bring what is known of slides (patient, batch, ...) into ``adata.obs``; one row of the table per slide."""
+def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[str] = ()) -> list[str]:
+    """Bring what is known of slides (patient, batch, ...) into ``adata.obs``; one row of the table per slide.
+
+    Columns named in ``leave`` stay out.
+    """
     table, name = read_table(path), Path(path).name
     slides = _slides(adata.obs)
     slide, of_slide = _places_of_slides(table, name, slides)
     places = of_slide[pd.Index(slides).get_indexer(pd.Index(_slide_of(adata.obs)))]
-    return [_bring(adata, column, table[column], places) for column in table.columns if column != slide]
+    return [_bring(adata, column, table[column], places) for column in table.columns if column not in (slide, *leave)]
 
 
 def _label_columns(table: pd.DataFrame, name: str, wanted: Sequence[str]) -> list[str]:
