@@ -60,8 +60,8 @@ def embed(
         Path | None,
         typer.Option(
             metavar="SAMPLES.csv",
-            help="Table of the slides instead: slide, path, and where there are any mask, nuclei, markers, labels; other "
-            "columns (patient, batch, ...) go to obs. A slide that fails is noted, and the others finish.",
+            help="Table of the slides instead: slide, path, and where there are any mask, nuclei, markers, labels; "
+            "other columns (patient, batch, ...) go to obs. A slide that fails is noted, and the others finish.",
             show_default=False,
             rich_help_panel=INPUT,
         ),
