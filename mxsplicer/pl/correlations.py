@@ -55,7 +55,7 @@ def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool =
     ax.set_yticks(np.arange(len(r)) + 0.5, [str(name) for name in adata.var_names[rows]], fontsize=8)
     ax.set_xticks([])
     whose = "" if f"{key}_p" in adata.varm else "Pearson's r is "
-    pale = f"; {chance.mean():.0%} are pale: {whose}not told from chance" if chance is not None else ""
+    pale = f"\n{chance.mean():.0%} are pale: {whose}not told from chance" if chance is not None else ""
     ax.set_xlabel(f"{r.shape[1]} learned features, each under the marker it follows most{pale}")
     ax.invert_yaxis()
     label = next((said for end, said in _OF_MATRIX.items() if key.endswith(end)), key)
