@@ -43,7 +43,7 @@ def view(
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
     try:
-        open_in(viewer, result, slide=slide, labels=labels)
+        open_in(viewer, result, slide=slide, labels=labels, at_once=False)
     except InputError:
         viewer.close()
         raise

@@ -4,14 +4,14 @@ Layers of others are never touched. It runs on a viewer without a window too.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from napari_mxsplicer.layers import MARKER, PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
 from napari_mxsplicer.painting import Paint, PaintedLevel
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
-from napari_mxsplicer.raster import inside_polygon
+from napari_mxsplicer.raster import rows_inside
 from napari_mxsplicer.state import Painted, State
 
 SELECTION, MARKS, REGION = "mxsplicer selection", "mxsplicer marked cells", "mxsplicer region"
@@ -19,13 +19,27 @@ _DIM = 0.65  # how much of a cell that is not chosen is covered
 _MARK_UM = 14.0  # diameter of the ring around a cell
 
 
+class Runs(Protocol):
+    """Calls a function, now or beside the interface, and hands on what it returns."""
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, done: Callable[[Any], Any]) -> Any:
+        """Call ``function``, then ``done`` with what it returned."""
+
+
+def run_now(function: Callable[..., Any], *arguments: Any, done: Callable[[Any], Any]) -> Any:
+    """Call a function at once."""
+    return done(function(*arguments))
+
+
 class Canvas:
     """Ties a viewer to a state until :meth:`disconnect`."""
 
-    def __init__(self, viewer: Any, state: State) -> None:
-        self._viewer, self._state = viewer, state
+    def __init__(self, viewer: Any, state: State, *, run: Runs = run_now) -> None:
+        """Listen to both; what takes time is handed to ``run``."""
+        self._viewer, self._state, self._run = viewer, state, run
         self.opened: OpenedSlide | None = None
         self._chosen: Paint | None = None
+        self._colors: list[str] = []  # of the rings
         self._heard: Any = None
         self._painting = False
         viewer.layers.events.inserted.connect(self._layers_changed)
@@ -87,7 +101,7 @@ class Canvas:
         mine = [one for one in layers if one.metadata.get(SLIDE) == name and one.metadata.get(ROLE) == "map"]
         if mine:
             for layer in layers:
-                layer.visible = layer is mine[-1]
+                _show(layer, layer is mine[-1])
             self._take_up(mine[-1])
             self._state.marker_changed.emit()
         return bool(mine)
@@ -98,17 +112,19 @@ class Canvas:
         if len(at):
             self._viewer.scene.camera.center = tuple(at[0])
 
-    def in_view(self) -> np.ndarray:
-        """Return the rows of the cells in the part of the slide that is on the canvas."""
-        layer = self.layer("map")
-        if layer is None:
-            return np.zeros(0, dtype=np.int64)
-        (top, left), (bottom, right) = np.asarray(layer.corner_pixels)[:, -2:] * self._factor(layer)
+    def in_view(self) -> Callable[[], np.ndarray]:
+        """Return what finds the rows of the cells in the part of the slide that is on the canvas now."""
+        layer, rows = self.layer("map"), self._state.rows
         xy = self._state.study.xy_px if self._state.study else None
-        if xy is None:
-            return self._state.rows
-        x, y = xy[self._state.rows].T
-        return np.asarray(self._state.rows[(x >= left) & (x <= right) & (y >= top) & (y <= bottom)])
+        if layer is None or xy is None:
+            return lambda: rows
+        (top, left), (bottom, right) = np.asarray(layer.corner_pixels)[:, -2:] * self._factor(layer)
+
+        def find() -> np.ndarray:
+            x, y = xy[rows].T
+            return np.asarray(rows[(x >= left) & (x <= right) & (y >= top) & (y <= bottom)])
+
+        return find
 
     def draw_region(self) -> None:
         """Let the user draw around cells: a layer of shapes is added, and what is drawn in it chooses."""
@@ -137,10 +153,8 @@ class Canvas:
             return
         if event.action != "removed" and any(len(np.unique(corners, axis=0)) < 3 for corners in layer.data):
             return  # the first corner of one that is being drawn
-        inside = np.zeros(len(state.rows), dtype=bool)
-        for corners in layer.data:
-            inside |= inside_polygon(xy[state.rows], np.asarray(corners)[:, -2:][:, ::-1])
-        state.select(state.rows[inside])
+        rows, polygons = state.rows, [np.asarray(corners)[:, -2:][:, ::-1] for corners in layer.data]
+        self._run(lambda: rows[rows_inside(xy[rows], polygons)], done=state.select)
 
     def colours(self) -> tuple[np.ndarray, tuple[float, float]]:
         """Return the colours (256, 4) uint8 that cells are painted in, and the limits of their values."""
@@ -163,12 +177,15 @@ class Canvas:
             self.opened = None
             self._state.close()
             return
+        added = getattr(event, "value", None)
+        if hasattr(added, "metadata") and added is self.layer("marker", self._state.marker or ""):
+            self._show_marker()  # it was asked for before it was there
         about = maps[-1].metadata
         if about[PAINT] is self.opened and about[STUDY] is self._state.study:
             return
         for layer in self._viewer.layers:  # of the slide that was there before
             if layer.metadata.get(STUDY) is about[STUDY] and layer.metadata.get(SLIDE) != about[SLIDE]:
-                layer.visible = False
+                _show(layer, False)
         self._take_up(maps[-1])
 
     def _take_up(self, layer: Any) -> None:
@@ -207,9 +224,11 @@ class Canvas:
         layer, state = self.layer("map"), self._state
         if layer is None or self.opened is None or state.painted is None:
             return
-        values = state.values[state.rows]
+        values = state.on_slide(state.values)
         self.opened.paint.set(values)
         self._painting = True
+        # Before the colours, which draw the thumbnail.
+        layer.refresh(extent=False, thumbnail=False)
         if state.categories:
             layer.colormap = categorical_colormap(len(state.categories))
             layer.contrast_limits = (-0.5, max(len(state.categories), 2) - 0.5)
@@ -221,7 +240,6 @@ class Canvas:
                 layer.colormap = "viridis"
             layer.contrast_limits = state.painted.limits or limits_of(values)
         self._painting = False
-        layer.refresh(extent=False)
 
     def _show_marker(self) -> None:
         """Show the channel of the marker alone; without a marker leave the channels as they are."""
@@ -231,33 +249,52 @@ class Canvas:
         for layer in self._viewer.layers:
             about = layer.metadata
             if about.get(ROLE) == "marker" and about.get(STUDY) is self._state.study:
-                layer.visible = layer is wanted
+                _show(layer, layer is wanted)
+
+    def prepare(self) -> None:
+        """Add the layers for selections and marks before the first is asked for: napari takes its time for each."""
+        if self.opened is not None:
+            self._selection_layer()
+            self._marks_layer()
 
     def _show_selection(self) -> None:
         state, layer = self._state, self.layer("selection")
         if self.opened is None or (state.selection is None and layer is None):
             return
-        if self._chosen is None:
-            self._chosen = Paint(self.opened.paint.index)
-        covered = np.full(len(state.here), np.float32(1 if state.selection is not None else np.nan))
-        covered[state.selection if state.selection is not None else []] = np.nan
-        self._chosen.set(covered[state.rows])
-        if layer is None:
-            levels = [PaintedLevel(numbers, self._chosen) for numbers in self.opened.numbers]
-            self._add(
-                "add_image",
-                levels if len(levels) > 1 else levels[0],
-                name=SELECTION,
-                multiscale=len(levels) > 1,
-                colormap="gray_r",  # 1 is black
-                contrast_limits=(0, 1),
-                opacity=_DIM,
-                interpolation2d="nearest",
-                blending="translucent",
-                metadata={ROLE: "selection", STUDY: state.study, SLIDE: state.slide},
-            )
-        else:
-            layer.refresh(extent=False)
+        layer = layer if layer is not None else self._selection_layer()
+        if state.selection is not None and self._chosen is not None:
+            covered = np.ones(len(state.here), dtype=np.float32)
+            covered[state.selection] = np.nan
+            self._chosen.set(state.on_slide(covered))
+            if layer.visible:
+                layer.refresh(extent=False, thumbnail=False, highlight=False)
+        _show(layer, state.selection is not None)
+
+    def _selection_layer(self) -> Any:
+        """Return the layer that covers cells that are not chosen; it is added where it is not there."""
+        assert self.opened is not None
+        layer = self.layer("selection")
+        if layer is not None and self._chosen is not None:
+            return layer
+        self._chosen = Paint(self.opened.paint.index)
+        levels = [PaintedLevel(numbers, self._chosen) for numbers in self.opened.numbers]
+        data = levels if len(levels) > 1 else levels[0]
+        if layer is not None:  # of a study that was closed, and is shown again
+            layer.data = data
+            return layer
+        return self._add(
+            "add_image",
+            data,
+            name=SELECTION,
+            multiscale=len(levels) > 1,
+            colormap="gray_r",  # 1 is black
+            contrast_limits=(0, 1),
+            opacity=_DIM,
+            interpolation2d="nearest",
+            blending="translucent",
+            visible=False,
+            metadata={ROLE: "selection", STUDY: self._state.study, SLIDE: self._state.slide},
+        )
 
     def _show_marks(self) -> None:
         state, layer = self._state, self.layer("marks")
@@ -266,24 +303,33 @@ class Canvas:
         colors = [_MARKED] * len(state.marked) + [_PICKED if row == state.picked else _HOVERED for row in single]
         on_slide = state.here[rows]
         at = self._positions(rows[on_slide])
-        if layer is None and not len(at):
+        if self.opened is None or (layer is None and not len(at)):
             return
+        layer = layer if layer is not None else self._marks_layer()
+        layer.data = at / np.asarray(layer.scale[-2:])
+        colors = [color for color, here in zip(colors, on_slide, strict=True) if here]
+        if colors and colors != self._colors:  # as the pointer moves, only the place changes
+            layer.border_color = colors
+        self._colors = colors
+        if layer.selected_data:
+            layer.selected_data = set()
+
+    def _marks_layer(self) -> Any:
+        """Return the layer of rings around cells; it is added where it is not there."""
+        layer = self.layer("marks")
         if layer is None:
+            self._colors = []
             layer = self._add(
                 "add_points",
                 np.zeros((0, 2)),
                 ndim=2,
                 name=MARKS,
+                size=_MARK_UM / self.layer("map").scale[-1],
                 face_color="transparent",
                 border_width=0.12,
-                metadata={ROLE: "marks", STUDY: state.study, SLIDE: state.slide},
+                metadata={ROLE: "marks", STUDY: self._state.study, SLIDE: self._state.slide},
             )
-        layer.data = at / np.asarray(layer.scale[-2:])
-        if len(at):
-            layer.size = _MARK_UM / layer.scale[-1]
-            layer.border_color = [color for color, here in zip(colors, on_slide, strict=True) if here]
-            layer.face_color = "transparent"
-        layer.selected_data = set()
+        return layer
 
     def _add(self, method: str, data: Any, **options: Any) -> Any:
         """Add a layer where the painted cells lie, and leave the active layer as it was."""
@@ -330,3 +376,8 @@ class Canvas:
 
 _DONE = ("added", "changed", "removed")  # to a shape, as napari calls it
 _PICKED, _HOVERED, _MARKED = "white", "yellow", "cyan"
+
+
+def _show(layer: Any, visible: bool) -> None:
+    if layer.visible != visible:  # napari draws all anew for each layer that is told, though it be no news
+        layer.visible = visible

@@ -29,7 +29,7 @@ ROLE, STUDY, SLIDE, MARKER, PAINT = (
 PAINTED = "mxsplicer map"
 # Added up on black: nuclei in grey-blue, then what stands out of it for every eye.
 _COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
-_ENOUGH = 100_000  # cells whose percentiles stand for all
+_ENOUGH = 25_000  # cells whose percentiles stand for all
 _SAMPLE_PX = 256  # side of the windows that contrast is taken from where a file has no coarse level
 _LARGEST_COARSE = 1 << 23  # pixels of a level that are read to find the contrast
 

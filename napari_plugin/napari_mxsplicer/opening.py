@@ -14,7 +14,14 @@ from napari_mxsplicer.views import with_coarser
 PANEL = "Marker-correlation map"
 
 
-def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: str | Path | None = None) -> Any:
+def open_in(
+    viewer: Any,
+    path: str | Path,
+    *,
+    slide: str | None = None,
+    labels: str | Path | None = None,
+    at_once: bool = True,
+) -> Any:
     """Show a result, or an ``.h5ad`` over a label image, in a viewer of napari, and return the panel beside it.
 
     Parameters
@@ -27,6 +34,8 @@ def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: 
         Which slide of several; the first by default.
     labels
         Label image of the cells of an AnnData file, in whatever form :func:`mxsplicer.open_mask` takes.
+    at_once
+        Add all layers before returning. Otherwise those that are hidden at first follow while the viewer runs.
 
     Raises
     ------
@@ -48,8 +57,8 @@ def open_in(viewer: Any, path: str | Path, *, slide: str | None = None, labels: 
     else:
         msg = f"{study.name} is a table without a picture: give its label image by --labels."
         raise InputError(msg)
-    add(viewer, tuples)
     _, panel = viewer.window.add_plugin_dock_widget("mxsplicer", PANEL, tabify=False)
+    panel.add_layers(tuples, at_once=at_once)
     return panel
 
 
@@ -87,10 +96,45 @@ def over_layer(path: str | Path, layer: Any) -> list[LayerData]:
 
 def add(viewer: Any, tuples: list[LayerData]) -> None:
     """Add layers to a viewer."""
-    from napari.layers import Layer
+    adding = Adding(viewer, tuples)
+    while adding.add_next():
+        pass
 
-    for one in tuples:
-        viewer.add_layer(Layer.create(*one))
+
+class Adding:
+    """Adds layers one after the other, first those that are seen; they lie in the order they are given in.
+
+    napari takes a tenth of a second for each layer, and a slide may have forty.
+    """
+
+    def __init__(self, viewer: Any, tuples: list[LayerData]) -> None:
+        self._viewer, self._tuples = viewer, tuples
+        self._left = sorted(range(len(tuples)), key=lambda place: not self._is_seen(place))
+        self._added: list[Any] = [None] * len(tuples)
+
+    def add_seen(self) -> None:
+        """Add those that are seen."""
+        while self._left and self._is_seen(self._left[0]):
+            self.add_next()
+
+    def add_next(self) -> bool:
+        """Add the next one, if there is one and the user has not removed the layers that were there; say whether."""
+        from napari.layers import Layer
+
+        layers, there = self._viewer.layers, [one for one in self._added if one is not None]
+        if not self._left or any(one not in layers for one in there[-1:]):
+            return False
+        place = self._left.pop(0)
+        above = next((one for one in self._added[place + 1 :] if one in layers), None)
+        active, added = layers.selection.active, Layer.create(*self._tuples[place])
+        layers.insert(len(layers) if above is None else layers.index(above), added)
+        if active is not None and not self._is_seen(place):
+            layers.selection.active = active
+        self._added[place] = added
+        return True
+
+    def _is_seen(self, place: int) -> bool:
+        return bool(self._tuples[place][1].get("visible", True))
 
 
 def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:

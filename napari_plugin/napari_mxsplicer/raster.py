@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _UNCHOSEN = (128, 128, 128, 70)
+_AT_ONCE = 1 << 15  # points; between them other threads get their turn
 
 
 class Raster:
@@ -69,13 +70,13 @@ class Raster:
         n = self._shape[0] * self._shape[1]
         out = np.zeros((n, 4), dtype=np.uint8)
         seen = np.isfinite(values)
-        if chosen is not None:
-            out[np.flatnonzero(np.bincount(self._pixels[seen], minlength=n + 1)[:n])] = _UNCHOSEN
-            only = np.zeros(len(values), dtype=bool)
-            only[chosen] = True
-            seen &= only
         everything = bool(seen.all())
-        pixels, shown = (self._pixels, values) if everything else (self._pixels[seen], values[seen])
+        if chosen is not None:
+            occupied = self._counts if everything else np.bincount(self._pixels[seen], minlength=n + 1)
+            out[np.flatnonzero(occupied[:n])] = _UNCHOSEN
+            chosen, everything = chosen if everything else chosen[seen[chosen]], False
+        some = seen if chosen is None else chosen
+        pixels, shown = (self._pixels, values) if everything else (self._pixels[some], values[some])
         means: np.ndarray
         if mix:
             counts = self._counts if everything else np.bincount(pixels, minlength=n + 1)
@@ -108,7 +109,18 @@ def inside_polygon(xy: np.ndarray, corners: Sequence[Sequence[float]] | np.ndarr
     out = np.zeros(len(xy), dtype=bool)
     if len(corners) < 3:
         return out
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    near = np.flatnonzero(((xy >= low) & (xy <= high)).all(axis=1))
-    out[near] = Path(corners).contains_points(xy[near])
+    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
+    path, (x, y) = Path(corners), xy.T
+    near = np.flatnonzero((x >= left) & (x <= right) & (y >= bottom) & (y <= top))
+    for first in range(0, len(near), _AT_ONCE):
+        some = near[first : first + _AT_ONCE]
+        out[some] = path.contains_points(xy[some])
     return out
+
+
+def rows_inside(xy: np.ndarray, polygons: Sequence[np.ndarray]) -> np.ndarray:
+    """Return which points (N, 2) lie inside any of some polygons, as their rows, ascending."""
+    inside = np.zeros(len(xy), dtype=bool)
+    for corners in polygons:
+        inside |= inside_polygon(xy, corners)
+    return np.flatnonzero(inside)

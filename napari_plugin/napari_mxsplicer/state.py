@@ -66,6 +66,7 @@ class State:
         self.here = np.zeros(0, dtype=bool)  # (N,), whether a cell is of that slide
         self.painted: Painted | None = None
         self.values = np.zeros(0, dtype=np.float32)  # (N,), what `painted` means
+        self.without = 0  # cells of the slide that have no value
         self.categories: tuple[str, ...] = ()  # that the values number, or nothing
         self.marker: str | None = None
         self.selection: np.ndarray | None = None  # rows, ascending; None where nothing is chosen
@@ -91,6 +92,7 @@ class State:
             self.map_name = next(iter(study.maps), "")
             self.r = study.maps.get(self.map_name, np.zeros((len(study.markers), 0), dtype=np.float32))
             self.p_values, self.map_of = study.p_values, "all cells"
+        self._count()
         self.study_changed.emit()
         if self.painted is not None:
             self.painted_changed.emit()
@@ -109,7 +111,12 @@ class State:
             return
         self.values, self.categories = values_of(self.study, painted)
         self.painted = painted
+        self._count()
         self.painted_changed.emit()
+
+    def on_slide(self, values: np.ndarray) -> np.ndarray:
+        """Return of one value per cell (N,) those of the cells of the slide on the canvas."""
+        return values if len(self.rows) == len(values) else values[self.rows]
 
     def look_at(self, marker: str | None) -> None:
         """Choose the marker that is compared with."""
@@ -171,9 +178,8 @@ class State:
             over = "" if self.map_of == "all cells" else f" over {self.map_of}"
             parts.append(f"{_SYMBOLS.get(self.map_name, 'r')} = {r:+.2f} with {self.marker}{over}")
         parts.append(f"{n:,} cells")
-        without = int(np.isnan(self.values[self.rows]).sum())
-        if without:
-            parts.append(f"{without:,} without value")
+        if self.without:
+            parts.append(f"{self.without:,} without value")
         if self.selection is not None:
             parts.append(f"{len(self.selection):,} selected")
         return ", ".join(parts)
@@ -198,6 +204,9 @@ class State:
                 value = study.column(name)[row]
                 parts.append(f"area {value:.0f} µm²" if name == "area_um2" else f"{name} {value}")
         return ", ".join(parts)
+
+    def _count(self) -> None:
+        self.without = int(np.isnan(self.on_slide(self.values)).sum())
 
     def disconnect(self) -> None:
         """Forget who listens."""

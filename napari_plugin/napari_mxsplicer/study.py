@@ -16,6 +16,7 @@ import zarr
 
 import mxsplicer
 from mxsplicer.errors import InputError
+from mxsplicer.tl.spillover import find_confounders, neighbours_light
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 _MAPS = {"_correlation": "Pearson", "_spearman": "Spearman", "_partial_correlation": "partial"}
@@ -110,6 +111,39 @@ class Study:
         """Mean intensities, (markers, N): one marker of all cells lies together."""
         x = self._read("X")
         return np.ascontiguousarray((x.toarray() if hasattr(x, "toarray") else x).T, dtype=np.float32)
+
+    @property
+    def has_light(self) -> bool:
+        """Whether it is known how bright it is around each cell, which the partial correlation asks for."""
+        return self._has("obsm/spatial") or self._has("layers/surroundings")
+
+    @cached_property
+    def light(self) -> np.ndarray:
+        """How bright it is around each cell in each marker (N, markers), float32; it takes a while.
+
+        Raises
+        ------
+        InputError
+            If the table says neither where the cells lie nor what surrounds them.
+        """
+        if not self.has_light:
+            msg = f'{self.cells.name} has neither obsm["spatial"] nor layers["surroundings"]: no partial correlation.'
+            raise InputError(msg)
+        cells = anndata.AnnData(
+            obs=pd.DataFrame({"slide": self.slides}, index=pd.RangeIndex(self.n_cells).astype(str)),
+            var=pd.DataFrame(index=self.markers),
+        )
+        if self._has("layers/surroundings"):
+            cells.layers["surroundings"] = self._read("layers/surroundings")
+        else:
+            cells.obsm["spatial"] = self.spatial_um
+        return neighbours_light(cells, self._intensities.T)[0]
+
+    @cached_property
+    def confounders(self) -> list[str]:
+        """The markers that the partial correlation holds fixed: those of the stored one, else told by their names."""
+        key = f"uns/{self.representation.removeprefix('X_')}_correlation/given"
+        return [str(one) for one in self._read(key)] if self._has(key) else find_confounders(self.markers)
 
     def warm(self) -> None:
         """Read what every view will ask for, so that none of them waits for it."""

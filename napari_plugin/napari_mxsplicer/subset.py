@@ -6,34 +6,43 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mxsplicer.errors import InputError
+from mxsplicer.tl.spillover import partial_correlation
 from napari_mxsplicer.study import Study
 
+KINDS = ("Pearson", "Spearman", "partial")
 _AT_ONCE = 16  # features
 _FEWEST = 3
 
 
 def correlate_rows(
-    study: Study, rows: np.ndarray, *, ranks: bool = False
+    study: Study, rows: np.ndarray, *, kind: str = "Pearson"
 ) -> Generator[tuple[int, int], None, np.ndarray]:
     """Correlate every marker with every feature over some cells; yield how far it is, return r (markers, features).
 
-    Pearson's r, or Spearman's where ``ranks``. What has one value in all of these cells follows nothing: 0.
+    The partial correlation is that of :func:`mxsplicer.tl.correlate`; the light around a cell is that of all cells,
+    chosen or not. What has one value in all of these cells follows nothing: 0.
 
     Raises
     ------
     InputError
-        If there are fewer than three cells.
+        If there are fewer than three cells, or the partial correlation lacks the places of the cells.
     """
     if len(rows) < _FEWEST:
         msg = f"{len(rows)} cells are too few for a correlation; choose at least {_FEWEST}."
         raise InputError(msg)
+    ranks = kind == "Spearman"
     markers = _standardised(np.stack([study.marker(name)[rows] for name in study.markers]), ranks)
-    r = np.zeros((len(study.markers), study.n_features), dtype=np.float32)
+    light = _standardised(study.light[rows].T, ranks=False) if kind == "partial" else markers[:0]
+    known = np.concatenate([markers, light])  # (m or 2 m, n)
+    r = np.zeros((len(known), study.n_features))
     for first in range(0, study.n_features, _AT_ONCE):
         last = min(first + _AT_ONCE, study.n_features)
-        r[:, first:last] = markers @ _standardised(study.feature_block(first, last)[:, rows], ranks).T
+        r[:, first:last] = known @ _standardised(study.feature_block(first, last)[:, rows], ranks).T
         yield last, study.n_features
-    return r
+    if kind == "partial":
+        n, given = len(markers), [study.markers.index(name) for name in study.confounders]
+        r = partial_correlation(r[:n], markers @ markers.T, markers @ light.T, r[n:], given)
+    return r.astype(np.float32)
 
 
 def _standardised(values: np.ndarray, ranks: bool) -> np.ndarray:

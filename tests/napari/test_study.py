@@ -61,9 +61,27 @@ def test_the_map_over_all_cells_is_the_stored_one(study):
 
 def test_the_map_over_some_cells_by_ranks_is_spearmans(study):
     rows = np.arange(0, study.n_cells, 3)
-    r = returned(correlate_rows(study, rows, ranks=True))
+    r = returned(correlate_rows(study, rows, kind="Spearman"))
     expected = spearmanr(study.marker("CD20")[rows], study.feature(5)[rows]).statistic
     assert r[study.markers.index("CD20"), 5] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_partial_map_over_all_cells_is_the_stored_one(study):
+    r = returned(correlate_rows(study, np.arange(study.n_cells), kind="partial"))
+    np.testing.assert_allclose(r, study.maps["partial"], atol=1e-4)
+
+
+def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_neighbours_fixed(study, adata):
+    rows = np.flatnonzero(np.asarray(adata.obs["lineage"] == "T cell"))
+    r = returned(correlate_rows(study, rows, kind="partial"))
+    marker = study.markers.index("CD8a")
+    places = [study.markers.index(name) for name in study.confounders]
+    fixed = np.column_stack([np.asarray(adata.X)[rows][:, places], study.light[rows, marker], np.ones(len(rows))])
+    left = [
+        values - fixed @ np.linalg.lstsq(fixed, values, rcond=None)[0]
+        for values in (study.marker("CD8a")[rows].astype(float), study.feature(4)[rows].astype(float))
+    ]
+    assert r[marker, 4] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-3)
 
 
 def test_two_cells_have_no_correlation(study):

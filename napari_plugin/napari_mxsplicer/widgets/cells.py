@@ -6,8 +6,8 @@ import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
 from mxsplicer.pl.colors import QUALITATIVE
-from napari_mxsplicer.raster import Raster
-from napari_mxsplicer.widgets.base import Context, Part, button
+from napari_mxsplicer.raster import Raster, rows_inside
+from napari_mxsplicer.widgets.base import Context, Later, Part, button
 from napari_mxsplicer.widgets.map import CellMap
 from napari_mxsplicer.widgets.theme import Theme
 
@@ -19,6 +19,8 @@ class CellsPart(Part):
         super().__init__(context)
         self.map, self.legend, self.chosen = CellMap(), QLabel(), QLabel()
         self.legend.setWordWrap(True)
+        self.work = self.newest()
+        self._redraw = Later(self, 0, self._draw_map)  # after the tissue, and once for all that changes together
         self.lasso = button("Lasso", "Draw around points of the map to choose these cells", lambda: None)
         self.lasso.setCheckable(True)
         self.lasso.toggled.connect(self.map.set_lasso)
@@ -44,23 +46,30 @@ class CellsPart(Part):
         state.selection_changed.connect(self._paint)
         for signal in (state.hovered_changed, state.picked_changed, state.marked_changed):
             signal.connect(self._point)
-        self.canvas.on_colours_changed(self.map.redraw)
-        self.map.lassoed.connect(state.select)
+        self.canvas.on_colours_changed(self._redraw.start)
+        self.map.lassoed.connect(self._lassoed)
         self.map.clicked.connect(self._clicked)
         self.map.hovered.connect(state.hover)
         self._study_changed()
+
+    def _lassoed(self, corners: np.ndarray) -> None:
+        """Find the points in a lasso beside the interface, and choose them."""
+        umap = self.state.study.umap if self.state.study else None
+        if umap is not None:
+            self.work.start(rows_inside, umap, [corners], done=self.state.select)
 
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
         self.map.set_theme(theme)
 
     def _study_changed(self) -> None:
+        self.work.stop()
         self.map.show_points(self.state.study.umap if self.state.study else None)
         self._paint()
 
     def _paint(self) -> None:
         state = self.state
-        self.map.paint_by(self._draw if state.painted is not None else None)
+        self._redraw.start()
         n = 0 if state.selection is None else len(state.selection)
         self.chosen.setText(f"{n:,} cells selected" if n else "")
         self.chosen.setVisible(bool(n))
@@ -70,6 +79,9 @@ class CellsPart(Part):
         ]
         self.legend.setText("&nbsp; ".join(entries))
         self.legend.setVisible(bool(entries))
+
+    def _draw_map(self) -> None:
+        self.map.paint_by(self._draw if self.state.painted is not None else None)
 
     def _draw(self, raster: Raster) -> np.ndarray:
         table, limits = self.canvas.colours()

@@ -1,5 +1,7 @@
 """The heatmap with what can be chosen about it: which correlation, over which cells, which features."""
 
+from collections.abc import Callable, Generator
+
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 
@@ -7,14 +9,14 @@ from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.order import chosen, clustered
 from napari_mxsplicer.significance import by_chance
 from napari_mxsplicer.state import Painted
-from napari_mxsplicer.subset import correlate_rows
+from napari_mxsplicer.study import Study
+from napari_mxsplicer.subset import KINDS, correlate_rows
 from napari_mxsplicer.widgets.base import Context, Later, Part, button, choice
 from napari_mxsplicer.widgets.heatmap import Heatmap
 from napari_mxsplicer.widgets.theme import Theme
 
 ALL, IN_VIEW, SELECTED = "all cells", "cells in view", "selected cells"
 _RADII_UM = {"50 µm": 50.0, "100 µm": 100.0, "250 µm": 250.0}
-_COMPUTED = ("Pearson", "Spearman")  # over a part of the cells, and where a file has no map
 
 
 class Correlations(Part):
@@ -91,8 +93,10 @@ class Correlations(Part):
         study = self.state.study
         self.kind.clear()
         if study is not None:
-            self.kind.addItems(list(dict.fromkeys([*study.maps, *_COMPUTED])))
-            self.kind.setCurrentText(self.state.map_name or _COMPUTED[0])
+            # What is not stored is computed; the partial correlation asks for the places of the cells.
+            computed = [kind for kind in KINDS if kind != "partial" or study.has_light]
+            self.kind.addItems(list(dict.fromkeys([*study.maps, *computed])))
+            self.kind.setCurrentText(self.state.map_name or KINDS[0])
             self.over.setCurrentText(ALL)
         self._draw()
         if study is not None and study.n_features and not study.maps:
@@ -120,23 +124,22 @@ class Correlations(Part):
             self.heatmap.set_waiting(False)
             self.state.show_map(kind, study.maps[kind], p_values=study.p_values if kind == "Pearson" else None)
             return
-        rows = self.canvas.in_view() if over == IN_VIEW else self.state.selection
-        if over == ALL or rows is None:
-            rows = np.arange(study.n_cells)
-        if kind not in _COMPUTED:
-            self.context.tell(f"The {kind} correlation is stored for all cells only; this is Pearson's.")
-            kind = "Pearson"
-            self.kind.setCurrentText(kind)
         self.heatmap.set_waiting(True)
-        said = over if over == ALL else f"{len(rows):,} {over}"
         self.work.start(
-            correlate_rows,
+            _correlate,
             study,
-            rows,
-            ranks=kind == "Spearman",
-            done=lambda r: self._computed(kind, r, said),
-            progress=lambda done, of: self.context.tell(f"Correlating over {said}: {done} of {of} features"),
+            self._rows_over(over),
+            kind,
+            done=lambda found: self._computed(kind, found[1], over if over == ALL else f"{found[0]:,} {over}"),
+            progress=lambda done, of: self.context.tell(f"Correlating over {over}: {done} of {of} features"),
         )
+
+    def _rows_over(self, over: str) -> Callable[[], np.ndarray]:
+        """Return what finds the rows of the cells that the map is to be of."""
+        study, chosen = self.state.study, self.state.selection
+        if over == IN_VIEW:
+            return self.canvas.in_view()
+        return lambda: chosen if over == SELECTED and chosen is not None else np.arange(study.n_cells if study else 0)
 
     def _computed(self, kind: str, r: np.ndarray, over: str) -> None:
         self.heatmap.set_waiting(False)
@@ -191,3 +194,11 @@ class Correlations(Part):
             self.state.look_at(self.state.study.markers[marker])
         if right and further is not None:
             self.state.paint(Painted("feature", str(further)))
+
+
+def _correlate(
+    study: Study, find: Callable[[], np.ndarray], kind: str
+) -> Generator[tuple[int, int], None, tuple[int, np.ndarray]]:
+    """Return over how many cells, and their map of correlations."""
+    rows = find()
+    return len(rows), (yield from correlate_rows(study, rows, kind=kind))

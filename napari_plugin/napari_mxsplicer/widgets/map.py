@@ -7,7 +7,7 @@ import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QRectF, Qt, Signal
 
-from napari_mxsplicer.raster import Raster, inside_polygon
+from napari_mxsplicer.raster import Raster
 from napari_mxsplicer.widgets.theme import Theme
 
 _REACH_PX = 8  # of the pointer
@@ -17,7 +17,7 @@ _POINT_PX = {20_000: 3, 200_000: 2, np.inf: 1}  # side of a point on the screen,
 class CellMap(pg.PlotWidget):
     """Points as a picture, redrawn for the pixels it is seen in."""
 
-    lassoed = Signal(object)  # rows
+    lassoed = Signal(object)  # corners (n, 2)
     clicked = Signal(object)  # a row, or None
     hovered = Signal(object)
 
@@ -94,7 +94,7 @@ class CellMap(pg.PlotWidget):
         if finished:
             self._path.setData([], [])
             if self._raster is not None:
-                self.lassoed.emit(np.flatnonzero(inside_polygon(self._raster.xy, corners)))
+                self.lassoed.emit(np.array(corners))
         else:
             xy = np.array([*corners, corners[0]])
             self._path.setData(xy[:, 0], xy[:, 1])

@@ -1,12 +1,14 @@
 """What an empty panel offers: a result, a sample, or a table over labels that are on the canvas."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel
 
 from mxsplicer.errors import InputError
-from napari_mxsplicer.opening import add, over_layer, result_layers
+from napari_mxsplicer.layers import LayerData
+from napari_mxsplicer.opening import over_layer, result_layers
 from napari_mxsplicer.sample import sample_layers
 from napari_mxsplicer.widgets.base import Context, Part, button, choice
 
@@ -14,9 +16,9 @@ from napari_mxsplicer.widgets.base import Context, Part, button, choice
 class Opening(Part):
     """Ways to open something."""
 
-    def __init__(self, context: Context, viewer: Any) -> None:
+    def __init__(self, context: Context, viewer: Any, add: Callable[[list[LayerData]], None]) -> None:
         super().__init__(context)
-        self._viewer, self.work = viewer, self.newest()
+        self._viewer, self._add_layers, self.work = viewer, add, self.newest()
         self.labels = choice("Layer of labels whose numbers are the ids of the table's cells")
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -65,7 +67,7 @@ class Opening(Part):
 
     def _add(self, tuples: Any) -> None:
         self.context.tell("")
-        add(self._viewer, tuples)
+        self._add_layers(tuples)
 
     def layers_changed(self, event: Any = None) -> None:
         """Offer the layers of labels that there are."""

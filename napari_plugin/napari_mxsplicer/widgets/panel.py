@@ -7,9 +7,10 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidge
 
 from mxsplicer.errors import InputError
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.opening import add, slide_layers
+from napari_mxsplicer.layers import LayerData
+from napari_mxsplicer.opening import Adding, slide_layers
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.widgets.base import Context, choice
+from napari_mxsplicer.widgets.base import Context, Later, choice
 from napari_mxsplicer.widgets.cells import CellsPart
 from napari_mxsplicer.widgets.correlations import Correlations
 from napari_mxsplicer.widgets.exemplars import CellPart, Exemplars
@@ -34,14 +35,15 @@ class Panel(QWidget):
         self._docked = False
         super().__init__(parent)
         self.viewer, self.state = viewer, State()
-        self.canvas = Canvas(viewer, self.state)
+        self._regions = Newest(self.tell)
+        self.canvas = Canvas(viewer, self.state, run=self._regions.start)
         self.sentence, self.told = QLabel(), QLabel()
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are painted by")
         context = Context(self.state, self.canvas, self.tell)
         self.correlations, self.cells = Correlations(context), CellsPart(context)
         self.partners, self.exemplars, self.cell = Partners(context), Exemplars(context), CellPart(context)
         self.naming, self.taking = Naming(context), Taking(context)
-        self.opening = Opening(context, viewer)
+        self.opening = Opening(context, viewer, self.add_layers)
         self.parts = (
             self.correlations,
             self.cells,
@@ -66,12 +68,28 @@ class Panel(QWidget):
         self.paint.activated.connect(self._paint_chosen)
         self.viewer.events.theme.connect(self._themed)
         self._warming = Newest(self.tell)
-        works = [self._warming, *(work for part in self.parts for work in part.works)]
+        self._adding: Adding | None = None
+        self._next_layer = Later(self, 0, self._add_next)
+        self._prepare = Later(self, 300, self.canvas.prepare)  # when the first picture is there
+        works = [self._warming, self._regions, *(work for part in self.parts for work in part.works)]
         self._ending = Ending(viewer, self.canvas, works, self._themed, self.opening.layers_changed)
         self.destroyed.connect(self._ending)
         self._themed()
         self._study_changed()
         self.canvas.begin()
+
+    def add_layers(self, tuples: list[LayerData], *, at_once: bool = False) -> None:
+        """Add layers: those that are seen now, the hidden ones one after the other while the viewer runs."""
+        self._adding = Adding(self.viewer, tuples)
+        self._adding.add_seen()
+        if at_once:
+            while self._adding.add_next():
+                pass
+        self._next_layer.start()
+
+    def _add_next(self) -> None:
+        if self._adding is not None and self._adding.add_next():
+            self._next_layer.start()
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Leave most of the window to the tissue."""
@@ -159,6 +177,7 @@ class Panel(QWidget):
                 self.paint.addItem(name, Painted("column", name))
             self._show_painted()
             self._warming.start(study.warm, done=lambda _: None)
+            self._prepare.start()
         self._say()
 
     def _show_painted(self) -> None:
@@ -183,7 +202,7 @@ class Panel(QWidget):
             return
         try:
             if not self.canvas.show_slide(name):
-                add(self.viewer, slide_layers(study, name))
+                self.add_layers(slide_layers(study, name))
         except InputError as error:
             self.tell(str(error))
             self.slides.setCurrentText(self.state.slide or "")

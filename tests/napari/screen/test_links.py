@@ -127,7 +127,7 @@ def test_a_lasso_on_the_map_of_the_cells_chooses_them_everywhere_and_undo_takes_
     panel.cells.lasso.setChecked(False)
 
     inside = ((xy > (left, bottom)) & (xy < (right, top))).all(axis=1)
-    assert state.selection is not None
+    hands.wait_until(lambda: state.selection is not None)
     chosen = np.isin(np.arange(len(xy)), state.selection)
     assert (chosen == inside).mean() > 0.95
     hands.wait_until(lambda: state.map_of != "all cells")
@@ -153,7 +153,7 @@ def test_a_region_drawn_in_the_image_chooses_the_cells_in_it(fresh, hands):
     hands.drag(canvas, [on_canvas(viewer, canvas, *corner) for corner in corners])
     xy = panel.state.study.xy_px * 0.5
     inside = ((xy > 60) & (xy < 180)).all(axis=1)
-    assert panel.state.selection is not None
+    hands.wait_until(lambda: panel.state.selection is not None)
     chosen = np.isin(np.arange(len(xy)), panel.state.selection)
     assert (chosen == inside).mean() > 0.97
     viewer.layers.remove(next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "region"))

@@ -70,7 +70,7 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
     second = open_in(other, sample)
     first.state.select(np.arange(5))
     assert second.state.selection is None
-    assert not [layer for layer in other.layers if layer.metadata.get(ROLE) == "selection"]
+    assert not [layer for layer in other.layers if layer.metadata.get(ROLE) == "selection" and layer.visible]
     other.close()
     assert first.state.study is not None
 
