@@ -272,6 +272,25 @@ def test_a_model_embeds_a_slide_whose_channels_come_in_another_order(tmp_path, s
     np.testing.assert_array_equal(again[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
+def test_a_slide_of_one_marker_is_embedded_scored_and_reported(tmp_path, simulated):
+    pixels = open_slide(simulated.image).image[0]  # a picture (Y, X), whose marker is named by the table
+    pixel = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "S01.ome.tif", pixels, photometric="minisblack", metadata={"axes": "YX", **pixel})
+    (tmp_path / "markers.csv").write_text("marker_name\nDAPI\n", encoding="utf-8")
+    given = Options(masks=(simulated.mask,), labels=simulated.truth, label=("lineage",), **SMALL)
+    options = replace(given, markers=tmp_path / "markers.csv")
+
+    result = embed_slides(tmp_path / "S01.ome.tif", options=options, out=tmp_path / "out", device="cpu")
+
+    cells = anndata.read_h5ad(result.cells)
+    assert list(cells.var_names) == ["DAPI"]
+    assert cells.X.shape == (cells.n_obs, 1)
+    assert np.isfinite(cells.obsm["X_splicer"]).all()
+    assert np.abs(cells.varm["splicer_correlation"]).max() > 0.3
+    assert {"SpliCER", "joint"} <= set(pd.DataFrame(cells.uns["mxsplicer_probe"])["representation"])
+    assert "DAPI" in result.report.read_text(encoding="utf-8")
+
+
 def test_names_measures_and_patches_are_as_asked_for_and_memory_changes_nothing(tmp_path, simulated, result, adata):
     slide = open_slide(simulated.image)
     image = np.concatenate([slide.image[...], slide.image[:1]])

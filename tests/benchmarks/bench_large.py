@@ -3,6 +3,7 @@
 Run by hand: ``python tests/benchmarks/bench_large.py [--size-px 8192] [--copies 4] [--folder FOLDER] [--model RUN]``.
 Tiles of the image are copied as they lie in its file, so that tens of gigabytes are written as fast as the disk goes;
 of the mask each copy gets ids of its own. Each stage is a command line in a process of its own, under ``--max-memory``.
+The stages after ``segment`` take the mask that it made, where it ran, now or earlier in the same folder.
 Needs about a byte of disk per byte of pixels.
 """
 
@@ -15,7 +16,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 import tifffile
-from bench_memory import run
+from bench_memory import TITLES, run
 
 from mxsplicer.slides.readers import open_slide
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cells", default="200000")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--executor", default="threads")
-    parser.add_argument("--stages", nargs="+", default=["info", "check", "plan", "segment", "extract"])
+    parser.add_argument("--stages", nargs="+", default=["info", "segment", "check", "plan", "extract"])
     parser.add_argument("--model", default=None, help="a run folder: embed too")
     parser.add_argument("--folder", type=Path, default=None, help="keeps the slides for the next time")
     options = parser.parse_args()
@@ -44,23 +45,24 @@ def main() -> None:
         repeat_mask(folder / base.name.replace(".ome", "_mask.ome"), mask, options.copies)
         repeat_image(base, slide, options.copies)
         say(f"written in {time.perf_counter() - began:.0f} s, {slide.stat().st_size / 1e9:.1f} GB on disk")
+    made = folder / slide.name.replace(".ome.tiff", "_made.zarr")
+    mask = made if made.exists() or "segment" in options.stages else mask
     limit = ["--max-memory", options.max_memory]
     cut = ["--mask", mask, "--workers", options.workers, "--executor", options.executor, *limit]
     commands = {
         "info": ["info", slide],
         "check": ["check", slide, mask],
         "plan": ["extract", slide, folder / "patches.zarr", *cut, "--plan"],
-        "segment": ["segment", slide, folder / "made.zarr", *limit, "--overwrite"],
+        "segment": ["segment", slide, made, *limit, "--overwrite"],
         "extract": ["extract", slide, folder / "patches.zarr", "--cells", options.cells, *cut, "--overwrite"],
         "embed": ["embed", slide, "--model", options.model, "--out", folder / "out", *cut, "--overwrite"],
     }
     image = open_slide(slide).image
     raw = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2] / 1e9
     say(f"{slide.name}: {image.shape}, {raw:.1f} GB of pixels")
-    say(f"{'stage':<10}{'seconds':>9}{'s per GB':>9}{'peak GB':>9}{'with children':>15}")
+    say(TITLES)
     for stage in [*options.stages, *(["embed"] if options.model else [])]:
-        seconds, peak, of_all = run(*commands[stage])
-        say(f"{stage:<10}{seconds:>9.1f}{seconds / raw:>9.1f}{peak / 1e9:>9.2f}{of_all / 1e9:>15.2f}")
+        say(run(*commands[stage]).said(stage, raw))
 
 
 def repeat_image(source: Path, target: Path, copies: int) -> None:

@@ -3,16 +3,19 @@
 Run by hand: ``python tests/benchmarks/bench_memory.py [--sizes 2048 4096] [--max-memory 2G] [--folder /tmp/bench]``.
 For each size a slide is simulated, segmented, and a sample of its cells extracted, each by the command line in a
 process of its own. Its peak of resident memory is told twice: of the process itself, as the system remembers it, and of
-it and all that it started, looked at ten times a second. With ``--slide`` a slide of yours is taken instead, and with
-``--model RUN`` it is embedded too, streaming.
+it and all that it started, looked at ten times a second. Beside the seconds of the clock stand those of the processor:
+other work may share the machine. With ``--slide`` a slide of yours is taken instead, and with ``--model RUN`` it is
+embedded too, streaming.
 """
 
 import argparse
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 
@@ -44,9 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(
-        f"{'slide':<24}{'raw GB':>8}{'stage':>10}{'seconds':>9}{'s per GB':>9}{'peak GB':>9}{'of all':>9}\n"
-    )
+    sys.stdout.write(f"{'slide':<24}{'raw GB':>8}{TITLES}\n")
     for slide in [options.slide] if options.slide else [folder / f"{size}.ome.tiff" for size in options.sizes]:
         if not slide.exists():
             run("simulate", slide, "--size-px", slide.name.split(".")[0])
@@ -74,17 +75,33 @@ def main() -> None:
         image = open_slide(slide).image
         raw = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2] / 1e9
         for stage, command in stages.items():
-            seconds, peak, of_all = run(*command)
-            line = f"{slide.name:<24}{raw:>8.2f}{stage:>10}{seconds:>9.1f}{seconds / raw:>9.1f}"
-            sys.stdout.write(f"{line}{peak / 1e9:>9.2f}{of_all / 1e9:>9.2f}\n")
+            sys.stdout.write(f"{slide.name:<24}{raw:>8.2f}{run(*command).said(stage, raw)}\n")
             sys.stdout.flush()
     if options.folder is None:
         shutil.rmtree(folder)
 
 
-def run(*arguments: object) -> tuple[float, int, int]:
-    """Run a command line; return its seconds, its peak of memory in bytes, and that with all that it started."""
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """What a command line took."""
+
+    seconds: float
+    processor_seconds: float  # of it and all that it started
+    peak: int  # bytes, of the process itself
+    peak_of_all: int  # with all that it started
+
+    def said(self, stage: str, raw_gb: float) -> str:
+        """Return the line of a table whose titles are TITLES."""
+        seconds = f"{stage:>10}{self.seconds:>9.1f}{self.processor_seconds:>11.1f}{self.seconds / raw_gb:>9.2f}"
+        return f"{seconds}{self.peak / 1e9:>9.2f}{self.peak_of_all / 1e9:>9.2f}"
+
+
+TITLES = f"{'stage':>10}{'seconds':>9}{'processor':>11}{'s per GB':>9}{'peak GB':>9}{'of all':>9}"
+
+
+def run(*arguments: object) -> Cost:
+    """Run a command line to its end."""
+    began, worked = time.perf_counter(), processor_seconds()
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     of_all = 0
     with TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process:
@@ -95,7 +112,14 @@ def run(*arguments: object) -> tuple[float, int, int]:
         text = said.read()
     if process.returncode not in (0, 1) or "mxsplicer: failed" in text:
         sys.exit(f"{arguments} failed: {text}")
-    return time.perf_counter() - began, int(text.rsplit("\npeak ", 1)[1]), of_all
+    peak = int(text.rsplit("\npeak ", 1)[1])
+    return Cost(time.perf_counter() - began, processor_seconds() - worked, peak, of_all)
+
+
+def processor_seconds() -> float:
+    """Return what all command lines so far took of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def resident_of_all(pid: int) -> int:
