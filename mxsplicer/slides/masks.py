@@ -1,6 +1,5 @@
 """Masks: label images from files, as unsigned integers, read lazily."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
+from mxsplicer.slides.copies import tiled
 from mxsplicer.slides.location import locate, name_of
 from mxsplicer.slides.ngff import open_labels
 from mxsplicer.slides.polygons import Part, is_geojson, read_polygons
@@ -15,9 +15,6 @@ from mxsplicer.slides.slide import LazyImage, Slide, complete_key
 from mxsplicer.slides.tiff import open_tiff
 
 _LARGEST_ID = np.iinfo(np.uint32).max
-_WIDE_PX = 4096  # of what is decoded at once
-
-logger = logging.getLogger(__name__)
 
 
 class NotLabelsError(InputError):
@@ -77,15 +74,8 @@ def open_mask(
         pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
         msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
         raise InputError(msg)
-    chunk = getattr(labels, "chunk", (0,))
-    if chunk[-1] > _WIDE_PX:
-        logger.warning(
-            "mask %s is stored in strips of %s pixels, which are decoded anew for every tile of the slide that they "
-            "cross. Saved in tiles it is read much faster.",
-            name,
-            " x ".join(map(str, chunk[-2:])),
-        )
-    return Mask(labels, name)
+    chunk = _chunk_of(labels)
+    return Mask(labels if chunk is None else tiled(labels, chunk, name), name)
 
 
 def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
@@ -144,6 +134,8 @@ class _Plane:
         self.dtype = image.dtype
         self.shape = tuple(n for axis, n in enumerate(image.shape) if axis not in fixed)
         self.ndim = len(self.shape)
+        chunk = _chunk_of(image)
+        self.chunk = chunk and tuple(n for axis, n in enumerate(chunk) if axis not in fixed)
 
     def __getitem__(self, key: Any) -> Any:
         free = iter(complete_key(key, self.ndim))
@@ -155,6 +147,12 @@ def _squeezed(labels: LazyImage) -> LazyImage:
     """Leave axes of length one out, as long as two are left."""
     single = [axis for axis, n in enumerate(labels.shape) if n == 1][: max(0, labels.ndim - 2)]
     return _Plane(labels, dict.fromkeys(single, 0)) if single else labels
+
+
+def _chunk_of(labels: LazyImage) -> tuple[int, ...] | None:
+    """Return the length along each axis of what is decoded at once, where that is known."""
+    chunk: tuple[int, ...] | None = getattr(labels, "chunk", None) or getattr(labels, "chunks", None)
+    return chunk
 
 
 class _NpyFile:

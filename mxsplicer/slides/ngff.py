@@ -180,6 +180,7 @@ class _ZarrImage(Windowed):
     def __init__(self, array: zarr.Array, kept: Sequence[int], name: str) -> None:
         super().__init__([array.shape[place] for place in kept], array.dtype)
         self._array, self._kept, self._name = array, tuple(kept), name
+        self.chunk = tuple(array.chunks[place] for place in kept)  # length along each axis of what is decoded at once
 
     def read(self, picks: Sequence[Pick]) -> np.ndarray:
         """Return the pixels at ``picks``."""

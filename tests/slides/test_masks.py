@@ -1,5 +1,12 @@
 """Label images of every kind are read as uint32, or refused in one sentence."""
 
+import errno
+import gc
+import os
+import pickle
+import tempfile
+from collections import Counter
+
 import numpy as np
 import pytest
 import tifffile
@@ -165,3 +172,55 @@ def test_what_is_no_mask_is_refused(tmp_path, make, sentence):
 
     with pytest.raises(InputError, match=sentence):
         open_mask(path)
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 4}, {"rowsperstrip": 1000}, {"page": 1}], ids=str)
+def test_strips_as_wide_as_the_slide_are_decoded_once_whatever_is_read(tmp_path, monkeypatch, options):
+    labels = np.random.default_rng(1).integers(0, 2**20, (700, 8300)).astype(np.uint32)
+    page, rows = options.get("page"), options.get("rowsperstrip", 16)
+    written = labels if page is None else np.stack([labels + 1, labels])
+    path = as_tiff(tmp_path / "mask.tif", written, rowsperstrip=rows, compression="zlib")
+    read = Counter()
+    pread = os.pread
+    monkeypatch.setattr(
+        "mxsplicer.slides.tiff.os.pread", lambda file, n, place: (read.update([place]), pread(file, n, place))[1]
+    )
+
+    mask = open_mask(path, page=page)
+    for y, x in np.ndindex(2, 17):
+        window = (slice(350 * y, 350 * (y + 1)), slice(512 * x, 512 * (x + 1)))
+        np.testing.assert_array_equal(mask[window], labels[window])
+
+    assert set(read.values()) == {1}
+    assert len(read) == -(-700 // rows)
+    np.testing.assert_array_equal(mask[600:20:-7, [1, 8299]], labels[600:20:-7, [1, 8299]])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(mask))[5, 3:7000], labels[5, 3:7000])
+
+
+def test_where_the_disk_is_full_strips_are_decoded_anew_and_the_user_is_told(tmp_path, monkeypatch, caplog):
+    labels = np.arange(40 * 5000, dtype=np.uint32).reshape(40, 5000)
+    mask = open_mask(as_tiff(tmp_path / "mask.tif", labels, rowsperstrip=3, compression="zlib"))
+
+    def refuse(*_arguments, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mxsplicer.slides.copies.zarr.create_array", refuse)
+
+    np.testing.assert_array_equal(mask[3:20, 100:4000], labels[3:20, 100:4000])
+    np.testing.assert_array_equal(mask[...], labels)
+    assert "No space left on device" in caplog.text
+    assert "TMPDIR" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_the_tiled_copy_of_a_mask_goes_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    labels = np.arange(40 * 5000, dtype=np.uint32).reshape(40, 5000)
+    mask = open_mask(as_tiff(tmp_path / "mask.tif", labels, rowsperstrip=3, compression="zlib"))
+    assert mask[39, 4999] == labels[39, 4999]
+    assert len(list(tmp_path.glob("mxsplicer-mask-*"))) == 1
+
+    del mask
+    gc.collect()
+
+    assert list(tmp_path.glob("mxsplicer-mask-*")) == []
