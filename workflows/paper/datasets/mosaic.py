@@ -1,8 +1,10 @@
 """Any set of square pictures as a slide: a mosaic, a mask with one square per picture, and a table of labels.
 
-What mxsplicer does with cells it then does with pictures, by the same commands.
+What mxsplicer does with cells it then does with pictures, by the same commands. Every loader beside this one writes
+``<slide>.ome.tiff``, ``<slide>_mask.ome.tiff`` and ``<slide>_labels.csv``.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ def write_mosaic(
     channels: Sequence[str],
     side_px: int,
     dtype: str = "uint8",
+    masks: np.ndarray | None = None,
 ) -> None:
     """Write pictures (C, P, P) as ``<path>.ome.tiff``, ``<path>_mask.ome.tiff`` and ``<path>_labels.csv``.
 
@@ -32,6 +35,9 @@ def write_mosaic(
         One row per picture, in their order; ``cell_id`` is added.
     side_px
         Side P of a picture, a multiple of 16: the side of a tile of a TIFF.
+    masks
+        What of each picture is the cell, (N, P, P) boolean; by default all of it. Its middle has to be that of the
+        picture, for a patch is cut around it.
     """
     if side_px % 16:
         msg = f"pictures are {side_px} px wide; a tile of a TIFF needs a multiple of 16: pad them."
@@ -55,7 +61,8 @@ def write_mosaic(
     )
     ids = np.zeros(rows * columns, np.uint32)
     ids[: len(labels)] = np.arange(1, len(labels) + 1)
-    squares = (np.full((side_px, side_px), number, np.uint32) for number in ids)
+    inside = itertools.repeat(np.ones((side_px, side_px), bool)) if masks is None else _filled_up(masks, len(ids))
+    squares = (number * cell.astype(np.uint32) for number, cell in zip(ids, inside, strict=False))
     tifffile.imwrite(
         f"{path}_mask.ome.tiff", squares, shape=shape, dtype=np.uint32, metadata={"axes": "YX", **microns}, **options
     )
@@ -67,3 +74,8 @@ def _tiles(pictures: np.ndarray, n_tiles: int) -> Iterator[np.ndarray]:
     for channel in range(pictures.shape[1]):
         for number in range(n_tiles):
             yield pictures[number, channel] if number < len(pictures) else empty
+
+
+def _filled_up(masks: np.ndarray, n: int) -> Iterator[np.ndarray]:
+    yield from masks
+    yield from itertools.repeat(np.zeros_like(masks[0]), n - len(masks))

@@ -1,0 +1,79 @@
+"""The paper's workflow: its plan, and one table from files to figure on generated pictures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+
+pytest.importorskip("snakemake")
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "workflows/paper"
+
+
+def snakemake(*words):
+    """Run Snakemake from the root of the repository, and return what it says."""
+    command = [sys.executable, "-m", "snakemake", "--nolock", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def montage(path, side, n=60):
+    """Write a montage of one bright disc of DNA per tile of 40 px; its size tells the phase."""
+    rng = np.random.default_rng(side)
+    image = rng.integers(40, 60, (3, 40, 40 * (n + 1))).astype(np.uint16)
+    y, x = np.mgrid[:40, :40] - 19.5
+    for number in range(n):
+        image[1, :, 40 * number : 40 * (number + 1)] += 800 * (y**2 + x**2 < side**2).astype(np.uint16)
+    tifffile.imwrite(path, image)
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_every_table_of_a_profile_can_be_planned(profile, tmp_path):
+    tables = yaml.safe_load((PAPER / f"config/{profile}.yaml").read_text("utf-8"))["tables"]
+    files = {name: tables[name].get("source") for name in tables} | {
+        key: tables["mnist_cifar"][key] for key in ("mnist", "cifar")
+    }
+    for file in filter(None, files.values()):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+
+    said = snakemake("-n", "--profile", PAPER / "profiles" / profile, "--config", f"data={tmp_path}", f"out={tmp_path}")
+
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert int(planned["table"]) == len(tables)
+    assert int(planned["train"]) >= sum(len(table["methods"]) * len(table["losses"]) for table in tables.values())
+
+
+def test_a_table_is_made_from_pictures_to_figure(tmp_path):
+    for phase, side in (("G1", 6), ("S_phase", 8), ("G2", 10), ("Prophase", 12)):
+        montage(tmp_path / f"{phase}.ome.tif", side)
+    table = {
+        "loader": "cell_cycle",
+        "source": ".",
+        "slides": ["cells"],
+        "cut": "--patch-size-um 40",
+        "training": "--surroundings keep --deconstruct marker --epochs 1",
+        "methods": ["splicer"],
+        "losses": ["vicreg"],
+        "seeds": [0],
+        "score": "--label phase --groups group",
+    }
+    config = {"out": str(tmp_path / "out"), "data": str(tmp_path), "training": "--encoder-width 8 --batch-size 16"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**config, "tables": {"cell_cycle": table}}), "utf-8")
+
+    snakemake("cell_cycle", "-s", PAPER / "Snakefile", "--configfile", tmp_path / "tiny.yaml", "--cores", 1)
+
+    scores = pd.read_csv(tmp_path / "out/cell_cycle.csv")
+    assert set(scores["method"]) == {"splicer vicreg", "splicer vicreg + mean and shape"}
+    assert scores["balanced_accuracy"].between(0, 1).all()
+    assert scores["n_cells"].gt(200).all()
+    assert "splicer vicreg |" in (tmp_path / "out/cell_cycle.md").read_text("utf-8")
+    assert (tmp_path / "out/cell_cycle.png").stat().st_size > 1000

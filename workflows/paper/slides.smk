@@ -1,0 +1,59 @@
+# What lies in the data folder becomes <table>/<slide>.ome.tiff, <slide>_mask.ome.tiff and <slide>_labels.csv.
+
+
+def files(table):
+    """Return those of every slide of a table."""
+    settings = TABLES.get(table, {})
+    names = dict.fromkeys([*settings.get("slides", []), *settings.get("scored", [])])
+    return expand(
+        [str(OUT / table / "{slide}") + end for end in (".ome.tiff", "_mask.ome.tiff", "_labels.csv")], slide=names
+    )
+
+
+def setting(table, key):
+    return TABLES.get(table, {}).get(key, "")
+
+
+rule tissue_slides:
+    output:
+        OUT / "tissue/seed{seed}.ome.tiff",
+        OUT / "tissue/seed{seed}_mask.ome.tiff",
+        OUT / "tissue/seed{seed}_labels.csv",
+    params:
+        setting("tissue", "simulate"),
+    shell:
+        "mxsplicer simulate {output[0]} --seed {wildcards.seed} {params} --overwrite"
+        " && mv {OUT}/tissue/seed{wildcards.seed}_truth.csv {output[2]}"
+
+
+if "mnist_cifar" in TABLES:
+
+    rule mnist_cifar_slides:
+        input:
+            DATA / setting("mnist_cifar", "mnist"),
+            DATA / setting("mnist_cifar", "cifar"),
+        output:
+            files("mnist_cifar"),
+        params:
+            setting("mnist_cifar", "make"),
+        shell:
+            "python {HERE}/datasets/mnist_cifar.py {input} {OUT}/mnist_cifar {params}"
+
+
+# Loaders of one folder or file: `source` says which, `loader` the script, `make` what else it is told.
+for name in TABLES:
+    if "loader" in TABLES[name]:
+
+        rule:
+            name:
+                f"{name}_slides"
+            input:
+                DATA / setting(name, "source"),
+            output:
+                files(name),
+            params:
+                script=HERE / "datasets" / f"{setting(name, 'loader')}.py",
+                folder=OUT / name,
+                make=setting(name, "make"),
+            shell:
+                "python {params.script} {input} {params.folder} {params.make}"
