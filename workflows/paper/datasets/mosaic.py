@@ -4,14 +4,16 @@ What mxsplicer does with cells it then does with pictures, by the same commands.
 ``<slide>.ome.tiff``, ``<slide>_mask.ome.tiff`` and ``<slide>_labels.csv``.
 """
 
-import itertools
+import argparse
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import tifffile
+from PIL import Image
 
 
 def write_mosaic(
@@ -23,6 +25,7 @@ def write_mosaic(
     side_px: int,
     dtype: str = "uint8",
     masks: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
 ) -> None:
     """Write pictures (C, P, P) as ``<path>.ome.tiff``, ``<path>_mask.ome.tiff`` and ``<path>_labels.csv``.
 
@@ -38,6 +41,10 @@ def write_mosaic(
     masks
         What of each picture is the cell, (N, P, P) boolean; by default all of it. Its middle has to be that of the
         picture, for a patch is cut around it.
+    regions
+        A part of each picture that is to be a component of its own (``--deconstruct mask``), (N, P, P) boolean: nuclei,
+        lungs. The cell is then the middle 4 x 4 px, for a patch to be cut around, and the regions of all pictures are
+        one further cell, which ``--cells-from <path>_labels.csv`` leaves out.
     """
     if side_px % 16:
         msg = f"pictures are {side_px} px wide; a tile of a TIFF needs a multiple of 16: pad them."
@@ -61,10 +68,9 @@ def write_mosaic(
     )
     ids = np.zeros(rows * columns, np.uint32)
     ids[: len(labels)] = np.arange(1, len(labels) + 1)
-    inside = itertools.repeat(np.ones((side_px, side_px), bool)) if masks is None else _filled_up(masks, len(ids))
-    squares = (number * cell.astype(np.uint32) for number, cell in zip(ids, inside, strict=False))
+    tiles = _tiles_of_mask(ids, side_px, masks, regions)
     tifffile.imwrite(
-        f"{path}_mask.ome.tiff", squares, shape=shape, dtype=np.uint32, metadata={"axes": "YX", **microns}, **options
+        f"{path}_mask.ome.tiff", tiles, shape=shape, dtype=np.uint32, metadata={"axes": "YX", **microns}, **options
     )
     labels.assign(cell_id=np.arange(1, len(labels) + 1)).to_csv(f"{path}_labels.csv", index=False)
 
@@ -76,6 +82,68 @@ def _tiles(pictures: np.ndarray, n_tiles: int) -> Iterator[np.ndarray]:
             yield pictures[number, channel] if number < len(pictures) else empty
 
 
-def _filled_up(masks: np.ndarray, n: int) -> Iterator[np.ndarray]:
-    yield from masks
-    yield from itertools.repeat(np.zeros_like(masks[0]), n - len(masks))
+def _tiles_of_mask(
+    ids: np.ndarray, side_px: int, masks: np.ndarray | None, regions: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    n, middle = int(ids.max()), slice(side_px // 2 - 2, side_px // 2 + 2)
+    for number in ids:
+        tile = np.zeros((side_px, side_px), np.uint32)
+        if number and regions is not None:
+            tile[regions[number - 1]] = n + 1
+            tile[middle, middle] = number
+        elif number:
+            tile[... if masks is None else masks[number - 1]] = number
+        yield tile
+
+
+def refuse(message: str) -> NoReturn:
+    """End with one sentence: what was found, what was needed."""
+    raise SystemExit(message)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return the arguments that loaders of pictures have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("source", type=Path, help="what was downloaded, unpacked")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--per-class", type=int, default=1000, help="pictures of a class, at most")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def some(files: Iterable[Path], n: int, seed: int) -> list[Path]:
+    """Return at most ``n`` of some files, drawn at random from them in the order of their names."""
+    ordered = sorted(files)
+    return [ordered[i] for i in np.sort(np.random.default_rng(seed).permutation(len(ordered))[:n])]
+
+
+def split_at_random(n: int, seed: int) -> np.ndarray:
+    """Return ``train`` for four fifths of the pictures and ``test`` for the others."""
+    return np.where(np.random.default_rng(seed).random(n) < 0.8, "train", "test")
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return a picture (C, P, P), whether the file has its channels first or last.
+
+    Raises
+    ------
+    SystemExit
+        If it has another shape.
+    """
+    picture = tifffile.imread(path) if path.suffix in (".tif", ".tiff") else np.asarray(Image.open(path).convert("RGB"))
+    channels, *side = shape
+    if picture.shape == (*side, channels):
+        picture = np.moveaxis(picture, -1, 0)
+    if picture.shape != shape:
+        refuse(f"{path} is {picture.shape}; {shape} (C, Y, X) is needed.")
+    return picture
+
+
+def read_region(path: Path, side_px: int) -> np.ndarray:
+    """Return which pixels of a picture belong to a region: those above 0 in an image of one channel."""
+    if not path.is_file():
+        refuse(f"there is no mask {path}; every picture needs one of its own name.")
+    image = tifffile.imread(path) if path.suffix in (".tif", ".tiff") else np.asarray(Image.open(path))
+    if image.shape != (side_px, side_px):
+        refuse(f"mask {path} is {image.shape}; {(side_px, side_px)} is needed.")
+    return image > 0

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import mxsplicer
 from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
+from mxsplicer.tl.representations import key_of
 
 COLUMNS = ["label", "representation", "balanced_accuracy", "balanced_accuracy_sd", "chance", "n_cells", "folds_by"]
 SHAPE = ["area_um2", "eccentricity", "major_axis_um", "minor_axis_um"]
@@ -101,7 +102,7 @@ def score_folds(cells: list, features: dict, given: argparse.Namespace) -> pd.Da
     for name in wanted:
         adata.obs[name] = labels[name].fillna("").astype(str).to_numpy()
     for name, values in features.items():
-        adata.obsm[name] = values
+        adata.obsm[key_of(name)] = values
     beside = ["mean intensity", "mean intensity and shape", "PCA of mean intensity"] if given.baselines else []
     names = [*features, *beside]
     how = {"representations": names, "groups": given.groups, "max_cells": given.max_cells}

@@ -18,8 +18,6 @@ import mxsplicer
 from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
 
-BATCH = 256
-
 
 def main() -> None:
     """Train once per fold, and write one row per label."""
@@ -57,7 +55,7 @@ def train(run: mxsplicer.Run, patches: np.ndarray, regions: np.ndarray, tasks: l
     encoder = untrained(run, seed=fold).encoder.train()
     model = nn.ModuleList([encoder, *(nn.Linear(run.features, len(task.classes)) for task in tasks)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
-    steps, views = run.settings["steps"], mxsplicer.Views()
+    steps, batch, views = run.settings["steps"], run.settings["batch_size"], mxsplicer.Views()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator, rng = torch.Generator().manual_seed(fold), np.random.default_rng(fold)
     classes = np.full((len(tasks), len(patches)), -1)  # of each cell in each label, -1 where it does not train
@@ -67,7 +65,7 @@ def train(run: mxsplicer.Run, patches: np.ndarray, regions: np.ndarray, tasks: l
     weights = [torch.tensor(balance(of_task), dtype=torch.float32) for of_task in classes]
     # A label that few cells have gets its share: batches go round the labels.
     for _, number in zip(range(steps), cycle(range(len(tasks))), strict=False):
-        rows = rng.choice(np.flatnonzero(classes[number] >= 0), BATCH)
+        rows = rng.choice(np.flatnonzero(classes[number] >= 0), batch)
         (seen,) = views(run.normalize(patches[rows], regions[rows]), generator=generator)
         z = model[0](seen)
         loss = sum(
@@ -93,10 +91,10 @@ def predict(
     model: nn.Module, run: mxsplicer.Run, patches: np.ndarray, regions: np.ndarray, tasks: list, fold: int
 ) -> list[np.ndarray]:
     """Return the guessed class of every tested cell, for each label."""
-    guesses = []
+    guesses, batch = [], run.settings["batch_size"]
     for task, head in zip(tasks, list(model)[1:], strict=True):
         rows = task.rows[task.folds.of_cell == fold]
-        parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
         logits = [head(model[0](run.normalize(patches[part], regions[part]))) for part in parts]
         guesses.append(torch.cat(logits).argmax(dim=1).numpy())
     return guesses
