@@ -43,7 +43,7 @@ def save(path, picture):
 
 
 def eurosat(folder):
-    """Two pictures per class, and one that does not belong there."""
+    """Write two pictures per class, and one that does not belong there."""
     names = "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop Residential River SeaLake"
     first = noise(64, 64, 13, dtype=np.uint16)
     for name in names.split():
@@ -54,7 +54,7 @@ def eurosat(folder):
 
 
 def mmearth(folder):
-    """Six places of 18 px."""
+    """Write six places of 18 px."""
     folder.mkdir()
     pictures = noise(6, 13, 18, 18, dtype=np.uint16)
     with h5py.File(folder / "data_tiny_v001.h5", "w") as file:
@@ -65,16 +65,16 @@ def mmearth(folder):
 
 
 def nct_crc(folder):
-    """One picture per class, with a mask of nuclei."""
+    """Write one picture per class, with a mask of nuclei."""
     first = noise(224, 224, 3)
-    for name in "ADI BACK DEB LYM MUC MUS NORM STR TUM".split():
+    for name in ["ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"]:
         save(folder / name / f"{name}-AAAA.tif", first)
         save(folder.parent / "masks" / name / f"{name}-AAAA.png", blob(224))
     return np.moveaxis(first, -1, 0), 9
 
 
 def camelyon17(folder):
-    """A picture from each of five hospitals."""
+    """Write a picture from each of five hospitals."""
     rows, first = [], noise(96, 96, 3)
     for center in range(5):
         name = f"patient_00{center}_node_1/patch_patient_00{center}_node_1_x_96_y_192.png"
@@ -87,7 +87,7 @@ def camelyon17(folder):
 
 
 def medmnist(folder):
-    """Ten pictures of 28 px in three parts, with a mask of lungs."""
+    """Write ten pictures of 28 px in three parts, with a mask of lungs."""
     numbers = {"train": 5, "val": 2, "test": 3}
     arrays = {f"{part}_images": noise(n, 28, 28) for part, n in numbers.items()}
     labels = {f"{part}_labels": np.arange(n)[:, None] % 2 for part, n in numbers.items()}
