@@ -11,6 +11,8 @@ import pytest
 import tifffile
 import yaml
 
+import mxsplicer
+
 pytest.importorskip("snakemake")
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +79,52 @@ def test_a_table_is_made_from_pictures_to_figure(tmp_path):
     assert scores["n_cells"].gt(200).all()
     assert "splicer vicreg |" in (tmp_path / "out/cell_cycle.md").read_text("utf-8")
     assert (tmp_path / "out/cell_cycle.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a folder with a tiny slide of tissue, its patches and truth, and a run trained on them."""
+    folder = tmp_path_factory.mktemp("tissue")
+    made = mxsplicer.simulate_slide(folder / "slide.ome.tiff", size_px=512)
+    slide = mxsplicer.open_slide(made.image)
+    store = mxsplicer.extract_patches(
+        slide, mxsplicer.open_mask(made.mask, slide=slide), folder / "s.zarr", patch_size_um=16
+    )
+    recipe = mxsplicer.Recipe(deconstruction="marker", encoder_width=8, component_width=4, batch_size=64, epochs=1)
+    mxsplicer.train(store, folder / "run", recipe=recipe, device="cpu")
+    truth = pd.read_csv(made.truth)
+    truth["split"] = np.where(truth["x"] < truth["x"].median(), "train", "test")
+    truth.to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def scored(load, folder, script, *words):
+    """Return the rows that a script of scores writes."""
+    files = ["--run", folder / "run", "--stores", folder / "s.zarr", "--labels", folder / "labels.csv"]
+    load(f"scripts/{script}", folder / "scores.csv", *files, *words)
+    return pd.read_csv(folder / "scores.csv").set_index("representation")
+
+
+def test_what_needs_no_training_stands_beside(load, trained):
+    found = scored(load, trained, "score", "--label", "lineage", "--baselines")
+
+    beside = {"untrained", "PCA of pixels", "mean of the patch", "mean intensity", "PCA of mean intensity"}
+    assert beside < set(found.index)
+    assert found.loc["mean intensity", "balanced_accuracy"] > 2 * found.loc["mean intensity", "chance"]
+
+
+def test_pictures_with_a_split_are_scored_on_their_test_part(load, trained):
+    found = scored(load, trained, "score", "--label", "region", "--split")
+
+    labels = pd.read_csv(trained / "labels.csv")
+    assert found.index.tolist() == ["z"]
+    assert found.loc["z", "n_cells"] == (labels["split"] == "test").sum()
+    assert found.loc["z", "singular_values"].startswith("1 ")
+
+
+def test_the_ceiling_is_trained_in_the_folds_of_the_probes(load, trained):
+    found = scored(load, trained, "supervised", "--label", "lineage", "region")
+
+    assert found["label"].tolist() == ["lineage", "region"]
+    assert found["balanced_accuracy"].between(0, 1).all()
+    assert found["folds_by"].str.startswith("quadrant").all()

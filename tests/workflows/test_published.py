@@ -1,9 +1,6 @@
 """The loaders of published sets, each on small generated files of exactly its layout."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,18 +11,7 @@ from PIL import Image
 
 from mxsplicer import extract_patches, measure_cells, open_mask, open_slide
 
-DATASETS = Path(__file__).parents[2] / "workflows/paper/datasets"
 RNG = np.random.default_rng(0)
-
-
-def load(name, *words):
-    """Run a loader as its command line does."""
-    before = sys.argv, sys.path[:]
-    sys.argv, sys.path[:0] = [name, *map(str, words)], [str(DATASETS)]
-    try:
-        runpy.run_path(str(DATASETS / f"{name}.py"), run_name="__main__")
-    finally:
-        sys.argv, sys.path[:] = before[0], before[1]
 
 
 def noise(*shape, dtype=np.uint8):
@@ -123,11 +109,11 @@ def cut(folder, slide_name, store):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_every_loader_makes_a_slide_whose_patches_are_the_pictures(name, tmp_path):
+def test_every_loader_makes_a_slide_whose_patches_are_the_pictures(load, name, tmp_path):
     write, place, slide, _ = LOADERS[name]
     first, n = write(tmp_path / place)
 
-    load(name, tmp_path / place, tmp_path / "out")
+    load(f"datasets/{name}", tmp_path / place, tmp_path / "out")
 
     store, labels = cut(tmp_path / "out", slide, tmp_path / "s.zarr")
     assert store.n_cells == len(labels) == n
@@ -138,11 +124,11 @@ def test_every_loader_makes_a_slide_whose_patches_are_the_pictures(name, tmp_pat
 
 
 @pytest.mark.parametrize("name", [name for name, (*_, masks) in LOADERS.items() if masks])
-def test_a_mask_becomes_the_region_of_each_picture(name, tmp_path):
+def test_a_mask_becomes_the_region_of_each_picture(load, name, tmp_path):
     write, place, slide, masks = LOADERS[name]
     write(tmp_path / place)
 
-    load(name, tmp_path / place, tmp_path / "out", "--masks", tmp_path / masks)
+    load(f"datasets/{name}", tmp_path / place, tmp_path / "out", "--masks", tmp_path / masks)
 
     store, labels = cut(tmp_path / "out", slide, tmp_path / "s.zarr")
     inside = store.regions[:] != 0  # what `--deconstruct mask` calls inside
@@ -153,7 +139,7 @@ def test_a_mask_becomes_the_region_of_each_picture(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*LOADERS, "orion_crc"])
-def test_every_loader_refuses_another_folder_in_a_sentence(name, tmp_path):
+def test_every_loader_refuses_another_folder_in_a_sentence(load, name, tmp_path):
     place = tmp_path / "other.npz" if name == "medmnist" else tmp_path / "other"
     if name == "medmnist":
         np.savez(place, images=noise(2, 28, 28))
@@ -161,10 +147,10 @@ def test_every_loader_refuses_another_folder_in_a_sentence(name, tmp_path):
         place.mkdir()
 
     with pytest.raises(SystemExit, match=r"lacks|there is no|holds"):
-        load(name, place, tmp_path / "out")
+        load(f"datasets/{name}", place, tmp_path / "out")
 
 
-def test_a_patient_of_orion_becomes_a_slide_with_its_mask_and_types(tmp_path):
+def test_a_patient_of_orion_becomes_a_slide_with_its_mask_and_types(load, tmp_path):
     source = tmp_path / "CRC01"
     source.mkdir()
     markers = ["Hoechst", "AF1", "CD3e"]
@@ -176,7 +162,7 @@ def test_a_patient_of_orion_becomes_a_slide_with_its_mask_and_types(tmp_path):
     pd.DataFrame({"CellID": [1, 2], "Hoechst": [5.0, 6.0]}).to_csv(source / "P37_S29-CRC01.csv", index=False)
     pd.DataFrame({"CellID": [2, 1], "type": ["T cell", "B cell"]}).to_csv(tmp_path / "types.csv", index=False)
 
-    load("orion_crc", source, tmp_path / "out", "--types", tmp_path / "types.csv")
+    load("datasets/orion_crc", source, tmp_path / "out", "--types", tmp_path / "types.csv")
 
     slide = open_slide(tmp_path / "out/CRC01.ome.tiff")
     assert list(slide.markers) == markers
@@ -185,12 +171,12 @@ def test_a_patient_of_orion_becomes_a_slide_with_its_mask_and_types(tmp_path):
     assert labels[["cell_id", "type"]].to_numpy().tolist() == [[1, "B cell"], [2, "T cell"]]
 
 
-def test_the_real_pneumonia_set_is_read(shared_data, tmp_path):
+def test_the_real_pneumonia_set_is_read(load, shared_data, tmp_path):
     source = shared_data / "medmnist-pneumonia/pneumoniamnist.npz"
     if not source.is_file():
         pytest.skip("PneumoniaMNIST is not among the real slides")
 
-    load("medmnist", source, tmp_path, "--per-class", 20)
+    load("datasets/medmnist", source, tmp_path, "--per-class", 20)
 
     labels = pd.read_csv(tmp_path / "pneumoniamnist_labels.csv")
     assert labels.groupby(["class", "split"]).size().eq(20).all()
