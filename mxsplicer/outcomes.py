@@ -8,6 +8,7 @@ failed. A process that was killed, a full disk and a full memory leave no outcom
 
 import errno
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from mxsplicer.errors import InputError
 from mxsplicer.locks import held
+
+logger = logging.getLogger(__name__)
 
 _made: ContextVar[list[str] | None] = ContextVar("mxsplicer_made", default=None)
 
@@ -85,6 +88,7 @@ def kept(file: Path | None, command: str = "") -> Iterator[None]:
                 if not is_of_slide(error):
                     raise
                 outcome = Outcome(failed=f"{command}: {reason_of(error)}" if command else reason_of(error))
+                logger.error("%s", outcome.failed, exc_info=not isinstance(error, InputError))
             _write(file, Outcome(outcome.made, outcome.failed, round(time.monotonic() - began, 3)))
     finally:
         _made.reset(token)

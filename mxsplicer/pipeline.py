@@ -313,7 +313,7 @@ class _Work:
 
 
 def embed_slides(
-    slides: str | Path | Sequence[str | Path] = (),
+    slides: str | Path | Sequence[str | Path | Sample] = (),
     out: str | Path | None = None,
     *,
     options: Options | None = None,
@@ -328,8 +328,8 @@ def embed_slides(
     Parameters
     ----------
     slides
-        Image files of one panel; none where ``options.cohort`` names a table of them. One model is trained over all of
-        them, on as many cells of each, as far as it has them.
+        Image files of one panel, or samples with their masks and tables; none where ``options.cohort`` names a table of
+        them. One model is trained over all, on as many cells of each slide, as far as it has them.
     out
         Result folder; ``SLIDE.mxs`` by default for a single slide.
     options
@@ -391,7 +391,7 @@ def _make(work: _Work) -> None:
 
 
 def plan_slides(
-    slides: str | Path | Sequence[str | Path] = (),
+    slides: str | Path | Sequence[str | Path | Sample] = (),
     out: str | Path | None = None,
     *,
     options: Options | None = None,
@@ -489,10 +489,15 @@ def write_result_report(
 
 
 def _prepared(
-    paths: Sequence[str | Path], out: str | Path | None, options: Options, running: Running, *, overwrite: bool = False
+    paths: Sequence[str | Path | Sample],
+    out: str | Path | None,
+    options: Options,
+    running: Running,
+    *,
+    overwrite: bool = False,
 ) -> _Work:
     """Open and check all that is given, without writing anything."""
-    samples = _samples(paths, options)
+    samples = samples_of(paths, options)
     names = [sample.name or slide_name(sample.path) for sample in samples]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -529,7 +534,7 @@ def _prepared(
     return work
 
 
-def _samples(paths: Sequence[str | Path], options: Options) -> list[Sample]:
+def samples_of(paths: Sequence[str | Path | Sample], options: Options) -> list[Sample]:
     """Return the slides of a cohort's table, or those that were named."""
     if options.cohort is not None:
         if paths:
@@ -539,6 +544,9 @@ def _samples(paths: Sequence[str | Path], options: Options) -> list[Sample]:
     if not paths:
         msg = "no SLIDE was given: name image files, or a table of them by --cohort."
         raise InputError(msg)
+    if any(isinstance(path, Sample) for path in paths):
+        return [path if isinstance(path, Sample) else Sample(None, locate(path)) for path in paths]
+    paths = [path for path in paths if not isinstance(path, Sample)]
     names = [slide_name(locate(path)) for path in paths]
     masks, nuclei = _mask_paths(options.masks, names), _mask_paths(options.nuclei, names)
     return [Sample(None, locate(p), mask, own) for p, mask, own in zip(paths, masks, nuclei, strict=True)]

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -26,16 +28,19 @@ from mxsplicer.cli import (
     export,
     extract,
     info,
+    merge,
     pull,
     push,
     report,
     segment,
     simulate,
+    status,
     train,
     verify,
     view,
 )
 from mxsplicer.errors import InputError
+from mxsplicer.outcomes import kept, pass_on
 
 # Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -50,6 +55,8 @@ app = typer.Typer(
 )
 for module in (
     embed,
+    merge,
+    status,
     info,
     check,
     segment,
@@ -77,7 +84,19 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all messages.")] = False,
+    outcome: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Note here what was made, or why the slide failed, and end with 0 in both cases: for workflows.",
+        ),
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Where that outcome is a failure, pass it on and do nothing."),
+    ] = None,
     version_wanted: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
     ] = False,
@@ -86,6 +105,14 @@ def common(
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_level=debug, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("mxsplicer").setLevel(logging.DEBUG if debug else logging.INFO)
+    if after is not None and outcome is None:
+        msg = "--after passes a failure on to an outcome: say to which, by --outcome."
+        raise InputError(msg)
+    if outcome is not None:
+        if after is not None and pass_on(after, outcome):
+            raise typer.Exit
+        stack: ExitStack = context.obj
+        stack.enter_context(kept(outcome, context.invoked_subcommand or ""))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -97,8 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit_code(arguments: Sequence[str]) -> int:
+    code: object = 0
     try:
-        code = app(args=arguments, prog_name="mxsplicer", standalone_mode=False)
+        with ExitStack() as stack:  # a command that keeps its outcome ends inside it
+            code = app(args=arguments, prog_name="mxsplicer", standalone_mode=False, obj=stack)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:

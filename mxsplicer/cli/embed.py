@@ -97,6 +97,16 @@ def embed(
         Path | None,
         typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False, rich_help_panel=INPUT),
     ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULT",
+            help="Add the slides to this finished result, by its model and with its clusters; what is in it stays as "
+            "it is. Of --cohort, the slides that it lacks.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     nuclear_marker: NuclearMarker = None,
     nucleus_diameter_um: NucleusDiameter = 7.0,
     expansion_um: Expansion = 3.0,
@@ -120,6 +130,15 @@ def embed(
             "--keep-patches",
             help="Write the patches of every cell into the result, and train on all; otherwise only those of the "
             "training cells are written, and none with --model.",
+            rich_help_panel=PATCHES,
+        ),
+    ] = False,
+    only_cells: Annotated[
+        bool,
+        typer.Option(
+            "--only-cells",
+            help="Stop when the cells are embedded: no clusters, scores and report, which `mxsplicer merge` makes of "
+            "several slides.",
             rich_help_panel=PATCHES,
         ),
     ] = False,
@@ -201,6 +220,7 @@ def embed(
         samples=samples,
         cohort=cohort,
         panel=panel,
+        only_cells=only_cells,
         groups=groups,
         baselines=baselines,
     )
@@ -216,8 +236,18 @@ def embed(
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
         return
     with progress.shown():
-        result = embed_slides(slides or [], out, overwrite=overwrite, **how)
+        if append is not None:
+            from mxsplicer.merging import append_slides
+
+            result = append_slides(slides or [], append, **how)
+        else:
+            result = embed_slides(slides or [], out, overwrite=overwrite, **how)
     summarize(result)
+    say_failed(result)
+
+
+def say_failed(result: "Result") -> None:
+    """Tell which slides are not in a result, and end with exit code 1 if there are any."""
     failed = result.failed
     if failed:
         typer.echo(f"\n{len(failed)} of {len(result.slide_names)} slides are not in it:", err=True)
@@ -245,7 +275,7 @@ def summarize(result: "Result") -> None:
     console.print(f"\n[bold]{n_cells:,} cells[/] of {n_markers} markers, {n_features} features each")
     for name, ledger in about["ledger"].items():
         console.print(f"  {name}: " + ", ".join(f"{count:,} {fate}" for fate, count in ledger.items()), markup=False)
-    stages = json.loads(result.settings.read_text(encoding="utf-8"))["seconds"]
+    stages = json.loads(result.settings.read_text(encoding="utf-8")).get("seconds", {})
     took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
     console.print(f"  {took}; {sum(stages.values()):.0f} s in all", markup=False)
     if "mxsplicer_probe" in uns:
@@ -263,7 +293,7 @@ def summarize(result: "Result") -> None:
     console.print(
         f"""
 AnnData  {result.cells}
-report   {result.report}
+{f"report   {result.report}" if result.report.is_file() else "no clusters yet: mxsplicer merge brings slides together"}
 
 next, in Python:
   import anndata, scanpy as sc

@@ -68,6 +68,7 @@ def extract(
 ) -> None:
     """Cut a square patch around every cell and write them to a zarr store."""
     from mxsplicer.memory import parse_bytes
+    from mxsplicer.outcomes import note
     from mxsplicer.patches.extraction import extract_patches
     from mxsplicer.patches.planning import plan_extraction
     from mxsplicer.patches.sampling import read_ids
@@ -107,6 +108,7 @@ def extract(
             overwrite=overwrite,
             **how,
         )
+    note(out)
     fates = ", ".join(f"{count:,} {fate}" for fate, count in store.ledger.items())
     typer.echo(
         f"{out}: {store.n_cells:,} patches of {len(store.markers)} x {store.patch_px} x {store.patch_px} ({fates})"

@@ -56,6 +56,7 @@ def segment(
 ) -> None:
     """Find the nuclei of a slide, tile by tile, and grow them into cells."""
     from mxsplicer.memory import parse_bytes
+    from mxsplicer.outcomes import note
     from mxsplicer.slides import segmentation
     from mxsplicer.slides.panel import parse_renames
     from mxsplicer.slides.readers import open_slide
@@ -77,4 +78,5 @@ def segment(
             max_bytes=None if max_memory is None else parse_bytes(max_memory),
             overwrite=overwrite,
         )
+    note(out)
     typer.echo(out)

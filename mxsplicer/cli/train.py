@@ -1,5 +1,7 @@
 """`mxsplicer train`: an encoder from patches."""
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from mxsplicer.patches.store import PatchStore
 
 
+# What torchrun, srun and Fabric call the number of a process: of several, the first holds the lock.
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(takes_recipe(train))
@@ -20,7 +26,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     stores: Annotated[
-        list[Path], typer.Argument(metavar="PATCHES.zarr", help="Stores of one panel.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="PATCHES.zarr",
+            help="Stores of one panel, or files that tell how their extraction ended (--outcome).",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     *,
@@ -61,14 +72,21 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train an encoder on the patches of one or more slides. Interrupted, the same command goes on."""
+    from mxsplicer.locks import held
     from mxsplicer.memory import parse_bytes
+    from mxsplicer.outcomes import usable
     from mxsplicer.patches.store import PatchStore
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
 
-    opened = [PatchStore.open(path) for path in stores]
+    found, failed = usable(stores)
+    for slide, reason in failed.items():
+        typer.echo(f"without slide {slide}: {reason}", err=True)
+    opened = [PatchStore.open(path) for path in found]
 
-    with progress.shown():
+    with progress.shown(), ExitStack() as stack:
+        if all(os.environ.get(rank, "0") == "0" for rank in _RANKS):
+            stack.enter_context(held(out))
         run = training.train(
             opened,
             out,
