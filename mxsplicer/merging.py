@@ -80,7 +80,7 @@ def merge_results(
     merged = {
         "options": {"merged": [str(folder.resolve()) for folder in folders], **_said(options)},
         "inputs": {entry["name"]: entry["fingerprints"] for entry in entries},
-        "files": {},
+        "files": {"model": _common_settings(folders)["fingerprints"]["weights"]},
         "slides": [*names, *failed],
         "failed": failed,
     }
@@ -289,14 +289,14 @@ def _finish(result: Result, entries: Sequence[Mapping[str, Any]], run: str, seco
 
 
 def _is_done(result: Result, meant: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Return whether the result is there; remove another one where that is wanted, else refuse it."""
+    """Return whether the result is there; go on with one that was begun, remove another where wanted, or refuse it."""
     if not result.path.exists():
         return False
     if not result.settings.is_file() and any(result.path.iterdir()):
         msg = f"{result.path} exists and is not a result of mxsplicer. Choose another folder by --out."
         raise InputError(msg)
     found = json.loads(result.settings.read_text(encoding="utf-8")) if result.settings.is_file() else {}
-    if not overwrite and {key: found.get(key) for key in meant} == dict(meant):
+    if {key: found.get(key) for key in meant} == dict(meant):
         return bool(result.index.is_file() and result.report.is_file())
     if found and not overwrite:
         msg = f"{result.path} exists and was merged from something else. Choose another --out, or give --overwrite."

@@ -544,12 +544,12 @@ def samples_of(paths: Sequence[str | Path | Sample], options: Options) -> list[S
     if not paths:
         msg = "no SLIDE was given: name image files, or a table of them by --cohort."
         raise InputError(msg)
-    if any(isinstance(path, Sample) for path in paths):
+    places = [locate(path) for path in paths if not isinstance(path, Sample)]
+    if len(places) < len(paths):
         return [path if isinstance(path, Sample) else Sample(None, locate(path)) for path in paths]
-    paths = [path for path in paths if not isinstance(path, Sample)]
-    names = [slide_name(locate(path)) for path in paths]
+    names = [slide_name(place) for place in places]
     masks, nuclei = _mask_paths(options.masks, names), _mask_paths(options.nuclei, names)
-    return [Sample(None, locate(p), mask, own) for p, mask, own in zip(paths, masks, nuclei, strict=True)]
+    return [Sample(None, place, mask, own) for place, mask, own in zip(places, masks, nuclei, strict=True)]
 
 
 def _opened(work: _Work, name: str, sample: Sample) -> _Entry:

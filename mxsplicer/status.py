@@ -82,7 +82,7 @@ def status_of(path: str | Path) -> Status:
     lock = find_lock(path)
     if lock is not None and not lock.is_stale:
         return Status(str(path), "running", (Item("all", "running", f"by {lock}"),), {})
-    msg = f"{path} is neither a result of mxsplicer nor the folder of a workflow: it has neither settings.json nor slides."
+    msg = f"{path} is neither a result nor the folder of a workflow: it has neither settings.json nor slides."
     raise InputError(msg)
 
 
