@@ -183,3 +183,24 @@ def test_the_real_pneumonia_set_is_read(load, shared_data, tmp_path):
     store, _ = cut(tmp_path, "pneumoniamnist", tmp_path / "s.zarr")
     assert store.patches.shape == (80, 1, 32, 32)
     assert store.patches[:].std() > 10
+
+
+def test_a_mask_is_degraded_as_each_error_says_and_ids_stay(load, tmp_path):
+    ids = np.arange(1, 101, dtype=np.uint32).reshape(10, 10)
+    mask = np.zeros((160, 160), np.uint32)
+    mask.reshape(10, 16, 10, 16)[:, 2:, :, 2:] = ids[:, None, :, None]  # squares of 14 px, 2 px apart
+    mask[:, 16:32] = np.where(mask[:, 16:32] == 0, mask[:, 18:34], mask[:, 16:32])  # two columns touch
+    tifffile.imwrite(tmp_path / "s.ome.tiff", noise(1, 160, 160), metadata={"axes": "CYX", "PhysicalSizeX": 0.5})
+    tifffile.imwrite(tmp_path / "s_mask.ome.tiff", mask, metadata={"axes": "YX", "PhysicalSizeX": 0.5})
+    pd.DataFrame({"cell_id": range(1, 101)}).to_csv(tmp_path / "s_labels.csv", index=False)
+
+    load("datasets/degrade", tmp_path / "s.ome.tiff", tmp_path / "out")
+
+    made = {path.name[: -len("_mask.ome.tiff")]: tifffile.imread(path) for path in (tmp_path / "out").glob("*_mask*")}
+    np.testing.assert_array_equal(made["exact"], mask)
+    covered = {error: (wrong > 0).mean() for error, wrong in made.items()}
+    assert covered["eroded"] < covered["missing"] < covered["exact"] == covered["merged"] < covered["dilated"]
+    np.testing.assert_array_equal(made["shifted"][3:, 3:], mask[:-3, :-3])
+    assert 5 < 100 - len(np.unique(made["missing"][made["missing"] > 0])) < 40
+    assert 90 < len(np.unique(made["merged"][made["merged"] > 0])) < 100
+    assert all(set(np.unique(wrong)) <= set(range(101)) for wrong in made.values())

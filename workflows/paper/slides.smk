@@ -57,3 +57,14 @@ for name in TABLES:
                 make=setting(name, "make"),
             shell:
                 "python {params.script} {input} {params.folder} {params.make}"
+
+
+if "segmentation" in TABLES:
+
+    rule segmentation_slides:
+        input:
+            OUT / "tissue" / f"{setting('segmentation', 'of')}.ome.tiff",
+        output:
+            files("segmentation"),
+        shell:
+            "python {HERE}/datasets/degrade.py {input} {OUT}/segmentation"

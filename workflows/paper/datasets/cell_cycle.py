@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tifffile
-from mosaic import write_mosaic
+from mosaic import refuse, write_mosaic
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
@@ -54,12 +54,10 @@ def main() -> None:
 def read_montage(path: Path) -> list[np.ndarray]:
     """Return the pictures (C, 40, 40) of a montage that are not empty."""
     if not path.is_file():
-        msg = f"there is no montage {path}; the folder has to hold {', '.join(f'{one}.ome.tif' for one in PHASES)}."
-        raise SystemExit(msg)
+        refuse(f"there is no montage {path}; the folder has to hold {', '.join(f'{one}.ome.tif' for one in PHASES)}.")
     image = tifffile.imread(path)
     if image.ndim != 3 or len(image) != len(CHANNELS) or any(side % GRID for side in image.shape[1:]):
-        msg = f"{path} is {image.shape}; (3, Y, X) with sides that are multiples of {GRID} px is needed."
-        raise SystemExit(msg)
+        refuse(f"{path} is {image.shape}; (3, Y, X) with sides that are multiples of {GRID} px is needed.")
     rows, columns = (side // GRID for side in image.shape[1:])
     tiles = image.reshape(3, rows, GRID, columns, GRID).transpose(3, 1, 0, 2, 4).reshape(-1, 3, GRID, GRID)
     return [tile for tile in tiles if np.ptp(tile[1]) > FAINTEST]

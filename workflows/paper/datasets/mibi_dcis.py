@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from mosaic import link, refuse
 
 LINEAGES = {
     "tumour": ("TUMOR_LUMINAL", "TUMOR_ECADCK", "TUMOR_CK5", "TUMOR_EMT"),
@@ -43,20 +44,13 @@ def main() -> None:
         table = types[(types["fov"] == field) & types["lineage"].notna()]
         for file in (image, mask):
             if not file.is_file():
-                msg = f"there is no {file}; fields are named as in manifest.csv, such as {patients.index[0]}."
-                raise SystemExit(msg)
+                refuse(f"there is no {file}; fields are named as in manifest.csv, such as {patients.index[0]}.")
         if given.cells:
             table = table.sample(frac=1, random_state=0).groupby("lineage").head(given.cells).sort_index()
         link(image, given.out / f"{field}.ome.tiff")
         link(mask, given.out / f"{field}_mask.ome.tiff")
         labels = table.rename(columns={"label": "cell_id"})[["cell_id", "cell_type", "lineage"]]
         labels.assign(patient=patients[field]).to_csv(given.out / f"{field}_labels.csv", index=False)
-
-
-def link(source: Path, path: Path) -> None:
-    """Make ``path`` another name of a file."""
-    path.unlink(missing_ok=True)
-    path.symlink_to(source.resolve())
 
 
 if __name__ == "__main__":

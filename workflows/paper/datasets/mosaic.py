@@ -96,6 +96,12 @@ def _tiles_of_mask(
         yield tile
 
 
+def link(source: Path, path: Path) -> None:
+    """Make ``path`` another name of a file."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(source.resolve())
+
+
 def refuse(message: str) -> NoReturn:
     """End with one sentence: what was found, what was needed."""
     raise SystemExit(message)

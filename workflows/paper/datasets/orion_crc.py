@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import tifffile
-from mosaic import refuse
+from mosaic import link, refuse
 
 
 def main() -> None:
@@ -34,9 +34,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     name = given.source.resolve().name
     for file, end in ((image, ".ome.tiff"), (mask, "_mask.ome.tiff")):
-        path = given.out / f"{name}{end}"
-        path.unlink(missing_ok=True)
-        path.symlink_to(file.resolve())
+        link(file, given.out / f"{name}{end}")
     cells.rename(columns={"CellID": "cell_id"}).to_csv(given.out / f"{name}_labels.csv", index=False)
 
 

@@ -30,10 +30,15 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="score what is not the run, but stands beside it")
     given = parser.parse_args()
     run = mxsplicer.load_run(given.run)
-    cells = [read_cells(store, table) for store, table in zip(given.stores, given.labels, strict=True)]
-    features = baselines(run, cells) if given.baselines else of_run(run, cells)
+    every = [read_cells(store, table) for store, table in zip(given.stores, given.labels, strict=True)]
     score = score_split if given.split else score_folds
-    score(cells, features, given).to_csv(given.out, index=False)
+    tables = []
+    for cells in [[one] for one in every] if given.each else [every]:
+        features = baselines(run, cells) if given.baselines else of_run(run, cells)
+        of_slide = f"{cells[0][0].slide_name}: " if given.each else ""
+        found = score(cells, features, given)
+        tables.append(found.assign(label=of_slide + found["label"]))
+    pd.concat(tables).to_csv(given.out, index=False)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -46,6 +51,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--label", nargs="+", default=["class"], help="columns to score")
     parser.add_argument("--groups", help="column whose values stay in one fold; quadrants of slides by default")
     parser.add_argument("--split", action="store_true", help="the labels say what trains and what tests")
+    parser.add_argument("--each", action="store_true", help="score each slide by itself")
     parser.add_argument("--max-cells", type=int, default=100_000)
     return parser
 
