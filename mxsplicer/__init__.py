@@ -11,8 +11,9 @@ The stages, each of which is also a command::
 Names load what they need when they are first used, so importing the package is free.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mxsplicer.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer import exchange, pl, report, tl
@@ -128,12 +129,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        msg = f"module 'mxsplicer' has no attribute {name!r}"
-        raise AttributeError(msg)
-    home = _HOME[name]
-    return getattr(import_module(f"mxsplicer.{home}"), name) if home else import_module(f"mxsplicer.{name}")
+__getattr__ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -281,7 +281,7 @@ def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
         yield anndata.AnnData(**read, obsm=obsm)
 
 
-def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path) -> None:
+def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path, layers: Collection[str] = ()) -> None:
     """Write cells that :func:`open_cells` opened, with all that was added to them.
 
     Parameters
@@ -290,6 +290,8 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
         The file to write; it appears when it is whole.
     embedded
         The file that they were opened from: X, layers and representations are copied as they lie there.
+    layers
+        Those that changed; new ones are written in any case.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".partial")
@@ -302,6 +304,9 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
         for key, one in adata.obsm.items():
             if not isinstance(one, h5py.Dataset):
                 _write_elem(file["obsm"], key, one)
+        for key, one in adata.layers.items():
+            if key in layers or key not in file["layers"]:
+                _write_elem(file["layers"], key, one)
     temporary.replace(path)
 
 
@@ -326,6 +331,14 @@ def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device
         for n, some, of_some in _groups(patches, regions, _AT_ONCE[where.type])
     ]
     return np.concatenate(z) if z else np.empty((0, run.features), np.float32)
+
+
+def encode_inputs(run: Run, x: torch.Tensor, *, device: str = "auto") -> np.ndarray:
+    """Return z (n, d) float32 of patches x (n, C, P, P) that the run has normalised, as :func:`embed` computes it."""
+    where = find_device(device)
+    encoder = _for_embedding(run.encoder, where)
+    parts = x.split(_AT_ONCE[where.type])  # type: ignore[no-untyped-call]
+    return np.concatenate([_encode(encoder, part.to(where, memory_format=torch.channels_last)) for part in parts])
 
 
 def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:

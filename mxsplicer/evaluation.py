@@ -21,7 +21,7 @@ import torch
 from anndata import AnnData
 from sklearn.decomposition import PCA
 
-from mxsplicer.embedding import open_cells
+from mxsplicer.embedding import encode_inputs, open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
@@ -29,11 +29,11 @@ from mxsplicer.progress import track
 from mxsplicer.result import open_images, open_result
 from mxsplicer.slides.cells import Cells
 from mxsplicer.slides.polygons import is_geojson
-from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.tl.labels import join_labels, join_regions, join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.probing import MAX_CELLS, probe_few_labels, remember, score, set_task, verdict
+from mxsplicer.tl.regions import rows_inside
 from mxsplicer.tl.reliance import measure_reliance
 from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY, PIXEL_PCA, available, key_of, trained
 from mxsplicer.tl.rows import take
@@ -91,6 +91,7 @@ def evaluate(
     guard_um: float | None = None,
     compare: Sequence[str | Path] = (),
     use_rep: Sequence[str] = (),
+    roi: str | Path | None = None,
     unsafe_random_split: bool = False,
     max_cells: int = MAX_CELLS,
     images: bool = True,
@@ -121,6 +122,9 @@ def evaluate(
         by ``obs_names``; those that are not in all files are not scored.
     use_rep
         Further keys of ``obsm`` to score, in ``path`` and in ``compare``.
+    roi
+        Outlines (GeoJSON): only cells in them are scored, and looked at for the mixing of slides; of several slides a
+        folder of files. See :func:`mxsplicer.tl.rows_inside`.
     images
         Whether patches are read, or cut from the slide: for the encoder, untrained, for the principal components of
         pixels, and for the reliance on each marker.
@@ -143,8 +147,12 @@ def evaluate(
         if samples is not None:
             join_samples(adata, samples)
         names = _join(adata, labels, label)
+        inside = np.arange(adata.n_obs) if roi is None else rows_inside(adata, roi)
+        if roi is not None:
+            parts.append(_Part(notes=[f"Only the {len(inside):,} cells in the outlines of {Path(roi).name} count."]))
         for name in names:
-            sample, n_labelled = _sampled(adata, _labelled(adata, name), compare, use_rep, max_cells, seed)
+            labelled = np.intersect1d(_labelled(adata, name), inside, assume_unique=True)
+            sample, n_labelled = _sampled(adata, labelled, compare, use_rep, max_cells, seed)
             try:
                 part = _score_label(sample, name, result if images else None, settings)
                 part.scores["n_labelled"] = n_labelled
@@ -155,7 +163,7 @@ def evaluate(
                 parts.append(_Part(notes=[f"{name} is not scored: {error}"]))
         if not any(len(part.scores) for part in parts):
             raise InputError(" ".join(note for part in parts for note in part.notes))
-        parts.append(_mix(adata, compare, use_rep, settings))
+        parts.append(_mix(adata, inside, compare, use_rep, settings))
     scores = pd.concat([part.scores for part in parts if len(part.scores)])
     return Evaluation(
         scores=scores,
@@ -440,11 +448,13 @@ def _score_some(
     return scores[scores["representation"] != MEAN_INTENSITY]
 
 
-def _mix(adata: AnnData, compare: Sequence[str | Path], use_rep: Sequence[str], settings: _Settings) -> _Part:
-    """Measure whether slides can be told apart, on a sample of all cells."""
-    if "slide" not in adata.obs or adata.obs["slide"].nunique() < 2:
+def _mix(
+    adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], settings: _Settings
+) -> _Part:
+    """Measure whether slides can be told apart, on a sample of these cells, labelled or not."""
+    if "slide" not in adata.obs or adata.obs["slide"].iloc[rows].nunique() < 2:
         return _Part(notes=["The cells are of one slide, so whether slides are mixed is not known."])
-    sample, _ = _sampled(adata, np.arange(adata.n_obs), compare, use_rep, _CELLS_OF_MIXING, settings.seed)
+    sample, _ = _sampled(adata, rows, compare, use_rep, _CELLS_OF_MIXING, settings.seed)
     try:
         mixing = measure_mixing(
             sample, representations=_names_of(sample), guard_um=settings.guard_um, seed=settings.seed
@@ -490,7 +500,7 @@ class _Pictures:
             x = self.read(self.rows[start : start + _AT_ONCE])
             pixels.append(pca.transform(x.reshape(len(x), -1).numpy()).astype(np.float32))
             if fresh is not None:
-                z.append(self._encode(fresh, x))
+                z.append(encode_inputs(fresh, x, device=self.device))
         found = [(PIXEL_PCA, np.concatenate(pixels))]
         return [(_UNTRAINED, np.concatenate(z)), *found] if z else found
 
@@ -502,14 +512,7 @@ class _Pictures:
         if marker is not None:
             x = x.clone()
             x[:, marker] = self._held[1][np.searchsorted(rows, partners), marker]
-        return self._encode(self.run, x)
-
-    @torch.inference_mode()
-    def _encode(self, run: Run, x: torch.Tensor) -> np.ndarray:
-        where = find_device(self.device)
-        encoder = run.encoder.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        parts = [encoder(some.to(where, memory_format=torch.channels_last)) for some in x.split(_AT_ONCE)]  # type: ignore[no-untyped-call]
-        return np.concatenate([part.float().cpu().numpy() for part in parts])
+        return encode_inputs(self.run, x, device=self.device)
 
 
 @contextmanager

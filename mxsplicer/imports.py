@@ -1,15 +1,71 @@
-"""Code of the user's own, named ``module:name``: the one place where such a name is imported.
+"""Imports that happen late: names of a package, libraries that may lack, and code of the user's own, ``module:name``.
 
 What a user types may be imported. What a file says never is: nobody should run code by opening what they were sent.
 """
 
 import importlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mxsplicer.errors import InputError
+
+
+def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package that loads a name when it is first used.
+
+    Parameters
+    ----------
+    package
+        Its ``__name__``.
+    modules
+        The module within the package that each of its public names is from; "" where the name is a module itself.
+
+    Examples
+    --------
+    >>> load = lazily("json", {"JSONDecoder": "decoder"})
+    >>> load("JSONDecoder").__name__
+    'JSONDecoder'
+    """
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        home = modules[name]
+        if not home:
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(f"{package}.{home}"), name)
+
+    return load
+
+
+def import_extra(name: str, missing: str) -> Any:
+    """Return a module that not everybody has installed, without the warnings that its import makes.
+
+    Parameters
+    ----------
+    missing
+        What to say where it lacks: what needs it, and how it is installed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be imported.
+
+    Examples
+    --------
+    >>> import_extra("math", "roots need math").sqrt(9)
+    3.0
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise InputError(missing) from error
 
 
 def is_importable(name: str) -> bool:

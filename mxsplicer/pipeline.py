@@ -75,6 +75,7 @@ from mxsplicer.tl.labels import (
     read_table,
     regions_of_slides,
 )
+from mxsplicer.tl.regions import cells_inside
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -457,6 +458,8 @@ def write_result_report(
     *,
     slides: Sequence[Slide] | None = None,
     masks: Sequence[LazyImage] | None = None,
+    out: str | Path | None = None,
+    roi: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the report of a result folder from what lies in it.
@@ -468,6 +471,11 @@ def write_result_report(
     slides, masks
         Of the result, where they are open already; otherwise they are opened where the result says they are, and a
         slide that was moved is left out of the pictures.
+    out
+        The page; ``report.html`` in the folder by default, and ``report_<name of the outlines>.html`` of outlines.
+    roi
+        Outlines (GeoJSON): the page is about the cells in them alone; of several slides a folder of files. Correlations
+        and scores stay those of the cells that they were made of.
     """
     path = Path(path)
     if not (path / "cells.h5ad").is_file():
@@ -476,10 +484,11 @@ def write_result_report(
     if slides is None or masks is None:
         slides, masks = open_images(path)
     log = path / "run" / "log.jsonl"
+    page = path / ("report.html" if roi is None else f"report_{Path(roi).name.partition('.')[0]}.html")
     with open_cells(path / "cells.h5ad") as adata:
         return write_report(
-            adata,
-            path / "report.html",
+            cells_inside(adata, roi),
+            page if out is None else out,
             slides=slides,
             masks=masks,
             log=log if log.is_file() else None,

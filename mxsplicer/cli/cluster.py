@@ -1,12 +1,11 @@
 """`mxsplicer cluster`: the clusters of a result, anew."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import Seed
+from mxsplicer.cli.options import CellsPath, Roi, Seed, UseRep
 
 
 def register(app: typer.Typer) -> None:
@@ -15,14 +14,11 @@ def register(app: typer.Typer) -> None:
 
 
 def cluster(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
-    ],
+    result: CellsPath,
     resolution: Annotated[float, typer.Option(min=0.0, help="Higher gives more clusters.")] = 1.0,
     n_neighbors: Annotated[int, typer.Option(min=2, help="Cells that a cell is compared with.")] = 15,
-    use_rep: Annotated[
-        str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)
-    ] = None,
+    use_rep: UseRep = None,
+    roi: Roi = None,
     max_cells: Annotated[
         int, typer.Option(min=3, help="Cells clustered at most; every other cell joins the clusters of its nearest.")
     ] = 50_000,
@@ -34,7 +30,10 @@ def cluster(
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Cluster the cells of a result anew, lay them out and suggest names; cells.h5ad is replaced when all is done."""
+    """Cluster the cells of a result anew, lay them out and suggest names; cells.h5ad is replaced when all is done.
+
+    With --roi only the cells inside are clustered, and the others are in no cluster.
+    """
     from mxsplicer import tl
     from mxsplicer.embedding import open_cells, save_cells
     from mxsplicer.result import cells_of
@@ -42,19 +41,20 @@ def cluster(
 
     path = cells_of(result)
     with progress.shown(), open_cells(path) as adata:
-        tl.cluster(
-            adata,
-            use_rep=use_rep or learned_features(adata),
-            resolution=resolution,
-            n_neighbors=n_neighbors,
-            max_cells=max_cells,
-            backend=backend,  # type: ignore[arg-type]
-            seed=seed,
-        )
-        names = tl.name_clusters(adata)
         adata.uns.pop("leiden_nhood_enrichment", None)
-        if enrichment:
-            tl.enrich_neighbourhoods(adata)
+        with tl.restricted(adata, roi) as cells:
+            tl.cluster(
+                cells,
+                use_rep=use_rep or learned_features(cells),
+                resolution=resolution,
+                n_neighbors=n_neighbors,
+                max_cells=max_cells,
+                backend=backend,  # type: ignore[arg-type]
+                seed=seed,
+            )
+            names = tl.name_clusters(cells)
+            if enrichment:
+                tl.enrich_neighbourhoods(cells)
         save_cells(adata, path, embedded=path)
         counts = adata.obs["leiden"].value_counts()
     for name, said in names.items():

@@ -1,14 +1,13 @@
 """`mxsplicer correlate`: which learned feature follows which marker."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mxsplicer.cli.options import AsJson, Overwrite, Seed
+from mxsplicer.cli.options import AsJson, CellsPath, Overwrite, Roi, Seed, UseRep
 from mxsplicer.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,12 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def correlate(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
-    ],
-    use_rep: Annotated[
-        str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)
-    ] = None,
+    result: CellsPath,
+    use_rep: UseRep = None,
+    roi: Roi = None,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,8 +35,9 @@ def correlate(
     local: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MARKER=FEATURE",
-            help="Write to obs where in the tissue a feature follows a marker; may be given several times.",
+            metavar="MARKER=FEATURE|FEATURE",
+            help="Write to obs where in the tissue a feature follows a marker, or to a layer where it follows each of "
+            "them; may be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -55,32 +52,40 @@ def correlate(
     """Correlate markers with learned features, add what is missing to cells.h5ad, and show who follows whom.
 
     Everything else in the file stays as it is, and it is replaced when the new one is whole. Maps that were made with
-    the same settings are shown, not made again.
+    the same settings are shown, not made again. Those of --roi tumour.geojson are called tumour_correlation and so on,
+    and stand beside those of all cells.
     """
     from mxsplicer import tl
     from mxsplicer.embedding import open_cells, save_cells
     from mxsplicer.progress import shown
     from mxsplicer.result import cells_of
+    from mxsplicer.tl.labels import obs_name
     from mxsplicer.tl.rows import learned_features
 
     path = cells_of(result)
     pairs = [_pair(text) for text in local or []]
-    with open_cells(path) as adata:
+    with open_cells(path) as adata, shown():
         learned = learned_features(adata)
         use_rep = use_rep or learned
         # As embed names them: those of the learned features are splicer_..., whatever the method.
-        key = "splicer_correlation" if use_rep == learned else f"{use_rep.removeprefix('X_')}_correlation"
+        prefix = "splicer" if use_rep == learned else use_rep.removeprefix("X_")
+        if roi is not None:
+            of_roi = obs_name(roi.name.partition(".")[0])
+            prefix = of_roi if prefix == "splicer" else f"{of_roi}_{prefix}"
+        key = f"{prefix}_correlation"
         settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
-        changed = overwrite or _is_missing(adata, key, settings, given)
-        with shown():
+        layers = []
+        with tl.restricted(adata, roi) as cells:
+            changed = overwrite or _is_missing(cells, key, settings | {"n_cells": cells.n_obs}, given)
             if changed:
-                tl.correlate(adata, key_added=key, given=given, **settings)  # type: ignore[arg-type]
+                tl.correlate(cells, key_added=key, given=given, **settings)  # type: ignore[arg-type]
             for marker, feature in pairs:
-                name = tl.local_correlation(adata, marker, feature, scale=scale, radius_um=radius_um, use_rep=use_rep)
+                name = tl.local_correlation(cells, marker, feature, scale=scale, radius_um=radius_um, use_rep=use_rep)
+                layers += [name] if marker is None else []
                 changed = True
-                typer.echo(f'obs["{name}"]', err=True)
+                typer.echo(f'{"layers" if marker is None else "obs"}["{name}"]', err=True)
         if changed:
-            save_cells(adata, path, embedded=path)
+            save_cells(adata, path, embedded=path, layers=layers)
             typer.echo(f"{path} is written.", err=True)
         table = tl.partners(adata, key=key, top=top)
         support = _support(adata, key)
@@ -93,12 +98,16 @@ def correlate(
         typer.echo(f"Left out: {sentence}.")
 
 
-def _pair(text: str) -> tuple[str, int]:
+def _pair(text: str) -> tuple[str | None, int]:
+    """Return a marker, None for all of them, and a feature."""
     marker, equals, feature = text.rpartition("=")
-    if not (marker and equals and feature.isdecimal()):
-        msg = f"--local {text!r} is not MARKER=FEATURE: give a marker, an equals sign, and the number of a feature."
+    if not feature.isdecimal() or (equals and not marker):
+        msg = (
+            f"--local {text!r} is neither MARKER=FEATURE nor FEATURE: give a marker, an equals sign and the number of "
+            "a feature, or the number alone for all markers."
+        )
         raise InputError(msg)
-    return marker, int(feature)
+    return marker or None, int(feature)
 
 
 def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], given: list[str] | None) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, Seed
+from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, Roi, Seed
 from mxsplicer.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Further key of obsm to score; may be given several times.", rich_help_panel=INPUT),
     ] = None,
+    roi: Roi = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +132,7 @@ def evaluate(
             guard_um=guard_um,
             compare=compare or (),
             use_rep=use_rep or (),
+            roi=roi,
             unsafe_random_split=unsafe_random_split,
             max_cells=max_cells,
             images=images,

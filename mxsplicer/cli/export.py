@@ -1,12 +1,12 @@
 """`mxsplicer export`: a result for other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import Overwrite
+from mxsplicer.cli.options import Overwrite, Roi
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +42,7 @@ def export(
         typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; of several slides, a folder."),
     ] = None,
     groupby: Annotated[str, typer.Option(help="Column of obs that becomes classes.")] = "leiden",
+    roi: Roi = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write cells, outlines and clusters of a result in the formats of other programs."""
@@ -49,6 +50,7 @@ def export(
     from mxsplicer.embedding import open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.result import cells_of, open_images, open_result
+    from mxsplicer.tl.regions import cells_inside
     from mxsplicer.tl.rows import learned_features
 
     if not any((spatialdata, geojson, csv, parquet, labels_zarr)):
@@ -62,35 +64,21 @@ def export(
         msg = f"slide {missing[0]!r} or its mask is no longer where it was; put it back, or export a table only."
         raise InputError(msg)
     several = len(slides) > 1
-    with progress.shown(), open_cells(cells_of(result)) as adata:
+    how: dict[str, Any] = {"groupby": groupby, "overwrite": overwrite}
+    with progress.shown(), open_cells(cells_of(result)) as every:
+        adata = cells_inside(every, roi)
         for path in (one for one in (csv, parquet) if one is not None):
             use_rep = learned_features(adata) if features else None
             typer.echo(exchange.write_table(adata, path, pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite))
-        for slide, mask in zip(slides, masks, strict=True):
+        present = set(adata.obs["slide"].astype(str))  # of some slides no cell may be inside
+        for slide, mask in ((one, its) for one, its in zip(slides, masks, strict=True) if one.name in present):
             if geojson is not None:
                 path = geojson / f"{slide.name}.geojson" if several else geojson
-                exchange.write_outlines(
-                    adata,
-                    path,
-                    mask,
-                    slide=slide.name,
-                    groupby=groupby,
-                    simplify_px=simplify_px,
-                    overwrite=overwrite,
-                )
-                typer.echo(path)
+                typer.echo(exchange.write_outlines(adata, path, mask, slide=slide.name, simplify_px=simplify_px, **how))
             if labels_zarr is not None:
                 path = labels_zarr / f"{slide.name}.ome.zarr" if several else labels_zarr
-                exchange.write_labels(
-                    adata,
-                    path,
-                    mask,
-                    pixel_size_um=slide.pixel_size_um,
-                    slide=slide.name,
-                    groupby=groupby,
-                    overwrite=overwrite,
-                )
-                typer.echo(path)
+                pixel = slide.pixel_size_um
+                typer.echo(exchange.write_labels(adata, path, mask, slide=slide.name, pixel_size_um=pixel, **how))
         if spatialdata is not None:
             typer.echo(
                 exchange.write_spatialdata(

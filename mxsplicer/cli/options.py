@@ -23,6 +23,10 @@ SlidePath = Annotated[
         metavar="SLIDE", help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack; a path or URL.", show_default=False
     ),
 ]
+CellsPath = Annotated[
+    Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
+]
+UseRep = Annotated[str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)]
 Markers = Annotated[
     Path | None,
     typer.Option(

@@ -3,8 +3,9 @@
 A name is loaded when it is first used, so that SpatialData and pyarrow are needed only by what writes them.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mxsplicer.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer.exchange.labels import write_labels
@@ -14,16 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["write_labels", "write_outlines", "write_spatialdata", "write_table"]
 
-_MODULES = {
-    "write_labels": "labels",
-    "write_outlines": "outlines",
-    "write_spatialdata": "spatial",
-    "write_table": "tables",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "write_labels": "labels",
+        "write_outlines": "outlines",
+        "write_spatialdata": "spatial",
+        "write_table": "tables",
+    },
+)

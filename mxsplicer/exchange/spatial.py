@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.exchange.files import appearing
+from mxsplicer.imports import import_extra
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 from mxsplicer.tl.labels import obs_name
 
@@ -51,15 +52,9 @@ def write_spatialdata(
     InputError
         If SpatialData is not installed, the folder exists, or there is not one mask for every slide.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it imports
-            import spatialdata
-            from spatialdata.models import Image2DModel, Labels2DModel, TableModel
-            from spatialdata.transformations import Scale
-    except ImportError as error:
-        msg = "SpatialData is not installed; run `pip install 'mxsplicer[spatialdata]'`."
-        raise InputError(msg) from error
+    missing = "SpatialData is not installed; run `pip install 'mxsplicer[spatialdata]'`."
+    spatialdata, models = (import_extra(name, missing) for name in ("spatialdata", "spatialdata.models"))
+    scale = import_extra("spatialdata.transformations", missing).Scale
     path = Path(path)
     if not slides or len(slides) != len(masks):
         msg = f"{len(slides)} slides and {len(masks)} masks were given; a mask for each slide is needed."
@@ -73,15 +68,15 @@ def write_spatialdata(
         warnings.simplefilter("ignore")  # they tell of the future of their parts
         for slide, mask in zip(slides, masks, strict=True):
             check_mask(mask, slide)
-            to_um = {"global": Scale([slide.pixel_size_um] * 2, axes=("y", "x"))}
+            to_um = {"global": scale([slide.pixel_size_um] * 2, axes=("y", "x"))}
             steps = [2] * max(0, int(np.ceil(np.log2(max(slide.shape_px) / _SMALLEST_PX))))
             parsed: dict[str, Any] = {"transformations": to_um, "scale_factors": steps or None}
-            labels[names[slide.name]] = Labels2DModel.parse(_lazy(mask), dims=("y", "x"), **parsed)
+            labels[names[slide.name]] = models.Labels2DModel.parse(_lazy(mask), dims=("y", "x"), **parsed)
             if image:
-                images[f"{names[slide.name]}_image"] = Image2DModel.parse(
+                images[f"{names[slide.name]}_image"] = models.Image2DModel.parse(
                     _lazy(slide.image), dims=("c", "y", "x"), c_coords=list(slide.markers), **parsed
                 )
-        table = TableModel.parse(
+        table = models.TableModel.parse(
             _table(adata, names), region=list(names.values()), region_key="slide", instance_key="cell_id"
         )
         data = spatialdata.SpatialData(images=images, labels=labels, tables={"cells": table})

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.exchange.files import appearing
+from mxsplicer.imports import import_extra
 from mxsplicer.tl.rows import representation, slices
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -120,12 +121,8 @@ def _write_csv(parts: Iterator[pd.DataFrame], path: Path, compression: str | Non
 
 
 def _write_parquet(parts: Iterator[pd.DataFrame], path: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        msg = "Parquet is written by pyarrow, which is not installed; run `pip install pyarrow`, or write a CSV."
-        raise InputError(msg) from error
+    missing = "Parquet is written by pyarrow, which is not installed; run `pip install pyarrow`, or write a CSV."
+    pa, pq = (import_extra(name, missing) for name in ("pyarrow", "pyarrow.parquet"))
     writer = None
     try:
         for part in parts:

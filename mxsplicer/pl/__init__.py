@@ -3,8 +3,9 @@
 A name is loaded when it is first used: matplotlib takes a second.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mxsplicer.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer.pl.correlations import correlation, local_map, marker_diagonal, marker_support, volcano
@@ -31,25 +32,21 @@ __all__ = [
     "volcano",
 ]
 
-_MODULES = {
-    "correlation": "correlations",
-    "embedding": "maps",
-    "gallery": "galleries",
-    "local_map": "correlations",
-    "losses": "training",
-    "marker_diagonal": "correlations",
-    "marker_support": "correlations",
-    "markers_by_cluster": "matrices",
-    "neighbourhoods": "matrices",
-    "slide": "tissue",
-    "spatial": "maps",
-    "spectrum": "spectra",
-    "volcano": "correlations",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "correlation": "correlations",
+        "embedding": "maps",
+        "gallery": "galleries",
+        "local_map": "correlations",
+        "losses": "training",
+        "marker_diagonal": "correlations",
+        "marker_support": "correlations",
+        "markers_by_cluster": "matrices",
+        "neighbourhoods": "matrices",
+        "slide": "tissue",
+        "spatial": "maps",
+        "spectrum": "spectra",
+        "volcano": "correlations",
+    },
+)

@@ -30,7 +30,7 @@ def embedding(
     Parameters
     ----------
     adata
-        Cells with a map (cells, 2) in ``obsm``.
+        Cells with a map (cells, 2) in ``obsm``; those that have no place on it (NaN) are not shown.
     color
         Column of ``obs``, or a marker; intensities are shown as log1p between their 1st and 99.5th percentiles.
     basis
@@ -46,6 +46,9 @@ def embedding(
         msg = f"the cells have no map {basis!r}; run mxsplicer.tl.cluster first."
         raise InputError(msg)
     ax = axes_or_new(ax, (6, 5))
+    on_map = np.isfinite(np.asarray(adata.obsm[basis])).all(axis=1)
+    if not on_map.all():
+        adata = adata[on_map]
     points = np.asarray(adata.obsm[basis])[:, :2]
     size = float(np.clip(30_000 / max(adata.n_obs, 1), 0.3, 12))
     order, style = _coloured(adata, color, seed)

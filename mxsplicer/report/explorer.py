@@ -23,12 +23,13 @@ def explorer(adata: AnnData, names: dict[str, str], rows: np.ndarray | None = No
     names
         Of the clusters, as suggested.
     rows
-        Which cells; by default 15,000 at random and at least 30 of each cluster.
+        Which cells; by default 15,000 of those on the map, at random, and at least 30 of each cluster.
     """
     if "X_umap" not in adata.obsm or "leiden" not in adata.obs or "spatial" not in adata.obsm:
         return None
     clusters, codes = cluster_codes(adata, "leiden")
-    chosen = _sample(codes, len(clusters)) if rows is None else rows
+    on_map = np.flatnonzero(np.isfinite(np.asarray(adata.obsm["X_umap"])).all(axis=1))
+    chosen = on_map[_sample(codes[on_map], len(clusters))] if rows is None else rows
     slide_of = (
         adata.obs["slide"].astype("category").cat.remove_unused_categories().cat if "slide" in adata.obs else None
     )

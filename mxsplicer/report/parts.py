@@ -63,6 +63,7 @@ def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
     key = learned_features(adata)
     return {
         "n_cells": adata.n_obs,
+        "roi": str(adata.uns.get("mxsplicer", {}).get("roi", "")),
         "n_slides": len(_slide_names(adata)),
         "n_markers": adata.n_vars,
         "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,

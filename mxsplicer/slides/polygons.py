@@ -7,6 +7,7 @@ centre of the first pixel is (0.5, 0.5). A pixel belongs to a cell whose outline
 import gzip
 import json
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ class Polygons:
         return out.reshape(bottom - top, right - left)
 
 
-def read_polygons(path: Path, shape_px: tuple[int, int], *, part: Part = "cell") -> Polygons:
+def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, part: Part = "cell") -> Polygons:
     """Read the outlines of a GeoJSON file; features that are not cells are left out.
 
     Where there are objects of the type cell, they are taken; else detections, else annotations and what has no type.
@@ -110,7 +111,8 @@ def read_polygons(path: Path, shape_px: tuple[int, int], *, part: Part = "cell")
     path
         A FeatureCollection, a list of features or a single one; ``.gz`` is unpacked.
     shape_px
-        Height and width of the slide.
+        Height and width of the slide; None where it is not known: then outlines may reach anywhere, and the image as
+        far as they do.
     part
         The outline of the whole cell, or QuPath's ``nucleusGeometry``; both give a cell the same number.
 
@@ -142,9 +144,11 @@ def read_polygons(path: Path, shape_px: tuple[int, int], *, part: Part = "cell")
     if left_out:
         counts = ", ".join(f"{n} × {what}" for what, n in left_out.items())
         logger.info("%s: taken are %d × %s; left out are %s", path.name, outlines.n_cells, kind, counts)
-    polygons = outlines.polygons(shape_px)
+    polygons = outlines.polygons(shape_px or (0, 0))
     low, high = polygons.points.min(axis=0), polygons.points.max(axis=0)
-    if (low < -1).any() or (high > np.array(shape_px[::-1]) + 1).any():
+    if shape_px is None:
+        polygons.shape = max(0, math.ceil(high[1])), max(0, math.ceil(high[0]))
+    elif (low < -1).any() or (high > np.array(shape_px[::-1]) + 1).any():
         msg = (
             f"the outlines of {path.name} reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) (x, y) but "
             f"the slide is {shape_px} (Y, X). Export them in pixels of the full resolution, with the origin at the "

@@ -3,8 +3,9 @@
 A name is loaded when it is first used: scanpy and scikit-learn take seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mxsplicer.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from mxsplicer.tl.mixing import measure_mixing
     from mxsplicer.tl.naming import cluster_profiles, name_clusters
     from mxsplicer.tl.probing import probe, probe_few_labels, set_task, verdict
+    from mxsplicer.tl.regions import cells_inside, restricted, rows_inside
     from mxsplicer.tl.reliance import measure_reliance
     from mxsplicer.tl.similarity import index_cells, similar
     from mxsplicer.tl.structure import measure_structure
 
 __all__ = [
+    "cells_inside",
     "cluster",
     "cluster_profiles",
     "correlate",
@@ -34,34 +37,35 @@ __all__ = [
     "pick_examples",
     "probe",
     "probe_few_labels",
+    "restricted",
+    "rows_inside",
     "set_task",
     "similar",
     "verdict",
 ]
 
-_MODULES = {
-    "cluster": "clustering",
-    "cluster_profiles": "naming",
-    "correlate": "correlation",
-    "enrich_neighbourhoods": "enrichment",
-    "index_cells": "similarity",
-    "measure_mixing": "mixing",
-    "measure_reliance": "reliance",
-    "measure_structure": "structure",
-    "local_correlation": "local",
-    "name_clusters": "naming",
-    "partners": "correlation",
-    "pick_examples": "examples",
-    "probe": "probing",
-    "probe_few_labels": "probing",
-    "set_task": "probing",
-    "similar": "similarity",
-    "verdict": "probing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "cells_inside": "regions",
+        "cluster": "clustering",
+        "cluster_profiles": "naming",
+        "correlate": "correlation",
+        "enrich_neighbourhoods": "enrichment",
+        "index_cells": "similarity",
+        "measure_mixing": "mixing",
+        "measure_reliance": "reliance",
+        "measure_structure": "structure",
+        "local_correlation": "local",
+        "name_clusters": "naming",
+        "partners": "correlation",
+        "pick_examples": "examples",
+        "probe": "probing",
+        "probe_few_labels": "probing",
+        "restricted": "regions",
+        "rows_inside": "regions",
+        "set_task": "probing",
+        "similar": "similarity",
+        "verdict": "probing",
+    },
+)

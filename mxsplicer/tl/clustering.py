@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import import_extra
 from mxsplicer.progress import track
 from mxsplicer.tl.rows import representation, slices, take
 
@@ -51,7 +52,7 @@ def cluster(
         Cells that are clustered, at most.
     backend
         ``"rapids"`` has rapids-singlecell do the same on an NVIDIA GPU, where that is installed; its Leiden and UMAP
-        are other code and give other clusters. Not tried: no test of ours runs it.
+        are other code and give other clusters. Tested against a stand-in for its functions, not on a GPU.
     seed
         Of the sample, the neighbours, Leiden and UMAP.
 
@@ -109,11 +110,10 @@ def _cluster_all(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) 
 
 
 def _cluster_all_on_gpu(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        import rapids_singlecell as rsc
-    except ImportError as error:
-        msg = "backend 'rapids' needs rapids-singlecell and an NVIDIA GPU; leave it out to cluster by scanpy."
-        raise InputError(msg) from error
+    rsc = import_extra(
+        "rapids_singlecell",
+        "backend 'rapids' needs rapids-singlecell and an NVIDIA GPU; leave it out to cluster by scanpy.",
+    )
     cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
     rsc.pp.neighbors(cells, n_neighbors=min(n_neighbors, len(z) - 1), use_rep="z", algorithm="brute", random_state=seed)
     rsc.tl.leiden(cells, resolution=resolution, random_state=seed)

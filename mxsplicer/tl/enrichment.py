@@ -7,6 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import import_extra
 from mxsplicer.tl.naming import cluster_codes
 
 
@@ -45,13 +46,9 @@ def enrich_neighbourhoods(
     InputError
         If squidpy is not installed, or there are fewer than two clusters.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what squidpy imports
-            import squidpy as sq
-    except ImportError as error:
-        msg = "neighbourhoods are counted by squidpy, which is not installed; run `pip install squidpy`."
-        raise InputError(msg) from error
+    sq = import_extra(
+        "squidpy", "neighbourhoods are counted by squidpy, which is not installed; run `pip install squidpy`."
+    )
     names, codes = cluster_codes(adata, groupby)
     known = codes < len(names)
     present = np.unique(codes[known])

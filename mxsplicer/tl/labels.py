@@ -12,6 +12,7 @@ import pandas as pd
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.polygons import is_geojson, read_classes
+from mxsplicer.slides.selection import outlines_at
 
 # What the columns of cell ids and slides are called by mcmicro, steinbock, SpatialData, scimap, QuPath and people.
 _CELL = (
@@ -28,7 +29,6 @@ _CELL = (
 _SLIDE = ("slide", "fov", "image", "image_name", "imagename", "imageid", "sample", "sample_id", "library_id", "region")
 
 _MOST_CLASSES = 60  # a column of more different words is a name or a comment, not a label
-_WINDOW_PX = 1024  # outlines are drawn a window at a time
 _RESERVED = ("dtype", "_index")  # as columns of obs, anndata's writer and SpatialData stumble over them
 
 
@@ -113,31 +113,29 @@ def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     InputError
         If there is no file for any slide, a file is no GeoJSON, or no cell lies in an outline with a class.
     """
-    files = regions_of_slides(Path(path), _slides(adata.obs))
-    x, y = np.round(_pixels(adata)).astype(np.int64).T  # a pixel has its centre at a whole number
+    x, y = pixels_of(adata).T
     found = np.full(adata.n_obs, "", dtype=object)
-    slides = _slide_of(adata.obs)
-    for slide, file in files.items():
-        here = np.flatnonzero((slides == slide) & (x >= 0) & (y >= 0))
-        if not len(here):
-            continue
-        polygons, classes = read_classes(file, (int(y[here].max()) + 1, int(x[here].max()) + 1))
-        named = np.array(["", *classes], dtype=object)
-        _, window = np.unique(np.stack([y[here], x[here]], axis=1) // _WINDOW_PX, axis=0, return_inverse=True)
-        in_order = here[np.argsort(window, kind="stable")]
-        for cells in np.split(in_order, np.cumsum(np.bincount(window))[:-1]):
-            top, left = (int(along[cells[0]]) // _WINDOW_PX * _WINDOW_PX for along in (y, x))
-            numbers = polygons[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
-            found[cells] = named[numbers[y[cells] - top, x[cells] - left]]
+    for here, file in regions_by_rows(adata, Path(path)):
+        shape_px = (int(y[here].max()) + 2, int(x[here].max()) + 2)
+        polygons, classes = read_classes(file, shape_px)
+        found[here] = np.array(["", *classes], dtype=object)[outlines_at(polygons, x[here], y[here])]
     if not (found != "").any():
         msg = (
             f"no cell lies in an outline with a class of {Path(path).name}. Its coordinates have to be pixels of the "
-            f"finest level; the cells lie between ({x.min()}, {y.min()}) and ({x.max()}, {y.max()}) (x, y)."
+            f"finest level; the cells lie between ({x.min():.0f}, {y.min():.0f}) and ({x.max():.0f}, {y.max():.0f}) "
+            "(x, y)."
         )
         raise InputError(msg)
     column = _free_name(adata, name)
     adata.obs[column] = pd.Categorical([one or None for one in found])
     return column
+
+
+def regions_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.ndarray, Path]]:
+    """Return the rows of each slide that has outlines, and the file of these, as :func:`regions_of_slides` finds it."""
+    slides = _slide_of(adata.obs)
+    files = regions_of_slides(path, _slides(adata.obs))
+    return [(np.flatnonzero(slides == slide), file) for slide, file in files.items()]
 
 
 def regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
@@ -162,7 +160,7 @@ def regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
     return {slide: of_slide[0] for slide, of_slide in found.items() if of_slide}
 
 
-def _pixels(adata: anndata.AnnData) -> np.ndarray:
+def pixels_of(adata: anndata.AnnData) -> np.ndarray:
     """Return the centroids (N, 2) in pixels, x then y."""
     if {"x_px", "y_px"} <= set(adata.obs.columns):
         return np.asarray(adata.obs[["x_px", "y_px"]], dtype=np.float64)
@@ -271,13 +269,21 @@ def _free_name(adata: anndata.AnnData, column: str) -> str:
 
 
 def _bring(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", places: np.ndarray) -> str:
-    name = _free_name(adata, column)
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if not numeric:
         values = values.astype(str).where(values.notna())
     taken = values.reset_index(drop=True).reindex(places).to_numpy()
-    adata.obs[name] = taken if numeric else pd.Categorical(taken)
+    brought = pd.Series(taken if numeric else pd.Categorical(taken), index=adata.obs_names)
+    name = obs_name(column)
+    if name in adata.obs and _is_same(adata.obs[name], brought):  # brought here before, by embed say
+        return name
+    name = _free_name(adata, column)
+    adata.obs[name] = brought
     return name
+
+
+def _is_same(here: "pd.Series[Any]", brought: "pd.Series[Any]") -> bool:
+    return here.astype(object).where(here.notna(), None).equals(brought.astype(object).where(brought.notna(), None))
 
 
 def _key(table: pd.DataFrame, names: Sequence[str]) -> str | None:

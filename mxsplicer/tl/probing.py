@@ -340,8 +340,10 @@ def _sentence(label: str, rows: pd.DataFrame) -> str:
     gain, sd = float(own["gain"]), float(own["gain_sd"])
     if is_baseline(name):
         sentence = f"{label}: there is no learned representation to judge; {name} has"
-    elif abs(gain) < _SMALLEST_GAIN or abs(gain) <= sd * _deviations_needed(int(own["folds"])):
+    elif abs(gain) < _SMALLEST_GAIN or abs(gain) <= (needed := sd * _deviations_needed(int(own["folds"]))):
         points = f"{gain * 100:+.1f} ± {sd * 100:.1f} points"
+        if abs(gain) >= _SMALLEST_GAIN:  # what is large and not certain is not shown to be nothing
+            points += f", and these {own['folds']} folds tell no less than {needed * 100:.1f} from chance"
         sentence = f"{label}: {name} is equal to mean intensity within the spread of the folds ({points});"
     else:
         word = "better" if gain > 0 else "worse"

@@ -4,6 +4,7 @@ This is permutation importance (Breiman 2001, "Random forests", section 10) of a
 feature mixes markers, so the signal is exchanged in the image and the cell embedded again.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -71,7 +72,9 @@ def measure_reliance(
     per_class = max(5, max_cells // (task.folds.n * len(task.classes)))
     losses, intact = np.empty((task.folds.n, len(names))), np.empty(task.folds.n)
     for fold in track(range(task.folds.n), f"Exchanging markers of {task.label}"):
-        predict = fit_fold(x, task.codes, task.folds, fold, representation, max_cells_per_class, seed)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a fit that stops early is one the validation fold then does not choose
+            predict = fit_fold(x, task.codes, task.folds, fold, representation, max_cells_per_class, seed)[0]
         test = at_most(np.flatnonzero((task.folds.of_cell == fold) & usable), task.codes, per_class, rng)
         rows, codes = task.rows[test], task.codes[test]
         partners = _partners(rows, slides[rows], rng)

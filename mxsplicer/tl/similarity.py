@@ -1,7 +1,7 @@
 """Cells that look like a cell: the nearest of the learned representation, exactly or by an index."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import import_extra
 from mxsplicer.progress import track
 from mxsplicer.tl.rows import representation, slices, take
 
@@ -22,6 +23,8 @@ Metric = Literal["cosine", "euclidean"]
 _METRICS = ("cosine", "euclidean")
 _COMPONENTS, _PCA_CELLS = 50, 50_000
 _CANDIDATES = 10  # times as many as are asked for; of those the exact distance decides
+_LINKS = 32  # of a cell in a small world
+_NO_ROW = -1
 _SHOWN = ("slide", "cell_id", "x_px", "y_px")
 
 
@@ -49,13 +52,17 @@ def similar(
     use_rep: str = "X_splicer",
     metric: Metric = "cosine",
     among: np.ndarray | None = None,
-    index: CellIndex | None = None,
+    others: Mapping[str, AnnData] | None = None,
+    index: CellIndex | Mapping[str, CellIndex] | None = None,
 ) -> pd.DataFrame:
     """Find the cells that look most like a cell, by their learned features, over all slides of the table.
 
     All cells are compared, a slice at a time: the answer is exact, memory does not grow with their number, and the
     representation may lie on disk, as :func:`mxsplicer.open_cells` leaves it. For many questions to the same cells an
     index from :func:`index_cells` answers each at once; it may miss some of the nearest, and the distances are exact.
+
+    Cells of other tables, of a cohort's other results say, are found as well where ``others`` names them; one model has
+    to have embedded them all.
 
     Parameters
     ----------
@@ -70,20 +77,24 @@ def similar(
     metric
         ``"cosine"``, 0 for the same direction to 2 for the opposite, or ``"euclidean"``.
     among
-        Which cells may be found, one boolean per cell: those of other slides, say. All by default.
+        Which cells of ``adata`` may be found, one boolean per cell: those of other slides, say. All by default.
+    others
+        Further tables to search, each by a name.
     index
-        Of these cells, as :func:`index_cells` made it; its metric and representation count.
+        Of these cells, as :func:`index_cells` made it; its metric and representation count. With ``others`` the index
+        of each table by its name, that of ``adata`` by "".
 
     Returns
     -------
     One row per found cell, nearest first, named as in ``obs_names``: ``query`` (the name of the cell asked for),
-    ``row`` (its place in ``adata``), ``distance``, and ``slide``, ``cell_id``, ``x_px``, ``y_px`` where ``obs`` has
-    them.
+    ``table`` (where there are ``others``; "" for ``adata``), ``row`` (its place in its table), ``distance``, and
+    ``slide``, ``cell_id``, ``x_px``, ``y_px`` where ``obs`` has them.
 
     Raises
     ------
     InputError
-        If there is no such cell, representation or metric, or the index is of other cells.
+        If there is no such cell, representation or metric, the index is of other cells, or another model embedded
+        ``others``.
 
     Examples
     --------
@@ -94,39 +105,73 @@ def similar(
     d    3     0.000
     c    2     0.005
     """
-    if index is not None:
-        if index.n_cells != adata.n_obs:
-            msg = f"the index is of {index.n_cells:,} cells and there are {adata.n_obs:,}; make it anew of these."
-            raise InputError(msg)
-        use_rep, metric = index.use_rep, index.metric
+    tables = {"": adata, **(others or {})}
+    indices = dict(index) if isinstance(index, Mapping) else {} if index is None else {"": index}
+    if indices:
+        use_rep, metric = _check_indices(tables, indices)
     _check(adata, metric, n, among)
     z, asked = representation(adata, use_rep), _rows_of(adata, cell)
     queries = np.concatenate([np.asarray(z[row : row + 1], dtype=np.float32) for row in asked])
-    if index is None:
-        rows, distances = _nearest(z, queries, asked, n, metric, among)
-    else:
-        rows, distances = _nearest_by_index(z, queries, asked, n, index, among)
-    # An index, or a choice of few cells, may bring fewer than n.
-    kept = np.isfinite(distances)
-    of_query = np.repeat(np.asarray(asked), kept.sum(axis=1))
-    found = rows[kept]
-    table = pd.DataFrame(
-        {"query": adata.obs_names[of_query], "row": found, "distance": distances[kept]}, index=adata.obs_names[found]
+    found = []
+    for name, table in tables.items():
+        _check_model(adata, table, name, use_rep)
+        searched = representation(table, use_rep)
+        own, allowed = (asked, among) if name == "" else ([_NO_ROW] * len(asked), None)
+        if indices:
+            rows, distances = _nearest_by_index(searched, queries, own, n, indices[name], allowed)
+        else:
+            rows, distances = _nearest(searched, queries, own, n, metric, allowed)
+        found += [_as_table(adata, asked, name, table, rows, distances)]
+    if len(found) == 1:
+        return found[0].drop(columns=["table", "order"])
+    merged = pd.concat(found).sort_values(["order", "distance"], kind="stable")
+    return merged.groupby("order", sort=False).head(n).drop(columns="order")
+
+
+def _as_table(
+    adata: AnnData, asked: Sequence[int], name: str, table: AnnData, rows: np.ndarray, distances: np.ndarray
+) -> pd.DataFrame:
+    """Return what was found (q, n) in one table; ``order`` is the place of the question."""
+    kept = np.isfinite(distances)  # an index, or a choice of few cells, may bring fewer than n
+    order, places = np.nonzero(kept)[0], rows[kept]
+    found = pd.DataFrame(
+        {
+            "query": adata.obs_names[np.asarray(asked)[order]],
+            "table": name,
+            "row": places,
+            "distance": distances[kept],
+            "order": order,
+        },
+        index=table.obs_names[places],
     )
     for column in _SHOWN:
-        if column in adata.obs:
-            table[column] = adata.obs[column].to_numpy()[found]
-    return table
+        if column in table.obs:
+            found[column] = table.obs[column].to_numpy()[places]
+    return found
 
 
-def index_cells(adata: AnnData, *, use_rep: str = "X_splicer", metric: Metric = "cosine", seed: int = 0) -> CellIndex:
-    """Make an index of the cells for many calls of :func:`similar`, by nearest-neighbour descent.
+def index_cells(
+    adata: AnnData,
+    *,
+    use_rep: str = "X_splicer",
+    metric: Metric = "cosine",
+    backend: Literal["pynndescent", "faiss"] = "pynndescent",
+    seed: int = 0,
+) -> CellIndex:
+    """Make an index of the cells for many calls of :func:`similar`.
 
     The first 50 principal components are indexed: 200 MB for a million cells, and the index takes about as much again.
-    They decide who is a candidate, and all features who is nearest (Dong et al. 2011, as pynndescent has it).
-    """
-    from pynndescent import NNDescent
+    They decide who is a candidate, and all features who is nearest.
 
+    Parameters
+    ----------
+    backend
+        ``"pynndescent"``: nearest-neighbour descent (Dong et al. 2011). ``"faiss"``: a navigable small world (Malkov
+        and Yashunin 2016) by faiss, where that is installed.
+    """
+    if backend not in _BACKENDS:
+        msg = f"there is no backend {backend!r}; there are {', '.join(_BACKENDS)}."
+        raise InputError(msg)
     _check(adata, metric, 1, None)
     z = representation(adata, use_rep)
     rng = np.random.default_rng(seed)
@@ -137,9 +182,63 @@ def index_cells(adata: AnnData, *, use_rep: str = "X_splicer", metric: Metric = 
     for part in track(slices(adata.n_obs), "Indexing cells"):
         reduced[part] = _reduced(pca, np.asarray(z[part], dtype=np.float32), metric)
     # Of directions the Euclidean distance orders as the cosine does.
-    tree = NNDescent(reduced, metric="euclidean", n_neighbors=min(30, adata.n_obs - 1), random_state=seed)
+    return CellIndex(use_rep, metric, adata.n_obs, pca, _BACKENDS[backend](reduced, seed))
+
+
+def _descent(reduced: np.ndarray, seed: int) -> Any:
+    from pynndescent import NNDescent
+
+    tree = NNDescent(reduced, metric="euclidean", n_neighbors=min(30, len(reduced) - 1), random_state=seed)
     tree.prepare()
-    return CellIndex(use_rep, metric, adata.n_obs, pca, tree)
+    return tree
+
+
+class _SmallWorld:
+    """An index of faiss that answers as pynndescent's does."""
+
+    def __init__(self, reduced: np.ndarray, seed: int) -> None:  # noqa: ARG002, faiss draws by itself
+        missing = "backend 'faiss' needs faiss; run `pip install 'mxsplicer[faiss]'`, or leave it out."
+        self._index = import_extra("faiss", missing).IndexHNSWFlat(reduced.shape[1], _LINKS)
+        self._index.hnsw.efConstruction = 2 * _LINKS
+        self._index.add(reduced)
+
+    def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and distances (q, k); a row that was not found is the last that was."""
+        self._index.hnsw.efSearch = max(4 * _LINKS, k)
+        distances, rows = self._index.search(queries, k)
+        return np.where(rows < 0, rows.max(axis=1, keepdims=True), rows), distances
+
+
+_BACKENDS: dict[str, Callable[[np.ndarray, int], Any]] = {"pynndescent": _descent, "faiss": _SmallWorld}
+
+
+def _check_indices(tables: Mapping[str, AnnData], indices: Mapping[str, CellIndex]) -> tuple[str, Metric]:
+    """Return the representation and the metric that the indices share."""
+    missing = [name for name in tables if name not in indices]
+    if missing:
+        msg = f"there is no index of {missing[0]!r}: give index={{'': ..., {missing[0]!r}: ...}}, or none at all."
+        raise InputError(msg)
+    for name, table in tables.items():
+        if indices[name].n_cells != table.n_obs:
+            msg = (
+                f"the index is of {indices[name].n_cells:,} cells and there are {table.n_obs:,}; make it anew of these."
+            )
+            raise InputError(msg)
+    made = {(one.use_rep, one.metric) for one in indices.values()}
+    if len(made) > 1:
+        msg = f"the indices were made differently ({', '.join(map(str, sorted(made)))}); make them alike."
+        raise InputError(msg)
+    return made.pop()
+
+
+def _check_model(adata: AnnData, other: AnnData, name: str, use_rep: str) -> None:
+    """Raise if the features of two tables are not those of one model."""
+    width, own = (representation(one, use_rep).shape[1] for one in (other, adata))
+    models = [one.uns.get("mxsplicer", {}).get("fingerprints", {}).get("weights") for one in (other, adata)]
+    if width != own or (None not in models and models[0] != models[1]):
+        how = f"{width} features against {own}" if width != own else f"weights {models[0]} against {models[1]}"
+        msg = f"table {name!r} was embedded by another model ({how}). Embed it with --model to compare its cells."
+        raise InputError(msg)
 
 
 def _check(adata: AnnData, metric: str, n: int, among: np.ndarray | None) -> None:

@@ -78,16 +78,19 @@ def test_maps_made_differently_are_replaced_only_on_demand(command, result, othe
 
 
 def test_a_map_in_the_tissue_is_added_on_request(command, result):
-    outcome = command("correlate", "slide.mxs", "--local", "CD3e=4", "--scale", "region")
+    outcome = command("correlate", "slide.mxs", "--local", "CD3e=4", "--local", "2", "--scale", "region")
 
+    cells = read(result)
     assert outcome.code == 0
-    assert read(result).obs["local_CD3e_4_region"].notna().all()
+    assert cells.obs["local_CD3e_4_region"].notna().all()
+    assert np.isfinite(cells.layers["local_2_region"]).all()
+    np.testing.assert_array_equal(cells.layers["raw"], cells.X + 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--local", "CD3e"], "--local 'CD3e' is not MARKER=FEATURE"),
+        (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
         (["--local", "CD3e=99"], "no feature 99; the 6 features are counted from 0"),
         (["--use-rep", "X_joint"], "no representation 'X_joint'"),
         (["--given", "CD4"], "no marker 'CD4' to hold fixed"),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 
 from mxsplicer.pipeline import Options, embed_slides
 from mxsplicer.slides.simulation import simulate_slide
@@ -97,6 +98,98 @@ def test_a_result_is_exported_in_every_format_at_once(command, result):
     again = command("export", result, "--csv", "c.csv")
     assert (again.code, again.written) == (2, [])
     assert "--overwrite" in again.err
+
+
+@pytest.fixture
+def left(tmp_path, result):
+    """Draw an outline around the left half of the slide; return its file and the names of the cells in it."""
+    ring = [[0, 0], [160, 0], [160, 320], [0, 320], [0, 0]]
+    annotation = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (tmp_path / "left.geojson").write_text(json.dumps(annotation))
+    (tmp_path / "below.geojson").write_text(json.dumps(annotation).replace("160", "-160"))
+    obs = anndata.read_h5ad(result / "cells.h5ad").obs
+    return set(obs.index[np.floor(obs["x_px"] + 0.5) < 160])
+
+
+def test_every_export_can_be_restricted_to_outlines(command, result, left):
+    done = command(
+        "export", result, "--roi", "left.geojson", "--csv", "c.csv", "--geojson", "q.geojson", "--labels-zarr", "l.zarr"
+    )
+
+    assert done.code == 0
+    assert set("S01_" + pd.read_csv(result.parent / "c.csv")["CellID"].astype(str)) == left
+    assert len(json.loads((result.parent / "q.geojson").read_text())["features"]) == len(left)
+    labels = zarr.open_array(result.parent / "l.zarr" / "labels" / "cells" / "0", mode="r")[:]
+    assert {f"S01_{cell}" for cell in np.unique(labels[labels > 0])} == left
+
+
+def test_clusters_can_be_those_of_outlines_and_the_other_cells_are_in_none(command, result, left):
+    done = command("cluster", result, "--roi", "left.geojson", "--resolution", 0.3)
+
+    after = anndata.read_h5ad(result / "cells.h5ad")
+    assert done.code == 0
+    assert set(after.obs_names[after.obs["leiden"].notna()]) == left
+    assert set(after.obs_names[np.isfinite(after.obsm["X_umap"][:, 0])]) == left
+    assert after.uns["mxsplicer"]["ledger"]["S01"]["kept"] == after.n_obs
+    again = command("report", result, "--overwrite")  # of all cells, half of which have no place on the map
+    assert (again.code, again.written) == (0, ["S01.mxs/report.html"])
+
+
+def test_maps_of_outlines_stand_beside_those_of_all_cells(command, result, left):
+    before = anndata.read_h5ad(result / "cells.h5ad")
+
+    done = command("correlate", result, "--roi", "left.geojson", "--local", "3", "--json")
+
+    after = anndata.read_h5ad(result / "cells.h5ad")
+    inside = after.obs_names.isin(left)
+    assert done.code == 0
+    assert json.loads(done.out)["n_cells"] == len(left)
+    np.testing.assert_array_equal(after.varm["splicer_correlation"], before.varm["splicer_correlation"])
+    r = np.corrcoef(after.X[inside, 2], after.obsm["X_splicer"][inside, 5])[0, 1]
+    np.testing.assert_allclose(after.varm["left_correlation"][2, 5], r, atol=1e-5)
+    assert after.layers["local_3_neighbourhood"].shape == after.shape
+    assert np.isnan(after.layers["local_3_neighbourhood"][~inside]).all()
+    assert np.isfinite(after.layers["local_3_neighbourhood"][inside]).any()
+
+
+def test_a_page_can_be_about_outlines_alone(command, result, left):
+    done = command("report", result, "--roi", "left.geojson")
+
+    assert (done.code, done.written) == (0, ["S01.mxs/report_left.html"])
+    text = (result / "report_left.html").read_text()
+    assert "outside the regions" in text
+    assert "left.geojson" in text
+    assert f"<dd>{len(left):,}</dd>" in text
+    assert "The fates add up" in text
+
+
+def test_scores_can_be_those_of_outlines(command, result, left):
+    labels = pd.DataFrame({"cell_id": range(1000), "kind": ["odd" if one % 2 else "even" for one in range(1000)]})
+    labels.to_csv(result.parent / "kinds.csv", index=False)
+
+    done = command("evaluate", result, "--labels", "kinds.csv", "--roi", "left.geojson", "--guard-um", 0, "--json")
+
+    answer = json.loads(done.out)
+    assert done.code == 0
+    assert answer["scores"][0]["n_labelled"] == len(left)
+    assert f"Only the {len(left)} cells in the outlines of left.geojson count." in answer["notes"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "--csv", "c.csv"),
+        ("cluster",),
+        ("correlate",),
+        ("report",),
+        ("evaluate", "--label", "leiden"),
+    ],
+)
+def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, arguments):
+    done = command(arguments[0], result, *arguments[1:], "--roi", "below.geojson")
+
+    assert (done.code, done.written) == (2, [])
+    assert "lies in an outline of below.geojson" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
+import sys
+from types import SimpleNamespace
+
 import anndata
 import numpy as np
 import pytest
+import scanpy as sc
 from sklearn.metrics import adjusted_rand_score
 
 from mxsplicer import tl
@@ -55,6 +59,31 @@ def test_the_same_seed_gives_the_same_clusters_and_they_survive_a_file(cells, tm
     back = anndata.read_h5ad(tmp_path / "cells.h5ad")
     assert (back.obs["leiden"] == second.obs["leiden"]).all()
     np.testing.assert_array_equal(back.obsm["X_umap"], second.obsm["X_umap"])
+
+
+def test_rapids_is_asked_as_its_functions_are_called(cells, monkeypatch):
+    asked = []
+
+    def neighbors(adata, n_neighbors=15, n_pcs=None, *, use_rep=None, random_state=0, algorithm="brute"):
+        asked.append((n_neighbors, use_rep, random_state, algorithm))
+        sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep=use_rep, transformer="sklearn")
+
+    def leiden(adata, resolution=1.0, *, random_state=0):
+        sc.tl.leiden(adata, resolution=resolution, flavor="igraph", n_iterations=2, directed=False)
+
+    def umap(adata, *, random_state=0):
+        adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2))
+
+    pp, of_tl = SimpleNamespace(neighbors=neighbors), SimpleNamespace(leiden=leiden, umap=umap)
+    monkeypatch.setitem(sys.modules, "rapids_singlecell", SimpleNamespace(pp=pp, tl=of_tl))
+    adata = _two_groups(cells, 300)
+
+    tl.cluster(adata, resolution=0.1, backend="rapids", seed=3)
+
+    assert adjusted_rand_score(adata.obs["kind"], adata.obs["leiden"]) > 0.95
+    assert asked == [(15, "z", 3, "brute")]
+    assert adata.uns["mxsplicer_cluster"]["backend"] == "rapids"
+    assert adata.obsm["X_umap"].dtype == np.float32
 
 
 def test_two_cells_are_too_few(cells):

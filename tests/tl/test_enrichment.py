@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,6 +30,13 @@ def test_clusters_of_one_region_are_neighbours_and_those_of_two_are_not(n_slides
     assert z.loc["0", "1"] > 2
     assert z.loc["0", "2"] < -2
     assert adata.uns["leiden_nhood_enrichment"]["zscore"].shape == (3, 3)
+
+
+def test_without_squidpy_it_is_said_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "squidpy", None)
+
+    with pytest.raises(InputError, match="pip install squidpy"):
+        tl.enrich_neighbourhoods(tissue())
 
 
 def test_one_cluster_has_no_neighbours():

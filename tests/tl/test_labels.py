@@ -87,6 +87,16 @@ def test_what_was_measured_is_not_replaced_and_names_keep_to_the_rule(tmp_path, 
     pd.testing.assert_series_equal(adata.obs["area_um2"], measured)
 
 
+def test_a_label_that_is_there_already_is_not_brought_again(tmp_path, cells):
+    adata = cells(3)
+    table = write(tmp_path / "labels.csv", cell_id=[1, 2], type=["a", "b"], size=[1.5, 2.0])
+
+    first = join_labels(adata, table, ["type", "size"])
+
+    assert join_labels(adata, table, ["type", "size"]) == first == ["type", "size"]
+    assert "type_given" not in adata.obs
+
+
 def test_mixed_columns_survive_the_file(tmp_path, cells):
     adata = cells(4)
     table = write(

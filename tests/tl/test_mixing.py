@@ -1,5 +1,9 @@
 """Slides that look alike cannot be told apart, slides that were stained differently can."""
 
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -46,3 +50,33 @@ def test_measures_of_scib_stand_beside_where_it_is_installed(cells):
     assert mixed["ilisi"] > 0.8
     assert apart["kbet"] < mixed["kbet"]
     assert apart["pcr"] > mixed["pcr"]
+
+
+def test_measures_of_scib_are_asked_for_as_they_are_called(cells, monkeypatch):
+    def pynndescent(x, n_neighbors, random_state):
+        return x.shape, n_neighbors
+
+    def kbet(neighbours, batches):
+        assert neighbours == ((600, 32), 90)
+        assert batches.shape == (600,)
+        return 0.25, np.zeros(600), np.zeros(600)
+
+    def ilisi_knn(neighbours, batches):
+        assert len(batches) == neighbours[0][0]
+        return 0.75
+
+    def regression(x, batches, categorical):
+        assert categorical
+        return 0.5 if len(x) == len(batches) else None
+
+    fake = ModuleType("scib_metrics")
+    fake.kbet, fake.ilisi_knn, fake.utils = kbet, ilisi_knn, SimpleNamespace(principal_component_regression=regression)
+    fake.__spec__ = ModuleSpec("scib_metrics", None)
+    of_neighbours = ModuleType("scib_metrics.nearest_neighbors")
+    of_neighbours.pynndescent = pynndescent
+    monkeypatch.setitem(sys.modules, "scib_metrics", fake)
+    monkeypatch.setitem(sys.modules, "scib_metrics.nearest_neighbors", of_neighbours)
+
+    (row,) = measure_mixing(cells(600, n_slides=2), representations=["SpliCER"], guard_um=0).to_dict("records")
+
+    assert (row["ilisi"], row["kbet"], row["pcr"]) == (0.75, 0.25, 0.5)

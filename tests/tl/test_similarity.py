@@ -98,6 +98,68 @@ def test_an_index_finds_the_nearest_with_their_distances(adata, metric, monkeypa
         tl.similar(adata[:400], 0, index=index)
 
 
+class SmallWorld:
+    """Answers as faiss does, which is not installed with mxsplicer: squared distances, -1 for what was not found."""
+
+    def __init__(self, d, links):
+        self.hnsw, self.d = SimpleNamespace(links=links), d
+
+    def add(self, data):
+        """Take the cells."""
+        assert data.dtype == np.float32
+        assert data.shape[1] == self.d
+        self.tree = NearestNeighbors().fit(data)
+
+    def search(self, queries, k):
+        """Return squared distances and rows of the nearest, all but the last two."""
+        distances, rows = self.tree.kneighbors(queries, k)
+        rows[:, -2:] = -1
+        return distances**2, rows
+
+
+def test_faiss_finds_the_same_cells_where_it_is_installed_and_is_named_where_it_is_not(adata, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexHNSWFlat=SmallWorld))
+    found = tl.similar(adata, [1, 2], n=10, index=tl.index_cells(adata, backend="faiss"))
+
+    assert found["row"].tolist() == tl.similar(adata, [1, 2], n=10)["row"].tolist()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"needs faiss; run `pip install 'mxsplicer\[faiss\]'`"):
+        tl.index_cells(adata, backend="faiss")
+    with pytest.raises(InputError, match="no backend 'annoy'; there are pynndescent, faiss"):
+        tl.index_cells(adata, backend="annoy")
+
+
+@pytest.mark.parametrize("by_index", [False, True])
+def test_cells_of_a_cohort_in_several_tables_are_found_as_those_of_one_are(adata, monkeypatch, by_index):
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=BruteForce))
+    own, one, two = (adata[part].copy() for part in (slice(0, 100), slice(100, 350), slice(350, 500)))
+    tables = {"": own, "one": one, "two": two}
+
+    index = {name: tl.index_cells(table) for name, table in tables.items()} if by_index else None
+    found = tl.similar(own, [7, 8], n=12, others={"one": one, "two": two}, index=index)
+
+    together = tl.similar(adata, [7, 8], n=12)
+    assert found.index.tolist() == together.index.tolist()
+    np.testing.assert_allclose(found["distance"], together["distance"])
+    assert found["query"].tolist() == together["query"].tolist()
+    first = {"": 0, "one": 100, "two": 350}
+    assert (found["table"].map(first) + found["row"]).tolist() == together["row"].tolist()
+    assert set(found["table"]) == set(tables)
+
+
+def test_tables_of_different_models_are_not_compared(adata):
+    other = adata.copy()
+    other.obsm["X_splicer"] = other.obsm["X_splicer"][:, :9]
+    with pytest.raises(InputError, match=r"'two' was embedded by another model \(9 features against 32\)"):
+        tl.similar(adata, 0, others={"two": other})
+
+    ours, theirs = adata.copy(), adata.copy()
+    ours.uns["mxsplicer"] = {"fingerprints": {"weights": "ab"}}
+    theirs.uns["mxsplicer"] = {"fingerprints": {"weights": "cd"}}
+    with pytest.raises(InputError, match=r"weights cd against ab"):
+        tl.similar(ours, 0, others={"two": theirs})
+
+
 @pytest.mark.parametrize(
     ("cell", "options", "said"),
     [
