@@ -32,9 +32,9 @@ def open_mask(
     Parameters
     ----------
     path
-        A TIFF or OME-TIFF; a ``.npy`` file; a zarr array such as the ``mask.zarr`` of a result; the labels of an
-        OME-Zarr, ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself where it holds one label image, also by its
-        URL; or outlines of cells in GeoJSON as QuPath exports them.
+        A TIFF or OME-TIFF; a ``.npy`` file; the ``mask.zarr`` of a result; any zarr array; the labels of an OME-Zarr,
+        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself where it holds one label image, also by its URL; or
+        outlines of cells in GeoJSON as QuPath exports them.
     page
         Which page of a file that holds several, from 0.
     slide
@@ -62,20 +62,23 @@ def open_mask(
         msg = f"mask {name} is an image and has no parts: give the mask of the {part} as a file of its own."
         raise InputError(msg)
     levels = [_squeezed(level) for level in _levels(location)]
-    if slide is not None:
-        levels = [level for level in levels if tuple(level.shape[-2:]) == slide.shape_px] or levels
+    shapes = [tuple(level.shape[-2:]) for level in levels]
+    if slide is not None and slide.shape_px in shapes:
+        levels = levels[shapes.index(slide.shape_px) :]
     labels = levels[0]
     if page is not None:
         if labels.ndim != 3 or not 0 <= page < labels.shape[0]:
             msg = f"mask {name} is {tuple(labels.shape)} and has no page {page}."
             raise InputError(msg)
-        labels = _Plane(labels, {0: page})
+        levels = [_Plane(level, {0: page}) for level in levels if level.ndim == 3]
+        labels = levels[0]
     if labels.ndim != 2:
         pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
         msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
         raise InputError(msg)
     chunk = _chunk_of(labels)
-    return Mask(labels if chunk is None else tiled(labels, chunk, name), name)
+    pyramid = tuple(Mask(level, name) for level in levels[1:] if level.ndim == 2)
+    return Mask(labels if chunk is None else tiled(labels, chunk, name), name, pyramid)
 
 
 def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
@@ -90,17 +93,18 @@ def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
 
 
 class Mask:
-    """A label image (Y, X) of whatever numbers, read as uint32."""
+    """A label image (Y, X) of whatever numbers, read as uint32; ``pyramid`` holds its coarser levels, finest first."""
 
     dtype = np.dtype(np.uint32)
     ndim = 2
 
-    def __init__(self, labels: LazyImage, name: str) -> None:
+    def __init__(self, labels: LazyImage, name: str, pyramid: "tuple[Mask, ...]" = ()) -> None:
         if np.dtype(labels.dtype).kind not in "uifb":
             msg = f"mask {name} holds {labels.dtype}; integers are needed."
             raise InputError(msg)
         self._labels, self._name = labels, name
         self.shape = (labels.shape[0], labels.shape[1])
+        self.pyramid = pyramid
 
     def __getitem__(self, key: Any) -> np.ndarray:
         labels = np.asarray(self._labels[key])

@@ -23,6 +23,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
 from mxsplicer.progress import track
 from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.pyramids import create_labels, finish_labels, is_made_here, open_finest
 from mxsplicer.slides.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.slides.slide import Slide, overview
 from mxsplicer.slides.tiles import Grid, Window, fit, grown, in_order
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 CellFinder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (C, Y, X) -> cells, nuclei, by the same labels
 
-_CHUNK_PX = 512
 _STEP_PX = 128  # sides of tiles are multiples of it
 _WINDOWS, _WINDOW_PX = 16, 512  # where brightness levels are measured on a large slide
 _BYTES_PER_PX = {"built-in": 88, "named": 600, "own": 100}  # of a tile with its halo, beside the image
@@ -65,7 +65,8 @@ def segment(
     slide
         Image (C, Y, X) with its markers and pixel size.
     path
-        Folder to create, a zarr v3 array. It appears under this name only when it is complete.
+        Folder to create: an OME-Zarr 0.5 label image, of which array ``0`` is the mask and the others are coarser
+        levels of it. It appears under this name only when it is complete.
     nuclear_marker
         The marker that shows nuclei; by default it is known by its name (DAPI, Hoechst, HH3, ...).
     expansion_um
@@ -97,7 +98,7 @@ def segment(
 
     Returns
     -------
-    The mask, opened for reading: uint32 (Y, X), 0 background, cells numbered from 1.
+    The mask, its finest level, opened for reading: uint32 (Y, X), 0 background, cells numbered from 1.
 
     Raises
     ------
@@ -116,11 +117,7 @@ def segment(
     [0, 1, 2]
     """
     path, paths = Path(path), [Path(one) for one in (path, nuclei_path) if one is not None]
-    for one in paths:
-        if one.exists() and not (overwrite and (one / "zarr.json").is_file()):
-            what = "is not a zarr array, so it is not replaced" if overwrite else "exists"
-            msg = f"{one} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
-            raise InputError(msg)
+    _check_free(paths, overwrite=overwrite)
     if nuclei_path is not None and not knows_nuclei(segmenter, membrane_marker):
         msg = f"no nuclei can be written to {nuclei_path}: the segmenter is asked for whole cells, and tells no nuclei."
         raise InputError(msg)
@@ -164,7 +161,7 @@ def segment(
         workers=workers,
         halo_px=halo_px,
     )
-    masks = [_create(_partial(one), slide.shape_px) for one in paths]
+    masks = [create_labels(_partial(one), slide.shape_px) for one in paths]
     first_px = _fill(masks, slide, channels, find_cells, grid, halo_px, n_workers)
     if not len(first_px):
         for one in paths:
@@ -176,13 +173,13 @@ def segment(
         )
         raise InputError(msg)
     _number_by_place(masks, first_px)
-    for one, mask in reversed(list(zip(paths, masks, strict=True))):  # the cells last: who finds them finds all
-        mask.update_attributes({"mxsplicer": settings | {"cells": len(first_px)}})
-        if one.exists():
-            shutil.rmtree(one)
+    about = settings | {"cells": len(first_px)}
+    for one in reversed(paths):  # the cells last: who finds them finds all
+        finish_labels(_partial(one), pixel_size_um=slide.pixel_size_um, about=about, workers=n_workers)
+        shutil.rmtree(one, ignore_errors=True)
         _partial(one).rename(one)
     logger.info("%s: %d cells", path, len(first_px))
-    return zarr.open_array(path, mode="r")
+    return open_finest(path)
 
 
 def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str | None = None) -> bool:
@@ -190,14 +187,16 @@ def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str 
     return segmenter is None or (isinstance(segmenter, str) and ":" not in segmenter and membrane_marker is None)
 
 
+def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
+    for path in paths:
+        if path.exists() and not (overwrite and is_made_here(path)):
+            what = "is not a mask that mxsplicer made, so it is not replaced" if overwrite else "exists"
+            msg = f"{path} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
+            raise InputError(msg)
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
-
-
-def _create(path: Path, shape_px: tuple[int, int]) -> zarr.Array:
-    shutil.rmtree(path, ignore_errors=True)
-    chunks = (min(_CHUNK_PX, shape_px[0]), min(_CHUNK_PX, shape_px[1]))
-    return zarr.create_array(path, shape=shape_px, chunks=chunks, dtype="uint32", zarr_format=3)
 
 
 def _fill(

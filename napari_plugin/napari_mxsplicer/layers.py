@@ -1,21 +1,19 @@
 """The layers of a slide: an image per marker, the painted cells, and the label image, as napari takes them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-import mxsplicer
 from mxsplicer.errors import InputError
 from mxsplicer.pl.colors import contrast
-from mxsplicer.result import locate_mask, open_image
+from mxsplicer.result import open_image
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.slide import LazyImage, Slide
 from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.views import Channel, Labels, with_coarser
+from napari_mxsplicer.views import Channel, Labels, label_levels, with_coarser
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -68,7 +66,7 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
         )
         raise InputError(msg)
     slide, mask = found
-    return join(study, name, _label_levels(study.folder, entry, slide, mask), slide=slide)
+    return join(study, name, tuple(label_levels(mask)), slide=slide)
 
 
 def join(study: Study, name: str, labels: Sequence[LazyImage], *, slide: Slide | None = None) -> OpenedSlide:
@@ -143,17 +141,6 @@ def _first_picture(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[
         return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
     values = study.feature(strongest(study)[1])[opened.rows]
     return values, {"contrast_limits": limits_of(values), "colormap": "viridis", "opacity": 0.7}
-
-
-def _label_levels(folder: Path, entry: Mapping[str, Any], slide: Slide, mask: LazyImage) -> tuple[LazyImage, ...]:
-    """Return the mask and its coarser levels: those of its file that fit a level of the slide, then strided ones."""
-    levels, place = [mask], locate_mask(folder, entry)
-    for image in slide.pyramid:
-        coarser = mxsplicer.open_mask(place, page=entry["mask_page"], slide=replace(slide, image=image))
-        if tuple(coarser.shape) != tuple(image.shape[1:]):
-            break
-        levels.append(coarser)
-    return tuple(with_coarser(levels))
 
 
 def _data(levels: Sequence[Any]) -> tuple[Any]:

@@ -9,7 +9,7 @@ import mxsplicer
 from mxsplicer.errors import InputError
 from napari_mxsplicer.layers import LayerData, join, layers_of, map_layer, open_slide
 from napari_mxsplicer.study import Study, open_study
-from napari_mxsplicer.views import with_coarser
+from napari_mxsplicer.views import label_levels
 
 PANEL = "Marker-correlation map"
 
@@ -138,5 +138,5 @@ class Adding:
 
 
 def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:
-    levels = with_coarser([mxsplicer.open_mask(labels)])
+    levels = label_levels(mxsplicer.open_mask(labels))
     return [map_layer(study, join(study, slide, levels), {})]

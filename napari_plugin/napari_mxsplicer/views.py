@@ -97,6 +97,11 @@ class Strided(View):
         return np.asarray(out[drop])
 
 
+def label_levels(mask: LazyImage) -> list[LazyImage]:
+    """Return a mask and its coarser levels: those of its file, then strided ones."""
+    return with_coarser([mask, *getattr(mask, "pyramid", ())])
+
+
 def with_coarser(levels: Sequence[LazyImage]) -> list[LazyImage]:
     """Return levels (Y, X), finest first, with coarser ones added until the last fits a screen."""
     out = list(levels)

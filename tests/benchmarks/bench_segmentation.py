@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import zarr
 
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.readers import open_slide
@@ -43,7 +42,7 @@ def main() -> None:
             for expansion_um in options.expansion_um:
                 paths = [f"{folder}/{name}.zarr" for name in ("cells", "nuclei")]
                 segment(slide, paths[0], expansion_um=expansion_um, nuclei_path=paths[1], overwrite=True)
-                found, nuclei = (zarr.open_array(path, mode="r")[:] for path in paths)
+                found, nuclei = (open_mask(path)[:, :] for path in paths)
                 line = f"{slide.name:<14}{expansion_um:>7.1f}{len(np.unique(truth)) - 1:>8}{found.max():>8}"
                 sys.stdout.write(f"{line}{score(found, truth)}{placed(nuclei, truth)}\n")
                 sys.stdout.flush()

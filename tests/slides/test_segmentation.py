@@ -14,6 +14,8 @@ from skimage.measure import label
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import resident_bytes
+from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.ngff import open_labels
 from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import Slide
 
@@ -67,11 +69,31 @@ def test_the_mask_is_a_zarr_of_numbered_cells_that_says_how_it_was_made(tmp_path
 
     segment(slide, tmp_path / "mask.zarr")
 
-    mask = zarr.open_array(tmp_path / "mask.zarr", mode="r")
+    group = zarr.open_group(tmp_path / "mask.zarr", mode="r")
+    mask = group["0"]
     assert (mask.dtype, mask.shape, mask.metadata.zarr_format) == (np.uint32, (200, 200), 3)
     assert np.unique(mask[:]).tolist() == list(range(int(mask[:].max()) + 1))
-    assert mask.attrs["mxsplicer"]["nuclear_marker"] == "DAPI"
-    assert mask.attrs["mxsplicer"]["pixel_size_um"] == 0.5
+    assert group.attrs["mxsplicer"]["nuclear_marker"] == "DAPI"
+    assert group.attrs["mxsplicer"]["pixel_size_um"] == 0.5
+
+
+def test_a_large_mask_is_a_pyramid_of_labels_whose_finest_level_is_the_mask(tmp_path):
+    image = np.zeros((1, 1030, 2051), np.uint16)
+    for y, x in np.ndindex(20, 40):
+        image[0, 50 * y + 20 : 50 * y + 34, 50 * x + 10 : 50 * x + 24] = 500
+    slide = Slide("S01", image, ("DAPI",), pixel_size_um=0.5)
+
+    whole = segment(slide, tmp_path / "mask.zarr")[:, :]
+
+    levels = open_labels(tmp_path / "mask.zarr")
+    assert [level.shape for level in levels] == [(1030, 2051), (515, 1026), (258, 513), (129, 257)]
+    for number, level in enumerate(levels):
+        np.testing.assert_array_equal(level[:, :], whole[:: 1 << number, :: 1 << number])
+    mask = open_mask(tmp_path / "mask.zarr", slide=slide)
+    np.testing.assert_array_equal(mask[:, :], whole)
+    assert [level.shape for level in mask.pyramid] == [level.shape for level in levels[1:]]
+    described = zarr.open_group(tmp_path / "mask.zarr", mode="r").attrs["ome"]["multiscales"][0]
+    assert described["datasets"][2]["coordinateTransformations"][0]["scale"] == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +115,7 @@ def test_neither_tiles_nor_threads_nor_memory_change_a_pixel_of_the_mask(tmp_pat
     )[:]
 
     np.testing.assert_array_equal(tiled, whole)
-    np.testing.assert_array_equal(*(zarr.open_array(path, mode="r")[:] for path in nuclei.values()))
+    np.testing.assert_array_equal(*(open_mask(path)[:, :] for path in nuclei.values()))
     _, first = np.unique(whole, return_index=True)
     assert np.all(np.diff(first[1:]) > 0), "cells are numbered by their first pixel"
 
@@ -103,7 +125,7 @@ def test_nuclei_have_the_numbers_of_the_cells_they_lie_in(tmp_path):
 
     cells = segment(slide, tmp_path / "mask.zarr", nuclei_path=tmp_path / "nuclei.zarr")[:]
 
-    nuclei = zarr.open_array(tmp_path / "nuclei.zarr", mode="r")[:]
+    nuclei = open_mask(tmp_path / "nuclei.zarr")[:, :]
     assert (nuclei.dtype, nuclei.shape) == (np.uint32, cells.shape)
     np.testing.assert_array_equal(nuclei[nuclei > 0], cells[nuclei > 0])
     assert np.unique(nuclei).tolist() == np.unique(cells).tolist()
@@ -160,6 +182,9 @@ def test_an_existing_mask_is_kept_unless_it_is_to_be_overwritten(tmp_path):
 
     segment(slide, tmp_path / "mask.zarr", overwrite=True)
     assert [one.name for one in tmp_path.iterdir()] == ["mask.zarr"]
+    zarr.create_group(tmp_path / "image.zarr")
+    with pytest.raises(InputError, match="not a mask that mxsplicer made"):
+        segment(slide, tmp_path / "image.zarr", overwrite=True)
 
 
 def test_a_slide_without_nuclei_is_refused_and_leaves_nothing(tmp_path):
@@ -182,7 +207,7 @@ def test_a_folder_that_is_no_mask_is_never_replaced(tmp_path):
     slide, _ = tissue(size_px=100)
     (tmp_path / "precious.txt").touch()
 
-    with pytest.raises(InputError, match="not a zarr array"):
+    with pytest.raises(InputError, match="not a mask that mxsplicer made"):
         segment(slide, tmp_path, overwrite=True)
 
     assert (tmp_path / "precious.txt").exists()
