@@ -204,3 +204,35 @@ def test_a_mask_is_degraded_as_each_error_says_and_ids_stay(load, tmp_path):
     assert 5 < 100 - len(np.unique(made["missing"][made["missing"] > 0])) < 40
     assert 90 < len(np.unique(made["merged"][made["merged"] > 0])) < 100
     assert all(set(np.unique(wrong)) <= set(range(101)) for wrong in made.values())
+
+
+def test_a_real_field_of_mibi_is_a_slide_with_typed_cells_of_a_patient(load, shared_data, tmp_path):
+    source, field = shared_data / "mibi-dcis-risom2022", "Point2206_pt1116_31620"
+    if not source.is_dir():
+        pytest.skip("the MIBI fields are not among the real slides")
+
+    load("datasets/mibi_dcis", source, tmp_path, "--fields", field, "--cells", 5)
+
+    slide = open_slide(tmp_path / f"{field}.ome.tiff")
+    mask = np.asarray(open_mask(tmp_path / f"{field}_mask.ome.tiff", slide=slide)[:, :])
+    labels = pd.read_csv(tmp_path / f"{field}_labels.csv")
+    assert len(slide.markers) == 41
+    assert set(labels["patient"]) == {"pt1116"}
+    assert set(labels["cell_id"]) <= set(np.unique(mask))
+    assert labels["lineage"].value_counts().between(1, 5).all()
+
+
+def test_cells_sorted_by_hand_lie_in_the_middle_of_their_pictures(load, shared_data, tmp_path):
+    source = shared_data / "ifc-cellcycle-blasi2016"
+    if not source.is_dir():
+        pytest.skip("the sorted cells are not among the real slides")
+
+    load("datasets/cell_cycle", source, tmp_path)
+
+    labels = pd.read_csv(tmp_path / "cells_labels.csv")
+    assert labels["phase"].value_counts().to_dict() == {"G1": 450, "G2": 450, "S_phase": 450, "Prophase": 306}
+    slide = open_slide(tmp_path / "cells.ome.tiff")
+    cells = measure_cells(slide, open_mask(tmp_path / "cells_mask.ome.tiff", slide=slide))
+    places = cells.table[["x_px", "y_px"]].to_numpy() % 64
+    assert len(cells.table) == len(labels)
+    assert np.abs(places - 31.5).max() <= 1

@@ -20,7 +20,17 @@ from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
 from mxsplicer.tl.representations import key_of
 
-COLUMNS = ["label", "representation", "balanced_accuracy", "balanced_accuracy_sd", "chance", "n_cells", "folds_by"]
+COLUMNS = [
+    "label",
+    "representation",
+    "balanced_accuracy",
+    "balanced_accuracy_sd",
+    "gain",  # over mean intensity in the same folds
+    "gain_sd",
+    "chance",
+    "n_cells",
+    "folds_by",
+]
 SHAPE = ["area_um2", "eccentricity", "major_axis_um", "minor_axis_um"]
 
 

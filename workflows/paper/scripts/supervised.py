@@ -46,7 +46,7 @@ def main() -> None:
         }
         for task in tasks
     ]
-    pd.DataFrame(rows)[COLUMNS].to_csv(given.out, index=False)
+    pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(given.out, index=False)
 
 
 def train(run: mxsplicer.Run, patches: np.ndarray, regions: np.ndarray, tasks: list, fold: int) -> nn.Module:
