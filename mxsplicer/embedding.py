@@ -219,13 +219,17 @@ def embed_blocks(
     *,
     baselines: Mapping[str, Run] | None = None,
     device: str = "auto",
+    fill_missing: bool = False,
     when_failing: Callable[[str, Exception], None] | None = None,
 ) -> None:
     """Do the first half of :func:`embed_to_file`: embed the blocks that ``<path>.blocks`` lacks.
 
     After it neither the slides nor the tables of their cells are needed, and their memory can be given back.
-    ``when_failing`` is called with the name of a slide that could not be read to its end, and the error; unless it
-    raises, the others go on, and :func:`join_blocks` has to be told which they are.
+
+    With ``fill_missing`` the encoder sees a marker that a slide lacks at its mean over the training cells; the cells
+    have its name in ``obs["missing_markers"]``, and 0 in X. ``when_failing`` is called with the name of a slide that
+    could not be read to its end, and the error; unless it raises, the others go on, and :func:`join_blocks` has to be
+    told which they are.
     """
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
@@ -235,7 +239,19 @@ def embed_blocks(
         msg = f"two slides are called {next(n for n in names if names.count(n) > 1)!r}. Give them different file names."
         raise InputError(msg)
     runs = {f"X_{run.method}": run, **(baselines or {})}
-    channels = {s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um) for s in several}
+    channels = {
+        s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um, fill_missing=fill_missing)
+        for s in several
+    }
+    for name, places in channels.items():
+        missing = [marker for marker, place in zip(run.markers, places, strict=True) if place < 0]
+        if missing:
+            logger.warning(
+                "slide %s lacks %s: its cells are embedded as if each had the mean of the training cells there, and "
+                "are marked in obs['missing_markers']",
+                name,
+                ", ".join(missing),
+            )
     where = find_device(device)
     work = _begin(_blocks_of(path), runs, several, where)
     for source in several:
@@ -262,7 +278,8 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
         if any(slide[key] for _, slide in numbered)
     }
     temporary = path.with_name(path.name + ".partial")
-    _write(temporary, files, about["markers"], ledgers, compression)
+    missing = {slide["name"]: slide.get("missing", []) for _, slide in numbered}
+    _write(temporary, files, about["markers"], ledgers, missing, compression)
     temporary.replace(path)
     shutil.rmtree(work)
     return path
@@ -310,7 +327,9 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
     temporary.replace(path)
 
 
-def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device: str = "auto") -> np.ndarray:
+def encode_patches(
+    run: Run, patches: np.ndarray, regions: np.ndarray, *, missing: Sequence[int] = (), device: str = "auto"
+) -> np.ndarray:
     """Return z (n, d) float32 of some patches, to the last digit as :func:`embed` has it on the same kind of device.
 
     Parameters
@@ -321,13 +340,15 @@ def encode_patches(run: Run, patches: np.ndarray, regions: np.ndarray, *, device
         (n, C, P, P) as :func:`mxsplicer.cut_patches` returns them, the channels in the order of the run's markers.
     regions
         (n, P, P), of the same cells.
+    missing
+        Numbers of the run's markers that the slide lacks; what stands there in the patches is not looked at.
     device
         As for :func:`embed`.
     """
     where = find_device(device)
     encoder = _for_embedding(run.encoder, where)
     z = [
-        _encode(encoder, run.normalize(some, of_some, device=where))[:n]
+        _encode(encoder, run.normalize(some, of_some, missing=missing, device=where))[:n]
         for n, some, of_some in _groups(patches, regions, _AT_ONCE[where.type])
     ]
     return np.concatenate(z) if z else np.empty((0, run.features), np.float32)
@@ -360,10 +381,11 @@ def _blocks_of(path: str | Path) -> Path:
 
 def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], device: torch.device) -> dict[str, Path]:
     """Return the folder of each slide's blocks: new ones, or those of an interrupted call for the same thing."""
+    markers = next(iter(runs.values())).markers
     meant: dict[str, Any] = {
         "version": _VERSION,
         "runs": {key: _digest(run.encoder) for key, run in runs.items()},
-        "markers": list(next(iter(runs.values())).markers),
+        "markers": list(markers),
         "slides": [
             {
                 "name": source.name,
@@ -373,6 +395,7 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
                 "ledger": dict(source.ledger),
                 "nuclei_ledger": dict(source.cells.nuclei_ledger) if source.cells else {},
                 "made_from": source.made_from,
+                "missing": [marker for marker in markers if marker not in source.markers],
             }
             for source in sources
         ],
@@ -408,15 +431,17 @@ def _embed_blocks(
     done = {int(file.stem) for file in folder.glob("*.npz")}
     encoders = {key: _for_embedding(run.encoder, device) for key, run in runs.items()}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
+    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     taken = slice(None) if channels == [*range(len(source.markers))] else channels  # a slice copies nothing
     for block in source.blocks(done):
         z: dict[str, list[np.ndarray]] = {key: [] for key in runs}
         for n, patches, regions in _groups(block.patches, block.regions, _AT_ONCE[device.type]):
-            x = main.normalize(patches[:, taken], regions, device=device)
+            x = main.normalize(patches[:, taken], regions, missing=missing, device=device)
             for key in runs:
                 z[key].append(_encode(encoders[key], x)[:n])
         arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
         arrays["X"] = block.intensities[:, channels].astype(np.float32)
+        arrays["X"][:, missing] = 0
         arrays |= {f"obsm/{key}": np.concatenate(parts) for key, parts in z.items()}
         measures = source.measures_of(block.cells["cell_id"].to_numpy())
         arrays |= {f"layers/{name}": values[:, channels] for name, values in measures.items()}
@@ -453,6 +478,7 @@ def _write(
     blocks: Mapping[str, Sequence[Path]],
     markers: Sequence[str],
     ledgers: Mapping[str, Mapping[str, Mapping[str, int]]],
+    missing: Mapping[str, Sequence[str]],
     compression: str | None,
 ) -> None:
     """Write the blocks of all slides as one AnnData file."""
@@ -467,6 +493,11 @@ def _write(
         wide = [name for name in first.files if name.startswith(("X", "layers/", "obsm/"))]
     for column in present:
         obs[column] = np.concatenate(list(_parts(files, f"cells/{column}")))
+    lacking = {name: list(markers_of) for name, markers_of in missing.items() if markers_of}
+    if lacking:
+        said = [", ".join(lacking.get(name, [])) for name in slides]
+        obs["missing_markers"] = pd.Categorical(np.array(said, dtype=object)[codes])
+    about: dict[str, Any] = {**ledgers, **({"missing_markers": lacking} if lacking else {})}
     names = pd.Index([f"{slides[code]}_{cell}" for code, cell in zip(codes, obs["cell_id"], strict=True)])
     spatial = np.stack([np.concatenate(list(_parts(files, f"cells/{axis}"))) for axis in "xy"], axis=1)
     with h5py.File(path, "w") as file:
@@ -475,7 +506,7 @@ def _write(
             "obs": pd.DataFrame(obs, index=names, copy=False),
             "var": pd.DataFrame(index=pd.Index(markers)),
             "obsm": {"spatial": spatial},
-            "uns": {"mxsplicer": ledgers} if ledgers else {},
+            "uns": {"mxsplicer": about} if about else {},
             **{key: {} for key in ("varm", "layers", "obsp", "varp")},
         }
         for key, element in elements.items():

@@ -21,7 +21,7 @@ from mxsplicer.embedding import open_cells, save_cells
 from mxsplicer.errors import InputError
 from mxsplicer.locks import held
 from mxsplicer.outcomes import is_of_slide, note, reason_of
-from mxsplicer.pipeline import Options, embed_slides, interpret, samples_of, write_result_report
+from mxsplicer.pipeline import Options, embed_slides, interpret, samples_of, split_result, write_result_report
 from mxsplicer.result import Result, logged, open_result, write_features, write_index, write_json
 from mxsplicer.slides.location import absolute, locate
 from mxsplicer.slides.readers import slide_name
@@ -281,6 +281,7 @@ def _regions(obs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _finish(result: Result, entries: Sequence[Mapping[str, Any]], run: str, seconds: dict[str, float]) -> None:
+    split_result(result, [str(entry["name"]) for entry in entries])
     write_index(result, entries, run=run)  # the report finds the images by it
     began = time.monotonic()
     write_result_report(result.path, overwrite=True)

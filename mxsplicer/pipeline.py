@@ -23,6 +23,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer import tl
+from mxsplicer.cellfiles import split_cells
 from mxsplicer.cohort import (
     FILES,
     Sample,
@@ -66,6 +67,7 @@ from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.training import train
+from mxsplicer.tl.harmony import harmonize
 from mxsplicer.tl.labels import (
     check_labels,
     check_samples,
@@ -76,6 +78,7 @@ from mxsplicer.tl.labels import (
     regions_of_slides,
 )
 from mxsplicer.tl.regions import cells_inside
+from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -117,7 +120,10 @@ class Options:
     label: tuple[str, ...] = ()
     only_cells: bool = False  # no clusters, scores and report; for a slide that is merged with others
     samples: Path | None = None
+    harmony: str | None = None  # column of obs whose batches Harmony brings together before cells are clustered
+    per_slide: bool = True  # of several slides, an AnnData of each too
     cohort: Path | None = None  # table of the slides; see mxsplicer.cohort
+    fill_missing: bool = False  # markers of the model that a slide lacks are shown at their mean
     panel: str = "same"  # or "shared": train on the markers that all slides have
     roi: Path | None = None  # outlines (GeoJSON): only cells in them; of several slides a folder of files
     groups: str | None = None
@@ -383,6 +389,7 @@ def _make(work: _Work) -> None:
                 join_blocks(work.result.embedded, slides=[slide.name for slide in work.slides])
         _analyse(work)
         gc.collect()  # an AnnData refers to itself
+    split_result(work.result, [slide.name for slide in work.slides], wanted=work.options.per_slide)
     work.result.embedded.unlink(missing_ok=True)
     if not (work.result.report.is_file() or work.options.only_cells):
         with work.timed("report"):
@@ -493,6 +500,7 @@ def write_result_report(
             masks=masks,
             log=log if log.is_file() else None,
             scores=pd.DataFrame(adata.uns["mxsplicer_probe"]) if "mxsplicer_probe" in adata.uns else None,
+            failed=failures(path / "settings.json"),
             overwrite=overwrite,
         )
 
@@ -589,7 +597,15 @@ def _opened(work: _Work, name: str, sample: Sample) -> _Entry:
         raise InputError(msg)
     patch_px = choose_patch_px(slide, options.patch_size_um)
     if model is not None:
-        check_panel(model, slide.name, slide.markers, patch_px, slide.pixel_size_um, in_file=slide.markers_in_file)
+        check_panel(
+            model,
+            slide.name,
+            slide.markers,
+            patch_px,
+            slide.pixel_size_um,
+            in_file=slide.markers_in_file,
+            fill_missing=options.fill_missing,
+        )
     if sample.labels is not None:
         if sample.mask is None:
             msg = f"labels of slide {name!r} are matched by the ids of cells: name its mask in the table of the cohort."
@@ -887,6 +903,7 @@ def _embed(work: _Work) -> None:
             sources,
             baselines=baselines,
             device=running.device,
+            fill_missing=work.options.fill_missing,
             when_failing=lambda name, error: work.leave_out(entries[name], "embedding", error),
         )
 
@@ -913,6 +930,14 @@ def _analyse(work: _Work) -> None:
         save_cells(adata, result.cells, embedded=result.embedded)
 
 
+def split_result(result: Result, slides: Sequence[str], *, wanted: bool = True) -> None:
+    """Write an AnnData of each slide beside the one of all, where there are several."""
+    places = {name: result.of_slide(name, "cells.h5ad") for name in slides}
+    places = {name: place for name, place in places.items() if place != result.cells and not place.exists()}
+    if places and wanted:
+        split_cells(result.cells, places)
+
+
 def interpret(
     adata: AnnData,
     use_rep: str,
@@ -935,13 +960,39 @@ def interpret(
     timed
         Around each stage, called with its name.
     """
+    basis = use_rep
+    if options.harmony is not None:
+        with timed("harmony"):
+            harmonize(adata, batch=obs_name(options.harmony), use_rep=use_rep, seed=options.seed)
+            basis = "X_harmony"
     with timed("correlation and clusters"):
         tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
-        tl.cluster(adata, use_rep=use_rep, seed=options.seed)
+        tl.cluster(adata, use_rep=basis, seed=options.seed)
         tl.name_clusters(adata)
+    if adata.obs["slide"].nunique() > 1:
+        with timed("mixing of slides"):
+            _mix(adata, use_rep, seed=options.seed)
     if options.labels is not None or labels_of:
         with timed("scores"):
             _score(adata, options, labels_of)
+
+
+def _mix(adata: AnnData, use_rep: str, *, seed: int) -> None:
+    """Measure whether slides and batches can be told apart, before and after: by intensities, by what was learned."""
+    learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
+    names = {key: name for name, key in LEARNED.items()}
+    shown = [names.get(key, key) for key in learned]
+    found = []
+    for batch in ("slide", "batch"):
+        if batch not in adata.obs or adata.obs[batch].nunique() < 2:
+            continue
+        try:
+            found.append(tl.measure_mixing(adata, batch=batch, representations=[MEAN_INTENSITY, *shown], seed=seed))
+        except InputError as error:  # slides of too few cells
+            logger.warning("whether a cell's %s can be told from its features is not known: %s", batch, error)
+    if found:
+        mixing = pd.concat(found, ignore_index=True)
+        adata.uns["mxsplicer_mixing"] = mixing.assign(learned=mixing["representation"].isin(shown))
 
 
 def _score(adata: AnnData, options: Options, labels_of: Mapping[str, Path]) -> None:

@@ -128,7 +128,8 @@ def _same(what: str, place: Path | str, expected: str) -> Check:
 
 def _same_markers(adata: AnnData, slide: Slide, entry: Mapping[str, Any]) -> Check:
     what = f"markers of {slide.name}"
-    missing = [str(name) for name in adata.var_names if name not in slide.markers]
+    filled = adata.uns["mxsplicer"].get("missing_markers", {}).get(slide.name, [])
+    missing = [str(name) for name in adata.var_names if name not in slide.markers and name not in filled]
     if missing:
         return Check(what, agrees=False, said=f"the slide lacks {', '.join(missing)}")
     if list(slide.markers) != list(entry["markers"]):
@@ -153,10 +154,14 @@ def _same_cells(
     device: str,
 ) -> Iterator[Check]:
     obs, key = adata.obs.iloc[rows], f"X_{about['method']}"
-    channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um)
+    channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
+    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
     patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
-    z, stored = encode_patches(run, patches[:, channels], regions, device=device), take(adata.obsm[key], rows)
+    z, stored = (
+        encode_patches(run, patches[:, channels], regions, missing=missing, device=device),
+        take(adata.obsm[key], rows),
+    )
     what = f"features of {len(rows)} cells of {slide.name}"
     spread = stored.std(axis=0)
     off = np.abs(z - stored) / np.where(spread > 0, spread, 1)
@@ -172,7 +177,7 @@ def _same_cells(
 
 def _same_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.ndarray) -> Check:
     obs = adata.obs.iloc[rows]
-    wanted = [str(name) for name in adata.var_names]
+    wanted = [str(name) for name in adata.var_names if name in slide.markers]
     own = drop_markers(slide, [marker for marker in slide.markers if marker not in wanted])
     # A window that holds the whole cell: its long axis to either side of the centroid, within reason.
     longest = float(obs["major_axis_um"].max()) / slide.pixel_size_um if "major_axis_um" in obs else 64.0
@@ -185,6 +190,7 @@ def _same_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.nd
     sums = np.einsum("ncyx,nyx->nc", patches.astype(np.float64), inside.astype(np.float64))
     means = (sums / np.maximum(n_px, 1)[:, None])[:, own.channels_of(wanted)]
     stored = np.asarray(adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows])
+    stored = stored[:, [name in wanted for name in adata.var_names]]
     same = np.isclose(means, stored, rtol=_INTENSITY_TOLERANCE, atol=1e-6).all(axis=1) & whole
     what = f"intensities of {len(rows)} cells of {slide.name}"
     if same.all():

@@ -146,11 +146,37 @@ def embed(
         Path | None,
         typer.Option(help="Run folder of a trained model; trained here by default.", rich_help_panel=MODEL),
     ] = None,
+    fill_missing: Annotated[
+        bool,
+        typer.Option(
+            "--fill-missing",
+            help="Where a slide lacks a marker of --model, show the model that marker's mean over its training cells, "
+            "and mark the cells; otherwise the slide is refused.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     training_cells: Annotated[
         int, typer.Option(min=2, help="Cells to train on, at most, over all slides.", rich_help_panel=MODEL)
     ] = 200_000,
     *,
     recipe: Recipe,
+    harmony: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Bring slides or batches together by Harmony before clustering: slide, or a column of the table of "
+            "slides. Needs harmonypy.",
+            rich_help_panel=SCORES,
+        ),
+    ] = None,
+    per_slide: Annotated[
+        bool,
+        typer.Option(
+            "--per-slide/--no-per-slide",
+            help="Of several slides, write an AnnData of each too.",
+            rich_help_panel=SCORES,
+        ),
+    ] = True,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -221,6 +247,9 @@ def embed(
         cohort=cohort,
         panel=panel,
         only_cells=only_cells,
+        fill_missing=fill_missing,
+        harmony=harmony,
+        per_slide=per_slide,
         groups=groups,
         baselines=baselines,
     )

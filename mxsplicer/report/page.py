@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +19,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.report import parts
+from mxsplicer.report.cohort import cohort
 from mxsplicer.report.doubts import doubts
 from mxsplicer.report.explorer import explorer
 from mxsplicer.report.pictures import STYLE
@@ -40,6 +41,7 @@ def write_report(
     masks: Sequence[LazyImage] = (),
     log: str | Path | None = None,
     scores: pd.DataFrame | None = None,
+    failed: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write one HTML page that tells what was done, what came out, and what to doubt.
@@ -61,6 +63,8 @@ def write_report(
         ``log.jsonl`` of the run folder, for the losses.
     scores
         What :func:`mxsplicer.tl.probe` returned; by default what it left in ``adata``.
+    failed
+        Slides that could not be used, and why.
     overwrite
         Replace a page that is there.
 
@@ -83,7 +87,7 @@ def write_report(
     if scores is None:
         scores = adata.uns.get("mxsplicer_probe")
     with mpl.rc_context(STYLE):
-        content = _content(adata, slides, masks, Path(log) if log is not None else None, scores)
+        content = _content(adata, slides, masks, Path(log) if log is not None else None, scores, failed or {})
     page = _template().render(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -102,6 +106,7 @@ def _content(
     masks: Sequence[LazyImage],
     log: Path | None,
     scores: pd.DataFrame | None,
+    failed: Mapping[str, str],
 ) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
     panel = parts.marker_panel(adata, slides)
@@ -127,6 +132,7 @@ def _content(
         "correlation": parts.correlation(adata),
         "scores": parts.scores(scores),
         "evaluation": parts.evaluation(adata.uns.get("mxsplicer_evaluation", {})),
+        "cohort": cohort(adata, failed),
         "settings": parts.settings(about),
         "seconds": parts.seconds(about),
         "doubts": doubts(adata, panel, scores, parts.correlation_key(adata), z, rows),

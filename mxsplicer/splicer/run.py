@@ -69,9 +69,22 @@ class Run:
         """Whether the encoder sees the pixels of the cell alone."""
         return bool(self.settings["surroundings"] == "hide")
 
-    def normalize(self, patches: np.ndarray, regions: np.ndarray, *, device: torch.device | str = "cpu") -> Tensor:
-        """Return patches (B, C, P, P) as the encoder takes them, (B, C, P, P) float32 on ``device``."""
-        return self.normalization(patches, regions if self.hides_surroundings else None, device=device)
+    def normalize(
+        self,
+        patches: np.ndarray,
+        regions: np.ndarray,
+        *,
+        missing: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return patches (B, C, P, P) as the encoder takes them, (B, C, P, P) float32 on ``device``.
+
+        Markers whose numbers are ``missing`` are shown at their mean over the training cells, whatever patches hold.
+        """
+        x = self.normalization(patches, regions if self.hides_surroundings else None, device=device)
+        if missing:
+            x[:, list(missing)] = 0
+        return x
 
     def fingerprint(self) -> str:
         """Return a short name of the weights."""
@@ -168,14 +181,15 @@ def check_panel(
     pixel_size_um: float,
     *,
     in_file: Sequence[str] = (),
+    fill_missing: bool = False,
 ) -> list[int]:
     """Return the slide's channel for each marker of the run, matched by name, or raise where one is missing.
 
     The message shows the names of the slide and the model side by side; and those ``in_file``, where the user gave
-    others.
+    others. With ``fill_missing`` a marker that is missing has channel -1 instead, unless all are.
     """
     missing = [marker for marker in run.markers if marker not in markers]
-    if missing:
+    if missing and (not fill_missing or len(missing) == len(run.markers)):
         raise InputError(_difference(run, slide_name, markers, missing, in_file))
     if abs(pixel_size_um / run.pixel_size_um - 1) > 0.05:
         msg = (
@@ -189,7 +203,8 @@ def check_panel(
             f"--patch-size-um out, or give {run.settings['patch_size_um']:g}."
         )
         raise InputError(msg)
-    return [list(markers).index(marker) for marker in run.markers]
+    places = {marker: channel for channel, marker in enumerate(markers)}
+    return [places.get(marker, -1) for marker in run.markers]
 
 
 def _difference(
