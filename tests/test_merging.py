@@ -209,6 +209,7 @@ def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort
     assert merged.failed == {"X": "why"}
     assert json.loads(merged.settings.read_text())["slides"] == ["S1", "S2", "S3", "X"]
     written = {file: file.stat().st_mtime_ns for file in merged.path.rglob("*") if file.is_file()}
+    options = Options(cohort=study / "samples.csv", label=("region",))
     again = merge_results(parts, merged.path, options=options, failed={"X": "why"})
     assert {file: file.stat().st_mtime_ns for file in again.path.rglob("*") if file.is_file()} == written
     with pytest.raises(InputError, match="was merged from something else"):
