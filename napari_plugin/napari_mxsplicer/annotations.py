@@ -1,9 +1,13 @@
 """Names that people give to cells, kept beside the table; and a quick classifier that carries them to all cells."""
 
+import shutil
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
+import anndata
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -15,56 +19,90 @@ _AT_ONCE = 16  # features
 
 
 class Annotations:
-    """Names of cells in columns, each cell known by its slide and its id; saved whenever one is given."""
+    """Names of cells in columns, each cell known by its slide and its id."""
 
     def __init__(self, study: Study) -> None:
+        """Read the names that were given before."""
         self.study = study
         self.path = annotations_path(study)
-        self.columns: dict[str, np.ndarray] = {}  # (N,) of str, "" where a cell has no name
+        self.columns: dict[str, pd.Categorical] = {}  # (N,), missing where a cell has no name
+        self.is_saved = True
+        self._saving = Lock()
         if self.path.is_file():
             self._load()
 
     def give(self, column: str, rows: np.ndarray, name: str) -> None:
-        """Name cells in a column, "" to take their names away, and save all names.
+        """Name cells in a column, "" to take their names away; :meth:`save` keeps them.
 
         Raises
         ------
         InputError
-            If the column's name could not be one of ``obs``, or is one already.
+            If the column's name could not be one of ``obs``, or is one of the table's own.
         """
         if not column or not all(one.isalnum() or one in "_-." for one in column):
             msg = f"{column!r} cannot be a column: letters, digits, '_', '-' and '.' are allowed."
             raise InputError(msg)
-        if column in self.study.obs_names:
+        if column in self.study.obs_names and column not in self.columns:
             msg = f"{column!r} is a column of the table already; choose another name."
             raise InputError(msg)
-        names = self.columns.get(column)
-        names = np.full(self.study.n_cells, "", dtype=object) if names is None else names.copy()
-        names[rows] = name.strip()
-        self.columns[column] = names
-        self._save()
+        codes, known = np.full(self.study.n_cells, -1, dtype=np.int32), []
+        if column in self.columns:
+            codes[:], known = self.columns[column].codes, list(self.columns[column].categories)
+        name = name.strip()
+        if name and name not in known:
+            known.append(name)
+        codes[rows] = known.index(name) if name else -1
+        self.columns[column] = pd.Categorical.from_codes(codes, pd.Index(known)).remove_unused_categories()
+        self.is_saved = False
 
-    def categories(self, column: str) -> pd.Categorical:
-        """Return the names of all cells, missing where there is none."""
-        names = self.columns[column]
-        return pd.Categorical([name or None for name in names])
+    def save(self) -> Path:
+        """Write all names to :attr:`path`, which is replaced when they are whole."""
+        with self._saving:
+            self.is_saved, columns = True, dict(self.columns)
+            rows = np.flatnonzero(np.any([names.codes >= 0 for names in columns.values()], axis=0))
+            table = pd.DataFrame({"slide": self.study.slides[rows], "cell_id": self.study.cell_ids[rows]})
+            for column, names in columns.items():
+                table[column] = names[rows]
+            temporary = self.path.with_name(self.path.name + ".partial")
+            table.to_csv(temporary, index=False)
+            temporary.replace(self.path)
+        return self.path
 
-    def _save(self) -> None:
-        table = pd.DataFrame({"slide": np.asarray(self.study.slides), "cell_id": self.study.cell_ids, **self.columns})
-        table = table[(table[list(self.columns)] != "").any(axis=1)]
-        temporary = self.path.with_name(self.path.name + ".partial")
-        table.to_csv(temporary, index=False)
-        temporary.replace(self.path)
+    def put_into_table(self) -> Path:
+        """Write all names as columns of ``obs`` into the ``.h5ad``, which is replaced when the new one is whole."""
+        cells = self.study.cells
+        temporary = cells.with_name(cells.name + ".partial")
+        try:
+            shutil.copyfile(cells, temporary)
+            with h5py.File(temporary, "r+") as file:
+                obs = file["obs"]
+                for column, names in self.columns.items():
+                    anndata.io.write_elem(obs, column, names)
+                order = dict.fromkeys([*obs.attrs["column-order"], *self.columns])
+                obs.attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
+            temporary.replace(cells)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.study.obs_names = list(order)
+        return cells
 
     def _load(self) -> None:
         table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        place = pd.MultiIndex.from_arrays([np.asarray(self.study.slides).astype(str), self.study.cell_ids.astype(str)])
-        rows = place.get_indexer(pd.MultiIndex.from_frame(table[["slide", "cell_id"]]))
-        known = rows >= 0
+        slides = self.study.slides
+        of_cells = pd.Index(_keys(slides.codes, self.study.cell_ids))
+        of_names = _keys(slides.categories.astype(str).get_indexer(table["slide"]), table["cell_id"].to_numpy(np.int64))
+        rows = of_cells.get_indexer(pd.Index(of_names))
+        there = rows >= 0
         for column in table.columns.drop(["slide", "cell_id"]):
-            names = np.full(self.study.n_cells, "", dtype=object)
-            names[rows[known]] = table[column].to_numpy()[known]
-            self.columns[str(column)] = names
+            given = pd.Categorical([name or None for name in table[column][there]])
+            codes = np.full(self.study.n_cells, -1, dtype=np.int32)
+            codes[rows[there]] = given.codes
+            self.columns[str(column)] = pd.Categorical.from_codes(codes, given.categories)
+
+
+def _keys(slides: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return one number for each slide and id together."""
+    return (np.asarray(slides, dtype=np.int64) << 40) + np.asarray(ids, dtype=np.int64)
 
 
 def annotations_path(study: Study) -> Path:

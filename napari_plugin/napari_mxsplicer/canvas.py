@@ -41,7 +41,7 @@ class Canvas:
         self._chosen: Paint | None = None
         self._colors: list[str] = []  # of the rings
         self._heard: Any = None
-        self._painting = False
+        self._painting = self._opening = False
         viewer.layers.events.inserted.connect(self._layers_changed)
         viewer.layers.events.removed.connect(self._layers_changed)
         viewer.mouse_move_callbacks.append(self._moved)
@@ -53,7 +53,7 @@ class Canvas:
             signal.connect(self._show_marks)
         self._of_view: list[Callable[[], Any]] = []
         self._of_colours: list[Callable[[], Any]] = []
-        viewer.scene.camera.events.connect(self._view_changed)
+        camera_of(viewer).events.connect(self._view_changed)
 
     def begin(self) -> None:
         """Take up the study whose layers are there already."""
@@ -69,7 +69,7 @@ class Canvas:
 
     def disconnect(self) -> None:
         """Leave the viewer as it is and no longer listen to it."""
-        self._viewer.scene.camera.events.disconnect(self._view_changed)
+        camera_of(self._viewer).events.disconnect(self._view_changed)
         self._listen_to(None)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)
@@ -110,7 +110,7 @@ class Canvas:
         """Bring a cell into the middle of the canvas."""
         at = self._positions(np.array([row]))
         if len(at):
-            self._viewer.scene.camera.center = tuple(at[0])
+            camera_of(self._viewer).center = tuple(at[0])
 
     def in_view(self) -> Callable[[], np.ndarray]:
         """Return what finds the rows of the cells in the part of the slide that is on the canvas now."""
@@ -197,7 +197,9 @@ class Canvas:
         self._state.open(study, about[SLIDE], about[PAINT].rows)
         if self._state.painted is None and study.n_features:
             marker, feature = strongest(study)
+            self._opening = True  # its channel is shown already, beside the nuclei
             self._state.look_at(study.markers[marker] if study.maps else None)
+            self._opening = False
             self._state.paint(Painted("feature", str(feature)))
 
     def _view_changed(self, event: Any = None) -> None:
@@ -244,7 +246,7 @@ class Canvas:
     def _show_marker(self) -> None:
         """Show the channel of the marker alone; without a marker leave the channels as they are."""
         wanted = self.layer("marker", self._state.marker) if self._state.marker else None
-        if wanted is None:
+        if wanted is None or self._opening:
             return
         for layer in self._viewer.layers:
             about = layer.metadata
@@ -381,3 +383,8 @@ _PICKED, _HOVERED, _MARKED = "white", "yellow", "cyan"
 def _show(layer: Any, visible: bool) -> None:
     if layer.visible != visible:  # napari draws all anew for each layer that is told, though it be no news
         layer.visible = visible
+
+
+def camera_of(viewer: Any) -> Any:
+    """Return what says which part of the world is seen; napari moved it in 0.9."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera

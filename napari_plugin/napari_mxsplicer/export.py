@@ -91,7 +91,7 @@ def code(state: State) -> str:
         lines.append(f'adata.obs["{color}"] = adata.obsm["{study.representation}"][:, {painted.name}]')
     if len(study.slide_names) > 1 and state.slide is not None:
         lines.append(f'adata = adata[adata.obs["slide"] == {state.slide!r}].copy()')
-    if painted.kind == "values":
+    if painted.kind == "values" and painted.name not in study.obs_names:
         lines.append(f"# {painted.title} was computed in the panel and is not in the file.")
     else:
         lines.append(f"mxsplicer.pl.spatial(adata, color={color!r})")

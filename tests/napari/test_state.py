@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import warnings
 
 import anndata
@@ -103,11 +104,34 @@ def test_names_are_kept_by_slide_and_id_and_read_again(sample, tmp_path, monkeyp
     given = Annotations(study)
     given.give("kind", np.array([3, 4, 9]), "B cell")
     given.give("kind", np.array([4]), "")
+    given.give("other", np.array([5]), "odd")
+    given.save()
     again = Annotations(study)
     assert np.flatnonzero(again.columns["kind"] == "B cell").tolist() == [3, 9]
+    assert np.flatnonzero(again.columns["other"] == "odd").tolist() == [5]
+    again.give("kind", np.array([5]), "odd")
+    assert list(again.columns["kind"].categories) == ["B cell", "odd"]
     table = pd.read_csv(tmp_path / "names.csv")
-    assert table["cell_id"].tolist() == study.cell_ids[[3, 9]].tolist()
+    assert table["cell_id"].tolist() == study.cell_ids[[3, 5, 9]].tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["names.csv"]
+
+
+def test_names_are_put_into_obs_and_nothing_else_of_the_table_changes(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "sample.mxs")
+    study = open_study(tmp_path / "sample.mxs")
+    before = anndata.read_h5ad(study.cells)
+    given = Annotations(study)
+    for _ in range(2):  # a second time in place of the first
+        given.give("kind", np.array([3, 4, 9]), "B cell")
+        assert given.put_into_table() == study.cells
+    after = anndata.read_h5ad(study.cells)
+    assert np.flatnonzero(after.obs["kind"] == "B cell").tolist() == [3, 4, 9]
+    assert after.obs["kind"].isna().sum() == after.n_obs - 3
+    pd.testing.assert_frame_equal(after.obs.drop(columns="kind"), before.obs)
+    np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
+    assert not list(study.cells.parent.glob("*.partial"))
+    again = open_study(tmp_path / "sample.mxs")
+    assert list(again.column("kind")[[3, 4]]) == ["B cell"] * 2
 
 
 @pytest.mark.parametrize("column", ["", "a b", "lineage"])

@@ -18,7 +18,7 @@ class Naming(Part):
         self.column.setToolTip("Column of obs that the names belong to")
         self.name.setPlaceholderText("Name of the selected cells")
         self.note.setWordWrap(True)
-        self.work = self.newest()
+        self.work, self.files = self.newest(), self.newest()
         self.annotations: Annotations | None = None
         self.calls: Calls | None = None
         grid = QGridLayout()
@@ -29,6 +29,8 @@ class Naming(Part):
         grid.addWidget(button("Show names", "Paint the names", self.show_names), 1, 1)
         grid.addWidget(button("Train classifier", "Carry the names to all cells by their features", self.train), 2, 0)
         grid.addWidget(button("Its confidence", "Paint how sure the classifier is", self.show_confidence), 2, 1)
+        tip = "Write all names as columns of obs into the .h5ad, which is replaced when the new one is whole"
+        grid.addWidget(button("Put names into the .h5ad", tip, self.put_into_table), 3, 0, 1, 2)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
@@ -40,17 +42,41 @@ class Naming(Part):
     def give(self) -> None:
         """Name the selected cells."""
         rows, name = self.state.selection, self.name.text().strip()
-        if self.annotations is None or rows is None or not name:
+        if self.annotations is None:
+            self.context.tell("The names that were given before are being read." if self.state.study else "")
+            return
+        if rows is None or not name:
             self.context.tell("Select cells by the lasso or a region, and type their name.")
             return
         try:
             self.annotations.give(self.column.text().strip(), rows, name)
-        except (InputError, OSError) as error:
+        except InputError as error:
             self.context.tell(str(error))
             return
         self.context.tell("")
-        self.note.setText(f"{len(rows):,} cells are {name}; saved in {self.annotations.path.name}.")
+        self.files.start(
+            self.annotations.save,
+            done=lambda path: self.note.setText(f"{len(rows):,} cells are {name}; saved in {path.name}."),
+        )
         self.show_names()
+
+    def put_into_table(self) -> None:
+        """Write the names into the table beside the interface."""
+        if self.annotations is None or not self.annotations.columns:
+            self.context.tell("Name some cells first.")
+            return
+        said = ", ".join(self.annotations.columns)
+        self.context.tell(f"Writing {self.annotations.study.cells.name} anew ...")
+        self.files.start(self.annotations.put_into_table, done=lambda path: self._put(path.name, said))
+
+    def _put(self, name: str, columns: str) -> None:
+        self.context.tell("")
+        self.note.setText(f"obs of {name} has {columns} now.")
+
+    def save_now(self) -> None:
+        """Save what is not saved yet; called when the panel is closed."""
+        if self.annotations is not None and not self.annotations.is_saved:
+            self.annotations.save()
 
     def show_names(self) -> None:
         """Paint the names."""
@@ -58,7 +84,7 @@ class Naming(Part):
         if self.annotations is None or column not in self.annotations.columns:
             self.context.tell("No cell has a name in this column yet.")
             return
-        names = self.annotations.categories(column)
+        names = self.annotations.columns[column]
         self._paint(column, names.codes, tuple(str(name) for name in names.categories))
 
     def train(self) -> None:
@@ -70,7 +96,7 @@ class Naming(Part):
         self.work.start(
             classify,
             study,
-            self.annotations.categories(column),
+            self.annotations.columns[column],
             done=self._trained,
             progress=lambda done, of: self.context.tell(f"Classifier: {100 * done // of} %"),
         )
@@ -99,12 +125,18 @@ class Naming(Part):
         self.state.paint(Painted("values", name, values, categories=classes))
 
     def _study_changed(self) -> None:
-        self.work.stop()
         study = self.state.study
-        if study is None:
-            self.annotations = self.calls = None
-        elif self.annotations is None or self.annotations.study is not study:
-            self.annotations, self.calls = Annotations(study), None
-            self.note.setText("")
-            if self.annotations.columns:
-                self.column.setText(next(iter(self.annotations.columns)))
+        if study is not None and self.annotations is not None and self.annotations.study is study:
+            return
+        self.save_now()
+        for work in self.works:
+            work.stop()
+        self.annotations = self.calls = None
+        self.note.setText("")
+        if study is not None:
+            self.files.start(Annotations, study, done=self._read)
+
+    def _read(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+        if annotations.columns:
+            self.column.setText(next(iter(annotations.columns)))

@@ -72,7 +72,9 @@ class Panel(QWidget):
         self._next_layer = Later(self, 0, self._add_next)
         self._prepare = Later(self, 300, self.canvas.prepare)  # when the first picture is there
         works = [self._warming, self._regions, *(work for part in self.parts for work in part.works)]
-        self._ending = Ending(viewer, self.canvas, works, self._themed, self.opening.layers_changed)
+        self._ending = Ending(
+            viewer, self.canvas, works, self._themed, self.opening.layers_changed, self.naming.save_now
+        )
         self.destroyed.connect(self._ending)
         self._themed()
         self._study_changed()
@@ -211,8 +213,10 @@ class Panel(QWidget):
 class Ending:
     """Lets go of a viewer, once; it outlives the panel, so that it can be called when Qt has deleted it."""
 
-    def __init__(self, viewer: Any, canvas: Canvas, works: list[Newest], themed: Any, layers_changed: Any) -> None:
-        self._viewer, self._canvas, self._works = viewer, canvas, works
+    def __init__(
+        self, viewer: Any, canvas: Canvas, works: list[Newest], themed: Any, layers_changed: Any, save: Any
+    ) -> None:
+        self._viewer, self._canvas, self._works, self._save = viewer, canvas, works, save
         self._themed, self._layers_changed = themed, layers_changed
         self._ended = False
 
@@ -221,6 +225,7 @@ class Ending:
         if self._ended:
             return
         self._ended = True
+        self._save()
         for work in self._works:
             work.stop()
         self._canvas.disconnect()

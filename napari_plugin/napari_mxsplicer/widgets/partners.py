@@ -46,6 +46,8 @@ class Partners(Part):
         else:
             self._show("", [])
             return
+        if state.map_name != "Pearson":
+            title += " (Pearson's r)"  # which the intervals are of
         self.work.start(function, study, number, state.r, rows, done=lambda found: self._show(title, found))
 
     def _show(self, title: str, found: list[Partner]) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import PAINT, ROLE
 from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QPointF, Qt
@@ -23,7 +24,7 @@ def on_map(panel, x, y):
 
 def on_canvas(viewer, canvas, y_um, x_um):
     """Return where a point of the world lies on the canvas."""
-    (centre_y, centre_x), zoom = viewer.scene.camera.center[-2:], viewer.scene.camera.zoom
+    (centre_y, centre_x), zoom = camera_of(viewer).center[-2:], camera_of(viewer).zoom
     return canvas.width() / 2 + (x_um - centre_x) * zoom, canvas.height() / 2 + (y_um - centre_y) * zoom
 
 
@@ -180,7 +181,7 @@ def test_pictures_of_high_middle_and_low_cells_lead_to_them(fresh, hands):
     assert bright[0] > bright[2]
     hands.click(strip, 10, 30)
     assert panel.state.picked == strip.strip.rows[0, 0]
-    np.testing.assert_allclose(viewer.scene.camera.center[-2:], panel.state.study.xy_px[panel.state.picked][::-1] * 0.5)
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], panel.state.study.xy_px[panel.state.picked][::-1] * 0.5)
 
 
 def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
@@ -198,6 +199,7 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
 def test_cells_are_named_saved_and_carried_to_all_by_a_classifier(fresh, hands, tmp_path, monkeypatch):
     _, panel = fresh
     naming, study = panel.naming, panel.state.study
+    hands.wait_until(lambda: naming.annotations is not None)
     monkeypatch.setattr(naming.annotations, "path", tmp_path / "annotations.csv")
     lineage = np.asarray(study.column("lineage"))
     for name in ("epithelial", "T cell"):
@@ -205,6 +207,7 @@ def test_cells_are_named_saved_and_carried_to_all_by_a_classifier(fresh, hands, 
         panel.state.select(rows[: len(rows) // 2])
         naming.name.setText(name)
         naming.give()
+    hands.wait_until(lambda: naming.annotations.is_saved and not naming.files.is_busy)
     assert (tmp_path / "annotations.csv").is_file()
     naming.train()
     hands.wait_until(lambda: naming.calls is not None)
@@ -219,7 +222,7 @@ def test_cells_are_named_saved_and_carried_to_all_by_a_classifier(fresh, hands, 
 def test_the_map_over_the_cells_in_view_is_computed_beside_the_interface(fresh, hands):
     viewer, panel = fresh
     over = panel.correlations.over
-    viewer.scene.camera.zoom *= 3
+    camera_of(viewer).zoom *= 3
     hands.pump()
     over.setCurrentText("cells in view")
     over.activated.emit(over.currentIndex())

@@ -3,9 +3,13 @@
 import anndata
 import numpy as np
 import pytest
+from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import ROLE
 from napari_mxsplicer.opening import open_in
 from npe2 import PluginManifest
+from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication, QRadioButton
 
 PANEL = "Marker-correlation map"
 
@@ -16,6 +20,17 @@ def viewer(qapp):
     import napari
 
     made = napari.Viewer(show=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shown_viewer(qapp):
+    """Return a viewer in a window."""
+    import napari
+
+    made = napari.Viewer(show=True)
+    qapp.processEvents()
     yield made
     made.close()
 
@@ -36,6 +51,37 @@ def test_a_result_opens_by_its_index_without_a_question(viewer, sample):
     layers = viewer.open(str(sample / "mxsplicer.json"), plugin=None)
     assert layers[-1].name == "mxsplicer map"
     assert panel_of(viewer).state.study.folder == sample
+
+
+@pytest.mark.parametrize(("dropped", "questions"), [("mxsplicer.json", 0), ("", 1)])
+def test_a_result_that_is_dropped_on_the_canvas_opens(shown_viewer, sample, dropped, questions):
+    """Of a folder, napari asks which of the readers of folders shall have it."""
+    urls = QMimeData()
+    urls.setUrls([QUrl.fromLocalFile(str(sample / dropped))])
+    target = next(one for one in QApplication.allWidgets() if type(one).__name__ == "QtViewer" and one.isVisible())
+    place, copy, left = target.rect().center(), Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
+    none = Qt.KeyboardModifier.NoModifier
+    entered = QDragEnterEvent(place, copy, urls, left, none)
+    QApplication.sendEvent(target, entered)
+    assert entered.isAccepted()
+    asked = []
+
+    def answer():
+        dialog = QApplication.activeModalWidget()
+        if dialog is not None:
+            asked.append(dialog)
+            ours = [one for one in dialog.findChildren(QRadioButton) if one.text() == "mxsplicer"]
+            ours[0].setChecked(True)
+            dialog.accept()
+
+    timer = QTimer()
+    timer.timeout.connect(answer)
+    timer.start(200)
+    QApplication.sendEvent(target, QDropEvent(QPointF(place), copy, urls, left, none))
+    timer.stop()
+    assert len(asked) == questions
+    assert "mxsplicer map" in shown_viewer.layers
+    assert {"DAPI", "CD8a"} & {layer.name for layer in shown_viewer.layers}
 
 
 def test_a_sample_opens_and_the_panel_finds_it(viewer):
@@ -78,7 +124,7 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
 def test_a_closed_panel_listens_to_nothing(viewer, sample):
     moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
     theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
-    camera = len(viewer.scene.camera.events.callbacks)
+    camera = len(camera_of(viewer).events.callbacks)
     panel = open_in(viewer, sample)
     state = panel.state
     viewer.window.remove_dock_widget(panel)
@@ -86,7 +132,7 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     assert len(viewer.mouse_drag_callbacks) == drags
     assert len(viewer.events.theme.callbacks) == theme
     assert len(viewer.layers.events.inserted.callbacks) == inserted
-    assert len(viewer.scene.camera.events.callbacks) == camera
+    assert len(camera_of(viewer).events.callbacks) == camera
     assert not any(len(getattr(state, name)) for name in state._SIGNALS)
 
 
