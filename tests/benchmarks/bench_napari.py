@@ -5,30 +5,57 @@ Run by hand, with napari and a screen::
     xvfb-run -a -s "-screen 0 1600x1000x24" python tests/benchmarks/bench_napari.py [--cells 50000 1000000]
 
 Cells are squares on a grid, ten pixels apart, with features drawn at random; each figure is the smallest of several.
-Other programs on the machine make all of them larger: the ratios between lines of one run are what can be relied on.
-Software rendering of OpenGL is part of what is called "on the screen".
+Other programs on the machine make all of them larger: the ratios between lines of one run are what can be relied on,
+and for what runs on the interface thread the processor time of that thread, which is told beside the clock. Software
+rendering of OpenGL is part of what is called "on the screen".
 """
 
 import argparse
 import itertools
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import tifffile
 import zarr
+from anndata import AnnData
 from napari_mxsplicer.layers import limits_of
+from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
 from napari_mxsplicer.raster import Raster, inside_polygon
+from napari_mxsplicer.state import Painted
+from qtpy.QtWidgets import QApplication
 
 from mxsplicer.result import write_features
 
 _STEP_PX = 10  # from cell to cell; a cell is 8 by 8
 _TIMES = 5
 _FEATURES = 8
+_MARKERS = ("DAPI", "CD3", "CD20", "CK")
+
+
+class Watched(QApplication):
+    """Keeps how long each event took on the interface thread: processor time and clock, in seconds."""
+
+    taken: list[tuple[float, float]] = []  # noqa: RUF012
+    _inside = False
+
+    def notify(self, receiver: Any, event: Any) -> bool:
+        """Deliver an event."""
+        if Watched._inside:  # of another that is being timed
+            return super().notify(receiver, event)
+        Watched._inside, clock, processor = True, time.perf_counter(), time.thread_time()
+        try:
+            return super().notify(receiver, event)
+        finally:
+            Watched._inside = False
+            Watched.taken.append((time.thread_time() - processor, time.perf_counter() - clock))
 
 
 def main() -> None:
@@ -36,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=[50_000, 1_000_000])
     options = parser.parse_args()
+    application = Watched(sys.argv[:1])
     import napari
 
     viewer = napari.Viewer(show=True)
@@ -48,17 +76,16 @@ def main() -> None:
         measure_map(values)
         measure_reading(side * side)
         viewer.layers.clear()
+        measure_panel(viewer, side)
+        viewer.layers.clear()
     measure_napari_itself(viewer, round(min(options.cells) ** 0.5))
     viewer.close()
+    del application
 
 
 def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
     """Paint other values, as a change of feature does."""
-    from qtpy.QtWidgets import QApplication
-
-    levels = [_labels(side)]
-    while max(levels[-1].shape) > 2048:
-        levels.append(levels[-1][::2, ::2])
+    levels = _pyramid(_labels(side))
     paint = Paint(RowIndex(np.random.default_rng(0).permutation(side * side) + 1))
     painted = [PaintedLevel(Numbers(level, paint.index), paint) for level in levels]
     paint.set(values[0])
@@ -84,6 +111,8 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
     bare = _best(lambda: viewer.screenshot(flash=False))
     _say("recolour, the call", _best(recolour))
     _say("recolour, to pixels on the screen", _best(on_the_screen) - bare)
+    tile, table = np.random.default_rng(0).integers(0, side * side, (900, 1300), dtype=np.int32), paint.table
+    _say("  of which one np.take over the canvas", _best(lambda: np.take(table, tile)))
 
 
 def measure_map(values: np.ndarray) -> None:
@@ -116,6 +145,99 @@ def measure_reading(n_cells: int) -> None:
     _say("one feature read from the disk", _best(lambda: features[next(turn) % _FEATURES]))
 
 
+def measure_panel(viewer: Any, side: int) -> None:
+    """Open a result, and measure what each action takes on the interface thread."""
+    with TemporaryDirectory() as folder:
+        result = _write_result(Path(folder), side)
+        clock, processor = time.perf_counter(), time.thread_time()
+        panel = open_in(viewer, result, at_once=False)
+        viewer.screenshot(flash=False)
+        taken = (time.thread_time() - processor, time.perf_counter() - clock)
+        sys.stdout.write(f"  opened, the first picture{' ':15}{_told(taken)}\n")
+        state = panel.state
+        _settle(lambda: len(viewer.layers) == len(_MARKERS) + 4 and not panel._warming.is_busy)
+        angles = np.linspace(0, 6, 60)
+        circle = np.column_stack([np.cos(angles), np.sin(angles)])
+        cells = iter(range(0, side * side, 997))
+        everything = state.study.n_cells // 2
+        actions: dict[str, Callable[[int], Any]] = {
+            "another feature": lambda k: state.paint(Painted("feature", str(k % _FEATURES))),
+            "pointer on another cell": lambda _: state.hover(next(cells)),
+            "lasso of 60 corners": lambda k: panel.cells.map._lassoing(circle * (1 + k / 50), True),
+            "selection of half the cells": lambda k: state.select(np.arange(k, everything)),
+            "undo": lambda _: state.undo(),
+        }
+        sys.stdout.write("  on the interface thread: the call | the longest event after it; processor (clock)\n")
+        for name, action in actions.items():
+            calls, events = [], []
+            for k in range(_TIMES):
+                Watched.taken.clear()
+                Watched._inside, clock, processor = True, time.perf_counter(), time.thread_time()
+                action(k)
+                calls.append((time.thread_time() - processor, time.perf_counter() - clock))
+                Watched._inside = False
+                _settle(lambda: not any(work.is_busy for part in panel.parts for work in part.works))
+                events.append(max(Watched.taken))
+            sys.stdout.write(f"    {name:38}{_told(min(calls))} | {_told(min(events))}\n")
+            sys.stdout.flush()
+        panel.disconnect_all()
+        viewer.window.remove_dock_widget(panel)
+
+
+def _settle(done: Callable[[], bool], *, seconds: float = 120, after: float = 0.4) -> None:
+    """Let Qt work until something is done, and a little longer."""
+    until, end = time.monotonic() + after, time.monotonic() + seconds
+    while time.monotonic() < until or (not done() and time.monotonic() < end):
+        QApplication.processEvents()
+        time.sleep(0.002)
+
+
+def _write_result(folder: Path, side: int) -> Path:
+    """Write a result of cells on a grid, whose tables and images are as large as real ones of as many cells."""
+    n, rng, levels = side * side, np.random.default_rng(4), _pyramid(_labels(side).astype(np.uint32))
+    stacks = [np.stack([(level % (11 * k + 7)).astype(np.uint16) for k in range(len(_MARKERS))]) for level in levels]
+    for name, pages, axes in (("mask", levels, "YX"), ("image", stacks, "CYX")):
+        with tifffile.TiffWriter(folder / f"{name}.ome.tiff", bigtiff=True, ome=True) as file:
+            for number, page in enumerate(pages):
+                about = {"axes": axes} | ({"Channel": {"Name": list(_MARKERS)}} if axes == "CYX" else {})
+                coarser = {"subfiletype": 1} if number else {"subifds": len(pages) - 1, "metadata": about}
+                file.write(page, tile=(512, 512), compression="zlib", photometric="minisblack", **coarser)
+    y, x = np.divmod(np.arange(n), side)
+    z = rng.normal(size=(n, _FEATURES)).astype(np.float32)
+    adata = AnnData(
+        rng.gamma(2, 9, (n, len(_MARKERS))).astype(np.float32),
+        obs=pd.DataFrame(
+            {
+                "cell_id": np.arange(1, n + 1, dtype=np.uint32),
+                "slide": pd.Categorical(["slide"] * n),
+                "x_px": x * _STEP_PX + 4.5,
+                "y_px": y * _STEP_PX + 4.5,
+            },
+            index=pd.RangeIndex(n).astype(str),
+        ),
+        var=pd.DataFrame(index=list(_MARKERS)),
+        obsm={"X_splicer": z, "X_umap": rng.normal(size=(n, 2)).astype(np.float32)},
+    )
+    adata.varm["splicer_correlation"] = rng.uniform(-1, 1, (len(_MARKERS), _FEATURES)).astype(np.float32)
+    result = folder / "slide.mxs"
+    result.mkdir()
+    adata.write_h5ad(result / "cells.h5ad")
+    write_features(result / "features.zarr", z)
+    entry = {
+        "name": "slide",
+        "image": str(folder / "image.ome.tiff"),
+        "mask": str(folder / "mask.ome.tiff"),
+        "mask_page": None,
+        "markers": list(_MARKERS),
+        "markers_table": None,
+        "pixel_size_um": 0.5,
+    }
+    files = {"cells": "cells.h5ad", "features": "features.zarr"}
+    index = {"format": "mxsplicer result", "version": 1, "slides": [entry], "files": files}
+    (result / "mxsplicer.json").write_text(json.dumps(index))
+    return result
+
+
 def measure_napari_itself(viewer: Any, side: int) -> None:
     """Recolour by napari's own colormap of labels, which is what the panel is measured against."""
     from napari.utils.colormaps import DirectLabelColormap
@@ -138,6 +260,13 @@ def _labels(side: int) -> np.ndarray:
     return labels
 
 
+def _pyramid(labels: np.ndarray) -> list[np.ndarray]:
+    levels = [labels]
+    while max(levels[-1].shape) > 2048:
+        levels.append(levels[-1][::2, ::2].copy())
+    return levels
+
+
 def _best(call: Callable[[], object], *, times: int = _TIMES) -> float:
     taken = []
     for _ in range(times):
@@ -145,6 +274,10 @@ def _best(call: Callable[[], object], *, times: int = _TIMES) -> float:
         call()
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def _told(taken: tuple[float, float]) -> str:
+    return f"{taken[0] * 1000:6.1f} ms ({taken[1] * 1000:.0f} ms)"
 
 
 def _say(what: str, seconds: float) -> None:
