@@ -25,7 +25,14 @@ _SUPPORT = {
 }
 
 
-def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool = True, ax: Axes | None = None) -> Axes:
+def correlation(
+    adata: AnnData,
+    *,
+    key: str = "splicer_correlation",
+    order_by: str | None = None,
+    dim: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
     """Show how each learned feature follows each marker, -1 to 1.
 
     Markers with alike rows lie side by side; each feature stands under the marker it follows most. What is not told
@@ -37,13 +44,15 @@ def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool =
         Cells with ``varm[key]`` (markers, features), as :func:`mxsplicer.tl.correlate` sets it.
     key
         Which correlations: also ``splicer_spearman`` or ``splicer_partial_correlation``.
+    order_by
+        Take the order of markers and features from these correlations instead, so that two pictures can be compared.
     dim
         Make pale what the null explains, where p-values were computed: those of Pearson's r, whichever is shown.
     ax
         Where to draw; a new figure by default.
     """
     r = _matrix(adata, key)
-    rows, columns = order_of(r)
+    rows, columns = order_of(r if order_by is None else _matrix(adata, order_by))
     ax = axes_or_new(ax, (10, 1.2 + 0.22 * len(r)))
     drawn = ax.pcolormesh(r[rows][:, columns], cmap=colors.SIGNED, vmin=-1, vmax=1, rasterized=True)
     chance = by_chance(adata, key) if dim else None
@@ -56,11 +65,15 @@ def correlation(adata: AnnData, *, key: str = "splicer_correlation", dim: bool =
     ax.set_xticks([])
     whose = "" if f"{key}_p" in adata.varm else "Pearson's r is "
     pale = f"\n{chance.mean():.0%} are pale: {whose}not told from chance" if chance is not None else ""
-    ax.set_xlabel(f"{r.shape[1]} learned features, each under the marker it follows most{pale}")
+    above = "" if order_by is None else f" by {_said(order_by)}"
+    ax.set_xlabel(f"{r.shape[1]} learned features, each under the marker it follows most{above}{pale}")
     ax.invert_yaxis()
-    label = next((said for end, said in _OF_MATRIX.items() if key.endswith(end)), key)
-    ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.025, pad=0.01)
+    ax.figure.colorbar(drawn, ax=ax, label=_said(key), fraction=0.025, pad=0.01)
     return ax
+
+
+def _said(key: str) -> str:
+    return next((said for end, said in _OF_MATRIX.items() if key.endswith(end)), key)
 
 
 def marker_support(adata: AnnData, *, prefix: str = "splicer", ax: Axes | None = None) -> Axes:

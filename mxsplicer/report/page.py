@@ -18,7 +18,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.report import parts
+from mxsplicer.report import parts, scoring
 from mxsplicer.report.cohort import cohort
 from mxsplicer.report.doubts import doubts
 from mxsplicer.report.explorer import explorer
@@ -109,6 +109,7 @@ def _content(
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
+    evaluated = adata.uns.get("mxsplicer_evaluation", {})
     panel = parts.marker_panel(adata, slides)
     profiles = parts.profiles_of(adata)
     names = {} if profiles is None else dict(suggest_names(profiles))
@@ -130,9 +131,10 @@ def _content(
         "clusters": parts.clusters(adata, profiles),
         "sheets": contact_sheets(adata, profiles, slides, masks),
         "correlation": parts.correlation(adata),
-        "scores": parts.scores(scores),
-        "evaluation": parts.evaluation(adata.uns.get("mxsplicer_evaluation", {})),
         "cohort": cohort(adata, failed),
+        "scores": scoring.scores(scores, evaluated),
+        "mixing": scoring.mixing(evaluated),
+        "notes": [str(one) for one in evaluated.get("notes", [])],
         "settings": parts.settings(about),
         "seconds": parts.seconds(about),
         "doubts": doubts(adata, panel, scores, parts.correlation_key(adata), z, rows),

@@ -1,5 +1,6 @@
 """The parts of the page, in the order a reader meets them. A part without its input is None."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mxsplicer.report.pictures import new_figure, of_figure, of_pixels
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.slide import LazyImage, Slide, overview
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
-from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
+from mxsplicer.tl.probing import verdict
 from mxsplicer.tl.rows import learned_features
 
 _MOST_SLIDES = 60  # pictures of slides on one page
@@ -27,24 +28,6 @@ _OF_BEST: dict[str, tuple[str, Callable[[float], str]]] = {
     "partial r": ("partial_correlation", lambda value: f"{value:+.2f}"),
     "p": ("correlation_p", lambda value: "< 0.001" if value < 1e-3 else f"{value:.3f}"),
 }
-_EVALUATION = (
-    (
-        "mixing",
-        "How well slides or batches can be told apart; at chance they are mixed",
-        ("batch", "representation", "predictability", "predictability_sd", "chance", "ilisi", "kbet", "pcr"),
-    ),
-    (
-        "reliance",
-        "What a label loses when the signal of one marker is exchanged between cells",
-        ("label", "representation", "marker", "loss", "loss_sd", "intact"),
-    ),
-    (
-        "efficiency",
-        "With few labels",
-        ("label", "representation", "labels_per_class", "balanced_accuracy", "balanced_accuracy_sd"),
-    ),
-)
-_MOST_ROWS = 80
 _OF_ALL = {"R² of mean": "r2_mean", "R² of texture": "r2_texture", "R² of place": "r2_localisation"}
 
 
@@ -96,7 +79,7 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
                 ax.set_visible(False)
                 continue
             pl.slide(slide, markers=markers, max_side_px=320, legend=False, ax=ax)
-            ax.set_title(_short(slide.name), fontsize=6)
+            ax.set_title(_short(slide.name), fontsize=8 if columns < 5 else 6)
         whole = of_figure(figure, f"{len(shown)} slides in the colours of {names}.", dpi=170)
     crop = None
     chosen = int(np.argmax([(adata.obs["slide"] == slide.name).sum() for slide in slides]))
@@ -194,7 +177,7 @@ def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, 
         ax.set_yticks(np.arange(len(names)) + 0.5, [_short(name) for name in names], fontsize=min(8, 400 / len(names)))
         ax.set_xticks(np.arange(len(panel)) + 0.5, [card["marker"] for card in panel], fontsize=7, rotation=90)
         ax.invert_yaxis()
-        figure.colorbar(drawn, ax=ax, label="log2 of median, against the middle slide", fraction=0.03, pad=0.01)
+        figure.colorbar(drawn, ax=ax, label="log2 of ratio", fraction=0.03, pad=0.01)
         picture = of_figure(figure, "Heatmap: how bright the median cell is in each marker on each slide.", vector=True)
     return {"columns": ["cells", *present], "rows": rows, "picture": picture}
 
@@ -286,7 +269,7 @@ def clusters(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | 
                 ax.set_visible(False)
                 continue
             pl.spatial(adata, slide=name, legend=False, ax=ax)
-            ax.set_title(_short(name), fontsize=6)
+            ax.set_title(_short(name), fontsize=8 if columns < 5 else 6)
         places = of_figure(figure, f"Cells of {len(shown)} slides where they lie, coloured by cluster.", dpi=170)
     figure = new_figure(min(9.6, 2.6 + 0.26 * adata.n_vars), 1.6 + 0.2 * len(profiles))
     pl.markers_by_cluster(adata, ax=figure.subplots())
@@ -351,7 +334,7 @@ def correlation(adata: AnnData) -> dict[str, Any] | None:
     partial = None
     if f"{prefix}_partial_correlation" in adata.varm:
         figure = new_figure(9.6, 1.1 + 0.19 * len(r))
-        pl.correlation(adata, key=f"{prefix}_partial_correlation", ax=figure.subplots())
+        pl.correlation(adata, key=f"{prefix}_partial_correlation", order_by=key, ax=figure.subplots())
         partial = of_figure(figure, "Heatmap: partial correlation of every marker with every feature.", vector=True)
     best = np.abs(r).argmax(axis=1)
     at = (np.arange(len(r)), best)
@@ -384,55 +367,6 @@ def correlation(adata: AnnData) -> dict[str, Any] | None:
     }
 
 
-def scores(table: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Return for every label its verdict and one row per representation, best first."""
-    if table is None or table.empty:
-        return []
-    out = []
-    for sentence, (label, rows) in zip(verdict(table), table.groupby("label", sort=False), strict=True):
-        first = rows.iloc[0]
-        ordered = rows.sort_values("balanced_accuracy", ascending=False)
-        out.append(
-            {
-                "label": label,
-                "verdict": sentence,
-                "chance": float(first["chance"]),
-                "about": f"{first['n_cells']:,} cells, {first['n_classes']} classes, {first['folds']} folds by "
-                f"{first['folds_by']}",
-                "classes": first["classes"],
-                "left_out": first["left_out"],
-                "rows": [_score_row(row) for _, row in ordered.iterrows()],
-            }
-        )
-    return out
-
-
-def _score_row(row: "pd.Series[Any]") -> dict[str, Any]:
-    name = row["representation"]
-    others = ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
-    return {
-        "name": name,
-        "learned": name in ("SpliCER", "Σ-JE", "TriDeNT", "joint"),
-        "value": row["balanced_accuracy"],
-        "sd": row["balanced_accuracy_sd"],
-        "gain": "" if name == MEAN_INTENSITY else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
-        "others": [f"{row[metric]:.2f}" for metric in others],
-    }
-
-
-def evaluation(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what was measured beside the scores: how far slides are told apart, and on which markers labels rest."""
-    out: dict[str, Any] = {"notes": [str(one) for one in about.get("notes", [])], "tables": []}
-    for key, heading, columns in _EVALUATION:
-        if key not in about:
-            continue
-        table = pd.DataFrame(about[key])
-        shown = [column for column in columns if column in table]
-        rows = [[_figure(value) for value in row] for row in table[shown].itertuples(index=False)]
-        out["tables"].append({"heading": heading, "columns": shown, "rows": rows[:_MOST_ROWS]})
-    return out
-
-
 def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return what was set, which versions ran, and the fingerprints of what went in."""
     prints = about.get("fingerprints", {})
@@ -440,10 +374,12 @@ def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     for name, both in prints.get("slides", {}).items():
         inputs += [(f"{name}: {kind}", str(value)) for kind, value in both.items()]
     keys = ("method", "patch_size_um", "pixel_size_um")
-    chosen = [(key, _text(about[key])) for key in keys if key in about]
-    chosen += [(key, _text(value)) for key, value in about.get("settings", {}).items() if key not in keys]
+    chosen = {key: _text(about[key]) for key in keys if key in about}
+    others = dict(about.get("settings", {}))
+    trained = others.pop("training", "{}")  # the run's own, of which most is said already
+    chosen |= {key: _text(value) for key, value in (json.loads(trained) | others).items() if key not in chosen}
     return {
-        "settings": chosen,
+        "settings": [(key, value) for key, value in chosen.items() if value not in ("", "{}")],
         "versions": [(str(name), str(one)) for name, one in about.get("versions", {}).items()],
         "inputs": inputs,
     }
@@ -516,12 +452,6 @@ def _histogram(values: np.ndarray) -> list[float]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}" if np.isfinite(value) else "–"
-    return str(value)
 
 
 def _short(name: str) -> str:

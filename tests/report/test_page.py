@@ -80,7 +80,18 @@ def page(tmp_path_factory):
     slide, mask, bright = make_slide(NAME)
     adata = make_cells([(slide, mask, bright)])
     tl.correlate(adata)
-    tl.probe(adata, label="kind")
+    scores = tl.probe(adata, label="kind", unsafe_random_split=True)
+    task = tl.set_task(adata, label="kind")
+    structure, spectrum = tl.measure_structure(adata, task)
+    adata.uns["mxsplicer_probe"] = scores.merge(structure, on=["label", "representation"])
+    mixing = {"batch": "slide", "representation": ["SpliCER"], "predictability": 0.41, "predictability_sd": 0.02}
+    adata.uns["mxsplicer_evaluation"] = {
+        "efficiency": tl.probe_few_labels(adata, task, labels_per_class=(10, 20)),
+        "reliance": tl.measure_reliance(adata, task),
+        "mixing": pd.DataFrame(mixing | {"chance": 0.25, "n_batches": 4, "ilisi": 0.87}),
+        "spectrum": spectrum,
+        "notes": np.array(["No patches were read."], dtype=object),
+    }
     adata.obs["leiden"] = adata.obs["kind"].map({"other": "0", "T cell": "1"}).astype("category")
     adata.obsm["X_umap"] = adata.obsm["X_splicer"][:, :2]
     entries = [
@@ -138,6 +149,25 @@ def test_the_page_says_the_verdict_the_ledger_and_what_to_doubt(page):
     assert "Markers without any signal: Empty." in text
     assert "There is one slide" in text
     assert "1 min 15 s" in text
+
+
+def test_the_page_tells_all_that_was_measured_of_a_label(page):
+    text = page.read_text()
+
+    for part in (
+        "With few labels",
+        "Which markers the label rests on",
+        "mean intensity (1.00 intact)",
+        "Without a classifier",
+        "RankMe",
+        "would have flattered",
+        "How well a slide can be told from the features; guessing is right in 0.250",
+        "0.410 ± 0.020",
+        "iLISI",
+        "No patches were read.",
+        "What is left once the light around the cell",
+    ):
+        assert part in text, part
 
 
 def test_nothing_half_written_is_left_beside_the_page(page):
