@@ -23,7 +23,7 @@ from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 T = TypeVar("T")
 
 _MOST_TILES, _ENOUGH_TILES, _ENOUGH_CELLS = 12, 3, 256
-_COUNTED_PX, _COUNTED_ROWS = 64 << 20, 1024  # a mask of at most so many pixels is counted, so many rows at a time
+_COUNTED_PX, _COUNTED_AT_ONCE_PX = 256 << 20, 8 << 20  # a mask of at most so many pixels is counted
 _CELL_BYTES = 400  # of the table of cells while it is sorted: three times its columns
 _DISK_SPEED = 500e6  # bytes per second, of a plain SSD: the only figure that is not measured
 
@@ -135,10 +135,16 @@ def plan_extraction(
 
 def _count(mask: LazyImage) -> int:
     """Return the number of cells of a mask that is read in a moment; 0 for a larger one."""
-    if math.prod(mask.shape) > _COUNTED_PX:
+    height, width = mask.shape
+    if height * width > _COUNTED_PX:
         return 0
-    ids = [np.unique(np.asarray(mask[top : top + _COUNTED_ROWS])) for top in range(0, mask.shape[0], _COUNTED_ROWS)]
-    return len(np.setdiff1d(np.concatenate(ids), [0]))
+    rows = max(1, _COUNTED_AT_ONCE_PX // width)
+    ids = []
+    for top in range(0, height, rows):
+        labels = np.asarray(mask[top : min(top + rows, height)]).ravel()
+        begins = np.flatnonzero(labels[1:] != labels[:-1]) + 1  # where a run of one number begins: few, to be sorted
+        ids.append(np.unique(labels[np.append(0, begins)]))
+    return int(np.count_nonzero(np.unique(np.concatenate(ids))))
 
 
 @dataclass(frozen=True)

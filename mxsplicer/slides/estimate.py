@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 
 from mxsplicer.slides.panel import find_nuclear_marker
@@ -102,9 +101,8 @@ def _counted(slide: Slide, channel: int, tissue: np.ndarray, scale: float) -> tu
         nuclei = ndimage.gaussian_filter(np.nan_to_num(image), max(0.7, 1.2 / um))
         inside = _window_of(tissue, top, left, image.shape, scale)
         if nuclei.max() > nuclei.min() and inside.any():
-            peaks = peak_local_max(nuclei, min_distance=max(1, round(2.5 / um)), exclude_border=False)
-            bright = nuclei[tuple(peaks.T)] > threshold_otsu(nuclei)
-            counted += int((bright & inside[tuple(peaks.T)]).sum())
+            highest = ndimage.maximum_filter(nuclei, 2 * max(1, round(2.5 / um)) + 1)
+            counted += int(((nuclei == highest) & (nuclei > threshold_otsu(nuclei)) & inside).sum())
         pixels += float(inside.sum())
     return counted, pixels * (um / 1000) ** 2
 

@@ -11,16 +11,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.storage import FsspecStore, LocalStore
 
 from mxsplicer.errors import InputError
 from mxsplicer.slides.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
 from mxsplicer.slides.slide import LazyImage
 from mxsplicer.slides.windows import Pick, Reordered, Windowed, as_index
+
+if TYPE_CHECKING:  # it takes a quarter of a second to import, and a TIFF does without
+    import zarr
+    from zarr.storage import FsspecStore, LocalStore
 
 UM_PER_UNIT = {
     "micrometer": 1.0,
@@ -177,7 +179,7 @@ def _open_series(group: ZarrGroup) -> ZarrSeries:
 class _ZarrImage(Windowed):
     """A zarr array without some of its axes of length one."""
 
-    def __init__(self, array: zarr.Array, kept: Sequence[int], name: str) -> None:
+    def __init__(self, array: "zarr.Array", kept: Sequence[int], name: str) -> None:
         super().__init__([array.shape[place] for place in kept], array.dtype)
         self._array, self._kept, self._name = array, tuple(kept), name
         self.chunk = tuple(array.chunks[place] for place in kept)  # length along each axis of what is decoded at once
@@ -198,7 +200,9 @@ class _ZarrImage(Windowed):
         return np.asarray(window).astype(self.dtype, copy=False)
 
 
-def _open_array(group: ZarrGroup, part: Any) -> zarr.Array:
+def _open_array(group: ZarrGroup, part: Any) -> "zarr.Array":
+    import zarr
+
     if not isinstance(part, str) or not part or ".." in Path(part).parts or Path(part).is_absolute():
         raise _broken(group, f"a dataset has the path {_short(part)}")
     document = _document(below(group.location, part), "zarr.json" if group.zarr_format == 3 else ".zarray")
@@ -222,7 +226,9 @@ def _open_array(group: ZarrGroup, part: Any) -> zarr.Array:
     return array
 
 
-def _store(location: Location) -> LocalStore | FsspecStore:
+def _store(location: Location) -> "LocalStore | FsspecStore":
+    from zarr.storage import FsspecStore, LocalStore
+
     if isinstance(location, Path):
         return LocalStore(location, read_only=True)
     file_system(location)  # says which package is missing
@@ -292,7 +298,7 @@ def _names(said: Any) -> list[str] | None:
     return [one for one in said if isinstance(one, str)] if isinstance(said, list) else None
 
 
-def _compression(array: zarr.Array) -> str:
+def _compression(array: "zarr.Array") -> str:
     codecs = [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors]
     return "+".join(codecs) if codecs else "none"
 
