@@ -264,13 +264,15 @@ class Canvas:
         if self.opened is None or (state.selection is None and layer is None):
             return
         layer = layer if layer is not None else self._selection_layer()
-        if state.selection is not None and self._chosen is not None:
-            covered = np.ones(len(state.here), dtype=np.float32)
+        assert self._chosen is not None
+        covered = np.full(len(state.here), np.float32(np.nan if state.selection is None else 1))
+        if state.selection is not None:
             covered[state.selection] = np.nan
-            self._chosen.set(state.on_slide(covered))
-            if layer.visible:
-                layer.refresh(extent=False, thumbnail=False, highlight=False)
-        _show(layer, state.selection is not None)
+        self._chosen.set(state.on_slide(covered))
+        if layer.visible or state.selection is None:
+            layer.refresh(extent=False, thumbnail=False, highlight=False)
+        else:  # it stays visible then: to hide it again takes napari longer than to draw nothing
+            _show(layer, True)
 
     def _selection_layer(self) -> Any:
         """Return the layer that covers cells that are not chosen; it is added where it is not there."""
