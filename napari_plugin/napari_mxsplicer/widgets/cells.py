@@ -74,10 +74,10 @@ class CellsPart(Part):
         self.chosen.setText(f"{n:,} cells selected" if n else "")
         self.chosen.setVisible(bool(n))
         entries = [
-            f'<span style="color:{QUALITATIVE[code % len(QUALITATIVE)]}">■</span> {name}'
+            f'<span style="color:{QUALITATIVE[code % len(QUALITATIVE)]}">■</span>&nbsp;{name.replace(" ", "&nbsp;")}'
             for code, name in enumerate(state.categories[:26])
         ]
-        self.legend.setText("&nbsp; ".join(entries))
+        self.legend.setText(" &nbsp;".join(entries))
         self.legend.setVisible(bool(entries))
 
     def _draw_map(self) -> None:

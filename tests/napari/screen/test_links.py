@@ -189,7 +189,7 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
     panel.paint.setCurrentText("lineage")
     panel.paint.activated.emit(panel.paint.currentIndex())
     hands.pump()
-    assert "T cell" in panel.cells.legend.text()
+    assert "T&nbsp;cell" in panel.cells.legend.text()
     layer = visible(viewer, "map")[0]
     assert tuple(layer.contrast_limits) == (-0.5, len(panel.state.categories) - 0.5)
     panel.state.paint(Painted("feature", "1"))
