@@ -156,6 +156,9 @@ class Options:
         if "nucleus" in self.measure and not self._has_nuclei:
             msg = "the mean of the nucleus needs a mask of nuclei: give it by --nuclei, or leave out --measure nucleus."
             raise InputError(msg)
+        if self.shows_nuclei and not self.model and not self._has_nuclei:
+            msg = "--deconstruct nucleus needs a mask of nuclei: give it by --nuclei."
+            raise InputError(msg)
         if self.groups not in (None, "slide") and self.about_slides is None:
             msg = f"--groups {self.groups} names a column, but of no table: give the table by --samples."
             raise InputError(msg)
@@ -168,6 +171,11 @@ class Options:
     @property
     def _has_nuclei(self) -> bool:
         return bool(self.nuclei or self.cohort or (not self.masks and self.finds_nuclei))
+
+    @property
+    def shows_nuclei(self) -> bool:
+        """Whether a component is the nucleus, which only a mask of nuclei tells."""
+        return "nucleus" in self.recipe.deconstruction.split("+")
 
     @property
     def finds_nuclei(self) -> bool:
@@ -1029,6 +1037,7 @@ def _stores(work: _Work) -> dict[str, PatchStore]:
                     _mask_of(entry),
                     path,
                     patch_size_um=work.patch_size_um,
+                    nuclei=entry.nuclei if options.shows_nuclei else None,
                     cells=_cells_of(entry),
                     max_cells=shares[name],
                     seed=options.seed,

@@ -16,6 +16,7 @@ from mxsplicer.cli.options import (
     MaskPage,
     MaxMemory,
     MinArea,
+    NucleiMask,
     Overwrite,
     PatchSize,
     PixelSize,
@@ -38,6 +39,7 @@ def extract(
     out: Annotated[Path, typer.Argument(metavar="PATCHES.zarr", help="Store to write.", show_default=False)],
     mask: Annotated[Path, typer.Option(help="Label image of the slide.", show_default=False)],
     mask_page: MaskPage = None,
+    nuclei: NucleiMask = None,
     markers: Markers = None,
     rename: Rename = None,
     drop: Drop = None,
@@ -73,7 +75,7 @@ def extract(
     from mxsplicer.patches.planning import plan_extraction
     from mxsplicer.patches.sampling import read_ids
     from mxsplicer.slides.cells import measure_cells
-    from mxsplicer.slides.masks import open_mask
+    from mxsplicer.slides.masks import open_mask, open_nuclei
     from mxsplicer.slides.panel import parse_renames
     from mxsplicer.slides.readers import open_slide
     from mxsplicer.slides.selection import keep_inside
@@ -101,6 +103,7 @@ def extract(
             opened,
             labels,
             out,
+            nuclei=open_nuclei(nuclei, opened) if nuclei else None,
             cells=keep_inside(measured, roi, opened) if roi else measured,
             max_cells=cells,
             cell_ids=listed,

@@ -203,8 +203,8 @@ _RECIPE: dict[str, Any] = {
             metavar="marker|FILE.yaml|regions|...",
             help="What gets an encoder of its own: marker; pairs (each marker with the nuclei); compartments (rim and "
             "interior of the cell in each marker); named groups of markers (a YAML file); regions (cell, neighbours, "
-            "background); cell (and surroundings); mask (and outside); halves; sides; module:function; or several, as "
-            "in marker+regions.",
+            "background); cell (and surroundings); nucleus (and cytoplasm); mask (and outside); halves; sides; "
+            "module:function; or several, as in marker+regions.",
             rich_help_panel=MODEL,
         ),
     ],

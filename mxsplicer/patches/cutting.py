@@ -18,7 +18,7 @@ from mxsplicer.patches.blocks import (
     find_places,
     order_windows,
 )
-from mxsplicer.patches.store import OTHER_CELL
+from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 
 _CACHE_BYTES = 256 << 20  # tiles held between the blocks of single cells
@@ -36,6 +36,7 @@ class Cutter:
     cell_ids: np.ndarray  # (n,) values of the mask
     block_size: int
     first_block: int = 0  # number of the block that the first cell belongs to
+    nuclei: LazyImage | None = None  # (Y, X), with the values of their cells
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -59,8 +60,13 @@ class Cutter:
 
     @property
     def tile_bytes(self) -> int:
-        """What a tile takes, image and mask."""
-        return self.grid.tile_px[0] * self.grid.tile_px[1] * (self.pixel_bytes - 1 + self.mask.dtype.itemsize)
+        """What a tile takes, image and masks."""
+        labels = sum(mask.dtype.itemsize for mask in self._masks)
+        return self.grid.tile_px[0] * self.grid.tile_px[1] * (self.pixel_bytes - 1 + labels)
+
+    @property
+    def _masks(self) -> list[LazyImage]:
+        return [self.mask] if self.nuclei is None else [self.mask, self.nuclei]
 
     @property
     def pixel_bytes(self) -> int:
@@ -91,7 +97,7 @@ class Cutter:
     def reader(self, numbers: Sequence[int], cache_bytes: int) -> TileReader:
         """Return a reader for blocks, cut about in this order, that holds at most so much between them."""
         plan = {number: tuple(self.places(number)) for number in numbers}
-        return TileReader([self.image, self.mask], grid=self.grid, plan=plan, max_bytes=cache_bytes)
+        return TileReader([self.image, *self._masks], grid=self.grid, plan=plan, max_bytes=cache_bytes)
 
     def cut(self, number: int, reader: TileReader) -> tuple[np.ndarray, np.ndarray]:
         """Return patches (n, C, P, P) and regions (n, P, P) of a block."""
@@ -101,7 +107,7 @@ class Cutter:
         regions = np.zeros((n, patch_px, patch_px), np.uint8)
         tops, lefts, cell_ids = self.tops[rows].tolist(), self.lefts[rows].tolist(), self.cell_ids[rows]
         for place, touching in self.places(number).items():
-            image, labels = reader.read(place, block=number)  # (C, y, x), (y, x)
+            image, labels, *nuclei = reader.read(place, block=number)  # (C, y, x), (y, x)
             ys, xs = self.grid.window(place)
             for cell in touching.tolist():
                 # A strip holds all that the patches it is for have of its tile, so strips do not add to each other.
@@ -111,6 +117,9 @@ class Cutter:
                 ids = labels[y_there, x_there]
                 # OTHER_CELL for any cell, less 1 where it is this one.
                 regions[cell, y_here, x_here] = (ids != 0) * np.uint8(OTHER_CELL) - (ids == cell_ids[cell])
+                for of_nuclei in nuclei:
+                    here = regions[cell, y_here, x_here]
+                    here[(here == THIS_CELL) & (of_nuclei[y_there, x_there] == cell_ids[cell])] = NUCLEUS
         return patches, regions
 
     def cut_all(self, numbers: Sequence[int], cache_bytes: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -121,7 +130,14 @@ class Cutter:
 
 
 def prepare_cutter(
-    slide: Slide, mask: LazyImage, x_px: np.ndarray, y_px: np.ndarray, cell_ids: np.ndarray, *, patch_px: int
+    slide: Slide,
+    mask: LazyImage,
+    x_px: np.ndarray,
+    y_px: np.ndarray,
+    cell_ids: np.ndarray,
+    *,
+    patch_px: int,
+    nuclei: LazyImage | None = None,
 ) -> tuple[Cutter, np.ndarray]:
     """Return what cuts the patches around some points of a slide, and the order in which it takes them."""
     # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
@@ -129,7 +145,8 @@ def prepare_cutter(
     grid = Grid(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
     order = order_windows(tops, lefts, grid)
     block_size = choose_block_size(len(slide.markers) * patch_px**2 * slide.image.dtype.itemsize)
-    return Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size), order
+    cutter = Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size, nuclei=nuclei)
+    return cutter, order
 
 
 def cut_patches(

@@ -28,6 +28,7 @@ def extract_patches(
     path: str | Path,
     *,
     patch_size_um: float = 32.0,
+    nuclei: LazyImage | None = None,
     cells: Cells | None = None,
     max_cells: int | None = None,
     cell_ids: Sequence[int] | np.ndarray | None = None,
@@ -53,6 +54,8 @@ def extract_patches(
         Folder to create.
     patch_size_um
         Side of a patch in micrometres, rounded to an even number of pixels.
+    nuclei
+        Label image (Y, X) of the nuclei, each with the value of its cell; the store then knows where they are.
     cells
         The cells to cut, as :func:`~mxsplicer.slides.cells.measure_cells` returns them; all of the mask where None.
     max_cells
@@ -92,12 +95,14 @@ def extract_patches(
     >>> extract_patches(slide, mask, folder / "tiny.zarr", patch_size_um=16).patches.shape
     (2, 3, 32, 32)
     """
-    check_mask(mask, slide)
+    for labels in (mask, nuclei):
+        if labels is not None:
+            check_mask(labels, slide)
     patch_px = choose_patch_px(slide, patch_size_um)
     measured = measure_cells(slide, mask, max_bytes=max_bytes) if cells is None else cells
     listed = measured if cell_ids is None else choose_ids(measured, cell_ids)
     sampled = choose_sample(listed, max_cells, seed=seed)
-    chosen, cutter, table = _prepared(slide, mask, sampled, patch_px)
+    chosen, cutter, table = _prepared(slide, mask, nuclei, sampled, patch_px)
     described = {
         "slide_name": slide.name,
         "markers": list(slide.markers),
@@ -112,6 +117,7 @@ def extract_patches(
         "n_cells": len(chosen),
         "block_size": cutter.block_size,
         "seed": None if len(chosen) == len(listed) else seed,
+        **({} if nuclei is None else {"nuclei": True}),
     }
     crew = choose_crew(cutter, Budget.of(max_bytes), workers=workers, kind=executor)
     writer = PatchWriter(
@@ -218,10 +224,12 @@ class _Keep:
         return False
 
 
-def _prepared(slide: Slide, mask: LazyImage, cells: Cells, patch_px: int) -> tuple[Cells, Cutter, pd.DataFrame]:
+def _prepared(
+    slide: Slide, mask: LazyImage, nuclei: LazyImage | None, cells: Cells, patch_px: int
+) -> tuple[Cells, Cutter, pd.DataFrame]:
     """Return the cells in block order, what cuts them, and the table that a store holds of them."""
     x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
-    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px)
+    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px, nuclei=nuclei)
     chosen = cells.take(order)
     return chosen, cutter, _described(chosen.table, slide, cutter, slice(0, len(chosen)), patch_px)
 

@@ -26,6 +26,7 @@ from zarr.storage import LocalStore
 from mxsplicer.errors import InputError
 
 BACKGROUND, THIS_CELL, OTHER_CELL = 0, 1, 2
+NUCLEUS = 3  # of this cell, where a mask of nuclei was given
 
 _FORMAT = "mxsplicer patches"
 _VERSION = 1
@@ -44,7 +45,7 @@ class Block:
     cells: pd.DataFrame
     intensities: np.ndarray  # (n, C) float32, mean of each marker inside the cell
     patches: np.ndarray  # (n, C, P, P) in the slide's dtype
-    regions: np.ndarray  # (n, P, P) uint8: BACKGROUND, THIS_CELL, OTHER_CELL
+    regions: np.ndarray  # (n, P, P) uint8: BACKGROUND, THIS_CELL, OTHER_CELL, NUCLEUS
 
 
 class PatchStore:
@@ -55,7 +56,7 @@ class PatchStore:
     patches
         zarr array (N, C, P, P), intensities as they were read, in the slide's dtype.
     regions
-        zarr array (N, P, P), uint8: 0 background, 1 this cell, 2 another cell.
+        zarr array (N, P, P), uint8: 0 background, 1 this cell, 2 another cell, 3 the nucleus of this cell.
     made_from
         What the store was cut from and with which settings.
     """
@@ -105,6 +106,11 @@ class PatchStore:
             msg = f"{path} is unfinished. Run `mxsplicer extract` again with the same settings: it goes on."
             raise InputError(msg)
         return cls(path, group)
+
+    @property
+    def knows_nuclei(self) -> bool:
+        """Whether the store was cut with a mask of nuclei; if not, no region is one."""
+        return bool(self.made_from.get("nuclei"))
 
     @property
     def n_cells(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.patches.store import BACKGROUND, THIS_CELL, PatchStore
+from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL, PatchStore
 
 Batch = tuple[np.ndarray, np.ndarray]  # patches (B, C, P, P) and regions (B, P, P)
 
@@ -51,7 +51,7 @@ class Normalization:
 
         if regions is None:
             return standardize(raw.contiguous()).movedim(-1, 1)
-        inside = torch.from_numpy(regions == THIS_CELL).to(device)
+        inside = torch.from_numpy((regions == THIS_CELL) | (regions == NUCLEUS)).to(device)
         x = torch.zeros(raw.shape, device=device)
         x[inside] = standardize(raw[inside])  # most of a patch is not its cell
         return x.movedim(-1, 1)

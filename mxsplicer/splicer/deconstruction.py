@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mxsplicer.errors import InputError
 from mxsplicer.imports import import_by_name
-from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL
+from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.slides.panel import find_nuclear_marker
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
@@ -42,7 +42,7 @@ Deconstruction = Callable[[Sequence[str]], list[Component]]  # markers -> compon
 
 def this_cell(regions: Tensor) -> Tensor:
     """Return where the cell itself is."""
-    return regions == THIS_CELL
+    return (regions == THIS_CELL) | (regions == NUCLEUS)
 
 
 def rim(regions: Tensor) -> Tensor:
@@ -59,7 +59,18 @@ def interior(regions: Tensor) -> Tensor:
     return inside
 
 
-WITHIN_CELL: tuple[Part, ...] = (this_cell, rim, interior)
+def nucleus(regions: Tensor) -> Tensor:
+    """Return where the nucleus of the cell itself is."""
+    return regions == NUCLEUS
+
+
+def cytoplasm(regions: Tensor) -> Tensor:
+    """Return where the cell itself is without its nucleus."""
+    return regions == THIS_CELL
+
+
+OF_NUCLEI: tuple[Part, ...] = (nucleus, cytoplasm)  # need patches that were cut with a mask of nuclei
+WITHIN_CELL: tuple[Part, ...] = (this_cell, rim, interior, *OF_NUCLEI)
 
 
 def by_marker(markers: Sequence[str]) -> list[Component]:
@@ -146,11 +157,13 @@ def by_region(markers: Sequence[str]) -> list[Component]:
 
 
 def by_cell(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its cell and everything around it; the parts sum to the patch.
+    """Split a patch into its cell and everything around it; the parts sum to the patch."""
+    return _by_parts(markers, cell=this_cell, surroundings=lambda regions: ~this_cell(regions))
 
-    With a mask of nuclei these are the nucleus and the rest.
-    """
-    return _by_parts(markers, cell=this_cell, surroundings=lambda regions: regions != THIS_CELL)
+
+def by_nucleus(markers: Sequence[str]) -> list[Component]:
+    """Split a cell into its nucleus and its cytoplasm; patches have to be cut with a mask of nuclei."""
+    return _by_parts(markers, nucleus=nucleus, cytoplasm=cytoplasm)
 
 
 def by_mask(markers: Sequence[str]) -> list[Component]:
@@ -191,6 +204,7 @@ DECONSTRUCTIONS: dict[str, Deconstruction] = {
     "compartments": by_compartment,
     "regions": by_region,
     "cell": by_cell,
+    "nucleus": by_nucleus,
     "mask": by_mask,
     "halves": by_half,
     "sides": by_side,
@@ -303,27 +317,40 @@ def check_names(who: str, names: Collection[str], known: Sequence[str], what: st
             raise InputError(msg)
 
 
-def cut(patches: Tensor, regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor:
+def areas(regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor | None:
+    """Return where components show something, (B, m, P, P), once for all that show the same; None: everywhere.
+
+    Parameters
+    ----------
+    regions
+        What each pixel shows, (B, P, P).
+    hide
+        Whether a component that does not say otherwise shows the cell alone.
+    """
+    distinct = list(dict.fromkeys(_parts(components, hide=hide)))
+    if distinct == [None]:
+        return None
+    everything = torch.ones_like(regions, dtype=torch.bool)
+    return torch.stack([everything if part is None else part(regions) for part in distinct], dim=1)
+
+
+def cut(patches: Tensor, masks: Tensor | None, components: Sequence[Component], *, hide: bool) -> Tensor:
     """Return the channels of all components one after the other, (B, sum of C_k, P, P), 0 where each does not reach.
 
     Parameters
     ----------
-    patches, regions
-        Normalised, (B, C, P, P); and what each pixel shows, (B, P, P).
-    hide
-        Whether a component that does not say otherwise shows the cell alone.
+    patches
+        Normalised, (B, C, P, P).
+    masks, hide
+        What :func:`areas` returned, perhaps turned as the patches were, and what it was told.
     """
     channels = [channel for component in components for channel in component.channels]
     shown = patches if channels == list(range(patches.shape[1])) else patches[:, channels]
-    parts = [component.part or (this_cell if hide else None) for component in components for _ in component.channels]
-    distinct = list(dict.fromkeys(parts))
-    if distinct == [None]:
+    if masks is None:
         return shown
-    everything = torch.ones_like(regions, dtype=torch.bool)
-    masks = torch.stack([everything if part is None else part(regions) for part in distinct], dim=1)
-    if len(distinct) > 1:
-        masks = masks[:, [distinct.index(part) for part in parts]]
-    return shown * masks
+    parts = [part for part, one in zip(_parts(components, hide=hide), components, strict=True) for _ in one.channels]
+    distinct = list(dict.fromkeys(parts))
+    return shown * (masks if len(distinct) == 1 else masks[:, [distinct.index(part) for part in parts]])
 
 
 def separate(channels: Tensor, components: Sequence[Component]) -> Tensor:
@@ -337,6 +364,10 @@ def separate(channels: Tensor, components: Sequence[Component]) -> Tensor:
         return channels.view(len(channels), len(widths), widest, *channels.shape[2:])
     parts = torch.split(channels, widths, dim=1)
     return torch.stack([F.pad(part, (0, 0, 0, 0, 0, widest - part.shape[1])) for part in parts], dim=1)
+
+
+def _parts(components: Sequence[Component], *, hide: bool) -> list[Part | None]:
+    return [component.part or (this_cell if hide else None) for component in components]
 
 
 def _by_parts(markers: Sequence[str], **parts: Part) -> list[Component]:

@@ -10,6 +10,7 @@ from mxsplicer.memory import Budget
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer.batches import Batches
 from mxsplicer.splicer.objectives import Objective
+from mxsplicer.splicer.views import Views
 
 _TRIAL_CELLS = 4
 _COPIES = 2.5  # of what a view shows: the view, what it is a view of, and a share of the batch as it was read
@@ -44,10 +45,11 @@ def share_out(budget: Budget, batches: Batches, *, step_bytes: int) -> int:
 
 
 def trial_views(objective: Objective, picture_shape: tuple[int, int, int]) -> list[Tensor]:
-    """Return noise of a few cells, (n, C, P, P), as large as the views that an objective takes of patches (C, P, P)."""
-    shown = torch.zeros(_TRIAL_CELLS, *picture_shape).normal_(generator=torch.Generator().manual_seed(0))
+    """Return noise of a few cells, (n, ·, P, P), as large as the views that an objective takes of patches (C, P, P)."""
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.zeros(_TRIAL_CELLS, *picture_shape).normal_(generator=generator)
     regions = torch.full((_TRIAL_CELLS, *picture_shape[1:]), THIS_CELL, dtype=torch.uint8)
-    return [shown, *[objective.second(shown, shown, regions)] * (objective.views - 1)]
+    return [*Views()(*objective.pictures(shown, shown, regions), generator=generator)]
 
 
 def step_bytes(objective: nn.Module, views: Sequence[Tensor], batch_size: int) -> int:

@@ -45,8 +45,8 @@ class Recipe:
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
         What the components are: ``"marker"``, ``"pairs"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
-        ``"mask"``, ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or several of these
-        joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
+        ``"nucleus"``, ``"mask"``, ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or
+        several of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
     groups
         Markers of each of the ``"groups"``, by name; they may overlap.
     omit

@@ -26,6 +26,7 @@ from mxsplicer.memory import Budget
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
+from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.footprint import share_out, step_bytes, trial_views
 from mxsplicer.splicer.monitoring import Log, Measures, Watch, cut_log, last_results, measure, measures_at, write_table
@@ -107,6 +108,7 @@ def train(
         if not components:
             msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
             raise InputError(msg)
+        _check_nuclei(recipe, components, stores)
         constant = [marker for marker, moves in zip(markers, varies, strict=True) if not moves]
         if constant:
             logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
@@ -248,10 +250,9 @@ class _Fit:
         shown = run.normalize(patches, regions, device=device)
         beyond = objective.looks_beyond and run.hides_surroundings
         whole = run.normalization(patches, device=device) if beyond else shown
-        other = objective.second(shown, whole, torch.from_numpy(regions).to(device))
+        pictures = objective.pictures(shown, whole, torch.from_numpy(regions).to(device))
         generator = torch.Generator(device).manual_seed(seed)
-        others = [other] * (objective.views - 1)
-        return self.views(shown, *others, generator=generator, first=start, of=len(batch[0]))
+        return self.views(*pictures, generator=generator, first=start, of=len(batch[0]))
 
     def _learning_rate(self, step: int) -> float:
         settings = self.run.settings
@@ -317,6 +318,17 @@ def _batches(
         raise InputError(msg)
     batch_size = min(recipe.batch_size, n_cells // parts * parts)
     return Batches(stores, batch_size, seed=recipe.seed, buffer_bytes=buffer_bytes)
+
+
+def _check_nuclei(recipe: Recipe, components: Sequence[Component], stores: Sequence[PatchStore]) -> None:
+    unknown = [store.slide_name for store in stores if not store.knows_nuclei]
+    shown = [component.name for component in components if component.part in OF_NUCLEI]
+    if unknown and shown and recipe.method != "joint":
+        msg = (
+            f"component {shown[0]} shows a part of the cell that only a mask of nuclei tells, and the patches of slide "
+            f"{unknown[0]!r} were cut without one. Give it by --nuclei where patches are cut."
+        )
+        raise InputError(msg)
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:

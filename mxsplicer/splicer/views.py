@@ -7,12 +7,21 @@ out. No crops, no colour jitter.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.errors import InputError
+
+
+class Picture(NamedTuple):
+    """What a view is made of."""
+
+    patches: Tensor  # (B, C, P, P), normalised
+    masks: Tensor | None = None  # (B, m, P, P): moved as the patches are, and not stained; in the view they come last
+    view_px: int | None = None  # side of the view, where it is to be smaller than the patches
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,22 @@ class Views:
     drop: float = 0.0
 
     def __call__(
-        self, *pictures: Tensor, generator: torch.Generator, first: int = 0, of: int | None = None
+        self, *pictures: Picture, generator: torch.Generator, first: int = 0, of: int | None = None
     ) -> tuple[Tensor, ...]:
-        """Return a view of each of some normalised pictures (B, C, P, P) of the same cells.
+        """Return a view, (B, C + m, P, P), of each of some pictures of the same cells.
 
         Where they are a part of a batch ``of`` more cells, the first of them being number ``first`` there, they get the
         views that they would get in the whole batch.
         """
-        draws = _Draws(generator, pictures[0].device, first, len(pictures[0]), of or len(pictures[0]))
+        patches = pictures[0].patches
+        draws = _Draws(generator, patches.device, first, len(patches), of or len(patches))
         turns = [self._matrices(draws)]
         for _ in pictures[1:]:
             turns.append(turns[0] if self.shared_geometry else self._matrices(draws))
-        return tuple(self._stain(_move(one, turn), draws) for one, turn in zip(pictures, turns, strict=True))
+        views = tuple(_move(picture, turn) for picture, turn in zip(pictures, turns, strict=True))
+        for picture, view in zip(pictures, views, strict=True):
+            self._stain(view[:, : picture.patches.shape[1]], draws)
+        return views
 
     def _matrices(self, draws: "_Draws") -> Tensor:
         """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
@@ -76,19 +89,19 @@ class Views:
         rows = (torch.stack([cos * mirror, -sin, x], dim=1), torch.stack([sin * mirror, cos, y], dim=1))
         return torch.stack(rows, dim=1)
 
-    def _stain(self, patches: Tensor, draws: "_Draws") -> Tensor:
+    def _stain(self, patches: Tensor, draws: "_Draws") -> None:
+        """Change, in place, how bright and how sharp the markers are."""
         channels = patches.shape[1]
         gain = 1 + self.gain * (2 * draws.uniform(channels, 1, 1) - 1)
         offset = self.offset * (2 * draws.uniform(channels, 1, 1) - 1)
         kept = (draws.uniform(channels, 1, 1) >= self.drop).float()
         # 0 is the marker's mean: an absent marker tells nothing.
-        out = torch.addcmul(offset * kept, patches, gain * kept)
+        patches.mul_(gain * kept).add_(offset * kept)
         blurred = draws.uniform() < self.blur
         if blurred.any():
-            out[blurred] = _blur(out[blurred])
+            patches[blurred] = _blur(patches[blurred])
         if self.noise:
-            out += draws.normal(*patches.shape[1:]).mul_(self.noise * draws.uniform(1, 1, 1))
-        return out
+            patches.addcmul_(draws.normal(*patches.shape[1:]), self.noise * draws.uniform(1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,14 @@ def plan_views(name: str) -> Views:
     return Views(shared_geometry="shared" in words, upright="upright" in words)
 
 
-def _move(patches: Tensor, turns: Tensor) -> Tensor:
+def _move(picture: Picture, turns: Tensor) -> Tensor:
+    """Return patches and masks turned, shifted and scaled, (B, C + m, P, P), in memory of their own."""
+    patches, masks, px = picture
+    if masks is not None:
+        patches = torch.cat([patches, masks.to(patches.dtype)], dim=1)
+    px = px or patches.shape[2]
     # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
-    grid = F.affine_grid(turns, list(patches.shape), align_corners=False)
+    grid = F.affine_grid(turns, [*patches.shape[:2], px, px], align_corners=False)
     return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
 
 

@@ -14,7 +14,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.slides.panel import is_control
 from mxsplicer.splicer.batches import Normalization
-from mxsplicer.splicer.deconstruction import Component, by_marker, cut
+from mxsplicer.splicer.deconstruction import Component, areas, by_marker, cut
 from mxsplicer.splicer.recipe import Recipe, said_of
 
 _SAMPLE_CELLS = 1_000
@@ -122,7 +122,8 @@ def _spectra(
         patches, regions = store.read_rows(rows)
         # In units of the logarithm, not of each marker's own spread: by that, noise would be as large as signal.
         logs = normalization(patches) * normalization.std[:, None, None]
-        shown = cut(logs, torch.from_numpy(regions), components, hide=recipe.component_area == "cell")
+        hide = recipe.component_area == "cell"
+        shown = cut(logs, areas(torch.from_numpy(regions), components, hide=hide), components, hide=hide)
         seen.append(F.adaptive_avg_pool2d(shown, min(_GRID_PX, store.patch_px)))
     pictures = torch.cat(seen)  # (N, channels of all components, 8, 8)
     spectra = []

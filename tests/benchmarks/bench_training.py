@@ -75,9 +75,8 @@ def make_step(recipe: Recipe, n_markers: int, batch: int, *, plain: bool = False
     def step() -> None:
         shown = normalize(patches, regions if hidden else None)
         whole = normalize(patches) if hidden and objective.looks_beyond else shown
-        second = objective.second(shown, whole, torch.from_numpy(regions))
-        others = [second] * (objective.views - 1)
-        shown_views = views(shown, *others, generator=generator)
+        pictures = objective.pictures(shown, whole, torch.from_numpy(regions))
+        shown_views = views(*pictures, generator=generator)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not plain):
             loss = torch.stack(list(objective(*shown_views).values())).sum()
         loss.backward()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
-from mxsplicer.patches.store import PatchStore
+from mxsplicer.patches.store import NUCLEUS, THIS_CELL, PatchStore
 from mxsplicer.slides.cells import measure_cells
 from mxsplicer.slides.slide import Slide
 from mxsplicer.testing import tiny_slide
@@ -360,3 +360,21 @@ def test_only_a_few_blocks_are_cut_ahead(whole):
     stream.close()
 
     assert watched.n_good == 1  # the last of four tiles is not needed before the third block
+
+
+def test_a_store_knows_the_nuclei_that_it_is_told_of(tmp_path):
+    slide, mask = tiny_slide(cells_at=[(20, 30), (24, 34)])
+    nuclei = np.where(np.indices(mask.shape)[0] < 22, mask, 0)  # of either cell the upper part
+    nuclei[:, :10] = 1  # where no cell is: not part of any
+
+    plain, told = (
+        extract_patches(slide, mask, tmp_path / name, patch_size_um=16, nuclei=given)
+        for name, given in (("plain.zarr", None), ("told.zarr", nuclei))
+    )
+
+    assert (plain.knows_nuclei, told.knows_nuclei) == (False, True)
+    before, after = plain.regions[:], told.regions[:]
+    np.testing.assert_array_equal(np.where(after == NUCLEUS, THIS_CELL, after), before)
+    for patch, row in zip(after, told.cells.itertuples(), strict=True):
+        assert (patch == NUCLEUS).sum() == ((mask == row.cell_id) & (nuclei == row.cell_id)).sum() > 0
+    np.testing.assert_array_equal(plain.patches[:], told.patches[:])

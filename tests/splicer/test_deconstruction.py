@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
+from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.splicer.deconstruction import (
     DECONSTRUCTIONS,
     Component,
+    areas,
     by_compartment,
     by_group,
     combine,
@@ -31,6 +32,10 @@ def pictures(seed: int = 0, channels: int = 3) -> tuple[torch.Tensor, torch.Tens
     return torch.randn(2, channels, 8, 8, generator=generator), regions
 
 
+def shown_in(patches: torch.Tensor, regions: torch.Tensor, components: list[Component], *, hide: bool) -> torch.Tensor:
+    return cut(patches, areas(regions, components, hide=hide), components, hide=hide)
+
+
 @pytest.mark.parametrize("deconstruct", [*DECONSTRUCTIONS.values(), GROUPED], ids=[*DECONSTRUCTIONS, "groups"])
 def test_every_deconstruction_keeps_the_contract(deconstruct):
     check_deconstruction(deconstruct)
@@ -40,7 +45,7 @@ def test_components_by_marker_are_the_channels():
     patches, regions = pictures()
     components = DECONSTRUCTIONS["marker"](MARKERS)
 
-    parts = separate(cut(patches, regions, components, hide=False), components)
+    parts = separate(shown_in(patches, regions, components, hide=False), components)
 
     torch.testing.assert_close(parts, patches[:, :, None])
 
@@ -48,7 +53,7 @@ def test_components_by_marker_are_the_channels():
 def test_components_by_marker_show_the_cell_where_its_surroundings_are_hidden():
     patches, regions = pictures()
 
-    shown = cut(patches, regions, DECONSTRUCTIONS["marker"](MARKERS), hide=True)
+    shown = shown_in(patches, regions, DECONSTRUCTIONS["marker"](MARKERS), hide=True)
 
     torch.testing.assert_close(shown, patches * (regions == 1)[:, None])
 
@@ -60,18 +65,30 @@ def test_the_parts_of_a_patch_sum_to_the_patch_and_do_not_overlap(name, seed, ch
     patches, regions = pictures(seed, channels)
     components = DECONSTRUCTIONS[name]([f"channel {i}" for i in range(channels)])
 
-    parts = separate(cut(patches, regions, components, hide=True), components)  # (B, n, C, P, P)
+    parts = separate(shown_in(patches, regions, components, hide=True), components)  # (B, n, C, P, P)
 
     torch.testing.assert_close(parts.sum(dim=1), patches)
     assert ((parts != 0).sum(dim=1) <= 1).all()
+
+
+def test_nucleus_and_cytoplasm_are_the_cell():
+    patches, _ = pictures()
+    regions = torch.tensor([THIS_CELL, NUCLEUS, OTHER_CELL, 0] * 2, dtype=torch.uint8).expand(2, 8, 8)
+
+    nucleus, cytoplasm = (shown_in(patches, regions, [one], hide=True) for one in DECONSTRUCTIONS["nucleus"](MARKERS))
+    cell, surroundings = (shown_in(patches, regions, [one], hide=True) for one in DECONSTRUCTIONS["cell"](MARKERS))
+
+    torch.testing.assert_close(nucleus, patches * (regions == NUCLEUS)[:, None])
+    torch.testing.assert_close(nucleus + cytoplasm, cell)
+    torch.testing.assert_close(cell + surroundings, patches)
 
 
 def test_halves_and_sides_are_where_their_names_say():
     patches, regions = pictures()
     halves, sides = DECONSTRUCTIONS["halves"](MARKERS), DECONSTRUCTIONS["sides"](MARKERS)
 
-    torch.testing.assert_close(cut(patches, regions, halves[:1], hide=False)[:, :, :4], patches[:, :, :4])
-    torch.testing.assert_close(cut(patches, regions, sides[1:], hide=False)[..., 4:], patches[..., 4:])
+    torch.testing.assert_close(shown_in(patches, regions, halves[:1], hide=False)[:, :, :4], patches[:, :, :4])
+    torch.testing.assert_close(shown_in(patches, regions, sides[1:], hide=False)[..., 4:], patches[..., 4:])
     assert [component.name for component in halves + sides] == ["upper", "lower", "left", "right"]
 
 
@@ -79,14 +96,16 @@ def test_regions_are_the_cell_its_neighbours_and_the_background():
     patches, regions = pictures()
 
     for value, component in zip((1, 2, 0), DECONSTRUCTIONS["regions"](MARKERS), strict=True):
-        torch.testing.assert_close(cut(patches, regions, [component], hide=True), patches * (regions == value)[:, None])
+        torch.testing.assert_close(
+            shown_in(patches, regions, [component], hide=True), patches * (regions == value)[:, None]
+        )
 
 
 def test_groups_may_overlap_and_those_with_fewer_channels_are_filled_up_with_zeros():
     patches, regions = pictures()
     components = by_group({"pair": ["CD20", "DAPI"], "single": ["CD20"]})(MARKERS)
 
-    parts = separate(cut(patches, regions, components, hide=False), components)
+    parts = separate(shown_in(patches, regions, components, hide=False), components)
 
     torch.testing.assert_close(parts[:, 0], patches[:, [2, 0]])
     torch.testing.assert_close(parts[:, 1, 0], patches[:, 2])
@@ -108,7 +127,7 @@ def test_a_composite_has_the_components_of_all_in_order():
     components = both(MARKERS)
 
     assert [component.name for component in components] == [*MARKERS, "cell", "neighbours", "background"]
-    parts = separate(cut(patches, regions, components, hide=False), components)
+    parts = separate(shown_in(patches, regions, components, hide=False), components)
     torch.testing.assert_close(parts[:, 1, 0], patches[:, 1])
     torch.testing.assert_close(parts[:, 3:].sum(dim=1), patches)
 
@@ -167,7 +186,7 @@ def test_compartments_are_the_outermost_two_pixels_of_the_cell_and_the_rest():
     regions[0, :2] = OTHER_CELL
 
     of_rim, of_interior = (
-        cut(torch.ones(1, 1, 12, 12), regions, [c], hide=True)[0, 0] for c in by_compartment(["CD4"])
+        shown_in(torch.ones(1, 1, 12, 12), regions, [c], hide=True)[0, 0] for c in by_compartment(["CD4"])
     )
 
     cell = (regions[0] == THIS_CELL).numpy()

@@ -22,8 +22,10 @@ SMALL = Recipe(deconstruction="marker", encoder_width=8, component_width=4, chun
 
 
 @pytest.fixture(scope="module")
-def store():
-    return tiny_store(cells_at=CELLS)
+def store(tmp_path_factory):
+    slide, mask = tiny_slide(cells_at=CELLS)
+    nuclei = np.where(np.indices(mask.shape)[0] % 2, mask, 0)  # of each cell every other row
+    return extract_patches(slide, mask, tmp_path_factory.mktemp("s") / "s.zarr", patch_size_um=16, nuclei=nuclei)
 
 
 def train(store, path, *, overwrite: bool = False, device: str = "cpu", **changes):
@@ -182,6 +184,11 @@ def test_unknown_words_are_refused_before_anything_is_written(store, tmp_path, o
         train(store, tmp_path / "run", **options)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_components_of_nuclei_need_patches_that_know_them(tmp_path):
+    with pytest.raises(InputError, match=r"component nucleus shows .* cut without one. Give it by --nuclei"):
+        train(tiny_store(cells_at=CELLS[:4]), tmp_path / "run", deconstruction="nucleus")
 
 
 def test_an_existing_run_is_not_replaced_unasked(store, tmp_path):

@@ -4,9 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.views import Views, plan_views
+from mxsplicer.splicer.views import Picture, Views, plan_views
 
 STILL = {"scale": (1.0, 1.0), "shift": 0.0, "gain": 0.0, "offset": 0.0, "noise": 0.0, "blur": 0.0, "drop": 0.0}
+
+
+def look(views: Views, *pictures: torch.Tensor, **options) -> tuple[torch.Tensor, ...]:
+    return views(*map(Picture, pictures), generator=options.pop("generator", None) or generator(), **options)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -16,9 +20,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_views_are_the_same_for_the_same_generator():
     patches = torch.randn(4, 3, 16, 16)
 
-    for first, second in zip(
-        Views()(patches, patches, generator=generator()), Views()(patches, patches, generator=generator()), strict=True
-    ):
+    for first, second in zip(look(Views(), patches, patches), look(Views(), patches, patches), strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -27,10 +29,13 @@ def test_views_are_the_same_for_the_same_generator():
 def test_shared_geometry_moves_both_views_alike(seed):
     patches = torch.randn(4, 3, 16, 16, generator=generator(seed))
 
-    a, b = Views(shared_geometry=True, **STILL | {"scale": (0.8, 1.2), "shift": 0.1})(
-        patches, patches, generator=generator(seed)
+    a, b = look(
+        Views(shared_geometry=True, **STILL | {"scale": (0.8, 1.2), "shift": 0.1}),
+        patches,
+        patches,
+        generator=generator(seed),
     )
-    c, d = Views(**STILL)(patches, patches, generator=generator(seed))
+    c, d = look(Views(**STILL), patches, patches, generator=generator(seed))
 
     torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.allclose(c, d)
@@ -40,9 +45,9 @@ def test_a_turned_disc_stays_a_disc_and_turned_corners_are_not_empty():
     y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 50).expand(8, 1, 32, 32)
 
-    turned, _ = Views(**STILL)(disc, disc, generator=generator())
+    turned, _ = look(Views(**STILL), disc, disc)
     ones = torch.ones(8, 1, 32, 32)
-    flat, _ = Views(**STILL)(ones, ones, generator=generator())
+    flat, _ = look(Views(**STILL), ones, ones)
 
     near = (x**2 + y**2 < 14**2).expand_as(disc)  # beyond it, corners are mirrored
     torch.testing.assert_close(turned[near], disc[near], rtol=0, atol=0.02)
@@ -50,7 +55,7 @@ def test_a_turned_disc_stays_a_disc_and_turned_corners_are_not_empty():
 
 
 def test_each_view_is_of_its_own_picture():
-    a, b = Views(**STILL)(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), generator=generator())
+    a, b = look(Views(**STILL), torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16))
 
     assert a.abs().max() == 0
     torch.testing.assert_close(b, torch.ones_like(b))
@@ -59,7 +64,7 @@ def test_each_view_is_of_its_own_picture():
 def test_a_view_keeps_the_order_of_markers_and_cells():
     patches = torch.arange(6.0).view(2, 3, 1, 1).expand(2, 3, 16, 16).contiguous()
 
-    view, _ = Views(**STILL)(patches, patches, generator=generator())
+    view, _ = look(Views(**STILL), patches, patches)
 
     torch.testing.assert_close(view, patches)
 
@@ -67,7 +72,7 @@ def test_a_view_keeps_the_order_of_markers_and_cells():
 def test_a_dropped_marker_is_at_its_mean():
     patches = torch.randn(2, 3, 16, 16)
 
-    a, _ = Views(**STILL | {"drop": 1.0})(patches, patches, generator=generator())
+    a, _ = look(Views(**STILL | {"drop": 1.0}), patches, patches)
 
     assert a.abs().max() == 0
 
@@ -75,7 +80,7 @@ def test_a_dropped_marker_is_at_its_mean():
 def test_gain_is_per_marker_and_per_cell_within_its_range():
     ones = torch.ones(200, 3, 8, 8)
 
-    a, b = Views(**STILL | {"gain": 0.2})(ones, ones, generator=generator())
+    a, b = look(Views(**STILL | {"gain": 0.2}), ones, ones)
     gains = torch.stack([a, b])[..., 0, 0]
 
     assert 0.8 <= gains.min() < 0.82
@@ -98,7 +103,7 @@ def test_gain_is_per_marker_and_per_cell_within_its_range():
 def test_each_change_of_a_view_is_as_large_as_it_says(change, amount, spread):
     grey = torch.full((400, 3, 8, 8), 2.0)
 
-    view, _ = Views(**STILL | {change: amount})(grey, grey, generator=generator())
+    view, _ = look(Views(**STILL | {change: amount}), grey, grey)
 
     assert view.std().item() == pytest.approx(spread, rel=0.1, abs=1e-5)
     assert (view.mean() - (1.0 if change == "drop" else 2.0)).abs() < 0.1
@@ -107,8 +112,8 @@ def test_each_change_of_a_view_is_as_large_as_it_says(change, amount, spread):
 def test_a_blurred_view_is_smoother_and_as_bright():
     patches = torch.randn(8, 3, 32, 32)
 
-    plain, _ = Views(**STILL)(patches, patches, generator=generator())
-    blurred, _ = Views(**STILL | {"blur": 1.0})(patches, patches, generator=generator())
+    plain, _ = look(Views(**STILL), patches, patches)
+    blurred, _ = look(Views(**STILL | {"blur": 1.0}), patches, patches)
 
     assert blurred.std() < 0.7 * plain.std()
     torch.testing.assert_close(blurred.mean(), plain.mean(), atol=2e-3, rtol=0)
@@ -122,7 +127,7 @@ def test_an_unknown_plan_of_views_is_refused():
 def test_upright_views_are_not_turned_or_mirrored():
     patches = torch.randn(6, 3, 16, 16, generator=generator(1))
 
-    view, _ = Views(upright=True, **STILL)(patches, patches, generator=generator())
+    view, _ = look(Views(upright=True, **STILL), patches, patches)
 
     torch.testing.assert_close(view, patches, atol=1e-5, rtol=0)
 
@@ -138,9 +143,9 @@ def test_a_plan_of_views_can_join_words():
 def test_a_part_of_a_batch_gets_the_views_that_it_gets_in_the_whole(shared):
     patches = torch.randn(6, 3, 16, 16, generator=generator(1))
     views = Views(shared_geometry=shared, blur=0.5, drop=0.2)
-    whole = views(patches, patches, generator=generator())
+    whole = look(views, patches, patches)
 
-    parts = [views(patches[i : i + 2], patches[i : i + 2], generator=generator(), first=i, of=6) for i in (0, 2, 4)]
+    parts = [look(views, patches[i : i + 2], patches[i : i + 2], first=i, of=6) for i in (0, 2, 4)]
 
     for view, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(pieces), view)

@@ -5,19 +5,16 @@ Zbontar, Jing, Misra, LeCun, Deny 2021 (arXiv 2103.03230), equations 1 and 2.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from mxsplicer.splicer.losses.loss import Loss
 
 
 @dataclass(frozen=True)
-class BarlowTwins:
+class BarlowTwins(Loss):
     """Redundancy reduction: a feature agrees with itself in the other view and with no other feature there."""
 
     off_diagonal_weight: float = 5e-3  # lambda in the paper
-
-    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
-        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
-        return torch.stack(list(self.terms(e_a, e_b).values())).sum(dim=0)
 
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the two weighted terms, whose sum is the loss."""

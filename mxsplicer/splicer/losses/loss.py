@@ -1,17 +1,18 @@
 """What a loss is."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from torch import Tensor
 
 
-class Loss(Protocol):
+class Loss(ABC):
     """A joint-embedding loss: L_JE of SpliCER's equation 4."""
 
     def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
         """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
-        ...
+        first, *others = self.terms(e_a, e_b).values()
+        return sum(others, start=first)
 
+    @abstractmethod
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms whose sum is the loss."""
-        ...

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mxsplicer.splicer.losses.loss import Loss
+
 _LARGEST_T, _POINTS = 5.0, 9  # the integral runs from -5 to 5 in 17 points; its integrand is even, so 9 suffice
 
 
 @dataclass(frozen=True)
-class SIGReg:
+class SIGReg(Loss):
     """Invariance, and normality of every slice through the embedding.
 
     A slice is the embedding seen along a random direction; directions are drawn anew in every call, from PyTorch's
@@ -27,10 +29,6 @@ class SIGReg:
     invariance_weight: float = 25.0
     normality_weight: float = 0.5
     slices: int = 64
-
-    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
-        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
-        return torch.stack(list(self.terms(e_a, e_b).values())).sum(dim=0)
 
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the two weighted terms, whose sum is the loss."""

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mxsplicer.splicer.losses.loss import Loss
+
 
 @dataclass(frozen=True)
-class SimCLR:
+class SimCLR(Loss):
     """Normalised temperature-scaled cross entropy.
 
     ``negatives="all"`` compares with the 2B - 2 other embeddings of both views (the paper's); ``"cross"`` only with
@@ -21,10 +23,6 @@ class SimCLR:
 
     temperature: float = 0.5
     negatives: Literal["all", "cross"] = "all"
-
-    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
-        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
-        return self.terms(e_a, e_b)["cross_entropy"]
 
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the one term."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxsplicer.splicer.losses.loss import Loss
+
 
 @dataclass(frozen=True)
-class VICReg:
+class VICReg(Loss):
     """Variance-invariance-covariance regularisation.
 
     Implementations differ by factors of two. Here: invariance is the mean over cells and features of the squared
@@ -21,10 +23,6 @@ class VICReg:
     invariance_weight: float = 25.0
     variance_weight: float = 25.0
     covariance_weight: float = 1.0
-
-    def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
-        """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""
-        return torch.stack(list(self.terms(e_a, e_b).values())).sum(dim=0)
 
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the three weighted terms, whose sum is the loss."""

@@ -1,0 +1,103 @@
+"""SpliCER: the embedding of the whole is cut into chunks, and each is held to a component of its own.
+
+Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444.
+"""
+
+import torch
+from torch import Tensor
+
+from mxsplicer.splicer.deconstruction import WITHIN_CELL, areas, cut, separate
+from mxsplicer.splicer.encoders import ComponentEncoders
+from mxsplicer.splicer.losses.chunks import Chunks, across
+from mxsplicer.splicer.objectives.objective import Objective, Parts, Terms
+from mxsplicer.splicer.views import Picture
+
+
+class Splicer(Objective):
+    """Chunk i of the primary embedding is held to the embedding of component i (equation 4): L = Σᵢ wᵢ L(eᵢ, e*ᵢ)."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.chunk_names = tuple(component.name for component in parts.components)
+        self.chunks = self._chunks(parts)
+        self.component_encoders = ComponentEncoders(
+            len(parts.components),
+            max(len(component.channels) for component in parts.components),
+            parts.patch_px,
+            max(self.chunks.widths),
+            kind=parts.component_encoder,
+            width=parts.component_width,
+            one_by_one=parts.components_per_step is not None,
+        )
+        self.at_step(0)
+
+    def _chunks(self, parts: Parts) -> Chunks:
+        return parts.chunks
+
+    @property
+    def looks_beyond(self) -> bool:
+        """Whether a component shows more than the cell itself."""
+        within = (None, *WITHIN_CELL) if self.parts.hide else WITHIN_CELL
+        return any(component.part not in within for component in self.parts.components)
+
+    def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
+        """Return the whole, and what the components are cut from: twice where they are held to themselves, too."""
+        components = Picture(patches, self._areas(regions), self.component_encoders.view_px)
+        return (Picture(shown), components, *[components] * bool(self.parts.consistency_weight))
+
+    def _areas(self, regions: Tensor) -> Tensor | None:
+        return areas(regions, self.parts.components, hide=self.parts.hide)
+
+    def at_step(self, step: int) -> None:
+        """Give their turn to the next components, round and round: over n steps every one has equally many."""
+        n = len(self.parts.components)
+        k = min(self.parts.components_per_step or n, n)
+        self.turn = sorted((step * k + i) % n for i in range(k))
+
+    def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Return z, its embedding (B, N), and that of all components of each further view, side by side (B, ΣD_i)."""
+        z = self.encoder(views[0])
+        e = self.projector(z)
+        return z, e, *(self._components(view, len(views[0][0]), e) for view in views[1:])
+
+    def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
+        """Return each term of the loss for every chunk, (n,)."""
+        terms, widths = self._held(e[0], e[1]), self.chunks.widths
+        if self.parts.covariance_across:
+            repeated = across(e[0], widths, correlation=False)
+            terms["covariance"] = terms["covariance"] + self.chunks.covariance_weights(e[0].device) * repeated
+        if self.parts.consistency_weight:
+            # Two views of a component agree, too. What only it shows then stays in its embedding even while the chunk
+            # does not follow yet; without this term a faint marker could be given up by both for what is easy.
+            of_components = self._held(e[1], e[2])
+            terms |= {f"component {name}": self.parts.consistency_weight * t for name, t in of_components.items()}
+        if self.parts.redundancy_weight:
+            terms["redundancy"] = self.parts.redundancy_weight * across(e[0], widths, correlation=True)
+        return terms
+
+    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """Return every chunk with its component."""
+        return list(zip(self.chunks.split(e[0]), self.chunks.split(e[1]), strict=True))
+
+    def _components(self, view: Tensor, n_markers: int, e: Tensor) -> Tensor:
+        """Return the embeddings of components; of those whose turn it is not, what they would be held to, in ``e``."""
+        parts, device = self.parts, view.device.type
+        if torch.is_autocast_enabled(device):  # there are fewer markers to convert than components
+            view = view.to(torch.get_autocast_dtype(device), memory_format=torch.channels_last)
+        masks = view[:, n_markers:] if view.shape[1] > n_markers else None
+        shown = separate(cut(view[:, :n_markers], masks, parts.components, hide=parts.hide), parts.components)
+        computed = self.component_encoders(shown, self.turn)  # (B, k, widest)
+        embeddings = [*self.chunks.split(e.detach())]
+        for place, i in enumerate(self.turn):  # all are as wide as the widest chunk; what its own has is kept
+            embeddings[i] = computed[:, place, : self.chunks.widths[i]]
+        return torch.cat(embeddings, dim=1)
+
+    def _held(self, e: Tensor, e_components: Tensor) -> Terms:
+        """Return the terms of every chunk: n / k times those of the k whose turn it is, so that the mean is the sum."""
+        n, k = len(self.chunks.widths), len(self.turn)
+        terms = self.chunks(e, e_components)
+        if k == n:
+            return terms
+        share = torch.zeros(n, device=e.device)
+        share[self.turn] = n / k
+        return {name: share * term for name, term in terms.items()}
