@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib.axes import Axes
 
 from mxsplicer import pl
 from mxsplicer.pl import colors
 from mxsplicer.pl.training import last_losses, read_log
-from mxsplicer.report.pictures import new_figure, of_figure, of_pixels
+from mxsplicer.report.pictures import Picture, new_figure, of_figure, of_pixels
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.slide import LazyImage, Slide, overview
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
@@ -71,16 +72,12 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
         pl.slide(slides[0], markers=markers, max_side_px=1200, legend=False, ax=figure.subplots())
         whole = of_figure(figure, f"Slide {slides[0].name} in the colours of {names}.", dpi=150)
     else:
-        columns = min(6, len(shown))
-        rows = -(-len(shown) // columns)
-        figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)
-        for ax, slide in zip(figure.subplots(rows, columns, squeeze=False).flat, [*shown, *[None] * 6], strict=False):
-            if slide is None:
-                ax.set_visible(False)
-                continue
-            pl.slide(slide, markers=markers, max_side_px=320, legend=False, ax=ax)
-            ax.set_title(_short(slide.name), fontsize=8 if columns < 5 else 6)
-        whole = of_figure(figure, f"{len(shown)} slides in the colours of {names}.", dpi=170)
+        by_name = {slide.name: slide for slide in shown}
+        whole = _side_by_side(
+            list(by_name),
+            lambda name, ax: pl.slide(by_name[name], markers=markers, max_side_px=320, legend=False, ax=ax),
+            f"{len(shown)} slides in the colours of {names}.",
+        )
     crop = None
     chosen = int(np.argmax([(adata.obs["slide"] == slide.name).sum() for slide in slides]))
     if masks:
@@ -261,16 +258,11 @@ def clusters(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | 
         pl.spatial(adata, ax=figure.subplots())
         places = of_figure(figure, "Cells where they lie in the tissue, coloured by cluster.", dpi=140)
     else:
-        columns = min(6, len(shown))
-        rows = -(-len(shown) // columns)
-        figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)
-        for ax, name in zip(figure.subplots(rows, columns, squeeze=False).flat, [*shown, *[None] * 6], strict=False):
-            if name is None:
-                ax.set_visible(False)
-                continue
-            pl.spatial(adata, slide=name, legend=False, ax=ax)
-            ax.set_title(_short(name), fontsize=8 if columns < 5 else 6)
-        places = of_figure(figure, f"Cells of {len(shown)} slides where they lie, coloured by cluster.", dpi=170)
+        places = _side_by_side(
+            shown,
+            lambda name, ax: pl.spatial(adata, slide=name, legend=False, ax=ax),
+            f"Cells of {len(shown)} slides where they lie, coloured by cluster.",
+        )
     figure = new_figure(min(9.6, 2.6 + 0.26 * adata.n_vars), 1.6 + 0.2 * len(profiles))
     pl.markers_by_cluster(adata, ax=figure.subplots())
     heatmap = of_figure(figure, "Heatmap: how bright each marker is in each cluster.", vector=True)
@@ -390,6 +382,20 @@ def seconds(about: dict[str, Any]) -> list[dict[str, Any]]:
     stages = {str(name): float(value) for name, value in about.get("seconds", {}).items()}
     longest = max(stages.values(), default=0) or 1
     return [{"stage": name, "time": _duration(value), "bar": value / longest} for name, value in stages.items()]
+
+
+def _side_by_side(names: Sequence[str], draw: Callable[[str, Axes], object], alt: str) -> Picture:
+    """Return one small picture for each slide, at most six in a row."""
+    columns = min(6, len(names))
+    rows = -(-len(names) // columns)
+    figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax, name in zip(every, names, strict=False):
+        draw(name, ax)
+        ax.set_title(_short(name), fontsize=8 if columns < 5 else 6)
+    for ax in every[len(names) :]:
+        ax.set_visible(False)
+    return of_figure(figure, alt, dpi=170)
 
 
 def _slide_names(adata: AnnData) -> list[str]:
