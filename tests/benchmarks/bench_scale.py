@@ -1,0 +1,118 @@
+"""The model of docs/scale.md: what a slide costs by stage, fitted on two small slides and checked on a larger one.
+
+    python tests/benchmarks/bench_scale.py [small] [medium] [large]
+
+Sides of the slides in pixels; 512, 1024 and 1536 by default. Times are of the processor, all threads together, so that other work
+on the machine does not enter. A stage's time is taken to be a constant and a part in proportion to pixels or cells.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anndata
+import torch
+
+from mxsplicer import tl
+from mxsplicer.embedding import embed_to_file, from_slide
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.patches.store import PatchStore
+from mxsplicer.report import write_report
+from mxsplicer.slides.cells import measure_cells
+from mxsplicer.slides.masks import open_mask
+from mxsplicer.slides.readers import open_slide
+from mxsplicer.slides.segmentation import segment
+from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.training import train
+
+PATCH_UM, STEPS, BATCH = 16.0, 30, 64
+RECIPE = Recipe(epochs=1, batch_size=BATCH, encoder_width=16)
+BY_PIXELS = ("segmentation", "measuring cells")  # the others go by cells
+
+
+@dataclass
+class Slide:
+    """What one slide took."""
+
+    pixels: float  # over all markers
+    cells: int
+    seconds: dict[str, float]
+    bytes: dict[str, int]
+
+
+def measured(folder: Path, side: int) -> Slide:
+    """Take a simulated slide through all stages."""
+    made = simulate_slide(folder / f"{side}.ome.tiff", size_px=side, seed=side)
+    slide, seconds = open_slide(made.image), {}
+
+    def timed(stage: str, work: Callable[[], object]) -> object:
+        began = time.process_time()
+        out = work()
+        seconds[stage] = time.process_time() - began
+        print(f"{side:>6}  {stage:<18}{seconds[stage]:8.2f} s", flush=True)
+        return out
+
+    timed("segmentation", lambda: segment(slide, folder / f"{side}_mask.zarr", workers=1))
+    mask = open_mask(made.mask, slide=slide)
+    cells = timed("measuring cells", lambda: measure_cells(slide, mask, workers=1))
+    store_path = folder / f"{side}.zarr"
+    timed("patches", lambda: extract_patches(slide, mask, store_path, cells=cells, patch_size_um=PATCH_UM, workers=1))
+    store = PatchStore.open(store_path)
+    if not (folder / "run").exists():
+        run = timed("training", lambda: train(store, folder / "run", recipe=RECIPE, device="cpu"))
+    else:
+        from mxsplicer.splicer.run import load_run
+
+        run = load_run(folder / "run")
+    source = from_slide(slide, mask, cells, patch_size_um=PATCH_UM, workers=1)
+    out = folder / f"{side}.h5ad"
+    timed("embedding", lambda: embed_to_file(out, run, source, device="cpu"))
+    adata = anndata.read_h5ad(out)
+    timed("maps", lambda: tl.correlate(adata, use_rep="X_splicer", key_added="splicer_correlation"))
+    timed("clusters", lambda: tl.cluster(adata))
+    tl.name_clusters(adata)
+    timed("report", lambda: write_report(adata, folder / f"{side}.html", slides=[slide], masks=[mask]))
+    on_disk = sum(file.stat().st_size for file in store_path.rglob("*") if file.is_file())
+    n = len(cells.table)
+    return Slide(
+        pixels=slide.image.shape[0] * side * side,
+        cells=n,
+        seconds=seconds,
+        bytes={"patches": on_disk, "AnnData": out.stat().st_size, "image": made.image.stat().st_size},
+    )
+
+
+def main() -> None:
+    """Print the constants, and how far the model is off on the large slide."""
+    torch.set_num_threads(1)
+    sides = [int(one) for one in sys.argv[1:]] or [512, 1024, 1536]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        measured(folder, sides[0] - 64)  # what is compiled and loaded at first use is not of the slides
+        small, medium, large = (measured(folder, side) for side in sides)
+    print(f"\ncells: {small.cells:,}, {medium.cells:,}, {large.cells:,}")
+    print(f"{'stage':<18}{'constant, s':>12}{'per unit':>24}{'predicted':>12}{'measured':>12}")
+    total = found = 0.0
+    for stage, a in small.seconds.items():
+        b, by_pixels = medium.seconds[stage], stage in BY_PIXELS
+        x, y, z = ((one.pixels if by_pixels else one.cells) for one in (small, medium, large))
+        slope = max(0.0, (b - a) / (y - x))
+        constant = max(0.0, a - slope * x)
+        predicted = constant + slope * z
+        unit = f"{slope * 1e9:.1f} s per G pixels" if by_pixels else f"{slope * 1e3:.2f} ms per cell"
+        print(f"{stage:<18}{constant:>12.2f}{unit:>24}{predicted:>10.1f} s{large.seconds[stage]:>10.1f} s")
+        total, found = total + predicted, found + large.seconds[stage]
+    print(f"all: predicted {total:.1f} s, measured {found:.1f} s, off by {100 * (total / found - 1):+.0f} %")
+    for kind in ("patches", "AnnData"):
+        print(
+            f"{kind}: {medium.bytes[kind] / medium.cells:,.0f} bytes per cell, {large.bytes[kind] / large.cells:,.0f}"
+        )
+    print(f"image: {large.bytes['image'] / large.pixels:.2f} bytes per channel pixel")
+
+
+if __name__ == "__main__":
+    main()

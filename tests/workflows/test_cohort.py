@@ -1,0 +1,80 @@
+"""The workflow of a cohort on small slides: one is broken, one job is killed, and what is missing is made again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import pytest
+
+from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.status import status_of
+
+pytest.importorskip("snakemake")
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "cohort"
+SMALL = "--epochs 1 --batch-size 64 --encoder-width 4 --component-width 2 --chunk-width 4"
+
+# The command, but that its process is killed where it embeds slide B for the first time.
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+if "embed" in sys.argv and "B.ome.tiff" in " ".join(sys.argv) and not Path("killed").exists():
+    Path("killed").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+from mxsplicer.cli import main
+main()
+"""
+
+
+def run(folder, *more):
+    config = {
+        "samples": "samples.csv",
+        "out": "study",
+        "mxsplicer": f"{sys.executable} {folder}/killer.py",
+        "plan": "false",
+        "patch_size_um": 8,
+        "training_cells": 90,
+        "train": SMALL,
+    }
+    given = [f"{name}={value}" for name, value in config.items()]
+    profile = ["--profile", str(WORKFLOW / "profiles" / "local"), "--retries", "0", "--cores", "2", *more]
+    command = [sys.executable, "-m", "snakemake", "-s", str(WORKFLOW / "Snakefile"), *profile, "--config", *given]
+    path = os.pathsep.join([str(WORKFLOW.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
+    for number, name in enumerate("ABC"):
+        simulate_slide(tmp_path / f"{name}.ome.tiff", size_px=256, slide_number=number)
+    (tmp_path / "C.ome.tiff").write_text("no slide")
+    (tmp_path / "killer.py").write_text(KILLER)
+    (tmp_path / "samples.csv").write_text(
+        "slide,path,mask,patient\nA,A.ome.tiff,A_mask.ome.tiff,P1\nB,B.ome.tiff,,P2\nC,C.ome.tiff,,P3\n"
+    )
+
+    killed = run(tmp_path)
+
+    study = tmp_path / "study"
+    assert killed.returncode != 0
+    assert (tmp_path / "killed").exists(), killed.stderr
+    assert not (study / "cohort.mxs").exists()
+    states = {item.name: item.state for item in status_of(study).items}
+    assert (states["A"], states["C"], states["cohort"]) == ("done", "failed", "waiting")
+    made = {file: file.stat().st_mtime_ns for file in study.rglob("*.json") if file.is_file()}
+
+    again = run(tmp_path)
+
+    assert again.returncode == 0, again.stderr
+    assert {file: file.stat().st_mtime_ns for file in made} == made, "what was there was made again"
+    adata = anndata.read_h5ad(study / "cohort.mxs" / "cells.h5ad")
+    assert list(adata.obs["slide"].cat.categories) == ["A", "B"]
+    assert set(adata.obs["patient"]) == {"P1", "P2"}
+    failed = json.loads((study / "cohort.mxs" / "settings.json").read_text())["failed"]
+    assert list(failed) == ["C"]
+    assert "C.ome.tiff" in failed["C"]
+    status = status_of(study)
+    assert (status.state, {item.name: item.state for item in status.items}["C"]) == ("done", "failed")
+    assert "nothing to be done" in (run(tmp_path, "--dry-run").stdout + run(tmp_path, "--dry-run").stderr).lower()
