@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +34,11 @@ from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.progress import track
 from mxsplicer.slides.cells import Cells
 from mxsplicer.slides.slide import LazyImage, Slide, fingerprint
+from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import folded
 from mxsplicer.splicer.run import Run, check_panel
+from mxsplicer.splicer.scales import has_own_scales, in_order
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Source:
     blocks: Callable[[Collection[int]], Iterator[Block]]  # all but those of the numbers given
     ledger: Mapping[str, int] = field(default_factory=dict)
     cells: Cells | None = None  # whose further measures become layers
+    normalization: Normalization | None = None  # the slide's own, for a run that wants one
     made_from: str = ""  # tells these cells of this image from others: an interrupted embedding goes on with no others
 
     def measures_of(self, cell_ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -85,8 +88,11 @@ class Source:
         return pd.Index(self.cells.table["cell_id"].to_numpy())
 
 
-def from_store(store: PatchStore, *, cells: Cells | None = None) -> Source:
-    """Return the cells of a patch store as something to embed; ``cells`` brings what else was measured of them."""
+def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: Normalization | None = None) -> Source:
+    """Return the cells of a patch store as something to embed; ``cells`` brings what else was measured of them.
+
+    ``normalization`` is the slide's own, for a run trained with one for each slide.
+    """
 
     def blocks(skip: Collection[int]) -> Iterator[Block]:
         numbers = [number for number in range(store.n_blocks) if number not in skip]
@@ -101,6 +107,7 @@ def from_store(store: PatchStore, *, cells: Cells | None = None) -> Source:
         blocks=blocks,
         ledger=store.ledger,
         cells=cells,
+        normalization=normalization,
         made_from=json.dumps(store.made_from, sort_keys=True),
     )
 
@@ -111,13 +118,15 @@ def from_slide(
     cells: Cells,
     *,
     patch_size_um: float,
+    normalization: Normalization | None = None,
     workers: int | None = None,
     executor: str = "threads",
     max_bytes: int | None = None,
 ) -> Source:
     """Return the cells of a slide as something to embed; patches are cut as they are needed and kept nowhere.
 
-    ``workers``, ``executor`` and ``max_bytes`` are those of :func:`~mxsplicer.patches.extraction.stream_blocks`.
+    ``normalization`` is the slide's own, for a run trained with one for each slide. ``workers``, ``executor`` and
+    ``max_bytes`` are those of :func:`~mxsplicer.patches.extraction.stream_blocks`.
     """
 
     def blocks(skip: Collection[int]) -> Iterator[Block]:
@@ -140,6 +149,7 @@ def from_slide(
         blocks=blocks,
         ledger=cells.ledger,
         cells=cells,
+        normalization=normalization,
         made_from=f"{fingerprint(slide.path) if slide.path else ''} {cells.fingerprint()}",
     )
 
@@ -234,6 +244,14 @@ def embed_blocks(
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
     several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
+    if has_own_scales(run):
+        bare = next((one.name for one in several if one.normalization is None), None)
+        if bare is not None:
+            msg = (
+                f"the model wants slides normalised each by its own numbers, and for {bare!r} none are given: measure "
+                "them by measure_normalization on a sample of its patches, or use embed_slides."
+            )
+            raise InputError(msg)
     names = [source.name for source in several]
     if len(set(names)) < len(names):
         msg = f"two slides are called {next(n for n in names if names.count(n) > 1)!r}. Give them different file names."
@@ -279,7 +297,9 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
     }
     temporary = path.with_name(path.name + ".partial")
     missing = {slide["name"]: slide.get("missing", []) for _, slide in numbered}
-    _write(temporary, files, about["markers"], ledgers, missing, compression)
+    scales = {slide["name"]: slide["normalization"] for _, slide in numbered if slide.get("normalization")}
+    of_slides = {**ledgers, **({"normalization": scales} if scales else {})}
+    _write(temporary, files, about["markers"], of_slides, missing, compression)
     temporary.replace(path)
     shutil.rmtree(work)
     return path
@@ -395,6 +415,7 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
                 "ledger": dict(source.ledger),
                 "nuclei_ledger": dict(source.cells.nuclei_ledger) if source.cells else {},
                 "made_from": source.made_from,
+                "normalization": _own_scale(next(iter(runs.values())), source),
                 "missing": [marker for marker in markers if marker not in source.markers],
             }
             for source in sources
@@ -414,6 +435,10 @@ def _begin(work: Path, runs: Mapping[str, Run], sources: Sequence[Source], devic
     return {slide["name"]: work / str(number) for number, slide in enumerate(begun["slides"])}
 
 
+def _own_scale(run: Run, source: Source) -> dict[str, list[float]] | None:
+    return source.normalization.to_dict() if has_own_scales(run) and source.normalization is not None else None
+
+
 def _digest(encoder: torch.nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in encoder.state_dict().items():
@@ -431,6 +456,8 @@ def _embed_blocks(
     done = {int(file.stem) for file in folder.glob("*.npz")}
     encoders = {key: _for_embedding(run.encoder, device) for key, run in runs.items()}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
+    if has_own_scales(main) and source.normalization is not None:
+        main = replace(main, normalization=in_order(source.normalization, channels))
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     taken = slice(None) if channels == [*range(len(source.markers))] else channels  # a slice copies nothing
     for block in source.blocks(done):
@@ -477,7 +504,7 @@ def _write(
     path: Path,
     blocks: Mapping[str, Sequence[Path]],
     markers: Sequence[str],
-    ledgers: Mapping[str, Mapping[str, Mapping[str, int]]],
+    of_slides: Mapping[str, Mapping[str, Any]],
     missing: Mapping[str, Sequence[str]],
     compression: str | None,
 ) -> None:
@@ -497,7 +524,7 @@ def _write(
     if lacking:
         said = [", ".join(lacking.get(name, [])) for name in slides]
         obs["missing_markers"] = pd.Categorical(np.array(said, dtype=object)[codes])
-    about: dict[str, Any] = {**ledgers, **({"missing_markers": lacking} if lacking else {})}
+    about: dict[str, Any] = {**of_slides, **({"missing_markers": lacking} if lacking else {})}
     names = pd.Index([f"{slides[code]}_{cell}" for code, cell in zip(codes, obs["cell_id"], strict=True)])
     spatial = np.stack([np.concatenate(list(_parts(files, f"cells/{axis}"))) for axis in "xy"], axis=1)
     with h5py.File(path, "w") as file:

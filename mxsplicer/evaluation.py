@@ -30,6 +30,7 @@ from mxsplicer.result import open_images, open_result
 from mxsplicer.slides.cells import Cells
 from mxsplicer.slides.polygons import is_geojson
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
+from mxsplicer.splicer.scales import of_store
 from mxsplicer.tl.labels import join_labels, join_regions, join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.probing import MAX_CELLS, probe_few_labels, remember, score, set_task, verdict
@@ -484,7 +485,8 @@ class _Pictures:
             here = np.flatnonzero(self.store_of[rows] == number)
             if len(here):
                 patches, regions = store.read_rows(self.row_of[rows[here]])
-                out[here] = self.run.normalize(patches[:, self.channels[number]], regions)
+                run = of_store(self.run, store, self.channels[number])
+                out[here] = run.normalize(patches[:, self.channels[number]], regions)
         return out
 
     def add_baselines(self, sample: AnnData, settings: _Settings) -> list[tuple[str, np.ndarray]]:

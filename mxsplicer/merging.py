@@ -32,7 +32,7 @@ from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
 
-_OF_SLIDES = ("ledger", "nuclei_ledger", "missing_markers")  # of uns["mxsplicer"], by slide
+_OF_SLIDES = ("ledger", "nuclei_ledger", "missing_markers", "normalization")  # of uns["mxsplicer"], by slide
 
 
 def merge_results(

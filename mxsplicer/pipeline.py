@@ -62,10 +62,12 @@ from mxsplicer.slides.readers import open_slide, slide_name
 from mxsplicer.slides.segmentation import knows_nuclei, segment
 from mxsplicer.slides.selection import keep_inside
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint, select_channels
+from mxsplicer.splicer.batches import Normalization, measure_normalization
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
+from mxsplicer.splicer.scales import has_own_scales
 from mxsplicer.splicer.training import train
 from mxsplicer.tl.harmony import harmonize
 from mxsplicer.tl.labels import (
@@ -85,6 +87,7 @@ T = TypeVar("T")
 
 PANELS = ("same", "shared")
 
+_CELLS_OF_SCALE = 2_000  # to measure a slide's own normalisation on
 _PATCH_SIZE_UM = 32.0  # a cell of 10 to 15 µm and its neighbours
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
 _SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
@@ -890,21 +893,23 @@ def _embed(work: _Work) -> None:
 
     def source(entry: _Entry) -> Source:
         store, cells = stores.get(entry.slide.name), _cells_of(entry)
+        own = _own_scale(work, entry, store) if has_own_scales(run) else None
         if store is not None and store.n_cells == len(cells):
-            return from_store(store, cells=cells)
+            return from_store(store, cells=cells, normalization=own)
         return from_slide(
             entry.slide,
             _mask_of(entry),
             cells,
             patch_size_um=work.patch_size_um,
+            normalization=own,
             workers=running.workers,
             executor=running.executor,
             max_bytes=running.max_bytes,
         )
 
     with work.timed("embedding"):
+        sources = work.of_each("embedding", source)
         entries = {entry.slide.name: entry for entry in work.entries}
-        sources = [source(entry) for entry in work.entries]
         embed_blocks(
             work.result.embedded,
             run,
@@ -914,6 +919,14 @@ def _embed(work: _Work) -> None:
             fill_missing=work.options.fill_missing,
             when_failing=lambda name, error: work.leave_out(entries[name], "embedding", error),
         )
+
+
+def _own_scale(work: _Work, entry: _Entry, store: PatchStore | None) -> Normalization:
+    """Measure a slide's own normalisation, on its training sample or on another one of some cells."""
+    path = work.result.of_slide(entry.slide.name, "sample.zarr")
+    if store is None and not path.exists():
+        store = _cut(work, entry, path, min(_CELLS_OF_SCALE, len(_cells_of(entry))))
+    return measure_normalization([store or PatchStore.open(path)], seed=work.options.seed)[0]
 
 
 def _analyse(work: _Work) -> None:
@@ -1029,25 +1042,29 @@ def _stores(work: _Work) -> dict[str, PatchStore]:
     def store(entry: _Entry) -> tuple[str, PatchStore]:
         name = entry.slide.name
         path = work.result.of_slide(name, "patches.zarr")
-        if not path.exists():
-            with work.timed("patches"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                extract_patches(
-                    entry.slide,
-                    _mask_of(entry),
-                    path,
-                    patch_size_um=work.patch_size_um,
-                    nuclei=entry.nuclei if options.shows_nuclei else None,
-                    cells=_cells_of(entry),
-                    max_cells=shares[name],
-                    seed=options.seed,
-                    workers=work.running.workers,
-                    executor=work.running.executor,
-                    max_bytes=work.running.max_bytes,
-                )
-        return name, PatchStore.open(path)
+        if path.exists():
+            return name, PatchStore.open(path)
+        with work.timed("patches"):
+            return name, _cut(work, entry, path, shares[name])
 
     return dict(work.of_each("patches", store))
+
+
+def _cut(work: _Work, entry: _Entry, path: Path, n_cells: int) -> PatchStore:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return extract_patches(
+        entry.slide,
+        _mask_of(entry),
+        path,
+        patch_size_um=work.patch_size_um,
+        nuclei=entry.nuclei if work.options.shows_nuclei else None,
+        cells=_cells_of(entry),
+        max_cells=n_cells,
+        seed=work.options.seed,
+        workers=work.running.workers,
+        executor=work.running.executor,
+        max_bytes=work.running.max_bytes,
+    )
 
 
 def _train(work: _Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result import cells_of, open_image, open_result
 from mxsplicer.slides.location import locate
 from mxsplicer.slides.slide import LazyImage, Slide, drop_markers, fingerprint
+from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
+from mxsplicer.splicer.scales import in_order
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
@@ -156,6 +158,10 @@ def _same_cells(
     obs, key = adata.obs.iloc[rows], f"X_{about['method']}"
     channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
+    scale = about.get("normalization", {}).get(slide.name)
+    if scale is not None:
+        own = Normalization.from_dict({name: list(values) for name, values in scale.items()})
+        run = replace(run, normalization=in_order(own, channels))
     places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
     patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
     z, stored = (

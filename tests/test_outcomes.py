@@ -1,13 +1,11 @@
 """How a command on one slide ended is told to those that come after."""
 
 import errno
-import json
 
 import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.outcomes import kept, note, pass_on, read_outcome, usable
-from mxsplicer.slides.simulation import simulate_slide
 
 
 def test_an_outcome_tells_what_was_made(tmp_path):
@@ -49,27 +47,3 @@ def test_another_file_is_no_outcome(tmp_path):
 
     with pytest.raises(InputError, match=r"a.json is no outcome of a command"):
         usable([tmp_path / "a.json"])
-
-
-def test_the_command_line_keeps_outcomes(tmp_path, monkeypatch, capsys):
-    from mxsplicer.cli import _exit_code
-
-    monkeypatch.chdir(tmp_path)
-    simulate_slide(tmp_path / "S1.ome.tiff", size_px=256)
-    (tmp_path / "S2.ome.tiff").write_text("no slide")
-
-    codes = [
-        _exit_code(["--outcome", f"{name}/segment.json", "segment", f"{name}.ome.tiff", f"{name}/mask.zarr"])
-        for name in ("S1", "S2")
-    ]
-    passed = _exit_code(
-        ["--outcome", "S2/extract.json", "--after", "S2/segment.json", "extract", "x", "y", "--mask", "z"]
-    )
-    alone = _exit_code(["--after", "S2/segment.json", "info", "x"])
-
-    assert (codes, passed, alone) == ([0, 0], 0, 2)
-    assert "say to which, by --outcome" in capsys.readouterr().err
-    assert read_outcome("S1/segment.json").made == "mask.zarr"
-    assert json.loads((tmp_path / "S2" / "extract.json").read_text())["failed"].startswith(
-        "segment: S2.ome.tiff is in none"
-    )

@@ -287,6 +287,14 @@ _RECIPE: dict[str, Any] = {
             rich_help_panel=MODEL,
         ),
     ],
+    "normalization": Annotated[
+        str,
+        typer.Option(
+            help="common: intensities are scaled alike on all slides; slide: on each by its own, for stainings that "
+            "differ.",
+            rich_help_panel=MODEL,
+        ),
+    ],
     "surroundings": Annotated[
         str,
         typer.Option(

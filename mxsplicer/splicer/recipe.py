@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NORMALIZATIONS = ("common", "slide")
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
@@ -79,6 +80,9 @@ class Recipe:
     views
         How the views differ: ``"shared"`` or ``"independent"`` geometry, ``"upright"`` where pictures have an up
         (``"shared+upright"`` is both), or a :class:`~mxsplicer.splicer.views.Views`.
+    normalization
+        ``"common"`` clips and scales a marker alike on all slides, ``"slide"`` on each by its own percentiles, mean and
+        standard deviation: for slides whose staining differs.
     surroundings
         ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
     component_area
@@ -127,6 +131,7 @@ class Recipe:
     redundancy_weight: float = 0.1
     consistency_weight: float = 1.0
     views: "Views | str" = "independent"
+    normalization: str = "common"
     surroundings: str = "hide"
     component_area: str = "cell"
     epochs: int | None = None
@@ -152,6 +157,7 @@ class Recipe:
         _check_word("encoder", self.encoder, ENCODERS, own="module:Class")
         _check_word("component encoder", self.component_encoder, COMPONENT_ENCODERS)
         _check_word("width rule", self.width_rule, WIDTH_RULES)
+        _check_word("normalization", self.normalization, NORMALIZATIONS)
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
         _check_word("component area", self.component_area, COMPONENT_AREAS)
         self._check_deconstruction()

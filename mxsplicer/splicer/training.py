@@ -35,6 +35,7 @@ from mxsplicer.splicer.onlineprobe import OnlineProbe
 from mxsplicer.splicer.processes import find_processes, gather, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, save_run
+from mxsplicer.splicer.scales import common_scale, on_one_scale
 from mxsplicer.splicer.views import Views
 from mxsplicer.splicer.widths import choose_widths
 
@@ -97,13 +98,15 @@ def train(
     markers, patch_px, pixel_size_um = _agreement(stores)
     recipe = recipe or Recipe()
     processes = find_processes(devices, nodes)
+    given, stores = stores, on_one_scale(stores, seed=recipe.seed) if recipe.normalization == "slide" else stores
     batches = _batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     _check_free(path, overwrite=overwrite)
     fabric = make_fabric(device, precision, processes, weights_rest=recipe.components_per_step is not None)
     with launch(fabric, processes):
         epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
-        normalization, varies = measure_normalization(stores, seed=recipe.seed)
+        common, varies = measure_normalization(given, seed=recipe.seed)
+        normalization = common_scale(len(markers)) if recipe.normalization == "slide" else common
         components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
         if not components:
             msg = f"no marker of {', '.join(store.slide_name for store in stores)} varies: there is nothing to learn."
@@ -151,7 +154,7 @@ def train(
         fit = _Fit(fabric, model, objective, optimizer, batches, run, views, folder)
         fit.train(first, probe, Path(tensorboard) if tensorboard else None)
         if fabric.is_global_zero:
-            _finish(run, folder, path)
+            _finish(replace(run, normalization=common), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
 

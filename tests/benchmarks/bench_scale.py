@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_scale.py [small] [medium] [large]
 
-Sides of the slides in pixels; 512, 1024 and 1536 by default. Times are of the processor, all threads together, so that other work
-on the machine does not enter. A stage's time is taken to be a constant and a part in proportion to pixels or cells.
+Sides of the slides in pixels; 512, 1024 and 1536 by default. Times are of the processor, all threads together, so that
+other work on the machine does not enter. A stage's time is taken to be a constant and a part in proportion to pixels or
+cells.
 """
 
 import sys
@@ -44,6 +45,12 @@ class Slide:
     bytes: dict[str, int]
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def measured(folder: Path, side: int) -> Slide:
     """Take a simulated slide through all stages."""
     made = simulate_slide(folder / f"{side}.ome.tiff", size_px=side, seed=side)
@@ -53,7 +60,7 @@ def measured(folder: Path, side: int) -> Slide:
         began = time.process_time()
         out = work()
         seconds[stage] = time.process_time() - began
-        print(f"{side:>6}  {stage:<18}{seconds[stage]:8.2f} s", flush=True)
+        say(f"{side:>6}  {stage:<18}{seconds[stage]:8.2f} s")
         return out
 
     timed("segmentation", lambda: segment(slide, folder / f"{side}_mask.zarr", workers=1))
@@ -94,8 +101,8 @@ def main() -> None:
         folder = Path(name)
         measured(folder, sides[0] - 64)  # what is compiled and loaded at first use is not of the slides
         small, medium, large = (measured(folder, side) for side in sides)
-    print(f"\ncells: {small.cells:,}, {medium.cells:,}, {large.cells:,}")
-    print(f"{'stage':<18}{'constant, s':>12}{'per unit':>24}{'predicted':>12}{'measured':>12}")
+    say(f"\ncells: {small.cells:,}, {medium.cells:,}, {large.cells:,}")
+    say(f"{'stage':<18}{'constant, s':>12}{'per unit':>24}{'predicted':>12}{'measured':>12}")
     total = found = 0.0
     for stage, a in small.seconds.items():
         b, by_pixels = medium.seconds[stage], stage in BY_PIXELS
@@ -104,14 +111,12 @@ def main() -> None:
         constant = max(0.0, a - slope * x)
         predicted = constant + slope * z
         unit = f"{slope * 1e9:.1f} s per G pixels" if by_pixels else f"{slope * 1e3:.2f} ms per cell"
-        print(f"{stage:<18}{constant:>12.2f}{unit:>24}{predicted:>10.1f} s{large.seconds[stage]:>10.1f} s")
+        say(f"{stage:<18}{constant:>12.2f}{unit:>24}{predicted:>10.1f} s{large.seconds[stage]:>10.1f} s")
         total, found = total + predicted, found + large.seconds[stage]
-    print(f"all: predicted {total:.1f} s, measured {found:.1f} s, off by {100 * (total / found - 1):+.0f} %")
+    say(f"all: predicted {total:.1f} s, measured {found:.1f} s, off by {100 * (total / found - 1):+.0f} %")
     for kind in ("patches", "AnnData"):
-        print(
-            f"{kind}: {medium.bytes[kind] / medium.cells:,.0f} bytes per cell, {large.bytes[kind] / large.cells:,.0f}"
-        )
-    print(f"image: {large.bytes['image'] / large.pixels:.2f} bytes per channel pixel")
+        say(f"{kind}: {medium.bytes[kind] / medium.cells:,.0f} bytes per cell, {large.bytes[kind] / large.cells:,.0f}")
+    say(f"image: {large.bytes['image'] / large.pixels:.2f} bytes per channel pixel")
 
 
 if __name__ == "__main__":
