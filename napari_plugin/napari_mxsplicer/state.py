@@ -199,8 +199,8 @@ class State:
             parts.append(f"{self.painted.title} {said}")
         if self.marker is not None and not (self.painted and self.painted.name == self.marker):
             parts.append(f"{self.marker} {study.marker(self.marker)[row]:,.0f}")
-        for name in ("leiden", "area_um2"):
-            if name in study.obs_names and not (self.painted and self.painted.name == name):
+        for name in study.told_columns:
+            if not (self.painted and self.painted.name == name):
                 value = study.column(name)[row]
                 parts.append(f"area {value:.0f} µm²" if name == "area_um2" else f"{name} {value}")
         return ", ".join(parts)

@@ -148,6 +148,8 @@ class Study:
     def warm(self) -> None:
         """Read what every view will ask for, so that none of them waits for it."""
         _ = self._intensities, self.xy_px, self.slides, self._features
+        for name in self.told_columns:
+            self.column(name)
 
     def marker(self, name: str) -> np.ndarray:
         """Return the intensity (N,) of a marker in each cell, float32."""
@@ -183,13 +185,17 @@ class Study:
 
     def column(self, name: str) -> Any:
         """Return a column (N,) of obs: a Categorical or an array."""
-        found = _column(self.cells, self.cells.stat().st_mtime_ns, name)
-        return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
+        return _column(self.cells, self.cells.stat().st_mtime_ns, name)
 
     @cached_property
     def patch_size_um(self) -> float:
         """The side of what the encoder saw of a cell, in micrometres."""
         return float(self._read("uns/mxsplicer/patch_size_um")) if self._has("uns/mxsplicer/patch_size_um") else 24.0
+
+    @cached_property
+    def told_columns(self) -> list[str]:
+        """Columns of obs whose value is told of a cell that is pointed at."""
+        return [name for name in ("leiden", "area_um2") if name in self.obs_names]
 
     @cached_property
     def paintable_columns(self) -> list[str]:
@@ -239,7 +245,8 @@ def open_study(path: str | Path) -> Study:
 @lru_cache(maxsize=16)
 def _column(cells: Path, _changed: int, name: str) -> Any:
     with h5py.File(cells, "r") as file:
-        return anndata.io.read_elem(file["obs"][name])
+        found = anndata.io.read_elem(file["obs"][name])
+    return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
 
 
 def _representation(wide: Mapping[str, int]) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel
 
-from mxsplicer.errors import InputError
 from napari_mxsplicer.layers import LayerData
 from napari_mxsplicer.opening import over_layer, result_layers
 from napari_mxsplicer.sample import sample_layers
@@ -60,10 +59,8 @@ class Opening(Part):
         if name not in self._viewer.layers:
             self.context.tell("Open a label image first, as a layer of labels, and choose it here.")
             return
-        try:
-            self._add(over_layer(path, self._viewer.layers[name]))
-        except InputError as error:
-            self.context.tell(str(error))
+        self.context.tell(f"Joining {Path(path).name} with {name} ...")
+        self.work.start(over_layer, path, self._viewer.layers[name], done=self._add)
 
     def _add(self, tuples: Any) -> None:
         self.context.tell("")

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
-from mxsplicer.errors import InputError
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData
 from napari_mxsplicer.opening import Adding, slide_layers
@@ -71,7 +70,13 @@ class Panel(QWidget):
         self._adding: Adding | None = None
         self._next_layer = Later(self, 0, self._add_next)
         self._prepare = Later(self, 300, self.canvas.prepare)  # when the first picture is there
-        works = [self._warming, self._regions, *(work for part in self.parts for work in part.works)]
+        self._opening_slide = Newest(self._slide_failed)
+        works = [
+            self._warming,
+            self._regions,
+            self._opening_slide,
+            *(work for part in self.parts for work in part.works),
+        ]
         self._ending = Ending(
             viewer, self.canvas, works, self._themed, self.opening.layers_changed, self.naming.save_now
         )
@@ -202,12 +207,17 @@ class Panel(QWidget):
         study, name = self.state.study, self.slides.currentText()
         if study is None or name == self.state.slide:
             return
-        try:
-            if not self.canvas.show_slide(name):
-                self.add_layers(slide_layers(study, name))
-        except InputError as error:
-            self.tell(str(error))
-            self.slides.setCurrentText(self.state.slide or "")
+        if not self.canvas.show_slide(name):
+            self.tell(f"Opening {name} ...")
+            self._opening_slide.start(slide_layers, study, name, done=self._slide_opened)
+
+    def _slide_opened(self, tuples: list[LayerData]) -> None:
+        self.tell("")
+        self.add_layers(tuples)
+
+    def _slide_failed(self, message: str) -> None:
+        self.tell(message)
+        self.slides.setCurrentText(self.state.slide or "")
 
 
 class Ending:

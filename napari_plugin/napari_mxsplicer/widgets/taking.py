@@ -1,12 +1,14 @@
 """What can be taken along: a table, a picture, code."""
 
+from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QGridLayout
 
-from mxsplicer.errors import InputError
 from napari_mxsplicer.export import code, write_map, write_picture
+from napari_mxsplicer.state import State
 from napari_mxsplicer.widgets.base import Context, Part, button
 
 
@@ -15,6 +17,7 @@ class Taking(Part):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self.work = self.newest()
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(4)
@@ -42,10 +45,7 @@ class Taking(Part):
         QGuiApplication.clipboard().setText(code(self.state))
         self.context.tell("The code is on the clipboard.")
 
-    def _write(self, write: object, path: Path) -> None:
-        try:
-            write(self.state, path)  # type: ignore[operator]
-        except (InputError, OSError) as error:
-            self.context.tell(str(error))
-        else:
-            self.context.tell(f"Wrote {path.name}.")
+    def _write(self, write: Callable[[State, Path], None], path: Path) -> None:
+        """Write beside the interface what is shown now, whatever is chosen meanwhile."""
+        self.context.tell(f"Writing {path.name} ...")
+        self.work.start(write, copy(self.state), path, done=lambda _: self.context.tell(f"Wrote {path.name}."))

@@ -2,11 +2,36 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import isgeneratorfunction
 from typing import Any
 
 from mxsplicer.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+
+
+def _caught(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what hands on an error in place of a result: one that is raised napari shows in a window of its own."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            return _Failure(error)
+
+    def go_through(*arguments: Any, **options: Any) -> Any:
+        try:
+            return (yield from function(*arguments, **options))
+        except Exception as error:
+            return _Failure(error)
+
+    return go_through if isgeneratorfunction(function) else call
 
 
 class Newest:
@@ -28,21 +53,20 @@ class Newest:
 
         self.stop()
         number = self._number
-        worker = create_worker(function, *arguments, _start_thread=False, **options)
+        worker = create_worker(_caught(function), *arguments, _start_thread=False, **options)
 
         def deliver(result: Any) -> None:
-            if number == self._number:
-                self._worker = None
-                done(result)
-
-        def fail(error: Exception) -> None:
-            if number == self._number:
-                self._worker = None
+            if number != self._number:
+                return
+            self._worker = None
+            if isinstance(result, _Failure):
+                error = result.error
                 logger.debug("a computation of the panel failed", exc_info=error)
                 self._failed(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+            else:
+                done(result)
 
         worker.returned.connect(deliver)
-        worker.errored.connect(fail)
         if progress is not None:
             worker.yielded.connect(lambda step: progress(*step) if number == self._number else None)
         self._worker = worker

@@ -6,6 +6,7 @@ from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import PAINT, ROLE
 from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QPointF, Qt
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 
 def on_heatmap(panel, row, column):
@@ -232,6 +233,21 @@ def test_the_map_over_the_cells_in_view_is_computed_beside_the_interface(fresh, 
     over.setCurrentText("all cells")
     over.activated.emit(over.currentIndex())
     hands.wait_until(lambda: panel.state.map_of == "all cells")
+
+
+def test_what_is_shown_is_taken_along(fresh, hands, tmp_path, monkeypatch):
+    _, panel = fresh
+    taking, state = panel.taking, panel.state
+    for name, save in (("map.csv", taking.save_map), ("map.svg", taking.save_picture)):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
+        save()
+        state.paint(Painted("feature", "2"))  # does not change what is being written
+        hands.wait_until(lambda: not taking.work.is_busy)
+        assert panel.told.text() == f"Wrote {name}."
+    assert len((tmp_path / "map.csv").read_text().splitlines()) == len(state.study.markers) + 1
+    assert (tmp_path / "map.svg").stat().st_size > 10_000
+    taking.copy_code()
+    assert "feature_2" in QApplication.clipboard().text()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -136,7 +136,7 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     assert not any(len(getattr(state, name)) for name in state._SIGNALS)
 
 
-def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path):
+def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path, hands):
     """The table is shuffled, and the ids of the cells are far apart."""
     adata = anndata.read_h5ad(sample / "cells.h5ad")
     adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
@@ -151,6 +151,7 @@ def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path):
     panel = panel_of(viewer)
     panel.opening.labels.setCurrentText("cells")
     panel.opening.join_table(str(tmp_path / "shuffled.h5ad"))
+    hands.wait_until(lambda: panel.state.painted is not None)
 
     layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "map")
     feature = panel.state.painted.feature
@@ -160,10 +161,11 @@ def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path):
         np.testing.assert_array_equal(np.unique(painted[at]), adata.obsm["X_splicer"][row, feature])
 
 
-def test_labels_of_another_slide_are_refused_in_words(viewer, sample):
+def test_labels_of_another_slide_are_refused_in_words(viewer, sample, hands):
     viewer.add_labels(np.full((30, 30), 999_999_999), name="strange")
     panel = panel_of(viewer)
     panel.opening.join_table(str(sample / "cells.h5ad"))
+    hands.wait_until(lambda: not panel.opening.work.is_busy)
     assert "is in the labels 'strange'" in panel.told.text()
     assert panel.state.study is None
 
