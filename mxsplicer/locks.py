@@ -138,41 +138,46 @@ def _take(path: Path) -> Holder:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             found = _read(path)
-            if found is not None:
-                _refuse_or_remove(found)
+            if found is not None and _take_over(found, holder):
+                return holder
             continue
         with os.fdopen(number, "w", encoding="utf-8") as stream:
             json.dump(asdict(holder), stream)
         return holder
-    msg = f"{path} changes hands all the time: several commands want {path.name.removesuffix('.lock')}. Run one."
+    msg = f"{path} changes hands all the time: several commands want {_folder_of(path)}. Run one."
     raise InputError(msg)
 
 
-def _refuse_or_remove(found: Lock) -> None:
+def _take_over(found: Lock, holder: Holder) -> bool:
+    """Put a holder in the place of a stale one; return whether the lock was still the one found.
+
+    Of several that find a lock stale, one has the right to replace it: who holds the lock named after what is replaced.
+    A process that is killed between taking that one and giving it back leaves a stale one, which is taken over alike.
+    """
     path = found.path
     if not found.is_stale:
-        folder = path.name.removesuffix(".lock")
         msg = (
-            f"{folder} is in use by {found}. Wait until that command is done, or end it; if you know that it is gone, "
-            f"remove {path}."
+            f"{_folder_of(path)} is in use by {found}. Wait until that command is done, or end it; if you know that it "
+            f"is gone, remove {path}."
         )
         raise InputError(msg)
-    # Of several that find it stale, one succeeds in renaming it; and where another had taken it over in between, the
-    # new lock is put back.
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    right = path.with_name(f"{path.name}.{found.holder.token if found.holder else 'unknown'}")
+    holder_of_right = _take(right)
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    taken = _content(aside)
-    if taken == found.holder:
-        logger.warning("%s was left behind by %s; it is taken over", path, found)
-    else:
-        try:
-            os.link(aside, path)
-        except OSError:  # a file system without links; the holder will see it at its end
-            logger.warning("%s was moved while it was taken", path)
-    aside.unlink(missing_ok=True)
+        now = _read(path)
+        if now is None or not now.is_stale or now.holder != found.holder:
+            return False
+        written = path.with_name(f"{path.name}.{holder.token}.partial")
+        written.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+        written.replace(path)
+    finally:
+        _give_back(right, holder_of_right)
+    logger.warning("%s was left behind by %s; it is taken over", path, found)
+    return True
+
+
+def _folder_of(path: Path) -> str:
+    return path.name.rpartition(".lock")[0]
 
 
 def _read(path: Path) -> Lock | None:
