@@ -21,7 +21,9 @@ from mxsplicer.embedding import open_cells, save_cells
 from mxsplicer.errors import InputError
 from mxsplicer.locks import held
 from mxsplicer.outcomes import is_of_slide, note, reason_of
-from mxsplicer.pipeline import Options, embed_slides, interpret, samples_of, split_result, write_result_report
+from mxsplicer.pipeline import Options, embed_slides, write_result_report
+from mxsplicer.pipeline.analysis import interpret, split_result
+from mxsplicer.pipeline.opening import samples_of
 from mxsplicer.result import Result, logged, open_result, write_features, write_index, write_json
 from mxsplicer.slides.location import absolute, locate
 from mxsplicer.slides.readers import slide_name

@@ -15,7 +15,7 @@ import zarr
 from mxsplicer.cellfiles import join_cells, split_cells
 from mxsplicer.errors import InputError
 from mxsplicer.merging import append_slides, merge_results
-from mxsplicer.pipeline import Options, embed_slides
+from mxsplicer.pipeline import Options, analysis, composition, embed_slides, stages
 from mxsplicer.result import open_result
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import simulate_slide
@@ -128,10 +128,8 @@ def test_the_status_tells_done_failed_and_stale(study, cohort):
 
 
 def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study, cohort, tmp_path, monkeypatch):
-    from mxsplicer import pipeline
-
     options = Options(cohort=study / "samples.csv", patch_size_um=8, recipe=SMALL, model=cohort.path)
-    failing, interrupted = pipeline.embed_blocks, pipeline.join_blocks
+    failing, interrupted = stages.embed_blocks, composition.join_blocks
 
     def one_fails(path, run, sources, *, when_failing, **how):
         failing(path, run, sources[1:], when_failing=when_failing, **how)
@@ -141,14 +139,14 @@ def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "embed_blocks", one_fails)
-        patched.setattr(pipeline, "join_blocks", interrupt)
+        patched.setattr(stages, "embed_blocks", one_fails)
+        patched.setattr(composition, "join_blocks", interrupt)
         with pytest.raises(KeyboardInterrupt):
             embed_slides(out=tmp_path / "out", options=options, device="cpu")
     assert status_of(tmp_path / "out").state == "interrupted"
-    monkeypatch.setattr(pipeline, "join_blocks", interrupted)
-    monkeypatch.setattr(pipeline, "interpret", lambda *_: None)
-    monkeypatch.setattr(pipeline, "write_result_report", lambda path, **_: (path / "report.html").touch())
+    monkeypatch.setattr(composition, "join_blocks", interrupted)
+    monkeypatch.setattr(analysis, "interpret", lambda *_: None)
+    monkeypatch.setattr(composition, "write_result_report", lambda path, **_: (path / "report.html").touch())
 
     again = embed_slides(out=tmp_path / "out", options=options, device="cpu")
 
@@ -238,10 +236,8 @@ def test_a_marker_that_a_slide_lacks_is_filled_where_wanted_and_told(study, coho
 
 
 def test_panels_that_differ_are_told_and_the_shared_markers_trained_on(study, tmp_path, monkeypatch):
-    from mxsplicer import pipeline
-
-    monkeypatch.setattr(pipeline, "interpret", lambda *_: None)
-    monkeypatch.setattr(pipeline, "write_result_report", lambda path, **_: (path / "report.html").touch())
+    monkeypatch.setattr(analysis, "interpret", lambda *_: None)
+    monkeypatch.setattr(composition, "write_result_report", lambda path, **_: (path / "report.html").touch())
     one, other = (open_slide(study / f"{name}.ome.tiff").markers for name in ("S1", "S2"))
     renamed = [*other[:3], "own", *other[4:]]
     pd.DataFrame({"channel_number": range(1, 20), "marker_name": renamed}).to_csv(tmp_path / "S2.csv", index=False)

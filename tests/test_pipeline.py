@@ -14,10 +14,18 @@ import torch
 import zarr
 from skimage.segmentation import expand_labels
 
-from mxsplicer import pipeline
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.pipeline import Options, embed_slides, plan_slides, write_result_report
+from mxsplicer.pipeline import (
+    Options,
+    analysis,
+    composition,
+    embed_slides,
+    opening,
+    plan_slides,
+    stages,
+    write_result_report,
+)
 from mxsplicer.result import open_result
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import find_nuclear_marker
@@ -225,14 +233,21 @@ def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
 def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, monkeypatch, result, simulated, options):
     out = tmp_path / "S01.mxs"
     finals = ("patches.zarr", "run", "embedded.h5ad", "cells.h5ad", "report.html", "mxsplicer.json")
-    stages = ("extract_patches", "train", "join_blocks", "save_cells", "write_report", "write_index")
+    steps = (
+        (stages, "extract_patches"),
+        (stages, "train"),
+        (composition, "join_blocks"),
+        (analysis, "save_cells"),
+        (composition, "write_report"),
+        (composition, "write_index"),
+    )
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for done, stage in enumerate(stages):
+    for done, (module, stage) in enumerate(steps):
         with monkeypatch.context() as patched:
-            patched.setattr(pipeline, stage, interrupt)
+            patched.setattr(module, stage, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 embed_slides(simulated.image, out, options=options, device="cpu")
         there = [name for name in finals[:done] if name != "embedded.h5ad" or stage == "save_cells"]
@@ -425,6 +440,6 @@ def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):
     for name in ("S1_mask.tif", "S10_mask.tif", "S2.tif", "S2.txt"):
         (tmp_path / name).touch()
 
-    assert pipeline._mask_paths([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
+    assert opening._mask_paths([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
     with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2.tif, S2.txt\)"):
-        pipeline._mask_paths([tmp_path], ["S2"])
+        opening._mask_paths([tmp_path], ["S2"])
