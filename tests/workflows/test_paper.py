@@ -134,5 +134,7 @@ def test_the_ceiling_is_trained_in_the_folds_of_the_probes(load, trained):
 def test_remedies_in_the_classifier_stand_beside_a_plain_head(load, trained):
     found = scored(load, trained, "heads", "--label", "region")
 
-    assert found.index.tolist() == ["z", "z + channel dropout", "z + sieve"]
-    assert found.loc["z + sieve", "balanced_accuracy"] < found.loc["z", "balanced_accuracy"]  # one half tells it here
+    assert found.index.tolist() == ["z", "z + channel dropout", "z + sieve of 8", "z + sieve of 32"]
+    assert (
+        found.loc["z + sieve of 32", "balanced_accuracy"] < found.loc["z", "balanced_accuracy"]
+    )  # one half tells it here

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import mxsplicer
 
-COPIES, SIEVED = 5, 8
+COPIES, SIEVED = 5, (8, 32)  # directions
 
 
 def main() -> None:
@@ -32,12 +32,13 @@ def main() -> None:
     x, truth = scale.transform(x[train]), truth[train]
     rng = np.random.default_rng(0)
     dropped = np.tile(x, (COPIES, 1)) * (rng.random((COPIES * len(x), x.shape[1])) < 0.5) * 2
-    kept = sieve(x, truth)
     heads = {
         "z": (fit(x, truth), np.eye(x.shape[1])),
         "z + channel dropout": (fit(dropped, np.tile(truth, COPIES)), np.eye(x.shape[1])),
-        "z + sieve": (fit(x @ kept, truth), kept),
     }
+    for n in SIEVED:
+        kept = sieve(x, truth, n)
+        heads[f"z + sieve of {n}"] = fit(x @ kept, truth), kept
     rows = []
     for name, (features, answers, trains) in parts.items():
         for head, (model, projection) in heads.items():
@@ -62,10 +63,10 @@ def fit(x: np.ndarray, truth: np.ndarray) -> LogisticRegression:
     return LogisticRegression(C=0.01, max_iter=1000).fit(x, truth)
 
 
-def sieve(x: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the projection (d, d) that leaves out the directions that tell the class best."""
+def sieve(x: np.ndarray, truth: np.ndarray, n: int) -> np.ndarray:
+    """Return the projection (d, d) that leaves out the n directions that tell the class best."""
     projection = np.eye(x.shape[1])
-    for _ in range(SIEVED):
+    for _ in range(n):
         direction = projection @ fit(x @ projection, truth).coef_[0]
         direction /= np.linalg.norm(direction)
         projection -= np.outer(direction, direction)

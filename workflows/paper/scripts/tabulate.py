@@ -62,7 +62,9 @@ def draw(means: pd.DataFrame, every: pd.DataFrame, path: Path) -> None:
     labels, methods = list(dict.fromkeys(means["label"])), list(dict.fromkeys(means["method"]))
     spectra = "singular_values" in every and every["singular_values"].notna().any()
     panels = len(labels) + bool(spectra)
-    figure, axes = plt.subplots(1, panels, figsize=(2.6 * panels + 2, 0.28 * len(methods) + 1.2), squeeze=False)
+    figure, axes = plt.subplots(
+        1, panels, figsize=(2.6 * panels + 2, max(2.4, 0.28 * len(methods) + 1.2)), squeeze=False
+    )
     heights = np.arange(len(methods))[::-1]
     for axis, label in zip(axes[0], labels, strict=False):
         at = means[means["label"] == label].set_index("method").reindex(methods)
