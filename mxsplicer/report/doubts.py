@@ -9,6 +9,7 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.slides.panel import is_control
+from mxsplicer.tl.representations import is_baseline, trained
 
 _DOMINATED, _FOLLOWED, _UNFOLLOWED = 0.4, 0.5, 0.15
 _TINY_CELLS, _TINY_SHARE = 50, 0.002
@@ -165,10 +166,10 @@ def _of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
         return
     for label, rows in scores.groupby("label", sort=False):
         by_name = rows.set_index("representation")["balanced_accuracy"]
-        trained = next((name for name in ("SpliCER", "joint") if name in by_name), None)
-        if trained is None or "untrained encoder" not in by_name:
+        name = trained(list(by_name.index))
+        if is_baseline(name) or "untrained encoder" not in by_name:
             continue
-        gain = float(by_name[trained] - by_name["untrained encoder"])
+        gain = float(by_name[name] - by_name["untrained encoder"])
         if gain < 0.02:
             yield (
                 f"{label}: an encoder that never learned scores {abs(gain) * 100:.1f} points "

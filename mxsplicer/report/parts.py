@@ -14,11 +14,11 @@ from mxsplicer import pl
 from mxsplicer.pl import colors
 from mxsplicer.pl.training import last_losses, read_log
 from mxsplicer.report.pictures import Picture, new_figure, of_figure, of_pixels
-from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.panel import find_nuclear_marker, is_nuclear
 from mxsplicer.slides.slide import LazyImage, Slide, overview
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
 from mxsplicer.tl.probing import verdict
-from mxsplicer.tl.rows import learned_features
+from mxsplicer.tl.rows import learned_features, rows_by_slide
 
 _MOST_SLIDES = 60  # pictures of slides on one page
 _MOST_MARKERS = 64
@@ -110,11 +110,12 @@ def tissue(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) 
 def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]]:
     """Return one card per marker: its picture where it is brightest, how bright cells are, where it is all zero."""
     by_name = {slide.name: slide for slide in slides}
-    names, rows_of = _rows_by_slide(adata)
+    by_slide = rows_by_slide(adata)
+    names = list(by_slide)
     cards = []
     for place, marker in enumerate(adata.var_names.astype(str)):
         values = _column(adata, place)  # one marker at a time: of millions of cells a copy of all is a gigabyte
-        of_slides = [values[rows] for rows in rows_of]
+        of_slides = [values[rows] for rows in by_slide.values()]
         top = [float(np.percentile(own, 99)) for own in of_slides]
         zero = [bool(own.max() <= 0) for own in of_slides]
         p1, p50, p99 = np.percentile(values, [1, 50, 99])
@@ -144,7 +145,8 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
 
 def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return one row per slide: how many cells, how large, how many cut, and which markers differ from other slides."""
-    names, rows_of = _rows_by_slide(adata)
+    by_slide = rows_by_slide(adata)
+    names = list(by_slide)
     medians = np.array([card["medians"] for card in panel]).T  # (slides, markers)
     usual = np.median(medians, axis=0)
     ratio = np.log2(np.maximum(medians, 1e-9) / np.maximum(usual, 1e-9))
@@ -155,7 +157,7 @@ def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, 
     }
     present = {said: one for said, one in columns.items() if one[0] in adata.obs}
     rows = []
-    for place, (name, here) in enumerate(zip(names, rows_of, strict=True)):
+    for place, (name, here) in enumerate(by_slide.items()):
         zero = [card["marker"] for card in panel if card["zero_on"][place]]
         off = [
             f"{card['marker']} ({2 ** float(one):.1g}×)"
@@ -309,7 +311,8 @@ def spectrum(key: str, z: np.ndarray | None) -> dict[str, Any] | None:
 
 def correlation_key(adata: AnnData) -> str | None:
     """Return where the correlations of the learned features with the markers lie, where there are any."""
-    return next((key for key in ("splicer_correlation", "joint_correlation") if key in adata.varm), None)
+    of_method = f"{learned_features(adata).removeprefix('X_')}_correlation"
+    return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
 
 
 def correlation(adata: AnnData) -> dict[str, Any] | None:
@@ -399,18 +402,7 @@ def _side_by_side(names: Sequence[str], draw: Callable[[str, Axes], object], alt
 
 
 def _slide_names(adata: AnnData) -> list[str]:
-    return _rows_by_slide(adata)[0]
-
-
-def _rows_by_slide(adata: AnnData) -> tuple[list[str], list[np.ndarray]]:
-    """Return the names of the slides, in order, and which cells are theirs."""
-    if "slide" not in adata.obs:
-        return [""], [np.arange(adata.n_obs)]
-    of_cell = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat
-    codes = of_cell.codes.to_numpy()
-    names = [str(name) for name in of_cell.categories]
-    order = sorted(range(len(names)), key=lambda code: names[code])
-    return [names[code] for code in order], [np.flatnonzero(codes == code) for code in order]
+    return list(rows_by_slide(adata))
 
 
 def _column(adata: AnnData, place: int) -> np.ndarray:
@@ -428,7 +420,7 @@ def _telling_markers(adata: AnnData) -> list[str]:
     sd = logged.std(axis=0)
     standard = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
     chosen = [names.index(nuclear)] if nuclear else []
-    nuclear_like = {i for i, name in enumerate(names) if nuclear and find_nuclear_marker([name])}
+    nuclear_like = {i for i, name in enumerate(names) if is_nuclear(name)}
     while len(chosen) < min(len(colors.CHANNELS), len(names)):
         free = [i for i in range(len(names)) if i not in chosen and (i not in nuclear_like or len(names) <= 4)]
         if not free:

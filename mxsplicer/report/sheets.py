@@ -11,7 +11,7 @@ from mxsplicer.patches.blocks import choose_tile
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import contact_sheet, cut_cells
 from mxsplicer.report.pictures import of_pixels
-from mxsplicer.slides.panel import find_nuclear_marker, is_control
+from mxsplicer.slides.panel import find_nuclear_marker, is_control, is_nuclear
 from mxsplicer.slides.slide import LazyImage, Slide
 from mxsplicer.tl.examples import KINDS, pick_examples
 from mxsplicer.tl.naming import NOTHING, cluster_codes, suggest_names
@@ -72,7 +72,7 @@ def _markers_of(row: "pd.Series[float]") -> list[str]:
     """Return the nuclear marker and the three that stand out most, which make the colours of a cluster's sheet."""
     names = [str(name) for name in row.index]
     nuclear = find_nuclear_marker(names)
-    others = row.drop([name for name in names if find_nuclear_marker([name]) or is_control(name)])
+    others = row.drop([name for name in names if is_nuclear(name) or is_control(name)])
     bright = [str(name) for name in others.sort_values(ascending=False, kind="stable").index[:3]]
     return [nuclear, *bright] if nuclear else bright
 

@@ -219,6 +219,11 @@ def find_nuclear_marker(markers: Sequence[str]) -> str | None:
     return None
 
 
+def is_nuclear(marker: str) -> bool:
+    """Return whether a marker stains nuclei, judged by its name."""
+    return find_nuclear_marker([marker]) is not None
+
+
 def is_control(marker: str) -> bool:
     """Return whether a channel stains nothing, judged by its name: autofluorescence, a blank, a background.
 

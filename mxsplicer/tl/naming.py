@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.panel import find_nuclear_marker, is_control
+from mxsplicer.slides.panel import is_control, is_nuclear
 from mxsplicer.tl.rows import slices
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int =
     >>> suggest_names(profiles).tolist()
     ['CD8a+ CD3e+', 'CD8a-']
     """
-    usable = [name for name in profiles.columns if find_nuclear_marker([name]) is None and not is_control(name)]
+    usable = [name for name in profiles.columns if not is_nuclear(name) and not is_control(name)]
     words = {str(name): _words(row, threshold) for name, row in profiles[usable].iterrows()}
     names = {name: " ".join(of_it[:most]) or NOTHING for name, of_it in words.items()}
     length = most

@@ -80,8 +80,12 @@ def _widths(matrix: Any, at_once: int) -> tuple[int, int]:
 
 
 def rows_by_slide(adata: AnnData) -> Mapping[str, np.ndarray]:
-    """Return the rows of each slide, in ascending order."""
+    """Return the rows of each slide, ascending, the slides in the order of their names."""
     if "slide" not in adata.obs:
         return {"": np.arange(adata.n_obs)}
-    groups = adata.obs["slide"].astype(str).groupby(adata.obs["slide"].astype(str)).indices
-    return {str(name): np.sort(rows) for name, rows in groups.items()}
+    of_cell = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat
+    codes = of_cell.codes.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(of_cell.categories) + 1))
+    rows = {str(name): order[ends[code] : ends[code + 1]] for code, name in enumerate(of_cell.categories)}
+    return dict(sorted(rows.items()))

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from mxsplicer.errors import InputError
 from mxsplicer.imports import import_extra
 from mxsplicer.progress import track
-from mxsplicer.tl.rows import representation, slices, take
+from mxsplicer.tl.rows import AT_ONCE, representation, slices, take
 
 logger = logging.getLogger(__name__)
 
@@ -301,13 +301,19 @@ def _nearest_by_index(
     candidates = index.candidates(queries, wanted + 1)
     best = np.full((len(queries), n), np.inf)
     rows = np.zeros((len(queries), n), dtype=np.int64)
-    for query, row in enumerate(asked):
-        ones = np.unique(candidates[query])
-        ones = ones[(ones != row) & (True if among is None else np.asarray(among, dtype=bool)[ones])]
-        if len(ones):
-            distances = _distances(queries[query : query + 1], take(z, ones), index.metric)[0]
-            order = np.argsort(distances, kind="stable")[:n]
-            best[query, : len(order)], rows[query, : len(order)] = distances[order], ones[order]
+    at_once = max(1, AT_ONCE // candidates.shape[1])
+    for first in range(0, len(queries), at_once):
+        # Of all questions together: where z lies on disk, a few rows from all over it cost as much as a thousand.
+        some = np.unique(candidates[first : first + at_once])
+        features = take(z, some)
+        for query in range(first, min(first + at_once, len(queries))):
+            ones = np.unique(candidates[query])
+            ones = ones[(ones != asked[query]) & (True if among is None else np.asarray(among, dtype=bool)[ones])]
+            if len(ones):
+                its = features[np.searchsorted(some, ones)]
+                distances = _distances(queries[query : query + 1], its, index.metric)[0]
+                order = np.argsort(distances, kind="stable")[:n]
+                best[query, : len(order)], rows[query, : len(order)] = distances[order], ones[order]
     return rows, best
 
 
