@@ -9,7 +9,7 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.slides.panel import is_control
-from mxsplicer.tl.representations import is_baseline, trained
+from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
 
 _DOMINATED, _FOLLOWED, _UNFOLLOWED = 0.4, 0.5, 0.15
 _TINY_CELLS, _TINY_SHARE = 50, 0.002
@@ -167,9 +167,9 @@ def _of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
     for label, rows in scores.groupby("label", sort=False):
         by_name = rows.set_index("representation")["balanced_accuracy"]
         name = trained(list(by_name.index))
-        if is_baseline(name) or "untrained encoder" not in by_name:
+        if is_baseline(name) or UNTRAINED not in by_name:
             continue
-        gain = float(by_name[name] - by_name["untrained encoder"])
+        gain = float(by_name[name] - by_name[UNTRAINED])
         if gain < 0.02:
             yield (
                 f"{label}: an encoder that never learned scores {abs(gain) * 100:.1f} points "

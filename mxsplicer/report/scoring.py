@@ -11,9 +11,9 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import plain_number
 from mxsplicer.report.pictures import Picture, new_figure, of_figure
 from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
-from mxsplicer.tl.representations import LEARNED
+from mxsplicer.tl.representations import LEARNED, UNTRAINED
 
-_TRAINED = tuple(name for name in LEARNED if name != "untrained encoder")
+_TRAINED = tuple(name for name in LEARNED if name != UNTRAINED)
 _MOST_CURVES = 10  # as many as there are colours
 
 

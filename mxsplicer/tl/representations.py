@@ -12,12 +12,13 @@ from sklearn.preprocessing import StandardScaler
 from mxsplicer.errors import InputError
 from mxsplicer.tl.rows import representation, take
 
+UNTRAINED = "untrained encoder"
 LEARNED = {  # keys of obsm
     "SpliCER": "X_splicer",
     "Σ-JE": "X_sigma",
     "TriDeNT": "X_trident",
     "joint": "X_joint",
-    "untrained encoder": "X_untrained",
+    UNTRAINED: "X_untrained",
 }
 PIXEL_PCA = "PCA of pixels"
 MEAN_INTENSITY = "mean intensity"
@@ -49,7 +50,7 @@ def trained(names: Sequence[str]) -> str:
 
 def is_baseline(name: str) -> bool:
     """Return whether a representation stands beside for comparison and is not itself judged."""
-    return name in (*_COMPUTED, PIXEL_PCA, "untrained encoder")
+    return name in (*_COMPUTED, PIXEL_PCA, UNTRAINED)
 
 
 def check_representation(adata: AnnData, name: str) -> None:

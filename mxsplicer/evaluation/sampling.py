@@ -1,0 +1,163 @@
+"""Which cells are scored: their file, their labels, and the same cells in the files of others."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.embedding import open_cells
+from mxsplicer.errors import InputError
+from mxsplicer.result import open_result
+from mxsplicer.slides.polygons import is_geojson
+from mxsplicer.tl.labels import join_labels, join_regions
+from mxsplicer.tl.representations import LEARNED, UNTRAINED, available, key_of
+from mxsplicer.tl.rows import take
+
+logger = logging.getLogger(__name__)
+
+_SAME_PLACE_UM, _MOST_MOVED = 1.0, 0.01  # of cells in two files
+
+
+def find_cells(path: str | Path) -> tuple[Path, Path | None]:
+    """Return the AnnData file, and the result folder that it lies in."""
+    given = Path(path)
+    result = given if given.is_dir() else given.parent
+    cells = given / open_result(given)["files"]["cells"] if given.is_dir() else given
+    if not cells.is_file():
+        msg = f"there is no file {cells}."
+        raise InputError(msg)
+    if not h5py.is_hdf5(cells):
+        msg = f"{cells} is not an AnnData file (h5ad)."
+        raise InputError(msg)
+    with h5py.File(cells, "r") as file:
+        missing = [key for key in ("X", "obs", "var", "obsm", "varm", "layers", "uns") if key not in file]
+    if missing:
+        msg = f"{cells} is not an AnnData file of version 0.8 or newer: it lacks {', '.join(missing)}."
+        raise InputError(msg)
+    own = (result / "mxsplicer.json").is_file() and open_result(result)["files"]["cells"] == cells.name
+    return cells, result if own else None
+
+
+def join_labels_of(adata: AnnData, labels: str | Path | None, label: Sequence[str]) -> list[str]:
+    """Return the columns of ``obs`` that are scored, brought there from a file where one is given."""
+    if labels is not None and not Path(labels).exists() and str(labels) in adata.obs:
+        labels, label = None, [*label, str(labels)]
+    if labels is None:
+        if not label:
+            words = [str(column) for column in adata.obs.select_dtypes(exclude="number")]
+            msg = f"no label was named. Give --labels, or name a column of obs by --label: {', '.join(words)}."
+            raise InputError(msg)
+        return list(label)
+    path = Path(labels)
+    if path.is_dir() or is_geojson(path):
+        if len(label) > 1:
+            msg = f"{path.name} holds outlines, which make one label; --label names {len(label)}."
+            raise InputError(msg)
+        return [join_regions(adata, path, label[0] if label else "annotation")]
+    return join_labels(adata, path, label)
+
+
+def rows_with(adata: AnnData, name: str) -> np.ndarray:
+    """Return the rows of the cells that have a label."""
+    if name not in adata.obs:
+        msg = f"the cells have no label {name!r}; obs holds: {', '.join(adata.obs.columns)}."
+        raise InputError(msg)
+    values = adata.obs[name].astype(object)
+    return np.flatnonzero((values.notna() & (values.astype(str) != "")).to_numpy())
+
+
+def draw_sample(
+    adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], n: int, seed: int
+) -> tuple[AnnData, int]:
+    """Return at most ``n`` of some cells in memory, with their representations and those of others.
+
+    They are drawn at random from those that all files hold; how many these are is returned too.
+    """
+    others = {_short_name(other): find_cells(other)[0] for other in compare}
+    if len(others) < len(compare):
+        msg = f"two of the files to compare with are called {next(iter(others))!r}: give them different names."
+        raise InputError(msg)
+    names_of = {name: pd.Index(_obs_names(path)) for name, path in others.items()}
+    for name, names in names_of.items():
+        rows = rows[np.isin(adata.obs_names[rows], names)]
+        if not len(rows):
+            msg = (
+                f"no scored cell is in {others[name]}: cells are matched by obs_names, such as {adata.obs_names[0]!r}."
+            )
+            raise InputError(msg)
+    n_candidates = len(rows)
+    if n_candidates > n:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+        logger.info("%d of %d cells are taken, at random", n, n_candidates)
+    keys = [*(key for key in LEARNED.values() if key in adata.obsm), *use_rep]
+    for key in use_rep:
+        _check_key(adata, key)
+    obsm = {key: take(adata.obsm[key], rows) for key in dict.fromkeys(keys)}
+    if "spatial" in adata.obsm:
+        obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
+    sample = AnnData(
+        X=adata.X[rows], obs=adata.obs.iloc[rows].copy(), var=adata.var[[]].copy(), obsm=obsm, uns=_about(adata)
+    )
+    for name, path in others.items():
+        with open_cells(path) as other:
+            found = [(title, key) for title, key in LEARNED.items() if key in other.obsm and title != UNTRAINED]
+            found += [(key, key) for key in use_rep if key in other.obsm]
+            if not found:
+                msg = f"{path} has no learned representation; obsm holds: {', '.join(other.obsm)}."
+                raise InputError(msg)
+            places = names_of[name].get_indexer(pd.Index(sample.obs_names))
+            _check_places(sample, other, places, path)
+            order = np.argsort(places)
+            for title, key in found:
+                z = take(other.obsm[key], places[order])
+                sample.obsm[f"{title} ({name})"] = z[np.argsort(order)]
+    return sample, n_candidates
+
+
+def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
+    """Return what is scored of a sample: the trained ones, those of other files, the baselines."""
+    names = available(sample)
+    known = {"spatial", *(key_of(name) for name in names)}
+    return list(dict.fromkeys([*(key for key in sample.obsm if key not in known), *use_rep, *names]))
+
+
+def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
+    """Raise if cells of the same names lie elsewhere: another mask numbers other cells alike."""
+    if "spatial" not in sample.obsm or "spatial" not in other.obsm:
+        return
+    apart = np.abs(np.asarray(sample.obsm["spatial"]) - np.asarray(other.obsm["spatial"])[places]).max(axis=1)
+    moved = (apart > _SAME_PLACE_UM).mean()
+    if moved > _MOST_MOVED:
+        msg = (
+            f"{moved:.0%} of cells of {path} have names of scored cells but lie elsewhere ({np.median(apart):.3g} µm "
+            "in the middle): it was made with another mask. Embed the same cells to compare."
+        )
+        raise InputError(msg)
+
+
+def _check_key(adata: AnnData, key: str) -> None:
+    if key not in adata.obsm:
+        msg = f"the cells have no representation {key!r}; obsm holds: {', '.join(adata.obsm) or 'nothing'}."
+        raise InputError(msg)
+
+
+def _about(adata: AnnData) -> dict[str, Any]:
+    about = adata.uns.get("mxsplicer", {})
+    return {"mxsplicer": {key: about[key] for key in ("patch_size_um", "pixel_size_um") if key in about}}
+
+
+def _obs_names(path: Path) -> Any:
+    with h5py.File(path, "r") as file:
+        obs = file["obs"]
+        return anndata.io.read_elem(obs[obs.attrs["_index"]])
+
+
+def _short_name(path: str | Path) -> str:
+    path = Path(path)
+    return path.parent.name if path.name == "cells.h5ad" and path.parent.name else path.stem
