@@ -129,9 +129,16 @@ def test_chunks_of_any_losses_and_widths_are_these_one_by_one(seed, chosen):
     torch.manual_seed(0)
     together = sum(chunks(e_a, e_b).values())
 
+    torch.manual_seed(0)
+    drawn: dict[tuple[str, int], torch.Tensor] = {}  # sigreg draws its directions once for all chunks of a width
     for chunk, (a, b) in enumerate(zip(chunks.split(e_a), chunks.split(e_b), strict=True)):
-        if chosen[chunk][0] != "sigreg":  # its directions are drawn anew for every width
-            torch.testing.assert_close(together[chunk], weights[chunk] * losses[chunk](a, b))
+        before = torch.get_rng_state()
+        if chosen[chunk] in drawn:
+            torch.set_rng_state(drawn[chosen[chunk]])
+        torch.testing.assert_close(together[chunk], weights[chunk] * losses[chunk](a, b))
+        if chosen[chunk] in drawn:
+            torch.set_rng_state(before)
+        drawn.setdefault(chosen[chunk], before)
 
 
 @pytest.mark.parametrize("widths", [(4, 4, 4), (2, 7, 3)])

@@ -138,3 +138,11 @@ def test_remedies_in_the_classifier_stand_beside_a_plain_head(load, trained):
     assert (
         found.loc["z + sieve of 32", "balanced_accuracy"] < found.loc["z", "balanced_accuracy"]
     )  # one half tells it here
+
+
+def test_z_is_held_against_the_markers_in_three_forms(load, trained):
+    found = scored(load, trained, "markers")
+
+    assert found["label"].tolist() == ["mean |r|", "largest |r|", "ridge R²"]
+    mean, largest, _ = found["balanced_accuracy"]
+    assert 0 < mean < largest <= 1

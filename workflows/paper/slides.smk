@@ -14,16 +14,18 @@ def setting(table, key):
     return TABLES.get(table, {}).get(key, "")
 
 
-rule tissue_slides:
+rule simulated_slides:
+    wildcard_constraints:
+        table="|".join([name for name in TABLES if "simulate" in TABLES[name]] or ["none"]),
     output:
-        OUT / "tissue/seed{seed}.ome.tiff",
-        OUT / "tissue/seed{seed}_mask.ome.tiff",
-        OUT / "tissue/seed{seed}_labels.csv",
+        OUT / "{table}/seed{seed}.ome.tiff",
+        OUT / "{table}/seed{seed}_mask.ome.tiff",
+        OUT / "{table}/seed{seed}_labels.csv",
     params:
-        setting("tissue", "simulate"),
+        of("simulate"),
     shell:
         "mxsplicer simulate {output[0]} --seed {wildcards.seed} {params} --overwrite"
-        " && mv {OUT}/tissue/seed{wildcards.seed}_truth.csv {output[2]}"
+        " && mv {OUT}/{wildcards.table}/seed{wildcards.seed}_truth.csv {output[2]}"
 
 
 if "mnist_cifar" in TABLES:
