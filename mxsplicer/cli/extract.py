@@ -98,7 +98,14 @@ def extract(
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
         return
     with progress.shown():
-        measured = measure_cells(opened, labels, min_area_um2=min_area_um2, workers=workers, max_bytes=max_bytes)
+        measured = measure_cells(
+            opened,
+            labels,
+            min_area_um2=min_area_um2,
+            workers=workers,
+            executor=dask or executor,
+            max_bytes=max_bytes,
+        )
         store = extract_patches(
             opened,
             labels,

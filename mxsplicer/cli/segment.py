@@ -8,6 +8,7 @@ import typer
 from mxsplicer import progress
 from mxsplicer.cli.options import (
     CELLS,
+    Dask,
     Drop,
     Expansion,
     Markers,
@@ -51,6 +52,7 @@ def segment(
         ),
     ] = None,
     workers: Workers = None,
+    dask: Dask = None,
     max_memory: MaxMemory = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -75,6 +77,7 @@ def segment(
             expansion_um=expansion_um,
             nuclei_path=nuclei,
             workers=workers,
+            executor=dask or "threads",
             max_bytes=None if max_memory is None else parse_bytes(max_memory),
             overwrite=overwrite,
         )

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
@@ -24,6 +23,7 @@ import numpy as np
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget, said_bytes
 from mxsplicer.patches.cutting import Cutter
+from mxsplicer.slides.distributing import connected, is_cluster, pickled
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,6 @@ _OF_BLOCK = 1.15  # what cutting and writing a block takes, in blocks
 _OF_PROCESS = 200 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas are 122 MiB
 _STRETCH = 256  # blocks; at most, so that the last worker does not keep the others waiting for long
 _PATIENCE = 10  # seconds for a worker process to end
-_DASK_TIMEOUT = 20  # seconds for a scheduler to answer
 _MOST_DEATHS = 3  # of workers at the same block
 
 
@@ -81,7 +80,7 @@ def choose_crew(
     InputError
         If not even one worker fits, or there is no such kind.
     """
-    is_dask = "://" in kind
+    is_dask = is_cluster(kind)
     if kind not in ("threads", "processes") and not is_dask:
         msg = f"there are no workers called {kind!r}: choose threads, processes, or the address of a dask scheduler."
         raise InputError(msg)
@@ -266,36 +265,14 @@ def _count_death(deaths: Counter[int], worker: _Worker) -> None:
 
 
 def _by_dask(cutter: Cutter, stretches: list[list[int]], use: Use[T], crew: Crew, *, in_order: bool) -> Iterator[T]:
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError as error:
-        msg = "--dask needs dask.distributed: pip install 'mxsplicer[dask]'."
-        raise InputError(msg) from error
-    try:
-        client = Client(crew.kind, set_as_default=False, timeout=_DASK_TIMEOUT)
-    except (OSError, ValueError) as error:
-        msg = f"no dask scheduler answers at {crew.kind} ({error}). Start one with `dask scheduler`."
-        raise InputError(msg) from error
-    with client:
-        n_threads = sum(client.nthreads().values())
-        if not n_threads:
-            msg = f"the dask scheduler at {crew.kind} has no workers. Start some with `dask worker {crew.kind}`."
-            raise InputError(msg)
+    with connected(crew.kind, "cutting patches") as (client, n_threads):
         waiting, under_way = deque(stretches), deque[Any]()
         n_at_once = n_threads + 1 if in_order else len(stretches)
-        try:
-            while waiting or under_way:
-                while waiting and len(under_way) < n_at_once:
-                    job = _Job.of(cutter, waiting.popleft(), use, crew)
-                    under_way.append(client.submit(_do, job.pickled(), pure=False))
-                yield from under_way.popleft().result()
-        except KilledWorker as error:
-            msg = (
-                f"workers of the dask cluster at {crew.kind} ended again and again while cutting patches ({error}). "
-                "Where memory ran out, give them more, or fewer threads. What is written stays: the same command goes "
-                "on."
-            )
-            raise InputError(msg) from error
+        while waiting or under_way:
+            while waiting and len(under_way) < n_at_once:
+                job = _Job.of(cutter, waiting.popleft(), use, crew)
+                under_way.append(client.submit(_do, job.pickled(), pure=False))
+            yield from under_way.popleft().result()
 
 
 def _do(job: bytes) -> list[Any]:
@@ -317,10 +294,8 @@ class _Job:
         return cls(cutter.only(blocks[0], blocks[-1]), blocks, use, crew.cache_bytes)
 
     def pickled(self) -> bytes:
-        """Return the job as bytes, in which images are named by their files where they can be."""
-        file = BytesIO()
-        _Pickler(file, protocol=5).dump(self)
-        return file.getvalue()
+        """Return the job as bytes."""
+        return pickled(self)
 
     def results(self) -> Iterator[tuple[int, Any]]:
         """Do the job, less what a worker that died has done of it."""
@@ -328,15 +303,6 @@ class _Job:
         yield from ((number, None) for number in self.blocks if number not in left)
         for number, patches, regions in self.cutter.cut_all(left, self.cache_bytes):
             yield number, self.use(number, patches, regions)
-
-
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
-        # NumPy would send all pixels of a mapped file.
-        if type(value) is np.memmap and value.filename is not None and not isinstance(value.base, np.ndarray):
-            order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-            return np.memmap, (str(value.filename), value.dtype, "r", value.offset, value.shape, order)
-        return NotImplemented
 
 
 def _is_picklable(error: Exception) -> bool:

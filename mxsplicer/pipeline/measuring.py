@@ -30,6 +30,7 @@ def measure(work: Work) -> None:
             statistics=("mean", *options.measure),
             min_area_um2=options.min_area_um2,
             workers=running.workers,
+            executor=running.executor,
             max_bytes=running.max_bytes,
         )
         entry.cells = keep_inside(cells, files[entry.slide.name], entry.slide) if files else cells

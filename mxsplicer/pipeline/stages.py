@@ -50,6 +50,7 @@ def make_masks(work: Work) -> None:
                     segmenter=options.segmenter,
                     nuclei_path=nuclei if options.finds_nuclei else None,
                     workers=work.running.workers,
+                    executor=work.running.executor,
                     max_bytes=work.running.max_bytes,
                     overwrite=True,  # nuclei of a call that was killed between the two
                 )

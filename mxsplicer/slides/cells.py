@@ -20,6 +20,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
 from mxsplicer.progress import track
 from mxsplicer.slides import regions
+from mxsplicer.slides.distributing import is_cluster
 from mxsplicer.slides.regions import Region
 from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 from mxsplicer.slides.tiles import Grid, Window, fit, grown, in_order
@@ -103,6 +104,7 @@ def measure_cells(
     min_area_um2: float = 5.0,
     tile_px: int = 2048,
     workers: int | None = None,
+    executor: str = "threads",
     max_bytes: int | None = None,
 ) -> Cells:
     """Measure every cell of a slide: position, size, shape and its mean intensity in each marker.
@@ -135,8 +137,10 @@ def measure_cells(
         Longest side of what one thread holds in memory, in whole tiles of the file.
     workers
         Threads; as many as there are processors, at most 4, by default.
+    executor
+        The address of a dask scheduler, "tcp://...", whose cluster reads the tiles instead; all else means threads.
     max_bytes
-        Limit for the memory of the whole process; tiles and threads are chosen by it.
+        Limit for the memory of the whole process; tiles and threads are chosen by it. On a cluster that of a task.
 
     Returns
     -------
@@ -169,6 +173,7 @@ def measure_cells(
         msg = "the mean of the nucleus needs a mask of nuclei: give one by --nuclei, or leave out --measure nucleus."
         raise InputError(msg)
     budget = Budget.of(max_bytes)
+    workers = 1 if is_cluster(executor) else workers  # each takes a tile as large as one alone would
     grid, n_workers = fit(
         slide.shape_px,
         slide.tile_px,
@@ -177,7 +182,9 @@ def measure_cells(
         budget=budget,
         workers=workers,
     )
-    read = in_order(partial(_pieces_of_tile, slide, mask, nuclei), grid, n_workers)
+    read = in_order(
+        partial(_pieces_of_tile, slide, mask, nuclei), grid, n_workers, executor=executor, doing="reading the mask"
+    )
     pieces = [piece for piece in track(read, "Reading the mask", total=len(grid)) if len(piece)]
     if not any(len(piece.columns["cell_id"]) for piece in pieces):
         msg = (
@@ -199,7 +206,7 @@ def measure_cells(
     ledger = {"in mask": len(table), "kept": int(large.sum()), "too small": int((~large).sum())}
     if not large.all():
         table = table[large].reset_index(drop=True)
-    measures = _measure(slide, mask, nuclei, table, wanted, tile_px, workers, Budget.of(max_bytes))
+    measures = _measure(slide, mask, nuclei, table, wanted, tile_px, workers, Budget.of(max_bytes), executor)
     return Cells(table, measures.pop("mean"), ledger, slide.markers, measures, nuclei_ledger)
 
 
@@ -419,6 +426,7 @@ def _measure(
     tile_px: int,
     workers: int | None,
     budget: Budget,
+    executor: str,
 ) -> dict[str, np.ndarray]:
     """Return what is wanted of each cell in each marker: (N, C) float32 each, the mean among them."""
     names, shape = ("mean", *wanted.names), (len(table), len(slide.markers))
@@ -443,7 +451,8 @@ def _measure(
         if part == "whole" and "sum" in result:
             result["sum"][rows] = totals
 
-    work = in_order(partial(_measure_tile, slide, mask, nuclei, cells, wanted), grid, n_workers)
+    of_tile = partial(_measure_tile, slide, mask, nuclei, cells, wanted)
+    work = in_order(of_tile, grid, n_workers, executor=executor, doing="measuring cells")
     for number, tile in enumerate(track(work, "Measuring cells", total=len(grid))):
         for part, (region, totals) in tile.sums.items():
             here = ~cells.crossing[region.cells]

@@ -8,8 +8,9 @@ the mask does not depend on the tiles.
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from skimage.segmentation import expand_labels, watershed
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget
 from mxsplicer.progress import track
+from mxsplicer.slides.distributing import is_cluster
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.pyramids import create_labels, finish_labels, is_made_here, open_finest
 from mxsplicer.slides.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
@@ -52,6 +54,7 @@ def segment(
     halo_um: float = 50.0,
     tile_px: int = 2048,
     workers: int | None = None,
+    executor: str = "threads",
     max_bytes: int | None = None,
     overwrite: bool = False,
 ) -> zarr.Array:
@@ -91,8 +94,12 @@ def segment(
         Longest side of the core of a tile.
     workers
         Threads of the built-in method; as many as there are processors, at most 4, by default. Others have one.
+    executor
+        The address of a dask scheduler, "tcp://...", whose cluster segments the tiles instead, by the built-in method
+        or a function of yours; a named one runs here, where its network is. All else means threads.
     max_bytes
-        Limit for the memory of the whole process, by which tiles are chosen; what a network takes is not known here.
+        Limit for the memory of the whole process, by which tiles are chosen; what a network takes is not known here. On
+        a cluster that of a task.
     overwrite
         Replace what lies at ``path``.
 
@@ -158,11 +165,13 @@ def segment(
         max_px=tile_px,
         bytes_per_px=cost + len(channels) * slide.image.dtype.itemsize,
         budget=Budget.of(max_bytes),
-        workers=workers,
+        workers=1 if is_cluster(executor) else workers,  # each takes a tile as large as one alone would
         halo_px=halo_px,
     )
     masks = [create_labels(_partial(one), slide.shape_px) for one in paths]
-    first_px = _fill(masks, slide, channels, find_cells, grid, halo_px, n_workers)
+    look = partial(_look, slide, channels, find_cells, halo_px)
+    found = in_order(look, grid, n_workers, executor="threads" if named else executor, doing="segmenting")
+    first_px = _fill(masks, found, grid, halo_px)
     if not len(first_px):
         for one in paths:
             shutil.rmtree(_partial(one))
@@ -199,14 +208,22 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def _look(
+    slide: Slide, channels: list[int], find_cells: CellFinder, halo_px: int, core: Window
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the cells and nuclei of a tile with its halo, and which of them are the tile's own."""
+    window = grown(core, halo_px, slide.shape_px)
+    adjacent = np.all(np.diff(channels) == 1)
+    image = slide.image[channels[0] : channels[-1] + 1, *window] if adjacent else _stacked(slide, channels, window)
+    cells, nuclei = find_cells(np.asarray(image))
+    return cells, nuclei, _owned(nuclei, core, window)
+
+
 def _fill(
     masks: Sequence[zarr.Array],
-    slide: Slide,
-    channels: list[int],
-    find_cells: CellFinder,
+    found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     grid: Grid,
     halo_px: int,
-    workers: int,
 ) -> np.ndarray:
     """Write the cells of every tile, and their nuclei where there is a second mask, numbered as they come.
 
@@ -214,20 +231,11 @@ def _fill(
     -------
     Of each cell the place of its first pixel in the flattened slide.
     """
-    picked = slice(channels[0], channels[-1] + 1) if np.all(np.diff(channels) == 1) else channels
     firsts = []
     n_cells = 0
-
-    def look(core: Window) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        window = grown(core, halo_px, slide.shape_px)
-        image = slide.image[picked, *window] if isinstance(picked, slice) else _stacked(slide, picked, window)
-        cells, nuclei = find_cells(np.asarray(image))
-        return cells, nuclei if len(masks) > 1 else None, _owned(nuclei, core, window)
-
-    for core, (cells, nuclei, owned) in zip(
-        grid, track(in_order(look, grid, workers), "Segmenting", total=len(grid)), strict=True
-    ):
-        first = _write(masks, cells, nuclei, owned, grown(core, halo_px, slide.shape_px), n_cells)
+    for core, (cells, nuclei, owned) in zip(grid, track(found, "Segmenting", total=len(grid)), strict=True):
+        window = grown(core, halo_px, grid.shape_px)
+        first = _write(masks, cells, nuclei if len(masks) > 1 else None, owned, window, n_cells)
         n_cells += len(first)
         firsts.append(first)
     return np.concatenate(firsts)
@@ -338,19 +346,20 @@ def _name_of(segmenter: Segmenter) -> str:
 
 
 def _checked(segmenter: Segmenter) -> CellFinder:
-    def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.asarray(segmenter(image))
-        if labels.shape != image.shape[1:] or labels.dtype.kind not in "iu" or labels.min() < 0:
-            msg = (
-                f"the segmenter returned {labels.dtype} {labels.shape} for an image of {image.shape} (C, Y, X); "
-                f"it must return labels {image.shape[1:]}: whole numbers, 0 for background."
-            )
-            raise InputError(msg)
-        values, labels = np.unique(labels, return_inverse=True)
-        labels = labels.reshape(image.shape[1:]) + int(values[0] != 0)
-        return labels, labels
+    return partial(_find_by, segmenter)
 
-    return find_cells
+
+def _find_by(segmenter: Segmenter, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(segmenter(image))
+    if labels.shape != image.shape[1:] or labels.dtype.kind not in "iu" or labels.min() < 0:
+        msg = (
+            f"the segmenter returned {labels.dtype} {labels.shape} for an image of {image.shape} (C, Y, X); "
+            f"it must return labels {image.shape[1:]}: whole numbers, 0 for background."
+        )
+        raise InputError(msg)
+    values, labels = np.unique(labels, return_inverse=True)
+    labels = labels.reshape(image.shape[1:]) + int(values[0] != 0)
+    return labels, labels
 
 
 def _nuclear_marker_of(slide: Slide) -> str:
@@ -368,12 +377,14 @@ def _built_in(slide: Slide, channel: int, diameter_um: float, min_area_um2: floa
     diameter_px = diameter_um / slide.pixel_size_um
     min_area_px = max(1, round(min_area_um2 / slide.pixel_size_um**2))
     levels = _measure_levels(slide, channel, diameter_px)
+    return partial(_find_and_grow, levels, diameter_px, min_area_px, expansion_um / slide.pixel_size_um)
 
-    def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nuclei = _find_nuclei(image[0], levels, diameter_px, min_area_px)
-        return expand_labels(nuclei, expansion_um / slide.pixel_size_um), nuclei
 
-    return find_cells
+def _find_and_grow(
+    levels: "_Levels", diameter_px: float, min_area_px: int, expansion_px: float, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    nuclei = _find_nuclei(image[0], levels, diameter_px, min_area_px)
+    return expand_labels(nuclei, expansion_px), nuclei
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from mxsplicer.memory import Budget
+from mxsplicer.slides.distributing import in_order_there, is_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,8 +112,16 @@ def grown(core: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
     )
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield ``function(item)`` of each item, in order, worked out by threads that are never far ahead."""
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], workers: int, *, executor: str = "threads", doing: str = ""
+) -> Iterator[R]:
+    """Yield ``function(item)`` of each item, in order, worked out by threads that are never far ahead.
+
+    Where ``executor`` is the address of a dask scheduler, its cluster does it, and ``doing`` says what, for people.
+    """
+    if is_cluster(executor):
+        yield from in_order_there(function, items, executor, doing)
+        return
     if workers == 1:
         yield from map(function, items)
         return

@@ -13,11 +13,12 @@ import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import Budget, parse_bytes
-from mxsplicer.patches import workers
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.workers import choose_crew
+from mxsplicer.slides import distributing
 from mxsplicer.slides.cells import measure_cells
+from mxsplicer.slides.segmentation import segment
 from mxsplicer.slides.slide import Slide
 from mxsplicer.testing import tiny_slide
 
@@ -119,30 +120,75 @@ class Broken:
         raise InputError(msg)
 
 
-def test_a_dask_cluster_makes_the_same_store_though_a_worker_is_killed(whole, tmp_path):
+@pytest.fixture(scope="module")
+def scheduler():
+    """Return the address of a dask cluster of two processes."""
     distributed = pytest.importorskip("distributed")
-    slide, mask, cells, expected = whole
-    dying, victims = deadly(slide, tmp_path, n_deaths=1)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
-        extract_patches(
-            dying,
-            mask,
-            tmp_path / "a.zarr",
-            patch_size_um=6,
-            cells=cells,
-            workers=2,
-            executor=cluster.scheduler_address,
-        )
+        yield cluster.scheduler_address
+
+
+def test_a_dask_cluster_makes_the_same_store_though_a_worker_is_killed(whole, tmp_path, scheduler):
+    slide, mask, cells, expected = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=1)
+
+    extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=2, executor=scheduler)
 
     assert victims.read_text() == "x"
     assert files_of(tmp_path / "a.zarr") == expected
 
 
+def test_a_dask_cluster_measures_the_same_cells_though_a_worker_is_killed(whole, tmp_path, scheduler):
+    slide, mask, cells, _ = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=1)
+
+    there = measure_cells(dying, mask, tile_px=128, executor=scheduler)
+
+    assert victims.read_text() == "x"
+    assert there.fingerprint() == cells.fingerprint()
+
+
+def test_a_dask_cluster_makes_the_same_mask_though_a_worker_is_killed(whole, tmp_path, scheduler):
+    slide, mask, _, _ = whole
+    lit = replace(slide, image=np.stack([np.where(mask > 0, 900, 40).astype(np.uint16), slide.image[1]]))
+    dying, victims = deadly(lit, tmp_path, n_deaths=1)
+
+    for name, shown, executor in [("here", lit, "threads"), ("there", dying, scheduler)]:
+        folder = tmp_path / name
+        segment(
+            shown,
+            folder / "mask.zarr",
+            nuclei_path=folder / "nuclei.zarr",
+            nucleus_diameter_um=3,
+            min_nucleus_area_um2=2,
+            halo_um=16,
+            tile_px=256,
+            executor=executor,
+        )
+
+    assert victims.read_text() == "x"
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_a_dask_cluster_streams_the_same_blocks_in_order_though_a_worker_is_killed(whole, tmp_path, scheduler):
+    slide, mask, cells, _ = whole
+    dying, victims = deadly(slide, tmp_path, n_deaths=1)
+
+    here = stream_blocks(slide, mask, cells, patch_size_um=6, workers=1)
+    there = stream_blocks(dying, mask, cells, patch_size_um=6, executor=scheduler)
+
+    for one, other in zip(here, there, strict=True):
+        assert one.number == other.number
+        np.testing.assert_array_equal(one.patches, other.patches)
+        np.testing.assert_array_equal(one.regions, other.regions)
+    assert victims.read_text() == "x"
+
+
 def test_a_cluster_that_is_not_there_and_workers_of_no_kind_are_refused(whole, tmp_path, monkeypatch):
     slide, mask, cells, _ = whole
-    monkeypatch.setattr(workers, "_DASK_TIMEOUT", 0.3)
+    monkeypatch.setattr(distributing, "_TIMEOUT", 0.3)
 
     for executor, message in [
         ("tcp://127.0.0.1:1", "no dask scheduler answers"),
