@@ -1,6 +1,7 @@
 """Every dialect of TIFF that multiplex images come in is read as it was written, and no more than was asked for."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -214,6 +215,35 @@ def test_a_file_of_any_dialect_is_the_image_that_was_written(tmp_path, write, dt
     slide = open_slide(path, markers=NAMES, pixel_size_um=None if names else 0.5)
     assert slide.pixel_size_um == pytest.approx(0.5)
     assert list(slide.markers_in_file) == (names or [])
+
+
+SCHEMAS = "http://www.openmicroscopy.org/Schemas/OME/"
+IN_ONE_FILE = ome_xml(["slide.ome.tif"]).replace('IFD="0" PlaneCount="1"', 'IFD="0" PlaneCount="3"')
+IN_ONE_FILE = re.sub("<UUID.*?</UUID>", "", IN_ONE_FILE)
+LOGICAL = "".join(
+    f'<LogicalChannel Name="{name}"><ChannelComponent Index="{i}" Pixels="Pixels:0"/></LogicalChannel>'
+    for i, name in reversed(list(enumerate(NAMES)))
+)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        *(IN_ONE_FILE.replace("2016-06", year) for year in ("2009-09", "2013-06", "2099-01")),
+        IN_ONE_FILE.replace("http:", "https:"),
+        IN_ONE_FILE.replace(f'xmlns="{SCHEMAS}2016-06"', ""),
+        re.sub(r"<(/?)(?=[A-Z])", r"<\1OME:", IN_ONE_FILE).replace("xmlns=", "xmlns:OME="),
+        re.sub("<Channel.*?/>", "", IN_ONE_FILE).replace("<Pixels", f"{LOGICAL}<Pixels").replace("2016-06", "2008-02"),
+    ],
+    ids=["2009", "2013", "of a year to come", "https", "no namespace", "with a prefix", "before 2009"],
+)
+def test_ome_xml_of_any_version_names_the_channels(tmp_path, xml):
+    written = image()
+
+    slide = open_slide(plain(tmp_path / "slide.ome.tif", written, description=xml))
+
+    assert (list(slide.markers), slide.pixel_size_um) == (NAMES, 0.5)
+    np.testing.assert_array_equal(slide.image[...], written)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """OME-TIFF: channel names and pixel size from the OME-XML of the first image.
 
-https://docs.openmicroscopy.org/ome-model/ (2016-06); older namespaces name the same elements.
+https://docs.openmicroscopy.org/ome-model/ (2016-06); namespaces since 2009 name the same elements, and before then
+channels had their names in ``LogicalChannel``.
 """
 
 from xml.etree import ElementTree
@@ -23,10 +24,11 @@ def read(path: Location) -> ImageFile | None:
     except (ElementTree.ParseError, ValueError) as error:
         msg = f"the OME-XML of {name_of(path)} is broken ({error}). Export the file again."
         raise InputError(msg) from error
-    pixels = root.find(".//{*}Image/{*}Pixels")
-    if pixels is None:
+    image = root.find(".//{*}Image[{*}Pixels]")
+    pixels = None if image is None else image.find("{*}Pixels")
+    if image is None or pixels is None:
         return image_file(path, series)
-    names = channel_names(pixels)
+    names = channel_names(pixels) or _logical_names(image)
     width, height = (_physical_size_um(pixels, axis) for axis in "XY")
     return image_file(
         path,
@@ -41,6 +43,17 @@ def read(path: Location) -> ImageFile | None:
 def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
     """Return the name of each channel of an OME-XML ``Pixels``, "" where one has none."""
     return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
+
+
+def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
+    """Return the names of the channels as OME-XML had them before 2009, in the order of the planes."""
+    named = {
+        int(part.get("Index", "")): logical.get("Name", "").strip()
+        for logical in image.findall("{*}LogicalChannel")
+        for part in logical.findall("{*}ChannelComponent")
+        if part.get("Index", "").isdecimal()
+    }
+    return tuple(named.get(number, "") for number in range(len(named)))
 
 
 def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float | None:
