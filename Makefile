@@ -21,8 +21,9 @@ demo: .venv/library
 		--drop AF1 --drop Argo550 --patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
 		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
 
+# A file's tests share what one of them made, so a file stays with one process.
 test: .venv/tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 	$(MAKE) test-panel
 
 test-panel: .venv/tests
