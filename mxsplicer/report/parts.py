@@ -38,6 +38,8 @@ def title(adata: AnnData) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} slides"
 
 
+# As they follow each other; a file of HDF5 gives them back by the alphabet.
+_STAGES = ("segmentation", "cells", "patches", "training", "embedding", "harmony", "correlation", "mixing", "scores")
 _METHODS = {"splicer": "SpliCER", "joint": "plain joint embedding", "sigma": "Σ-JE", "trident": "TriDeNT"}
 
 
@@ -381,10 +383,15 @@ def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 
 def seconds(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return how long each stage took, with the length of its bar."""
+    """Return how long each stage took, with the length of its bar, in the order in which they follow each other."""
     stages = {str(name): float(value) for name, value in about.get("seconds", {}).items()}
+    stages = dict(sorted(stages.items(), key=lambda stage: (_place_of_stage(stage[0]), stage[0])))
     longest = max(stages.values(), default=0) or 1
     return [{"stage": name, "time": _duration(value), "bar": value / longest} for name, value in stages.items()]
+
+
+def _place_of_stage(name: str) -> int:
+    return next((place for place, one in enumerate(_STAGES) if name.startswith(one)), len(_STAGES))
 
 
 def _side_by_side(names: Sequence[str], draw: Callable[[str, Axes], object], alt: str) -> Picture:

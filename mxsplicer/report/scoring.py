@@ -11,15 +11,14 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import plain_number
 from mxsplicer.report.pictures import Picture, new_figure, of_figure
 from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
-from mxsplicer.tl.representations import LEARNED, UNTRAINED
+from mxsplicer.tl.representations import is_baseline, trained
 
-_TRAINED = tuple(name for name in LEARNED if name != UNTRAINED)
 _MOST_CURVES = 10  # as many as there are colours
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that folds away: one row per name, whether it is the learned one, and its figures."""
+    """A table that folds away: one row per name, whether it is the one that is judged, and its figures."""
 
     heading: str
     columns: Sequence[str]
@@ -52,7 +51,7 @@ def scores(table: pd.DataFrame | None, about: Mapping[str, Any]) -> list[dict[st
                 f"{first['folds_by']}",
                 "classes": first["classes"],
                 "left_out": first["left_out"],
-                "rows": [_score_row(row) for _, row in ordered.iterrows()],
+                "rows": [_score_row(row, _judged(rows)) for _, row in ordered.iterrows()],
                 "tables": [
                     one
                     for one in (
@@ -75,11 +74,11 @@ def mixing(about: Mapping[str, Any]) -> list[Table]:
     names = {"ilisi": "iLISI", "kbet": "kBET", "pcr": "PCR"}
     tables = []
     for batch, rows in pd.DataFrame(about["mixing"]).groupby("batch", sort=False):
-        further = [name for name in names if name in rows]
+        further, judged = [name for name in names if name in rows], _judged(rows)
         said = [
             (
                 str(row["representation"]),
-                row["representation"] in _TRAINED,
+                row["representation"] == judged,
                 [_with_sd(row["predictability"], row["predictability_sd"]), *(f"{row[name]:.2f}" for name in further)],
             )
             for _, row in rows.iterrows()
@@ -89,17 +88,23 @@ def mixing(about: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _score_row(row: "pd.Series[Any]") -> dict[str, Any]:
+def _score_row(row: "pd.Series[Any]", judged: str) -> dict[str, Any]:
     name = row["representation"]
     others = ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
     return {
         "name": name,
-        "learned": name in _TRAINED,
+        "judged": name == judged,
         "value": row["balanced_accuracy"],
         "sd": row["balanced_accuracy_sd"],
         "gain": "" if name == MEAN_INTENSITY else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
         "others": [f"{row[metric]:.2f}" for metric in others],
     }
+
+
+def _judged(rows: pd.DataFrame) -> str:
+    """Return the representation that the verdict is about; "" where nothing was learned."""
+    name = trained([str(one) for one in rows["representation"].unique()])
+    return "" if is_baseline(name) else name
 
 
 def _of_label(about: Mapping[str, Any], key: str, label: object) -> pd.DataFrame:
@@ -112,17 +117,17 @@ def _of_label(about: Mapping[str, Any], key: str, label: object) -> pd.DataFrame
 def _efficiency(rows: pd.DataFrame) -> Table | None:
     if rows.empty:
         return None
-    sizes = sorted(rows["labels_per_class"].unique())
+    sizes, judged = sorted(rows["labels_per_class"].unique()), _judged(rows)
     curves = {str(name): curve.set_index("labels_per_class") for name, curve in rows.groupby("representation")}
     names = sorted(curves, key=lambda name: -float(curves[name]["balanced_accuracy"].iloc[0]))
-    said = [(name, name in _TRAINED, [_at(curves[name], size) for size in sizes]) for name in names]
+    said = [(name, name == judged, [_at(curves[name], size) for size in sizes]) for name in names]
     figure = new_figure(7.4, 3.0)
     ax = figure.subplots()
     for code, name in enumerate(names[:_MOST_CURVES]):
         curve = curves[name]
         line: dict[str, Any] = {
             "color": colors.of_category(code),
-            "linewidth": 2.2 if name in _TRAINED else 1.0,
+            "linewidth": 2.2 if name == judged else 1.0,
             "capsize": 2,
         }
         ax.errorbar(
@@ -159,10 +164,11 @@ def _reliance(rows: pd.DataFrame) -> Table | None:
 def _structure(rows: pd.DataFrame) -> Table | None:
     if "rank_me" not in rows:
         return None
+    judged = _judged(rows)
     said = [
         (
             str(row["representation"]),
-            row["representation"] in _TRAINED,
+            row["representation"] == judged,
             [
                 f"{row['features']:.0f}",
                 f"{row['rank_me']:.1f}",
@@ -180,10 +186,11 @@ def _structure(rows: pd.DataFrame) -> Table | None:
 def _leak(rows: pd.DataFrame) -> Table | None:
     if "leak" not in rows or not rows["leak"].notna().any():
         return None
+    judged = _judged(rows)
     said = [
         (
             str(row["representation"]),
-            row["representation"] in _TRAINED,
+            row["representation"] == judged,
             [_with_sd(row["random_split"], row["random_split_sd"]), f"{row['leak'] * 100:+.1f} points"],
         )
         for _, row in rows[rows["leak"].notna()].iterrows()

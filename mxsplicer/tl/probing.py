@@ -327,8 +327,8 @@ def verdict(scores: pd.DataFrame) -> list[str]:
     """Say for every label whether the trained representation is better than, equal to, or worse than mean intensity.
 
     A difference counts when it is at least one point of balanced accuracy and a paired t-test over the folds finds it
-    at 5 %: with 3, 4 and 5 folds it has to be more than 2.5, 1.6 and 1.2 of its standard deviations. Where another row
-    scores higher, the sentence names it.
+    at 5 %: with 3, 4 and 5 folds it has to be more than 2.5, 1.6 and 1.2 of its standard deviations. What is not above
+    chance by the same rule is never called better. Where another row scores higher, the sentence names it.
     """
     return [_sentence(str(label), rows) for label, rows in scores.groupby("label", sort=False)]
 
@@ -337,13 +337,18 @@ def _sentence(label: str, rows: pd.DataFrame) -> str:
     by_name = rows.set_index("representation")
     name = trained(list(by_name.index))
     own: Any = rows[rows["representation"] == name].iloc[0]
-    gain, sd = float(own["gain"]), float(own["gain_sd"])
+    gain, sd, chance, n_folds = float(own["gain"]), float(own["gain_sd"]), float(own["chance"]), int(own["folds"])
+    above_chance = float(own["balanced_accuracy"]) - chance
+    guesses = above_chance <= 0 or not _counts(above_chance, float(own["balanced_accuracy_sd"]), n_folds)
+    points = f"{gain * 100:+.1f} ± {sd * 100:.1f} points"
     if is_baseline(name):
         sentence = f"{label}: there is no learned representation to judge; {name} has"
-    elif abs(gain) < _SMALLEST_GAIN or abs(gain) <= (needed := sd * _deviations_needed(int(own["folds"]))):
-        points = f"{gain * 100:+.1f} ± {sd * 100:.1f} points"
+    elif guesses and gain > 0:
+        sentence = f"{label}: {name} is not told from chance, and so no better than mean intensity ({points});"
+    elif not _counts(gain, sd, n_folds):
         if abs(gain) >= _SMALLEST_GAIN:  # what is large and not certain is not shown to be nothing
-            points += f", and these {own['folds']} folds tell no less than {needed * 100:.1f} from chance"
+            least = sd * _deviations_needed(n_folds)
+            points += f", and these {n_folds} folds tell no less than {least * 100:.1f} from chance"
         sentence = f"{label}: {name} is equal to mean intensity within the spread of the folds ({points});"
     else:
         word = "better" if gain > 0 else "worse"
@@ -356,7 +361,11 @@ def _sentence(label: str, rows: pd.DataFrame) -> str:
     best = str(by_name["balanced_accuracy"].idxmax())
     if best != name:
         sentence += f", the best is {best} with {by_name['balanced_accuracy'].max():.2f}"
-    return f"{sentence}, chance {own['chance']:.2f}."
+    return f"{sentence}, chance {chance:.2f}."
+
+
+def _counts(difference: float, sd: float, n_folds: int) -> bool:
+    return abs(difference) >= _SMALLEST_GAIN and abs(difference) > sd * _deviations_needed(n_folds)
 
 
 def _deviations_needed(n_folds: int) -> float:

@@ -127,6 +127,7 @@ def _scores(gain, sd, *, best=0.8, folds=4):
             "label": "T cells",
             "representation": ["SpliCER", "mean intensity", "joint"],
             "balanced_accuracy": [0.6 + gain, 0.6, best],
+            "balanced_accuracy_sd": 0.02,
             "gain": [gain, 0.0, best - 0.6],
             "gain_sd": [sd, 0.0, sd],
             "chance": 0.25,
@@ -162,6 +163,15 @@ def test_the_fewer_folds_the_more_deviations_a_difference_needs(folds, deviation
 
     assert "equal to" in below
     assert "better than" in above
+
+
+@pytest.mark.parametrize(
+    ("chance", "said"), [(0.7, "not told from chance, and so no better"), (0.65, "is better than")]
+)
+def test_what_guesses_is_not_called_better(chance, said):
+    (sentence,) = tl.verdict(_scores(0.1, 0.01).assign(chance=chance))
+
+    assert said in sentence
 
 
 def test_the_verdict_names_no_other_when_the_trained_is_best():
