@@ -76,7 +76,7 @@ class Recipe:
         Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
     consistency_weight
         Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
-        component; 0 is the paper's. Only SpliCER.
+        component; its chunk is then held to both views. 0 is the paper's. Only SpliCER.
     views
         How the views differ: ``"shared"`` or ``"independent"`` geometry, ``"upright"`` where pictures have an up
         (``"shared+upright"`` is both), or a :class:`~mxsplicer.splicer.views.Views`.

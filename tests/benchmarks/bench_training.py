@@ -122,7 +122,7 @@ def compare_steps(batch: int, repeats: int, n: int) -> None:
 
 def compare_with_plain_loop(batch: int, repeats: int, n: int) -> None:
     """Measure whole ResNet-18s as component encoders beside a plain loop over them."""
-    recipe = Recipe(component_encoder="resnet18", component_width=64)
+    recipe = Recipe(deconstruction="marker", consistency_weight=0.0, component_encoder="resnet18", component_width=64)
     sides = {
         "splicer, ResNet-18 per component": make_step(recipe, n, batch),
         "the same as a plain float32 loop": make_step(recipe, n, batch, plain=True),

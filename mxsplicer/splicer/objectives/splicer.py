@@ -62,7 +62,10 @@ class Splicer(Objective):
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every chunk, (n,)."""
-        terms, widths = self._held(e[0], e[1]), self.chunks.widths
+        # Of components that are seen twice, a chunk follows both views: the same network time, and less chance in it.
+        of_views = [self._held(e[0], of_view) for of_view in e[1:]]
+        terms = {name: torch.stack([one[name] for one in of_views]).mean(dim=0) for name in of_views[0]}
+        widths = self.chunks.widths
         if self.parts.covariance_across:
             repeated = across(e[0], widths, correlation=False)
             terms["covariance"] = terms["covariance"] + self.chunks.covariance_weights(e[0].device) * repeated
