@@ -114,7 +114,7 @@ def correlate(
     work = partial(_correlate_block, markers, sample, z_of_sample)
     done = list(in_order(work, blocks, min(2, os.cpu_count() or 1)))
     found = {name: np.concatenate([block[name] for block in done], axis=1) for name in done[0]}
-    _tell_constants(adata, use_rep, markers.vary, found.pop("vary")[0])
+    _tell_constants(adata, use_rep, markers.x.vary, found.pop("vary")[0])
 
     r = found["r"]
     adata.varm[key] = r.astype(np.float32)
@@ -197,13 +197,59 @@ def names_of(adata: AnnData, key: str) -> list[Name]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Markers:
-    """All that is known of the markers before the features are gone through; arrays (N, m), mean 0 and variance 1."""
+class _Standard:
+    """Columns (N, m) with mean 0 and variance 1, worked out as they are asked for; those that do not vary are 0.
 
-    x: np.ndarray
-    ranks: np.ndarray
-    vary: np.ndarray  # (m,)
-    light: np.ndarray | None = None  # around each cell
+    Of millions of cells a copy of all markers is hundreds of megabytes.
+    """
+
+    values: np.ndarray
+    mean: np.ndarray  # (m,), and what rounding leaves of a large one
+    left: np.ndarray
+    scale: np.ndarray
+    vary: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, what: str) -> "_Standard":
+        mean = values.mean(axis=0, dtype=np.float64)
+        if not np.isfinite(mean).all():
+            msg = f"{what} holds values that are not finite in {(~np.isfinite(values)).any(axis=1).sum()} cells."
+            raise InputError(msg)
+        rough, n, parts = mean.astype(np.float32), len(values), slices(len(values))
+        left = sum((values[part] - rough).sum(axis=0, dtype=np.float64) for part in parts) / n
+        left = np.asarray(left, dtype=np.float32)
+        squares = sum(np.square(values[part] - rough - left).sum(axis=0, dtype=np.float64) for part in parts)
+        sd = np.sqrt(squares / n)
+        vary = sd > 1e-6 * np.abs(mean)  # what float32 rounding leaves of a constant is no variation
+        scale = np.divide(1, sd, out=np.zeros_like(sd), where=vary).astype(np.float32)
+        return cls(values, rough, left, scale, vary)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        out: np.ndarray = self.values[part] - self.mean
+        out -= self.left
+        out *= self.scale
+        return out
+
+    def column(self, number: int) -> np.ndarray:
+        """Return one column (N, 1)."""
+        one = slice(number, number + 1)
+        return _Standard(self.values[:, one], self.mean[one], self.left[one], self.scale[one], self.vary[one])[:]
+
+
+@dataclass(frozen=True, eq=False)
+class _Markers:
+    """All that is known of the markers before the features are gone through, of each (N, m)."""
+
+    x: _Standard
+    ranks: _Standard
+    light: _Standard | None = None  # around each cell
     light_from: str = ""
     pairs: PairClasses | None = None
     autocovariance: np.ndarray | None = None  # (m, K)
@@ -211,15 +257,15 @@ class _Markers:
 
 def _prepare_markers(adata: AnnData, left_out: list[str], seed: int) -> _Markers:
     intensities = np.asarray(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, dtype=np.float32)
-    x, vary = _standardized(intensities, "X")
-    ranks = _ranked(intensities, vary)
+    x = _Standard.of(intensities, "X")
+    ranks = _ranked(intensities, x.vary)
     points = np.asarray(adata.obsm["spatial"]) if "spatial" in adata.obsm else None
     light, light_from, pairs, autocovariance = None, "", None, None
     if points is None and "surroundings" not in adata.layers:
         left_out.append('the partial correlation: there is neither obsm["spatial"] nor layers["surroundings"]')
     else:
-        light, light_from = neighbours_light(adata, intensities)
-        light = _standardized(light, "the surroundings")[0]
+        of_light, light_from = neighbours_light(adata, intensities)
+        light = _Standard.of(of_light, "the surroundings")
     if points is None or adata.n_obs < _FEWEST_CELLS or not np.ptp(points, axis=0).all():
         left_out.append(f'p-values: they need obsm["spatial"] of at least {_FEWEST_CELLS} cells')
     else:
@@ -227,8 +273,8 @@ def _prepare_markers(adata: AnnData, left_out: list[str], seed: int) -> _Markers
         for code, rows in enumerate(rows_by_slide(adata).values()):
             codes[rows] = code
         pairs = classify_pairs(points, codes, seed=seed)
-        autocovariance = pairs.autocovariance(x)
-    return _Markers(x, ranks, vary, light, light_from, pairs, autocovariance)
+        autocovariance = np.concatenate([pairs.autocovariance(x.column(marker)) for marker in range(x.shape[1])])
+    return _Markers(x, ranks, light, light_from, pairs, autocovariance)
 
 
 def _correlate_block(
@@ -237,38 +283,24 @@ def _correlate_block(
     """Return all that is wanted of some features (w), the last axis being theirs, and keep them of the sample."""
     some, raw = block
     z_of_sample[:, some] = raw[sample]
-    z, vary = _standardized(raw, "the representation")
-    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, vary)), "vary": vary[None, :]}
+    z = _Standard.of(raw, "the representation")
+    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, z.vary)), "vary": z.vary[None]}
     if markers.light is not None:
         out["light_r"] = _products(markers.light, z)
     if markers.pairs is not None and markers.autocovariance is not None:
-        out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z))
+        out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z[:]))
     return out
 
 
-def _standardized(values: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return columns with mean 0 and variance 1, and which of them vary; the others become 0."""
-    mean = values.mean(axis=0, dtype=np.float64)
-    if not np.isfinite(mean).all():
-        msg = f"{what} holds values that are not finite in {(~np.isfinite(values)).any(axis=1).sum()} cells."
-        raise InputError(msg)
-    out = values - mean.astype(np.float32)
-    out -= out.mean(axis=0, dtype=np.float64).astype(np.float32)  # what rounding leaves of a large offset
-    squares = sum(np.square(out[part]).sum(axis=0, dtype=np.float64) for part in slices(len(out)))
-    sd = np.sqrt(squares / len(out))
-    vary = sd > 1e-6 * np.abs(mean)  # what float32 rounding leaves of a constant is no variation
-    out *= np.divide(1, sd, out=np.zeros_like(sd), where=vary).astype(np.float32)
-    return out, vary
-
-
-def _ranked(values: np.ndarray, vary: np.ndarray) -> np.ndarray:
-    """Return the ranks of each column with mean 0 and variance 1; 0 where it does not vary."""
-    out = np.zeros(values.shape, dtype=np.float32)
+def _ranked(values: np.ndarray, vary: np.ndarray) -> _Standard:
+    """Return the ranks of each column, of many cells in steps of a 65,536th of their number; 0 if it does not vary."""
+    n = len(values)
+    step, dtype = (n / (_CODES - 1), np.uint16) if n > _CODES else (1.0, np.float32)
+    out = np.zeros(values.shape, dtype=dtype)
     for column in np.flatnonzero(vary):
-        ranks = _mid_ranks(np.ascontiguousarray(values[:, column]))
-        ranks -= ranks.mean()
-        out[:, column] = ranks / ranks.std()
-    return out
+        ranks = _mid_ranks(np.ascontiguousarray(values[:, column])) / step
+        out[:, column] = ranks.round() if n > _CODES else ranks
+    return _Standard.of(out, "the ranks")
 
 
 def _mid_ranks(values: np.ndarray) -> np.ndarray:
@@ -289,7 +321,7 @@ def _mid_ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((np.cumsum(counts) - counts / 2)[codes])
 
 
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _products(a: _Standard, b: _Standard) -> np.ndarray:
     """Return the mean product of columns (A, B), which for standardised ones is their correlation."""
     out = np.zeros((a.shape[1], b.shape[1]))
     for part in slices(len(a)):  # float32 within a slice, float64 over them
@@ -374,8 +406,8 @@ def _add_r2(
     for name, r2 in held.r2.items():
         adata.var[f"{prefix}_r2_{name}"] = r2
     about |= {"targets": said, "folds_by": folds.by, "n_cells_r2": int(whole.sum())}
-    predicted = _standardized(held.predictions.astype(np.float32), "predictions")[0]
-    true = _standardized(known[whole].astype(np.float32), "X")[0]
+    predicted = _Standard.of(held.predictions.astype(np.float32), "predictions")
+    true = _Standard.of(known[whole].astype(np.float32), "X")
     about["diagonal"] = np.abs(_products(predicted, true)).astype(np.float32)
     about["among_markers"] = np.abs(_products(true, true)).astype(np.float32)
 

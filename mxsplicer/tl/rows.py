@@ -9,7 +9,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 
 AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
-_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
+_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 16 << 20
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -44,20 +44,22 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
 def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield all columns as float32, some at a time (N, w); of what lies on disk each piece is read about once.
 
-    At most ``at_once`` columns come together, and fewer of many cells: about 64 MB. A file that holds whole rows
+    At most ``at_once`` columns come together, and fewer of many cells: about 16 MB. A file that holds whole rows
     together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
     """
     n, d = matrix.shape
     group, width = _widths(matrix, at_once)
+    on_disk = not isinstance(matrix, np.ndarray)
+    read = np.empty((n, min(group, d)), dtype=np.float32) if on_disk else matrix
     for first in range(0, d, group):
-        held, start = matrix, 0
-        if not isinstance(matrix, np.ndarray):
-            start, held = first, np.empty((n, min(group, d - first)), dtype=np.float32)
+        start, stop = (first, min(first + group, d)) if on_disk else (0, d)
+        if on_disk:
             for part in slices(n):
-                held[part] = matrix[part, first : first + group]
-        for left in range(first, min(first + group, d), width):
-            some = slice(left, min(left + width, first + group, d))
-            yield some, np.asarray(held[:, some.start - start : some.stop - start], dtype=np.float32)
+                read[part, : stop - start] = matrix[part, start:stop]
+        for left in range(first, stop, width):
+            some = slice(left, min(left + width, stop))
+            # A copy, because what was read makes room for the next columns.
+            yield some, np.array(read[:, some.start - start : some.stop - start], dtype=np.float32)
 
 
 def count_blocks(matrix: Any, at_once: int = 16) -> int:

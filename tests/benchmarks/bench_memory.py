@@ -113,7 +113,7 @@ def run(*arguments: object) -> Cost:
     if process.returncode not in (0, 1) or "mxsplicer: failed" in text:
         sys.exit(f"{arguments} failed: {text}")
     peak = int(text.rsplit("\npeak ", 1)[1])
-    return Cost(time.perf_counter() - began, processor_seconds() - worked, peak, of_all)
+    return Cost(time.perf_counter() - began, processor_seconds() - worked, peak, max(peak, of_all))
 
 
 def processor_seconds() -> float:
