@@ -27,7 +27,7 @@ from mxsplicer.slides.location import Location, locate
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import parse_renames
 from mxsplicer.slides.readers import open_slide
-from mxsplicer.slides.slide import LazyImage, Slide, select_channels
+from mxsplicer.slides.slide import LazyImage, Slide, fingerprint, select_channels
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +110,14 @@ def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
 
 
 def open_image(path: Path, entry: Mapping[str, Any]) -> tuple[Slide, LazyImage] | None:
-    """Open one slide of a result and its mask by its entry in the index; None where one of them was moved."""
-    image, mask = locate(entry["image"]), locate_mask(path, entry)
-    if any(isinstance(place, Path) and not place.exists() for place in (image, mask)):
+    """Open one slide of a result and its mask by its entry in the index; None where one of them was moved.
+
+    Files that were copied along with the result are found beside it, if their fingerprints are those of the index.
+    """
+    prints = entry.get("fingerprints", {})
+    image = _here_or_beside(path, locate(entry["image"]), prints.get("image"))
+    mask = _here_or_beside(path, locate_mask(path, entry), prints.get("mask"))
+    if image is None or mask is None:
         return None
     slide = open_slide(
         image,
@@ -125,6 +130,13 @@ def open_image(path: Path, entry: Mapping[str, Any]) -> tuple[Slide, LazyImage] 
     if entry.get("selected"):  # of slides whose panels differ, those markers that they share, in one order
         slide = select_channels(slide, slide.channels_of(entry["markers"]))
     return slide, open_mask(mask, page=entry["mask_page"], slide=slide)
+
+
+def _here_or_beside(path: Path, place: Location, print_of_it: str | None) -> Location | None:
+    if not isinstance(place, Path) or place.exists():
+        return place
+    beside = path.resolve().parent / place.name
+    return beside if beside.exists() and print_of_it in (None, fingerprint(beside)) else None
 
 
 def locate_mask(path: Path, entry: Mapping[str, Any]) -> Location:

@@ -1,10 +1,11 @@
 """Names that people give to cells, kept beside the table; and a quick classifier that carries them to all cells."""
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import anndata
 import h5py
@@ -68,17 +69,20 @@ class Annotations:
             temporary.replace(self.path)
         return self.path
 
-    def put_into_table(self) -> Path:
-        """Write all names as columns of ``obs`` into the ``.h5ad``, which is replaced when the new one is whole."""
-        cells = self.study.cells
+    def put_into_table(self, more: Mapping[str, Any] | None = None) -> Path:
+        """Write all names as columns of ``obs`` into the ``.h5ad``, which is replaced when the new one is whole.
+
+        ``more`` are further columns (N,), what a classifier says: categories or numbers.
+        """
+        cells, columns = self.study.cells, {**self.columns, **(more or {})}
         temporary = cells.with_name(cells.name + ".partial")
         try:
             shutil.copyfile(cells, temporary)
             with h5py.File(temporary, "r+") as file:
                 obs = file["obs"]
-                for column, names in self.columns.items():
-                    anndata.io.write_elem(obs, column, names)
-                order = dict.fromkeys([*obs.attrs["column-order"], *self.columns])
+                for column, values in columns.items():
+                    anndata.io.write_elem(obs, column, values)
+                order = dict.fromkeys([*obs.attrs["column-order"], *columns])
                 obs.attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
             temporary.replace(cells)
         finally:
@@ -119,6 +123,11 @@ class Calls:
     confidence: np.ndarray  # (N,) probability of that class, float32
     accuracy: float  # balanced, by cross-validation over the named cells
     n_named: int
+
+    def columns(self, of: str) -> dict[str, Any]:
+        """Return the calls and their confidence as columns of ``obs``, called after the column of names."""
+        called = pd.Categorical.from_codes(self.codes, pd.Index(self.classes))
+        return {f"{of}_called": called, f"{of}_confidence": self.confidence}
 
 
 def classify(study: Study, names: pd.Categorical, *, seed: int = 0) -> Generator[tuple[int, int], None, Calls]:

@@ -40,15 +40,19 @@ class Canvas:
         self.opened: OpenedSlide | None = None
         self._chosen: Paint | None = None
         self._colors: list[str] = []  # of the rings
+        self._of_region: np.ndarray | None = None  # rows inside what was drawn
         self._heard: Any = None
+        self._of_numbers: Any = "viridis"  # the colours of numbers, where categories are painted
         self._painting = self._opening = False
         viewer.layers.events.inserted.connect(self._layers_changed)
         viewer.layers.events.removed.connect(self._layers_changed)
+        viewer.layers.selection.events.active.connect(self._activated)
         viewer.mouse_move_callbacks.append(self._moved)
         viewer.mouse_drag_callbacks.append(self._pressed)
         state.painted_changed.connect(self._paint)
         state.marker_changed.connect(self._show_marker)
         state.selection_changed.connect(self._show_selection)
+        state.selection_changed.connect(self._clear_region)
         for signal in (state.picked_changed, state.hovered_changed, state.marked_changed):
             signal.connect(self._show_marks)
         self._of_view: list[Callable[[], Any]] = []
@@ -73,6 +77,7 @@ class Canvas:
         self._listen_to(None)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)
+        self._viewer.layers.selection.events.active.disconnect(self._activated)
         for callbacks, callback in (
             (self._viewer.mouse_move_callbacks, self._moved),
             (self._viewer.mouse_drag_callbacks, self._pressed),
@@ -151,10 +156,29 @@ class Canvas:
         xy = state.study.xy_px if state.study is not None else None
         if layer is not self.layer("region") or xy is None or event.action not in _DONE:
             return
+        if not len(layer.data) and event.action != "removed":
+            return
         if event.action != "removed" and any(len(np.unique(corners, axis=0)) < 3 for corners in layer.data):
             return  # the first corner of one that is being drawn
         rows, polygons = state.rows, [np.asarray(corners)[:, -2:][:, ::-1] for corners in layer.data]
-        self._run(lambda: rows[rows_inside(xy[rows], polygons)], done=state.select)
+        self._run(lambda: rows[rows_inside(xy[rows], polygons)], done=self._region_found)
+
+    def _region_found(self, rows: np.ndarray) -> None:
+        """Choose the cells in the region, and give the mouse back to the tissue."""
+        layer, painted = self.layer("region"), self.layer("map")
+        self._of_region = rows
+        self._state.select(rows)
+        if layer is not None and layer.mode.startswith("add") and len(layer.data):
+            layer.mode = "pan_zoom"
+            self._viewer.layers.selection.active = painted
+
+    def _clear_region(self) -> None:
+        """Take away what was drawn, where other cells are chosen now."""
+        layer, chosen, drawn = self.layer("region"), self._state.selection, self._of_region
+        if drawn is None or layer is None or (chosen is not None and np.array_equal(chosen, drawn)):
+            return
+        self._of_region = None
+        layer.data = []
 
     def colours(self) -> tuple[np.ndarray, tuple[float, float]]:
         """Return the colours (256, 4) uint8 that cells are painted in, and the limits of their values."""
@@ -187,6 +211,18 @@ class Canvas:
             if layer.metadata.get(STUDY) is about[STUDY] and layer.metadata.get(SLIDE) != about[SLIDE]:
                 _show(layer, False)
         self._take_up(maps[-1])
+
+    def _activated(self, event: Any = None) -> None:
+        """Take up the study of a layer that the user turns to, where it is another."""
+        layer = self._viewer.layers.selection.active
+        about = {} if layer is None else layer.metadata
+        if about.get(STUDY) is None or about[STUDY] is self._state.study or about.get(SLIDE) is None:
+            return
+        for one in reversed(self._viewer.layers):
+            same = one.metadata.get(STUDY) is about[STUDY] and one.metadata.get(SLIDE) == about[SLIDE]
+            if same and one.metadata.get(ROLE) == "map":
+                self._take_up(one)
+                return
 
     def _take_up(self, layer: Any) -> None:
         """Show the study and the slide of a painted layer."""
@@ -229,6 +265,8 @@ class Canvas:
         values = state.on_slide(state.values)
         self.opened.paint.set(values)
         self._painting = True
+        if not _is_ours(layer.colormap):  # the user's choice, to come back to
+            self._of_numbers = layer.colormap
         # Before the colours, which draw the thumbnail.
         layer.refresh(extent=False, thumbnail=False)
         if state.categories:
@@ -238,8 +276,8 @@ class Canvas:
             layer.colormap = signed_colormap()
             layer.contrast_limits = (-1, 1)
         else:
-            if layer.colormap.name in (CATEGORIES, SIGNED):  # any other is the user's choice
-                layer.colormap = "viridis"
+            if _is_ours(layer.colormap):
+                layer.colormap = self._of_numbers
             layer.contrast_limits = state.painted.limits or limits_of(values)
         self._painting = False
 
@@ -385,6 +423,11 @@ _PICKED, _HOVERED, _MARKED = "white", "yellow", "cyan"
 def _show(layer: Any, visible: bool) -> None:
     if layer.visible != visible:  # napari draws all anew for each layer that is told, though it be no news
         layer.visible = visible
+
+
+def _is_ours(colormap: Any) -> bool:
+    # napari numbers the name of a colormap where it knows another of that name.
+    return str(colormap.name).startswith((CATEGORIES, SIGNED))
 
 
 def camera_of(viewer: Any) -> Any:

@@ -43,6 +43,25 @@ def exemplars(values: np.ndarray, rows: np.ndarray, *, n: int = 6, seed: int = 0
     return out
 
 
+def of_categories(
+    codes: np.ndarray, rows: np.ndarray, *, n: int = 6, most: int = 8, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most common of the categories that ``rows`` have, ascending, and rows (categories, n) of each.
+
+    ``codes`` (N,) number the categories, NaN for none; they are drawn at random, -1 where there are too few.
+    """
+    rows = rows[np.isfinite(codes[rows])]
+    there, counts = np.unique(codes[rows].astype(np.int64), return_counts=True)
+    shown = np.sort(there[np.argsort(-counts, kind="stable")[:most]])
+    rng = np.random.default_rng(seed)
+    out = np.full((len(shown), n), -1, dtype=np.int64)
+    for place, code in enumerate(shown):
+        of_it = rows[codes[rows] == code]
+        drawn = np.sort(rng.choice(len(of_it), min(n, len(of_it)), replace=False))
+        out[place, : len(drawn)] = of_it[drawn]
+    return shown, out
+
+
 def picture(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | None) -> Strip:
     """Cut the cells ``rows`` (kinds, n) out of the slide, as wide as the encoder saw them; the marker is orange."""
     slide = opened.slide

@@ -1,5 +1,6 @@
 """What can be taken along: the map as a table, the picture, and the code that gives the same picture in a notebook."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,11 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
-from napari_mxsplicer.state import State
+from mxsplicer.pl.colors import QUALITATIVE
+from napari_mxsplicer.state import ALL, Painted, State
+from napari_mxsplicer.study import MAP_ENDINGS, Study
+
+_MOST_LISTED = 2000  # cells of a selection that code names one by one
 
 
 def map_table(state: State) -> pd.DataFrame:
@@ -78,26 +83,102 @@ def _cells_as_painted(state: State) -> Any:
     return AnnData(obs=obs, obsm={"spatial": study.spatial_um[rows] if study.spatial_um is not None else None})
 
 
-def code(state: State) -> str:
-    """Return Python that shows the same in a notebook, with scanpy and mxsplicer."""
-    study = state.study
-    if study is None or state.painted is None:
+def code(state: State, table: np.ndarray, limits: tuple[float, float]) -> str:
+    """Return Python that shows the same in a notebook, with scanpy and mxsplicer.
+
+    ``table`` (n, 4) uint8 and ``limits`` are the colours that the cells are painted in on the canvas.
+    """
+    study, painted = state.study, state.painted
+    if study is None or painted is None:
         return ""
-    painted, lines = state.painted, ["import anndata", "import scanpy as sc", "", "import mxsplicer", ""]
-    lines.append(f"adata = anndata.read_h5ad({str(study.cells)!r})")
-    color = painted.name
+    lines = [
+        "import anndata",
+        "import numpy as np",
+        "import pandas as pd",
+        "import scanpy as sc",
+        "from matplotlib.colors import LinearSegmentedColormap",
+        "",
+        "import mxsplicer",
+        "",
+    ]
+    lines.append(f"adata = anndata.read_h5ad({str(study.cells.resolve())!r})")
+    found = _column_of(study, painted)
+    if not found:
+        return "\n".join([*lines, f"# {painted.title} was computed in the panel and is not in the file.", ""])
+    lines += [*found, *_look_of(state, table, limits)]
+    if study.spatial_um is not None:
+        several = len(study.slide_names) > 1
+        lines.append(f'tissue = adata[adata.obs["slide"] == {state.slide!r}]' if several else "tissue = adata")
+        lines.append('ax = sc.pl.embedding(tissue, basis="spatial", show=False, **look)')
+        lines += ["ax.invert_yaxis()  # downwards, as in the image", 'ax.set_aspect("equal")']
+    if study.umap_key:
+        lines.append(f"sc.pl.embedding(adata, basis={study.umap_key!r}, **look)")
+    return "\n".join([*lines, *_map_of(state), ""])
+
+
+def _column_of(study: Study, painted: Painted) -> list[str]:
+    """Return what sets ``color`` to the column or the marker that is painted; nothing where no file has it."""
     if painted.feature is not None:
-        color = f"feature_{painted.name}"
-        lines.append(f'adata.obs["{color}"] = adata.obsm["{study.representation}"][:, {painted.name}]')
-    if len(study.slide_names) > 1 and state.slide is not None:
-        lines.append(f'adata = adata[adata.obs["slide"] == {state.slide!r}].copy()')
-    if painted.kind == "values" and painted.name not in study.obs_names:
-        lines.append(f"# {painted.title} was computed in the panel and is not in the file.")
+        column = f"feature_{painted.name}"
+        values = f'adata.obsm["{study.representation}"][:, {painted.name}]'
+        return [f'color = "{column}"', f"adata.obs[color] = {values}"]
+    if painted.code:
+        return painted.code.splitlines()
+    return [f"color = {painted.name!r}"] if painted.kind != "values" or painted.name in study.obs_names else []
+
+
+def _look_of(state: State, table: np.ndarray, limits: tuple[float, float]) -> list[str]:
+    """Return what sets ``look`` to the colours, and to grey what is not selected."""
+    lines: list[str] = []
+    if state.categories:
+        palette = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(len(state.categories))]
+        look = f"color=color, palette={palette}"
     else:
-        lines.append(f"mxsplicer.pl.spatial(adata, color={color!r})")
-        if study.umap_key:
-            lines.append(f"sc.pl.embedding(adata, basis={study.umap_key!r}, color={color!r})")
-    key = f"{study.representation.removeprefix('X_')}_correlation"
-    if study.maps:
-        lines.append(f"mxsplicer.pl.correlation(adata, key={key!r})")
-    return "\n".join(lines) + "\n"
+        stops = [
+            f"#{red:02x}{green:02x}{blue:02x}"
+            for red, green, blue, _ in table[np.linspace(0, len(table) - 1, 17, dtype=int)]
+        ]
+        lines.append(f'colors = LinearSegmentedColormap.from_list("panel", {stops})')
+        look = f"color=color, color_map=colors, vmin={limits[0]:.6g}, vmax={limits[1]:.6g}"
+    if _is_listed(state):
+        assert state.selection is not None
+        lines.append(f'adata.obs["selected"] = np.isin(np.arange(adata.n_obs), {state.selection.tolist()})')
+        look += ', mask_obs="selected"'
+    elif state.selection is not None:
+        lines.append(
+            f"# {len(state.selection):,} cells are selected in the panel. Name them, and put names into the .h5ad."
+        )
+    return [*lines, f"look = dict({look})"]
+
+
+def _map_of(state: State) -> list[str]:
+    """Return what draws the map of correlations that is shown."""
+    study = state.study
+    assert study is not None
+    if not state.r.size:
+        return []
+    key = study.representation.removeprefix("X_") + MAP_ENDINGS[state.map_name]
+    drawn = f"mxsplicer.pl.correlation({{}}, key={key!r}{{}})"
+    compute = f"mxsplicer.tl.correlate({{}}, use_rep={study.representation!r})"
+    if state.map_of == ALL:
+        return ([] if state.map_name in study.maps else [compute.format("adata")]) + [drawn.format("adata", "")]
+    if _is_listed(state) and state.map_of.endswith("selected cells"):
+        chosen = 'chosen = adata[adata.obs["selected"]].copy()'
+        return [chosen, compute.format("chosen"), drawn.format("chosen", ", dim=False")]
+    return [f"# The map of correlations was over {state.map_of}."]
+
+
+def _is_listed(state: State) -> bool:
+    return state.selection is not None and len(state.selection) <= _MOST_LISTED
+
+
+def code_of_names(study: Study, path: Path, column: str, names: Sequence[str]) -> str:
+    """Return Python that joins a column of the names in a file with ``adata.obs``, and sets ``color`` to it."""
+    keys = ["slide", study.id_column] if "slide" in study.obs_names else [study.id_column]
+    index = ["slide", "cell_id"][-len(keys) :]
+    return (
+        f"color = {column!r}\n"
+        f"names = pd.read_csv({str(path.resolve())!r}).set_index({index!r})[color]\n"
+        f"names = names.astype(pd.CategoricalDtype({list(names)!r}))\n"
+        f"adata.obs = adata.obs.join(names, on={keys!r})"
+    )

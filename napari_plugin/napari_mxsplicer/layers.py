@@ -62,7 +62,7 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
     if found is None:
         msg = (
             f"slide {name!r} of {study.name} is no longer where it was: {entry['image']} or {entry['mask']} is missing."
-            " Put both back, or open its cells.h5ad beside a label image."
+            f" Put both back, or into {study.folder.resolve().parent}, or open its cells.h5ad beside a label image."
         )
         raise InputError(msg)
     slide, mask = found

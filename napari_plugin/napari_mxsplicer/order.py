@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
+_BEST = 5  # features of a marker that a filter by its name leaves, where all follow another more
 _CHOSEN = re.compile(r"\s*(\|?r\|?)?\s*([<>])\s*(-?[0-9.]+)\s*")
 
 
@@ -29,8 +30,9 @@ def chosen(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
     """Return the features that a filter leaves, ascending.
 
     A filter has words with spaces between, each of which narrows: ``12`` or ``10-20`` are numbers of features, ``CD8a``
-    leaves those that follow this marker most, ``>0.4`` those whose strongest correlation is above 0.4 in absolute
-    value. A word that is none of these leaves the features of all markers whose names contain it.
+    leaves those that follow no marker more than this one, or its five best where there are none, ``>0.4`` those whose
+    strongest correlation is above 0.4 in absolute value. A word that is none of these leaves the features of all
+    markers whose names contain it.
     """
     n = r.shape[1]
     keep = np.ones(n, dtype=bool)
@@ -53,5 +55,8 @@ def chosen(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
         else:
             named = [i for i, marker in enumerate(markers) if marker.lower() == word.lower()]
             named = named or [i for i, marker in enumerate(markers) if word.lower() in marker.lower()]
-            keep &= np.isin(follows, named)
+            under = np.isin(follows, named)
+            if named and not under.any():
+                under[np.argsort(-absolute[named].max(axis=0), kind="stable")[:_BEST]] = True
+            keep &= under
     return np.flatnonzero(keep & numbers if any_numbers else keep)

@@ -9,6 +9,8 @@ from psygnal import Signal
 
 from napari_mxsplicer.study import Study
 
+ALL = "all cells"  # that a map of correlations is of
+_MOST_BRIGHT = 4  # markers that are told of a cell
 _MOST_STEPS = 50  # of selections that can be taken back
 
 
@@ -22,6 +24,7 @@ class Painted:
     limits: tuple[float, float] | None = None
     categories: tuple[str, ...] = ()  # of `values` that number them
     signed: bool = False  # from -1 to 1
+    code: str = ""  # of `values`: Python that sets `color` to a column of `adata.obs` that holds them
 
     @property
     def feature(self) -> int | None:
@@ -75,7 +78,7 @@ class State:
         self.marked = np.zeros(0, dtype=np.int64)  # rows that are pointed at: similar cells
         self.map_name, self.r = "", np.zeros((0, 0), dtype=np.float32)  # (markers, features)
         self.p_values: np.ndarray | None = None
-        self.map_of = "all cells"
+        self.map_of = ALL
         self._undo: list[np.ndarray | None] = []
 
     def open(self, study: Study, slide: str | None, rows: np.ndarray) -> None:
@@ -91,7 +94,7 @@ class State:
             self.values = np.full(study.n_cells, np.nan, dtype=np.float32)
             self.map_name = next(iter(study.maps), "")
             self.r = study.maps.get(self.map_name, np.zeros((len(study.markers), 0), dtype=np.float32))
-            self.p_values, self.map_of = study.p_values, "all cells"
+            self.p_values, self.map_of = study.p_values, ALL
         self._count()
         self.study_changed.emit()
         if self.painted is not None:
@@ -159,7 +162,7 @@ class State:
             self.marked = np.asarray(rows)
             self.marked_changed.emit()
 
-    def show_map(self, name: str, r: np.ndarray, *, of: str = "all cells", p_values: np.ndarray | None = None) -> None:
+    def show_map(self, name: str, r: np.ndarray, *, of: str = ALL, p_values: np.ndarray | None = None) -> None:
         """Show other correlations (markers, features)."""
         self.map_name, self.r, self.map_of, self.p_values = name, r, of, p_values
         self.map_changed.emit()
@@ -175,7 +178,7 @@ class State:
         feature = self.painted.feature
         if feature is not None and self.marker in self.study.markers and self.r.shape[1] > feature:
             r = self.r[self.study.markers.index(self.marker), feature]
-            over = "" if self.map_of == "all cells" else f" over {self.map_of}"
+            over = "" if self.map_of == ALL else f" over {self.map_of}"
             parts.append(f"{_SYMBOLS.get(self.map_name, 'r')} = {r:+.2f} with {self.marker}{over}")
         parts.append(f"{n:,} cells")
         if self.without:
@@ -203,7 +206,8 @@ class State:
             if not (self.painted and self.painted.name == name):
                 value = study.column(name)[row]
                 parts.append(f"area {value:.0f} µm²" if name == "area_um2" else f"{name} {value}")
-        return ", ".join(parts)
+        bright = [f"{name} (top {max(100 * share, 0.1):.2g} %)" for name, share in study.brightest(row)[:_MOST_BRIGHT]]
+        return ", ".join(parts) + (f"; bright in {', '.join(bright)}" if bright else "")
 
     def _count(self) -> None:
         self.without = int(np.isnan(self.on_slide(self.values)).sum())

@@ -19,7 +19,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.tl.spillover import find_confounders, neighbours_light
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
-_MAPS = {"_correlation": "Pearson", "_spearman": "Spearman", "_partial_correlation": "partial"}
+MAP_ENDINGS = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
+_ENOUGH = 25_000  # cells that tell how bright a marker is
+_BRIGHT = 0.1  # share of the cells
 _NO_FEATURES = ("spatial", "X_umap", "X_tsne")
 
 
@@ -147,13 +149,24 @@ class Study:
 
     def warm(self) -> None:
         """Read what every view will ask for, so that none of them waits for it."""
-        _ = self._intensities, self.xy_px, self.slides, self._features
+        _ = self._sorted_intensities, self.xy_px, self.slides, self._features
         for name in self.told_columns:
             self.column(name)
 
     def marker(self, name: str) -> np.ndarray:
         """Return the intensity (N,) of a marker in each cell, float32."""
         return np.asarray(self._intensities[self.markers.index(name)])
+
+    @cached_property
+    def _sorted_intensities(self) -> np.ndarray:
+        """Intensities of every marker (markers, some cells), ascending: a sample that tells what is bright."""
+        return np.sort(self._intensities[:, :: max(1, self.n_cells // _ENOUGH)], axis=1)
+
+    def brightest(self, row: int) -> list[tuple[str, float]]:
+        """Return the markers in which a cell is among the brightest tenth, with its share from the top, best first."""
+        known, values = self._sorted_intensities, self._intensities[:, row]
+        above = [1 - np.searchsorted(one, value) / len(one) for one, value in zip(known, values, strict=True)]
+        return [(self.markers[place], above[place]) for place in np.argsort(above) if above[place] <= _BRIGHT]
 
     @cached_property
     def _features(self) -> Any:
@@ -197,7 +210,7 @@ class Study:
         """Columns of obs whose value is told of a cell that is pointed at."""
         return [name for name in ("leiden", "area_um2") if name in self.obs_names]
 
-    @cached_property
+    @property
     def paintable_columns(self) -> list[str]:
         """Columns of obs that can be painted: numbers and categories, not the names of things."""
         left_out = {self.id_column, "slide", "x_px", "y_px", "region"}
@@ -207,7 +220,7 @@ class Study:
         prefix = (self.representation or "").removeprefix("X_")
         shape = (len(self.markers), self.n_features)
         found = {key: np.asarray(one, dtype=np.float32) for key, one in varm.items() if np.shape(one) == shape}
-        maps = {name: found[prefix + ending] for ending, name in _MAPS.items() if prefix + ending in found}
+        maps = {name: found[prefix + ending] for name, ending in MAP_ENDINGS.items() if prefix + ending in found}
         return maps, found.get(f"{prefix}_correlation_p")
 
     def _has(self, key: str) -> bool:

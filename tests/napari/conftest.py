@@ -16,3 +16,17 @@ def sample(tmp_path_factory) -> Path:
     from napari_mxsplicer.sample import make_sample
 
     return make_sample(tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture(scope="session")
+def returned():
+    """Return what runs a generator to its end and returns what it returns."""
+
+    def run(generator):
+        while True:
+            try:
+                next(generator)
+            except StopIteration as end:
+                return end.value
+
+    return run

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from napari_mxsplicer.reader import get_reader
 
 from mxsplicer import InputError
+from mxsplicer.slides.slide import fingerprint
 
 
 def test_a_result_is_read_by_its_folder_and_by_its_index(sample):
@@ -44,6 +46,23 @@ def test_a_slide_that_was_moved_is_named(sample, tmp_path):
     (moved / "cells.h5ad").symlink_to(sample / "cells.h5ad")
     with pytest.raises(InputError, match=r"/gone/sample.ome.tiff"):
         get_reader(str(moved))(str(moved))
+
+
+def test_a_slide_that_was_copied_along_is_found_beside_the_result(sample, tmp_path):
+    index = json.loads((sample / "mxsplicer.json").read_text())
+    entry = index["slides"][0]
+    image = Path(entry["image"])
+    entry["fingerprints"] = {kind: fingerprint(entry[kind]) for kind in ("image", "mask")}
+    entry["image"] = f"/gone/{image.name}"
+    moved = tmp_path / "moved.mxs"
+    moved.mkdir()
+    (moved / "mxsplicer.json").write_text(json.dumps(index))
+    (moved / "cells.h5ad").symlink_to(sample / "cells.h5ad")
+    (tmp_path / image.name).write_bytes(b"another image of this name")
+    with pytest.raises(InputError, match="/gone/"):
+        get_reader(str(moved))(str(moved))
+    (tmp_path / image.name).write_bytes(image.read_bytes())
+    assert len(get_reader(str(moved))(str(moved))) > 2
 
 
 def test_library_reader_and_sample_are_imported_without_qt_napari_or_torch():

@@ -4,19 +4,24 @@ import shutil
 import warnings
 
 import anndata
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from napari_mxsplicer.annotations import Annotations
-from napari_mxsplicer.export import code, write_map, write_picture
-from napari_mxsplicer.layers import ROLE, SLIDE
+from matplotlib import pyplot as plt
+from napari_mxsplicer.annotations import Annotations, Calls
+from napari_mxsplicer.canvas import Canvas
+from napari_mxsplicer.export import code, code_of_names, write_map, write_picture
+from napari_mxsplicer.layers import ROLE, SLIDE, limits_of
 from napari_mxsplicer.opening import add, result_layers, slide_layers
 from napari_mxsplicer.significance import by_chance
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import open_study
+from napari_mxsplicer.subset import correlate_rows
 from scipy.stats import false_discovery_control
 
 from mxsplicer import InputError
+from mxsplicer.pl.colors import QUALITATIVE, rgb
 
 
 @pytest.fixture
@@ -84,18 +89,97 @@ def test_the_picture_is_written(state, tmp_path, ending):
         write_picture(state, tmp_path / "picture.doc")
 
 
+VIRIDIS = (matplotlib.colormaps["viridis"](np.linspace(0, 1, 256)) * 255).astype(np.uint8)
+
+
+def rgb_of_points(ax):
+    """Return the place of each point of a plot, with its colour, sorted."""
+    clouds = [one for one in ax.collections if len(one.get_offsets())]  # the others are entries of the legend
+    drawn = np.concatenate([np.column_stack([one.get_offsets(), one.get_facecolors()[:, :3]]) for one in clouds])
+    return drawn[np.lexsort(drawn.T[::-1])]
+
+
 @pytest.mark.filterwarnings("ignore")  # scanpy's own
 @pytest.mark.parametrize("painted", [Painted("feature", "3"), Painted("marker", "CD20"), Painted("column", "lineage")])
-def test_the_code_runs_and_shows_the_same(state, painted, monkeypatch):
-    import matplotlib.pyplot as plt
-
+def test_the_code_runs_and_shows_the_same_colours(state, painted, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *_, **__: None)
     state.paint(painted)
+    low, high = limits_of(state.values)
     names = {}
-    exec(code(state), names)
-    if painted.kind == "feature":
-        np.testing.assert_array_equal(names["adata"].obs["feature_3"], state.values)
+    exec(code(state, VIRIDIS, (low, high)), names)
+    names["ax"].figure.canvas.draw()
+    shown = rgb_of_points(names["ax"])
+    place = np.clip((state.values - low) / (high - low), 0, 1)
+    expected = plt.get_cmap("viridis")(place)[:, :3]
+    if state.categories:
+        expected = np.array([rgb(QUALITATIVE[int(code)]) for code in state.values])
+    expected = np.column_stack([state.study.spatial_um, expected])
+    np.testing.assert_allclose(shown, expected[np.lexsort(expected.T[::-1])], atol=0.03)  # 17 stops stand for 256
+    assert names["ax"].yaxis_inverted()
     plt.close("all")
+
+
+@pytest.mark.filterwarnings("ignore")  # scanpy's own
+def test_the_code_shows_the_selection_and_what_was_computed_or_named(sample, returned, tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_, **__: None)
+    shutil.copytree(sample, tmp_path / "sample.mxs")
+    study, state, names = open_study(tmp_path / "sample.mxs"), State(), {}
+    state.open(study, study.slide_names[0], study.rows_of(study.slide_names[0]))
+    rows = np.arange(0, study.n_cells, 3)
+    state.select(rows)
+    found = returned(correlate_rows(study, rows, kind="Spearman"))
+    state.show_map("Spearman", found, of=f"{len(rows)} selected cells")
+    given = Annotations(study)
+    given.give("kind", rows, "odd")
+    given.give("kind", rows[5:] + 1, "even")
+    given.save()
+    classes = ("odd", "even")
+    made = code_of_names(study, given.path, "kind", classes)
+    state.paint(Painted("values", "kind", given.columns["kind"].codes, categories=classes, code=made))
+    exec(code(state, VIRIDIS, (0, 1)), names)
+    assert (names["adata"].obs["kind"].cat.codes == given.columns["kind"].codes).all()
+    assert np.flatnonzero(names["adata"].obs["selected"]).tolist() == rows.tolist()
+    np.testing.assert_allclose(names["chosen"].varm["splicer_spearman"], found, atol=1e-5)
+    plt.close("all")
+
+
+def test_colours_of_numbers_come_back_after_those_of_categories(sample, viewer):
+    state = State()
+    canvas = Canvas(viewer, state)
+    add(viewer, result_layers(sample))
+    layer = canvas.layer("map")
+    for chosen in ("viridis", "magma"):
+        layer.colormap = chosen
+        for n in (2, 3):  # napari gives colormaps of one name and different colours different names
+            codes = np.arange(state.study.n_cells) % n
+            state.paint(Painted("values", f"{n} kinds", codes, categories=tuple("abc"[:n])))
+            assert len(layer.colormap.colors) == n
+        state.paint(Painted("values", "signed", np.zeros(state.study.n_cells), signed=True))
+        state.paint(Painted("feature", str(n)))
+        assert layer.colormap.name == chosen
+    canvas.disconnect()
+
+
+def test_of_two_results_the_panel_shows_that_whose_layer_is_active(sample, two_slides, viewer):
+    state = State()
+    canvas = Canvas(viewer, state)
+    for path in (sample, two_slides):
+        add(viewer, result_layers(path))
+        assert state.study.folder == path
+    maps = [layer for layer in viewer.layers if layer.metadata.get(ROLE) == "map"]
+    viewer.layers.selection.active = maps[0]
+    assert state.study.folder == sample
+    assert canvas.layer("map") is maps[0]
+    canvas.disconnect()
+
+
+def test_a_cell_is_told_with_the_markers_it_is_bright_in(state):
+    study = state.study
+    values = study.marker("CD20")
+    top = int(values.argmax())
+    assert study.brightest(top)[0][1] < 0.01
+    assert "bright in CD20 (top 0." in state.told(top)
+    assert "CD20" not in [name for name, _ in study.brightest(int(values.argmin()))]
 
 
 def test_names_are_kept_by_slide_and_id_and_read_again(sample, tmp_path, monkeypatch):
@@ -121,13 +205,17 @@ def test_names_are_put_into_obs_and_nothing_else_of_the_table_changes(sample, tm
     study = open_study(tmp_path / "sample.mxs")
     before = anndata.read_h5ad(study.cells)
     given = Annotations(study)
+    n = study.n_cells
+    calls = Calls(("B cell", "odd"), np.arange(n) % 2, np.linspace(0.5, 1, n, dtype=np.float32), 0.9, 3)
     for _ in range(2):  # a second time in place of the first
         given.give("kind", np.array([3, 4, 9]), "B cell")
-        assert given.put_into_table() == study.cells
+        assert given.put_into_table(calls.columns("kind")) == study.cells
     after = anndata.read_h5ad(study.cells)
     assert np.flatnonzero(after.obs["kind"] == "B cell").tolist() == [3, 4, 9]
     assert after.obs["kind"].isna().sum() == after.n_obs - 3
-    pd.testing.assert_frame_equal(after.obs.drop(columns="kind"), before.obs)
+    assert list(after.obs["kind_called"][:3]) == ["B cell", "odd", "B cell"]
+    np.testing.assert_array_equal(after.obs["kind_confidence"], calls.confidence)
+    pd.testing.assert_frame_equal(after.obs.drop(columns=["kind", "kind_called", "kind_confidence"]), before.obs)
     np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
     assert not list(study.cells.parent.glob("*.partial"))
     again = open_study(tmp_path / "sample.mxs")
@@ -167,8 +255,6 @@ def viewer(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # napari's own
 def test_another_slide_is_shown_with_its_own_cells_and_the_first_is_hidden(two_slides, viewer):
-    from napari_mxsplicer.canvas import Canvas
-
     state = State()
     canvas = Canvas(viewer, state)
     add(viewer, result_layers(two_slides))

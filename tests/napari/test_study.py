@@ -1,7 +1,9 @@
 import anndata
 import numpy as np
 import pytest
-from napari_mxsplicer.exemplars import exemplars
+from hypothesis import given
+from hypothesis import strategies as st
+from napari_mxsplicer.exemplars import exemplars, of_categories
 from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.order import chosen, clustered
@@ -21,15 +23,6 @@ def study(sample):
 @pytest.fixture(scope="module")
 def adata(sample):
     return anndata.read_h5ad(sample / "cells.h5ad")
-
-
-def returned(generator):
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def test_columns_are_those_of_the_table(study, adata):
@@ -54,24 +47,24 @@ def test_a_table_without_ids_says_which_it_needs(adata, tmp_path):
         _ = open_study(tmp_path / "without.h5ad").cell_ids
 
 
-def test_the_map_over_all_cells_is_the_stored_one(study):
+def test_the_map_over_all_cells_is_the_stored_one(returned, study):
     r = returned(correlate_rows(study, np.arange(study.n_cells)))
     np.testing.assert_allclose(r, study.maps["Pearson"], atol=1e-5)
 
 
-def test_the_map_over_some_cells_by_ranks_is_spearmans(study):
+def test_the_map_over_some_cells_by_ranks_is_spearmans(returned, study):
     rows = np.arange(0, study.n_cells, 3)
     r = returned(correlate_rows(study, rows, kind="Spearman"))
     expected = spearmanr(study.marker("CD20")[rows], study.feature(5)[rows]).statistic
     assert r[study.markers.index("CD20"), 5] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_partial_map_over_all_cells_is_the_stored_one(study):
+def test_the_partial_map_over_all_cells_is_the_stored_one(returned, study):
     r = returned(correlate_rows(study, np.arange(study.n_cells), kind="partial"))
     np.testing.assert_allclose(r, study.maps["partial"], atol=1e-4)
 
 
-def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_neighbours_fixed(study, adata):
+def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_neighbours_fixed(returned, study, adata):
     rows = np.flatnonzero(np.asarray(adata.obs["lineage"] == "T cell"))
     r = returned(correlate_rows(study, rows, kind="partial"))
     marker = study.markers.index("CD8a")
@@ -84,7 +77,7 @@ def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_n
     assert r[marker, 4] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-3)
 
 
-def test_two_cells_have_no_correlation(study):
+def test_two_cells_have_no_correlation(returned, study):
     with pytest.raises(mxsplicer.InputError, match="2 cells are too few"):
         returned(correlate_rows(study, np.array([0, 1])))
 
@@ -119,6 +112,20 @@ def test_exemplars_are_high_middle_and_low_cells_of_those_asked_for():
     assert (exemplars(values, np.array([3, 5]), n=4) >= 0).sum() == 6
 
 
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, np.nan]), min_size=1, max_size=60), st.integers(1, 4))
+def test_pictures_of_categories_are_of_the_most_common_and_of_none_without(codes, most):
+    codes, rows = np.array(codes, dtype=np.float32), np.arange(0, len(codes), 2)
+    shown, drawn = of_categories(codes, rows, n=3, most=most)
+    there, counts = np.unique(codes[rows][np.isfinite(codes[rows])], return_counts=True)
+    assert len(shown) == min(most, len(there))
+    assert sorted(counts)[-len(shown) :] == sorted(counts[np.isin(there, shown)]) or not len(shown)
+    for code, row in zip(shown, drawn, strict=True):
+        cells = row[row >= 0]
+        assert len(set(cells)) == len(cells) == min(3, (codes[rows] == code).sum())
+        assert (codes[cells] == code).all()
+        assert np.isin(cells, rows).all()
+
+
 def test_similar_cells_do_not_hold_the_cell_itself(study):
     rows = similar_rows(study, 10, n=5)
     assert len(set(rows)) == 5
@@ -136,11 +143,16 @@ def test_each_feature_stands_under_the_marker_it_follows_most(study):
 
 @pytest.mark.parametrize(
     ("text", "left"),
-    [("", [0, 1, 2]), ("1", [1]), ("0-1", [0, 1]), ("cd8", [1, 2]), (">0.5", [0, 1]), ("cd8 <0.5", [2])],
+    [("", [0, 1, 2]), ("1", [1]), ("0-1", [0, 1]), ("cd8", [1, 2]), (">0.5", [0, 1]), ("cd8 <0.5", [2]), ("x", [])],
 )
 def test_a_filter_leaves_features_by_number_marker_and_strength(text, left):
     r = np.array([[0.9, 0.0, 0.1], [0.1, -0.8, 0.3]])
     assert chosen(r, ["CD3", "CD8a"], text).tolist() == left
+
+
+def test_a_filter_by_a_marker_that_no_feature_follows_most_leaves_its_five_best():
+    r = np.stack([np.linspace(0.5, 0.9, 9), np.linspace(0.4, -0.1, 9)])
+    assert chosen(r, ["CD3", "CD4"], "cd4").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_local_correlation_is_that_of_the_cells_around(study, adata):

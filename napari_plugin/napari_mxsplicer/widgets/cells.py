@@ -1,5 +1,6 @@
 """The map of the cells with its lasso, and the legend of categories."""
 
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from mxsplicer.pl.colors import QUALITATIVE
 from napari_mxsplicer.raster import Raster, rows_inside
 from napari_mxsplicer.widgets.base import Context, Later, Part, button
 from napari_mxsplicer.widgets.map import CellMap
+from napari_mxsplicer.widgets.scale import Scale
 from napari_mxsplicer.widgets.theme import Theme
 
 
@@ -17,9 +19,12 @@ class CellsPart(Part):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.map, self.legend, self.chosen = CellMap(), QLabel(), QLabel()
+        self.map, self.scale, self.legend, self.chosen = CellMap(), Scale(), QLabel(), QLabel()
         self.legend.setWordWrap(True)
+        self.legend.setToolTip("Click a name to select its cells")
+        self.legend.linkActivated.connect(self._named)
         self.work = self.newest()
+        self._text = Theme.dark().text
         self._redraw = Later(self, 0, self._draw_map)  # after the tissue, and once for all that changes together
         self.lasso = button("Lasso", "Draw around points of the map to choose these cells", lambda: None)
         self.lasso.setCheckable(True)
@@ -38,6 +43,7 @@ class CellsPart(Part):
         column.setSpacing(3)
         column.addLayout(row)
         column.addWidget(self.map)
+        column.addWidget(self.scale)
         column.addWidget(self.legend)
         column.addWidget(self.chosen)
         state = self.state
@@ -60,7 +66,10 @@ class CellsPart(Part):
 
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
+        self._text = theme.text
         self.map.set_theme(theme)
+        self.scale.set_theme(theme)
+        self._show_legend()
 
     def _study_changed(self) -> None:
         self.work.stop()
@@ -73,15 +82,28 @@ class CellsPart(Part):
         n = 0 if state.selection is None else len(state.selection)
         self.chosen.setText(f"{n:,} cells selected" if n else "")
         self.chosen.setVisible(bool(n))
+        self._show_legend()
+
+    def _show_legend(self) -> None:
+        categories = self.state.categories[: len(QUALITATIVE)]
+        style = f"color:{self._text};text-decoration:none"
         entries = [
-            f'<span style="color:{QUALITATIVE[code % len(QUALITATIVE)]}">■</span>&nbsp;{name.replace(" ", "&nbsp;")}'
-            for code, name in enumerate(state.categories[:26])
+            f'<span style="color:{QUALITATIVE[code]}">■</span>&nbsp;'
+            f'<a href="{code}" style="{style}">{escape(name).replace(" ", "&nbsp;")}</a>'
+            for code, name in enumerate(categories)
         ]
         self.legend.setText(" &nbsp;".join(entries))
         self.legend.setVisible(bool(entries))
+        self.scale.setVisible(self.state.painted is not None and not entries)
+
+    def _named(self, code: str) -> None:
+        """Choose the cells of a category whose name was clicked."""
+        self.state.select(np.flatnonzero(self.state.values == int(code)))
 
     def _draw_map(self) -> None:
         self.map.paint_by(self._draw if self.state.painted is not None else None)
+        if self.state.painted is not None and not self.state.categories:
+            self.scale.show_colours(*self.canvas.colours())
 
     def _draw(self, raster: Raster) -> np.ndarray:
         table, limits = self.canvas.colours()

@@ -8,14 +8,14 @@ from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.order import chosen, clustered
 from napari_mxsplicer.significance import by_chance
-from napari_mxsplicer.state import Painted
+from napari_mxsplicer.state import ALL, Painted
 from napari_mxsplicer.study import Study
 from napari_mxsplicer.subset import KINDS, correlate_rows
 from napari_mxsplicer.widgets.base import Context, Later, Part, button, choice
 from napari_mxsplicer.widgets.heatmap import Heatmap
 from napari_mxsplicer.widgets.theme import Theme
 
-ALL, IN_VIEW, SELECTED = "all cells", "cells in view", "selected cells"
+IN_VIEW, SELECTED = "cells in view", "selected cells"
 _RADII_UM = {"50 µm": 50.0, "100 µm": 100.0, "250 µm": 250.0}
 
 
@@ -26,6 +26,7 @@ class Correlations(Part):
         super().__init__(context)
         self.heatmap, self.filter = Heatmap(), QLineEdit()
         self._feature: int | None = None  # that was painted last
+        self._nothing_left = False
         self.kind = choice("How the correlation is computed")
         self.over = choice("Over which cells", ALL, IN_VIEW, SELECTED)
         self.filter.setPlaceholderText("Filter features: CD8a  12  10-20  >0.4")
@@ -77,15 +78,24 @@ class Correlations(Part):
             return
         said = self.radius.currentText()
         name = f"local r of feature {feature} and {marker} within {said}"
+        code = (
+            f"color = mxsplicer.tl.local_correlation(adata, {marker!r}, {feature}, radius_um={_RADII_UM[said]:g}, "
+            f"use_rep={study.representation!r})"
+        )
         self.context.tell(f"Computing the {name} ...")
         self.local_work.start(
-            local_correlation, study, marker, feature, _RADII_UM[said], done=lambda values: self._located(name, values)
+            local_correlation,
+            study,
+            marker,
+            feature,
+            _RADII_UM[said],
+            done=lambda values: self._located(Painted("values", name, values, signed=True, code=code)),
         )
         state.look_at(marker)
 
-    def _located(self, name: str, values: np.ndarray) -> None:
+    def _located(self, painted: Painted) -> None:
         self.context.tell("")
-        self.state.paint(Painted("values", name, values, signed=True))
+        self.state.paint(painted)
 
     def _study_changed(self) -> None:
         self._later.stop()
@@ -158,6 +168,10 @@ class Correlations(Part):
             return
         rows, columns = clustered(r)
         left = chosen(r, study.markers, self.filter.text())
+        nothing_left = bool(self.filter.text().strip()) and not len(left)
+        if nothing_left != self._nothing_left:
+            self._nothing_left = nothing_left
+            self.context.tell("No feature passes the filter." if nothing_left else "")
         self.heatmap.show_map(
             r,
             study.markers,

@@ -3,7 +3,7 @@
 import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
-from napari_mxsplicer.exemplars import Strip, exemplars, picture
+from napari_mxsplicer.exemplars import KINDS, Strip, exemplars, of_categories, picture
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.study import Study
@@ -15,7 +15,7 @@ _SIMILAR = 11  # beside the cell itself: two lines of six
 
 
 class Exemplars(Part):
-    """Pictures of the highest, the middle and the lowest cells of what is painted."""
+    """Pictures of the highest, the middle and the lowest cells of what is painted, or of some of each category."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -28,7 +28,8 @@ class Exemplars(Part):
         column.addWidget(self.strip)
         column.addWidget(self.note)
         self._later = Later(self, 200, self._cut)
-        for signal in (self.state.study_changed, self.state.painted_changed, self.state.marker_changed):
+        state = self.state
+        for signal in (state.study_changed, state.painted_changed, state.marker_changed, state.selection_changed):
             signal.connect(self._later.start)
         self.strip.chosen.connect(self._chosen)
 
@@ -44,16 +45,27 @@ class Exemplars(Part):
         state, opened = self.state, self.canvas.opened
         if not self.isVisible():
             return
-        if state.study is None or state.painted is None or opened is None or opened.slide is None or state.categories:
+        if state.study is None or state.painted is None or opened is None or opened.slide is None:
             self.strip.show_strip(None)
-            self.note.setText("" if state.study is None else "There are pictures of cells for numbers on a slide.")
+            self.note.setText("" if state.study is None else "There are pictures where the image is open.")
             return
         marker = state.marker if state.painted.kind != "marker" else state.painted.name
-        self.work.start(_pictured, state.study, opened, state.values, state.rows, marker, done=self._show)
+        rows = state.rows if state.selection is None else state.selection[state.here[state.selection]]
+        where = "" if state.selection is None else " of the selected cells"
+        self.work.start(
+            _pictured,
+            state.study,
+            opened,
+            state.values,
+            rows,
+            marker,
+            state.categories,
+            done=lambda found: self._show(found[0], found[1], where),
+        )
 
-    def _show(self, strip: Strip) -> None:
-        self.strip.show_strip(strip)
-        self.note.setText(" + ".join(strip.markers) + ", one stretch for all. Click a cell to go there.")
+    def _show(self, strip: Strip, titles: tuple[str, ...], where: str) -> None:
+        self.strip.show_strip(strip, titles)
+        self.note.setText(f"{' + '.join(strip.markers)}{where}, one stretch for all. Click a cell to go there.")
 
     def _chosen(self, row: int) -> None:
         self.state.pick(row)
@@ -134,5 +146,15 @@ class CellPart(Part):
         self.canvas.centre_on(row)
 
 
-def _pictured(study: Study, opened: OpenedSlide, values: np.ndarray, rows: np.ndarray, marker: str | None) -> Strip:
-    return picture(study, opened, exemplars(values, rows), marker)
+def _pictured(
+    study: Study,
+    opened: OpenedSlide,
+    values: np.ndarray,
+    rows: np.ndarray,
+    marker: str | None,
+    categories: tuple[str, ...],
+) -> tuple[Strip, tuple[str, ...]]:
+    if not categories:
+        return picture(study, opened, exemplars(values, rows), marker), KINDS
+    codes, drawn = of_categories(values, rows)
+    return picture(study, opened, drawn, marker), tuple(categories[code] for code in codes)

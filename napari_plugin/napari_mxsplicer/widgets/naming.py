@@ -1,16 +1,20 @@
 """Names for the selected cells, and a quick classifier that carries them to all."""
 
 import numpy as np
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QVBoxLayout
 
 from mxsplicer.errors import InputError
 from napari_mxsplicer.annotations import Annotations, Calls, classify
+from napari_mxsplicer.export import code_of_names
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.base import Context, Part, button
 
 
 class Naming(Part):
     """Give the selected cells a name in a column of their own."""
+
+    columns_changed = Signal()  # of obs
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -21,6 +25,7 @@ class Naming(Part):
         self.work, self.files = self.newest(), self.newest()
         self.annotations: Annotations | None = None
         self.calls: Calls | None = None
+        self._called_after = ""  # the column of names that the classifier was trained on
         grid = QGridLayout()
         grid.setSpacing(4)
         grid.addWidget(self.column, 0, 0)
@@ -29,7 +34,10 @@ class Naming(Part):
         grid.addWidget(button("Show names", "Paint the names", self.show_names), 1, 1)
         grid.addWidget(button("Train classifier", "Carry the names to all cells by their features", self.train), 2, 0)
         grid.addWidget(button("Its confidence", "Paint how sure the classifier is", self.show_confidence), 2, 1)
-        tip = "Write all names as columns of obs into the .h5ad, which is replaced when the new one is whole"
+        tip = (
+            "Write all names, and what the classifier says, as columns of obs into the .h5ad, "
+            "which is replaced when the new one is whole"
+        )
         grid.addWidget(button("Put names into the .h5ad", tip, self.put_into_table), 3, 0, 1, 2)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -65,13 +73,15 @@ class Naming(Part):
         if self.annotations is None or not self.annotations.columns:
             self.context.tell("Name some cells first.")
             return
-        said = ", ".join(self.annotations.columns)
+        more = {} if self.calls is None else self.calls.columns(self._called_after)
+        said = ", ".join([*self.annotations.columns, *more])
         self.context.tell(f"Writing {self.annotations.study.cells.name} anew ...")
-        self.files.start(self.annotations.put_into_table, done=lambda path: self._put(path.name, said))
+        self.files.start(self.annotations.put_into_table, more, done=lambda path: self._put(path.name, said))
 
     def _put(self, name: str, columns: str) -> None:
         self.context.tell("")
         self.note.setText(f"obs of {name} has {columns} now.")
+        self.columns_changed.emit()
 
     def save_now(self) -> None:
         """Save what is not saved yet; called when the panel is closed."""
@@ -85,7 +95,13 @@ class Naming(Part):
             self.context.tell("No cell has a name in this column yet.")
             return
         names = self.annotations.columns[column]
-        self._paint(column, names.codes, tuple(str(name) for name in names.categories))
+        classes = tuple(str(name) for name in names.categories)
+        in_table = column in self.annotations.study.obs_names
+        self._paint(column, names.codes, classes, "" if in_table else self._code(column, classes))
+
+    def _code(self, column: str, names: tuple[str, ...]) -> str:
+        assert self.annotations is not None
+        return code_of_names(self.annotations.study, self.annotations.path, column, names)
 
     def train(self) -> None:
         """Train the classifier beside the interface, and paint its calls."""
@@ -97,7 +113,7 @@ class Naming(Part):
             classify,
             study,
             self.annotations.columns[column],
-            done=self._trained,
+            done=lambda calls: self._trained(column, calls),
             progress=lambda done, of: self.context.tell(f"Classifier: {100 * done // of} %"),
         )
 
@@ -109,8 +125,8 @@ class Naming(Part):
         lowest = 1 / len(self.calls.classes)
         self.state.paint(Painted("values", "confidence of the classifier", self.calls.confidence, (lowest, 1.0)))
 
-    def _trained(self, calls: Calls) -> None:
-        self.calls = calls
+    def _trained(self, column: str, calls: Calls) -> None:
+        self.calls, self._called_after = calls, column
         self.context.tell("")
         self.note.setText(
             f"Trained on {calls.n_named:,} cells. Balanced accuracy on named cells that it had not seen: "
@@ -119,10 +135,10 @@ class Naming(Part):
         )
         self._paint("calls of the classifier", calls.codes, calls.classes)
 
-    def _paint(self, name: str, codes: np.ndarray, classes: tuple[str, ...]) -> None:
+    def _paint(self, name: str, codes: np.ndarray, classes: tuple[str, ...], code: str = "") -> None:
         values = np.asarray(codes, dtype=np.float32)
         values[values < 0] = np.nan
-        self.state.paint(Painted("values", name, values, categories=classes))
+        self.state.paint(Painted("values", name, values, categories=classes, code=code))
 
     def _study_changed(self) -> None:
         study = self.state.study

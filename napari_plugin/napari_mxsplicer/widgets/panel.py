@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData
@@ -65,6 +65,7 @@ class Panel(QWidget):
         self.state.painted_changed.connect(self._show_painted)
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
+        self.naming.columns_changed.connect(self._fill_paint)
         self.viewer.events.theme.connect(self._themed)
         self._warming = Newest(self.tell)
         self._adding: Adding | None = None
@@ -134,7 +135,7 @@ class Panel(QWidget):
         column.addWidget(self.sentence)
         column.addWidget(self.told)
         column.addLayout(row)
-        examples = Section("Cells of high, middle and low value", self.exemplars)
+        examples = Section("Pictures of cells", self.exemplars)
         examples.opened.connect(self.exemplars.refresh)
         self._opening = Section("Open", self.opening)
         self._sections = [
@@ -149,6 +150,7 @@ class Panel(QWidget):
         for section in (*self._sections, self._opening):
             column.addWidget(section)
         column.addStretch(1)
+        column.setSizeConstraint(QLayout.SizeConstraint.SetMinimumSize)  # at once, before what grew is squeezed
         area = QScrollArea()
         area.setWidget(inner)
         area.setWidgetResizable(True)
@@ -167,25 +169,32 @@ class Panel(QWidget):
         study = self.state.study
         for section in self._sections:
             section.setVisible(study is not None)
-        self._opening.setVisible(study is None)
+        self._opening.unfold(study is None)
         self.slides.clear()
-        self.paint.clear()
         self.slides.setVisible(study is not None and len(study.slide_names) > 1)
         self.paint.setVisible(study is not None)
+        self._fill_paint()
         if study is not None:
             self.slides.addItems(study.slide_names)
             self.slides.setCurrentText(self.state.slide or "")
-            self.paint.addItem("Paint by ...", None)
-            for number in range(study.n_features):
-                self.paint.addItem(f"feature {number}", Painted("feature", str(number)))
-            for name in study.markers:
-                self.paint.addItem(name, Painted("marker", name))
-            for name in study.paintable_columns:
-                self.paint.addItem(name, Painted("column", name))
-            self._show_painted()
             self._warming.start(study.warm, done=lambda _: None)
             self._prepare.start()
         self._say()
+
+    def _fill_paint(self) -> None:
+        """Offer what the study has: columns of obs and markers, which are few, before the features."""
+        study = self.state.study
+        self.paint.clear()
+        if study is None:
+            return
+        self.paint.addItem("Paint by ...", None)
+        for name in study.paintable_columns:
+            self.paint.addItem(name, Painted("column", name))
+        for name in study.markers:
+            self.paint.addItem(name, Painted("marker", name))
+        for number in range(study.n_features):
+            self.paint.addItem(f"feature {number}", Painted("feature", str(number)))
+        self._show_painted()
 
     def _show_painted(self) -> None:
         painted = self.state.painted

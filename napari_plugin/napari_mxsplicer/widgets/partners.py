@@ -44,7 +44,7 @@ class Partners(Part):
             title, function = f"Features that follow {painted.name}", partners_of_marker
             number = study.markers.index(painted.name)
         else:
-            self._show("", [])
+            self._show("Partners are told of a feature or a marker.", [])
             return
         if state.map_name != "Pearson":
             title += " (Pearson's r)"  # which the intervals are of

@@ -33,9 +33,9 @@ class Section(QWidget):
         """Whether what it holds is shown."""
         return bool(self._title.isChecked())
 
-    def unfold(self) -> None:
-        """Show what it holds."""
-        self._title.setChecked(True)
+    def unfold(self, is_open: bool = True) -> None:
+        """Show what it holds, or fold it away."""
+        self._title.setChecked(is_open)
 
     def set_title(self, title: str) -> None:
         """Call it otherwise."""

@@ -42,7 +42,7 @@ class Taking(Part):
 
     def copy_code(self) -> None:
         """Put the code on the clipboard."""
-        QGuiApplication.clipboard().setText(code(self.state))
+        QGuiApplication.clipboard().setText(code(self.state, *self.canvas.colours()))
         self.context.tell("The code is on the clipboard.")
 
     def _write(self, write: Callable[[State, Path], None], path: Path) -> None:

@@ -6,7 +6,7 @@ from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import PAINT, ROLE
 from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QPointF, Qt
-from qtpy.QtWidgets import QApplication, QFileDialog
+from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
 
 
 def on_heatmap(panel, row, column):
@@ -158,7 +158,19 @@ def test_a_region_drawn_in_the_image_chooses_the_cells_in_it(fresh, hands):
     hands.wait_until(lambda: panel.state.selection is not None)
     chosen = np.isin(np.arange(len(xy)), panel.state.selection)
     assert (chosen == inside).mean() > 0.97
-    viewer.layers.remove(next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "region"))
+
+    # The mouse is the tissue's again, and what was drawn goes with the selection.
+    region = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "region")
+    hands.wait_until(lambda: region.mode == "pan_zoom")
+    assert viewer.layers.selection.active is visible(viewer, "map")[0]
+    hands.click(canvas, *on_canvas(viewer, canvas, *xy[11][::-1]))
+    assert panel.state.picked == 11
+    assert len(region.data) == 1
+    panel.state.undo()
+    assert len(region.data) == 0
+    hands.pump()
+    assert panel.state.selection is None
+    viewer.layers.remove(region)
 
 
 def test_partners_of_a_feature_are_markers_and_a_click_looks_at_one(fresh, hands):
@@ -191,10 +203,22 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
     panel.paint.activated.emit(panel.paint.currentIndex())
     hands.pump()
     assert "T&nbsp;cell" in panel.cells.legend.text()
+    assert not panel.cells.scale.isVisible()
+    strip = panel.exemplars.strip
+    hands.wait_until(lambda: strip.strip is not None and len(strip.strip.rows) == len(panel.state.categories))
+    assert (panel.state.values[strip.strip.rows[1]] == 1).all()
+    panel.findChild(QScrollArea).ensureWidgetVisible(panel.cells.legend)
+    hands.click(panel.cells.legend, 24, 8)
+    np.testing.assert_array_equal(panel.state.selection, np.flatnonzero(panel.state.values == 0))
+    hands.wait_until(lambda: len(strip.strip.rows) == 1)
+    panel.state.undo()
     layer = visible(viewer, "map")[0]
     assert tuple(layer.contrast_limits) == (-0.5, len(panel.state.categories) - 0.5)
     panel.state.paint(Painted("feature", "1"))
     assert layer.colormap.name == "viridis"
+    hands.pump()
+    low, high = panel.cells.scale.ends
+    np.testing.assert_allclose([float(low), float(high)], layer.contrast_limits, rtol=0.01)
 
 
 def test_cells_are_named_saved_and_carried_to_all_by_a_classifier(fresh, hands, tmp_path, monkeypatch):

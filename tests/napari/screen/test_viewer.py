@@ -124,7 +124,7 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
 def test_a_closed_panel_listens_to_nothing(viewer, sample):
     moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
     theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
-    camera = len(camera_of(viewer).events.callbacks)
+    camera, active = (len(one.callbacks) for one in (camera_of(viewer).events, viewer.layers.selection.events.active))
     panel = open_in(viewer, sample)
     state = panel.state
     viewer.window.remove_dock_widget(panel)
@@ -133,6 +133,7 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     assert len(viewer.events.theme.callbacks) == theme
     assert len(viewer.layers.events.inserted.callbacks) == inserted
     assert len(camera_of(viewer).events.callbacks) == camera
+    assert len(viewer.layers.selection.events.active.callbacks) == active
     assert not any(len(getattr(state, name)) for name in state._SIGNALS)
 
 
