@@ -282,8 +282,8 @@ def _score_some(
         notes.append(f"{', '.join(names)}: not scored, their patches are of {len(rows):,} cells only: {error}")
         return pd.DataFrame()
     notes.append(
-        f"{' and '.join(names)} are scored on {len(task.rows):,} cells whose patches were read, and their gain is over "
-        "mean intensity of the same cells (--image-cells)."
+        f"{' and '.join(names)}: scored on {len(task.rows):,} cells whose patches were read, the gain over mean "
+        "intensity of the same cells (--image-cells)."
     )
     scores = score(some, task, representations=names, **split)
     return scores[scores["representation"] != MEAN_INTENSITY]

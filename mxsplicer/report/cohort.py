@@ -93,7 +93,7 @@ def _slide(adata: AnnData, name: str, rows: np.ndarray) -> dict[str, Any]:
     palette = dict(zip(share.index, map(colors.of_category, range(len(share))), strict=True))
     made["clusters"] = [
         {"name": str(cluster), "share": f"{one:.1%}", "usual": f"{usual[cluster]:.1%}", "color": palette[cluster]}
-        for cluster, one in share.items()
+        for cluster, one in share[share > 0].sort_values(ascending=False, kind="stable").items()
     ]
     if "spatial" in adata.obsm:
         some = rows[np.random.default_rng(0).permutation(len(rows))[:_MOST_POINTS]]

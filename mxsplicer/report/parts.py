@@ -22,6 +22,8 @@ from mxsplicer.tl.rows import learned_features, rows_by_slide
 
 _MOST_SLIDES = 60  # pictures of slides on one page
 _MOST_MARKERS = 64
+_MOST_NAMED = 8  # markers of a slide that are to be looked at
+_GROUND = 0.02  # of the 99th percentile over all cells
 _CROP_UM = 150.0
 # Of the feature that follows a marker best: its column, where it lies, and how it is written.
 _OF_BEST: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -126,6 +128,7 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
             "p1": _number(p1),
             "p50": _number(p50),
             "p99": _number(p99),
+            "top": float(p99),
             "range": f"{p99 / p50:.1f}×" if p50 > 0 else "–",
             "zero_in": sum(zero),
             "zero_on": zero,
@@ -151,7 +154,9 @@ def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, 
     names = list(by_slide)
     medians = np.array([card["medians"] for card in panel]).T  # (slides, markers)
     usual = np.median(medians, axis=0)
-    ratio = np.log2(np.maximum(medians, 1e-9) / np.maximum(usual, 1e-9))
+    # A median of few counts, or of none, is no measure of staining: a part of what bright cells have is added to both.
+    ground = np.array([max(_GROUND * card["top"], 1e-9) for card in panel])
+    ratio = np.log2((medians + ground) / (usual + ground))
     columns: dict[str, tuple[str, Callable[[np.ndarray], str]]] = {
         "median area, µm²": ("area_um2", lambda own: f"{np.median(own):.0f}"),
         "at the edge": ("at_border", lambda own: f"{own.astype(bool).mean():.1%}"),
@@ -163,11 +168,11 @@ def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, 
         zero = [card["marker"] for card in panel if card["zero_on"][place]]
         off = [
             f"{card['marker']} ({2 ** float(one):.1g}×)"
-            for card, one in zip(panel, ratio[place], strict=True)
+            for card, one in sorted(zip(panel, ratio[place], strict=True), key=lambda both: -abs(both[1]))
             if len(names) > 2 and abs(one) > 2 and card["marker"] not in zero
         ]
-        said = [f"all zero: {', '.join(zero)}"] if zero else []
-        said += [f"far from the other slides: {', '.join(off)}"] if off else []
+        said = [f"all zero: {_few(zero)}"] if zero else []
+        said += [f"far from the other slides: {_few(off)}"] if off else []
         cells = [f"{len(here):,}", *(show(adata.obs[key].to_numpy()[here]) for key, show in present.values())]
         rows.append({"name": name, "cells": cells, "said": "; ".join(said) or "–"})
     picture = None
@@ -376,7 +381,7 @@ def settings(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     trained = others.pop("training", "{}")  # the run's own, of which most is said already
     chosen |= {key: _text(value) for key, value in (json.loads(trained) | others).items() if key not in chosen}
     return {
-        "settings": [(key, value) for key, value in chosen.items() if value not in ("", "{}")],
+        "settings": [(key, value) for key, value in chosen.items() if value not in ("", "{}", "None")],
         "versions": [(str(name), str(one)) for name, one in about.get("versions", {}).items()],
         "inputs": inputs,
     }
@@ -461,6 +466,11 @@ def _number(value: float) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:21]}…"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.report import write_report
+from mxsplicer.report import parts, write_report
 from mxsplicer.slides.slide import Slide
 
 NAME = "S<01></script><script>console.error(1)</script>"
@@ -206,6 +206,22 @@ def test_several_slides_are_pictured_side_by_side(tmp_path):
     text = path.read_text()
     assert "<h1>3 slides</h1>" in text
     assert "1,209" in text  # all ids of the three masks
+
+
+def test_staining_that_differs_is_told_and_a_median_of_nothing_is_not():
+    rng = np.random.default_rng(0)
+    x = rng.gamma(4, 50, (900, 3))
+    x[:300, 0] *= 8
+    x[:, 1] = rng.poisson(0.4, 900)  # counts: some slides have a median of 0, and one of hardly more
+    x[300:600, 1] += 0.01
+    obs = pd.DataFrame({"slide": np.repeat(["S01", "S02", "S03"], 300)}, index=[str(i) for i in range(900)])
+    adata = AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=["CD3e", "CD20", "CD8a"]))
+
+    rows = parts.slide_quality(adata, parts.marker_panel(adata, []))["rows"]
+
+    first, *others = [row["said"] for row in rows]
+    assert first.startswith("far from the other slides: CD3e (6×)")
+    assert others == ["–", "–"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
