@@ -167,7 +167,7 @@ def slide_quality(adata: AnnData, panel: Sequence[dict[str, Any]]) -> dict[str, 
     for place, (name, here) in enumerate(by_slide.items()):
         zero = [card["marker"] for card in panel if card["zero_on"][place]]
         off = [
-            f"{card['marker']} ({2 ** float(one):.1g}×)"
+            f"{card['marker']} ({_times(2 ** float(one))})"
             for card, one in sorted(zip(panel, ratio[place], strict=True), key=lambda both: -abs(both[1]))
             if len(names) > 2 and abs(one) > 2 and card["marker"] not in zero
         ]
@@ -466,6 +466,10 @@ def _number(value: float) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:21]}…"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 1 else f"{ratio:.1g}×"
 
 
 def _few(names: Sequence[str]) -> str:
