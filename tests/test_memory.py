@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget, measured_peak, parse_bytes, resident_bytes, said_bytes
+from mxsplicer.memory import Budget, give_back, measured_peak, parse_bytes, resident_bytes, said_bytes
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,14 @@ print(measured_peak(), resident_bytes())
     peak, now = map(int, said.split())
     assert peak > now + (90 << 20)
     assert measured_peak() >= np.ones(1).nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that the C library keeps")
+def test_what_was_freed_goes_back_to_the_system():
+    many = [bytearray(1000) for _ in range(100_000)]
+    del many[:-1]  # the last of them holds all before it
+    before = resident_bytes()
+
+    give_back()
+
+    assert resident_bytes() < before - (50 << 20)

@@ -16,6 +16,7 @@ from mxsplicer.embedding import (
 )
 from mxsplicer.errors import InputError
 from mxsplicer.locks import held
+from mxsplicer.memory import give_back
 from mxsplicer.outcomes import note
 from mxsplicer.pipeline.analysis import analyse, split_result
 from mxsplicer.pipeline.beginning import begin, is_begun
@@ -100,8 +101,10 @@ def _make(work: Work) -> None:
                 entry.cells = None  # of millions of cells they are hundreds of megabytes
             with work.timed("embedding"):
                 join_blocks(work.result.embedded, slides=[slide.name for slide in work.slides])
+        give_back()
         analyse(work)
         gc.collect()  # an AnnData refers to itself
+        give_back()
     split_result(work.result, [slide.name for slide in work.slides], wanted=work.options.per_slide)
     work.result.embedded.unlink(missing_ok=True)
     if not (work.result.report.is_file() or work.options.only_cells):

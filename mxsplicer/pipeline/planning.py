@@ -23,7 +23,8 @@ from mxsplicer.splicer.encoders import make_encoder
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
 _SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
-_BYTES_TO_CLUSTER, _BYTES_PER_CELL = 1_150_000_000, 300  # with all libraries; of the tables, the markers' intensities
+_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE = 1_100_000_000, 830_000_000  # with all libraries and a sample of the cells
+_BYTES_PER_CELL = 240  # of the table and the names of the cells
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan_slides(
         n_cells=n_cells,
         n_features=n_features,
         disk_bytes=3 * z_bytes,
-        memory_bytes=max(memory_bytes, _bytes_to_cluster(n_cells)),
+        memory_bytes=max(memory_bytes, _bytes_after_encoder(n_cells, n_inputs, len(work.options.measure))),
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
         dominated_by=max(seconds, key=lambda stage: seconds[stage]),
         not_counted=(*not_counted, *([] if work.model else ["training"])),
@@ -124,15 +125,19 @@ def check_memory(work: Work) -> None:
     counted = [len(entry.cells) for entry in work.entries if entry.cells is not None]
     unmasked = [entry.slide for entry in work.entries if entry.given_mask is None]
     n_cells = sum(counted or (estimate_cells(slide, nuclear_marker=marker).n_cells for slide in unmasked))
-    needed = _bytes_to_cluster(n_cells)
+    n_markers = len(work.model.markers if work.model else work.slides[0].markers)
+    needed = _bytes_after_encoder(n_cells, n_markers, len(work.options.measure))
     if needed > limit:
-        of_cells = f" and of {n_cells:,} cells" if n_cells else ""
+        of_cells = f" and of {n_cells:,} cells in {n_markers} markers" if n_cells else ""
         msg = (
-            f"--max-memory {said_bytes(limit)} is too little: clusters and their map take {said_bytes(needed)}, of all "
-            f"libraries{of_cells}. Give at least that."
+            f"--max-memory {said_bytes(limit)} is too little: correlations and clusters take {said_bytes(needed)}, of "
+            f"all libraries{of_cells}. Give at least that."
         )
         raise InputError(msg)
 
 
-def _bytes_to_cluster(n_cells: int) -> int:
-    return _BYTES_TO_CLUSTER + n_cells * _BYTES_PER_CELL
+def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
+    table = n_cells * (_BYTES_PER_CELL + 4 * n_markers * (1 + n_measures))
+    # A piece of z; of the markers their ranks, and the light around each cell.
+    correlating = n_cells * (64 + 8 * n_markers)
+    return table + max(_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE + correlating)
