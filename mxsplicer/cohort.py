@@ -115,13 +115,23 @@ def shared_markers(panels: Sequence[Sequence[str]]) -> list[str]:
     return [marker for marker in panels[0] if all(marker in panel for panel in panels)]
 
 
+def every_marker(panels: Sequence[Sequence[str]]) -> list[str]:
+    """Return the markers that any panel has, in the order in which they come.
+
+    Examples
+    --------
+    >>> every_marker([["DAPI", "CD3e", "CD8a"], ["CD8a", "DAPI", "CD20"]])
+    ['DAPI', 'CD3e', 'CD8a', 'CD20']
+    """
+    return list(dict.fromkeys(marker for panel in panels for marker in panel))
+
+
 def said_panels(panels: Sequence[Sequence[str]]) -> str:
     """Return in words which markers slides share, and which of them only some have."""
     shared = shared_markers(panels)
-    every = list(dict.fromkeys(marker for panel in panels for marker in panel))
     partly = [
         f"{marker} ({sum(marker in panel for panel in panels)} of {len(panels)} slides)"
-        for marker in every
+        for marker in every_marker(panels)
         if marker not in shared
     ]
     return f"{len(shared)} markers are on all slides ({', '.join(shared)}); only on some are {', '.join(partly)}"

@@ -254,6 +254,17 @@ def test_panels_that_differ_are_told_and_the_shared_markers_trained_on(study, tm
     assert all(entry["selected"] for entry in open_result(result.path)["slides"])
     assert all(check.agrees for check in verify(result.path, n_cells=10, device="cpu").checks)
 
+    union = embed_slides(out=tmp_path / "union", options=replace(options, panel="union"), device="cpu")
+
+    cells = anndata.read_h5ad(union.cells)
+    assert list(cells.var_names) == [*one, "own"]
+    lacks = {"S1": "own", "S2": other[3]}
+    for slide, marker in lacks.items():
+        here = cells[cells.obs["slide"] == slide]
+        assert set(here.obs["missing_markers"]) == {marker}
+        assert not here[:, marker].X.any()
+    assert all(check.agrees for check in verify(union.path, n_cells=10, device="cpu").checks)
+
 
 def test_files_of_other_markers_or_the_same_cells_are_not_joined(tmp_path):
     def written(name, markers, cells):

@@ -14,6 +14,7 @@ import torch
 import zarr
 from skimage.segmentation import expand_labels
 
+from mxsplicer import report
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.pipeline import (
@@ -31,6 +32,7 @@ from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.panel import find_nuclear_marker
 from mxsplicer.slides.readers import open_slide
 from mxsplicer.slides.simulation import SimulatedSlide, simulate_slide
+from mxsplicer.splicer import training
 from mxsplicer.splicer.recipe import Recipe
 
 SMALL = {
@@ -235,10 +237,10 @@ def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, mon
     finals = ("patches.zarr", "run", "embedded.h5ad", "cells.h5ad", "report.html", "mxsplicer.json")
     steps = (
         (stages, "extract_patches"),
-        (stages, "train"),
+        (training, "train"),
         (composition, "join_blocks"),
         (analysis, "save_cells"),
-        (composition, "write_report"),
+        (report, "write_report"),
         (composition, "write_index"),
     )
 

@@ -27,6 +27,7 @@ from mxsplicer.cli.options import (
     NuclearMarker,
     NucleusDiameter,
     Overwrite,
+    Panel,
     PixelSize,
     Plan,
     Rename,
@@ -66,14 +67,7 @@ def embed(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    panel: Annotated[
-        str,
-        typer.Option(
-            metavar="same|shared",
-            help="Where panels differ, shared: take the markers that all slides have.",
-            rich_help_panel=INPUT,
-        ),
-    ] = "same",
+    panel: Panel = "same",
     mask: Annotated[
         list[str] | None,
         typer.Option(

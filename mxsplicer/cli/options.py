@@ -155,6 +155,15 @@ Dask = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Panel = Annotated[
+    str,
+    typer.Option(
+        metavar="same|shared|union",
+        help="Where slides differ in their markers: shared trains on those of all, union on those of any, and leaves "
+        "out what a slide lacks.",
+        rich_help_panel=MODEL,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=RUNNING)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=RUNNING)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import RUNNING, SCORES, Device, MaxMemory, Overwrite, takes_recipe
+from mxsplicer.cli.options import RUNNING, SCORES, Device, MaxMemory, Overwrite, Panel, takes_recipe
 from mxsplicer.splicer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ def train(
         list[Path],
         typer.Argument(
             metavar="PATCHES.zarr",
-            help="Stores of one panel, or files that tell how their extraction ended (--outcome).",
+            help="Stores, or files that tell how their extraction ended (--outcome).",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     *,
     recipe: Recipe,
+    panel: Panel = "same",
     device: Device = "auto",
     devices: Annotated[
         int | None,
@@ -91,6 +92,7 @@ def train(
             opened,
             out,
             recipe=recipe,
+            panel=panel,
             labels=_labels(opened, labels, label) if labels else None,
             device=device,
             devices=devices,

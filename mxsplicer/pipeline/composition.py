@@ -26,7 +26,6 @@ from mxsplicer.pipeline.options import Options, Running
 from mxsplicer.pipeline.planning import check_memory
 from mxsplicer.pipeline.stages import embed, make_masks
 from mxsplicer.pipeline.work import Work, mask_of, record
-from mxsplicer.report import write_report
 from mxsplicer.result import Result, failures, logged, open_images, write_index
 from mxsplicer.slides.location import absolute
 from mxsplicer.slides.slide import LazyImage, Slide
@@ -166,6 +165,8 @@ def write_result_report(
         Outlines (GeoJSON): the page is about the cells in them alone; of several slides a folder of files. Correlations
         and scores stay those of the cells that they were made of.
     """
+    from mxsplicer.report import write_report  # with Matplotlib and scikit-learn a second to load
+
     path = Path(path)
     if not (path / "cells.h5ad").is_file():
         msg = f"{path} holds no cells.h5ad: it is no finished result. Run `mxsplicer embed` first."

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mxsplicer.cohort import (
     Sample,
+    every_marker,
     read_cohort,
     said_panels,
     shared_markers,
@@ -77,7 +78,7 @@ def prepare(
     _check_tables(options, work.slides)
     find_device(running.device)
     if model is None:
-        options.recipe.components(work.slides[0].markers)  # raises where one of its names is none of theirs
+        options.recipe.components(every_marker([s.markers for s in work.slides]))  # raises where a name is none of them
     return work
 
 
@@ -134,7 +135,7 @@ def _opened(work: Work, name: str, sample: Sample) -> Entry:
             patch_px,
             slide.pixel_size_um,
             in_file=slide.markers_in_file,
-            fill_missing=options.fill_missing,
+            fill_missing=options.fill_missing or model.fills_missing,
         )
     if sample.labels is not None:
         if sample.mask is None:
@@ -156,12 +157,22 @@ def _agree(work: Work) -> None:
         differ = sorted(set(other.markers) ^ set(first.markers)) or ["the order"]
         msg = f"slides {first.name!r} and {other.name!r} differ in their markers: {', '.join(differ)}."
         if shared:
-            msg += f" Of {len(names)} slides, {said_panels(panels)}. To train on those of all, give --panel shared."
+            msg += (
+                f" Of {len(names)} slides, {said_panels(panels)}. To train on those of all, give --panel shared, on "
+                "those of any, --panel union."
+            )
         raise InputError(msg)
     if not shared:
         msg = f"no marker is on all {len(names)} slides: {', '.join(names[:5])}. Rename those that are the same."
         raise InputError(msg)
-    logger.warning("the panels of %d slides differ: %s. The model sees those of all.", len(names), said_panels(panels))
+    logger.warning(
+        "the panels of %d slides differ: %s. The model sees those of %s.",
+        len(names),
+        said_panels(panels),
+        "all" if work.options.panel == "shared" else "any",
+    )
+    if work.options.panel == "union":
+        return
     for entry in work.entries:
         entry.channels = entry.slide.channels_of(shared)
         entry.slide = select_channels(entry.slide, entry.channels)

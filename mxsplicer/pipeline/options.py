@@ -8,9 +8,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.slides.location import Location, absolute
 from mxsplicer.slides.panel import parse_renames
 from mxsplicer.slides.segmentation import knows_nuclei
+from mxsplicer.splicer.panels import PANELS
 from mxsplicer.splicer.recipe import Recipe
-
-PANELS = ("same", "shared")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Options:
     per_slide: bool = True  # of several slides, an AnnData of each too
     cohort: Path | None = None  # table of the slides; see mxsplicer.cohort
     fill_missing: bool = False  # markers of the model that a slide lacks are shown at their mean
-    panel: str = "same"  # or "shared": train on the markers that all slides have
+    panel: str = "same"  # or "shared", "union": train on the markers that all slides have, or any
     roi: Path | None = None  # outlines (GeoJSON): only cells in them; of several slides a folder of files
     groups: str | None = None
     baselines: bool = True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mxsplicer.cohort import (
     Sample,
+    every_marker,
 )
 from mxsplicer.embedding import (
     seconds_per_cell,
@@ -88,7 +89,10 @@ def plan_slides(
         memory_bytes = max(memory_bytes, plan.memory_bytes)
         for stage in ("measuring cells", "decoding tiles", "cutting patches"):
             seconds[stage] = seconds.get(stage, 0.0) + plan.seconds[stage]
-    n_markers, patch_px = len(work.slides[0].markers), choose_patch_px(work.slides[0], work.patch_size_um)
+    n_markers, patch_px = (
+        len(every_marker([slide.markers for slide in work.slides])),
+        choose_patch_px(work.slides[0], work.patch_size_um),
+    )
     recipe = work.options.recipe
     encoder = (
         work.model.encoder

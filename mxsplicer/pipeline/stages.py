@@ -23,7 +23,6 @@ from mxsplicer.splicer.batches import Normalization, measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.splicer.scales import has_own_scales
-from mxsplicer.splicer.training import train
 
 _CELLS_OF_SCALE = 2_000  # to measure a slide's own normalisation on
 
@@ -95,7 +94,7 @@ def embed(work: Work) -> None:
             sources,
             baselines=baselines,
             device=running.device,
-            fill_missing=work.options.fill_missing,
+            fill_missing=work.options.fill_missing or run.fills_missing,
             when_failing=lambda name, error: work.leave_out(entries[name], "embedding", error),
         )
 
@@ -148,8 +147,17 @@ def _cut(work: Work, entry: Entry, path: Path, n_cells: int) -> PatchStore:
 def _train(work: Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
     if path.exists():
         return load_run(path, encoder=recipe.encoder)
+    from mxsplicer.splicer.training import train  # with Lightning a second to load, which --model has no use for
+
     with work.timed("training" if path == work.result.run else f"training the baseline ({recipe.method})"):
-        return train(stores, path, recipe=recipe, device=work.running.device, max_bytes=work.running.max_bytes)
+        return train(
+            stores,
+            path,
+            recipe=recipe,
+            panel=work.options.panel,
+            device=work.running.device,
+            max_bytes=work.running.max_bytes,
+        )
 
 
 def _baselines(work: Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:

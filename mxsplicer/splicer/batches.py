@@ -38,7 +38,8 @@ class Normalization:
     ) -> Tensor:
         """Return patches (B, C, P, P) of any dtype as float32 on ``device``, normalised, channels last in memory.
 
-        Where ``regions`` (B, P, P) are given, only the cell itself is shown: all else is 0, the mean of the marker.
+        Where ``regions`` (B, P, P) are given, only the cell itself is shown: all else is 0, the mean of the marker. So
+        is NaN, which stands for a marker that the slide lacks.
         """
         raw = torch.from_numpy(_movable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
         low, high, mean, std = (values.to(device) for values in (self.low, self.high, self.mean, self.std))
@@ -47,7 +48,8 @@ class Normalization:
             if patches.dtype == np.uint16:
                 pixels = pixels.int().bitwise_and_(0xFFFF)
             x = torch.clamp(pixels.float(), low, high)
-            return x.sub_(low.clamp(max=0)).log1p_().sub_(mean).div_(std)
+            x = x.sub_(low.clamp(max=0)).log1p_().sub_(mean).div_(std)
+            return x.nan_to_num_(nan=0.0) if patches.dtype.kind == "f" else x
 
         if regions is None:
             return standardize(raw.contiguous()).movedim(-1, 1)
@@ -90,10 +92,12 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
         rows = np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False))
         patches, regions = store.read_rows(rows)
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
-        parts.append((patches, (regions != BACKGROUND) | patches.any(axis=1)))
+        lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
+        parts.append((patches, (regions != BACKGROUND) | lit))
     columns = []
     for channel in range(parts[0][0].shape[1]):  # one at a time: as floats all of them would be half a gigabyte
         pixels = np.concatenate([patches[:, channel][inside] for patches, inside in parts]).astype(np.float32)
+        pixels = pixels[~np.isnan(pixels)]  # of slides that lack the marker
         low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
         high = high if high > low else pixels.max()  # a marker of a few bright spots
         logs = np.log1p(np.clip(pixels, low, high, out=pixels) - min(low, np.float32(0)))

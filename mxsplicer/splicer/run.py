@@ -69,6 +69,11 @@ class Run:
         """Whether the encoder sees the pixels of the cell alone."""
         return bool(self.settings["surroundings"] == "hide")
 
+    @property
+    def fills_missing(self) -> bool:
+        """Whether it was trained on slides of which some lacked markers, and so knows of their absence."""
+        return bool(self.settings.get("panel") == "union")
+
     def normalize(
         self,
         patches: np.ndarray,

@@ -32,6 +32,7 @@ from mxsplicer.splicer.footprint import share_out, step_bytes, trial_views
 from mxsplicer.splicer.monitoring import Log, Measures, Watch, cut_log, last_results, measure, measures_at, write_table
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
+from mxsplicer.splicer.panels import known_markers, on_one_panel
 from mxsplicer.splicer.processes import find_processes, gather, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, save_run
@@ -51,6 +52,7 @@ def train(
     path: str | Path,
     *,
     recipe: Recipe | None = None,
+    panel: str = "same",
     labels: Sequence[Sequence[object]] | None = None,
     device: str = "auto",
     devices: int | None = None,
@@ -68,11 +70,15 @@ def train(
     Parameters
     ----------
     stores
-        Stores of one panel, patch size and pixel size.
+        Stores of one patch size and pixel size.
     path
         Run folder to create. Until training ends it lies in ``<path>.partial``, and the same call goes on there.
     recipe
         Objective, loss, encoder, views and all else that decides the outcome; by default the default one.
+    panel
+        Where slides differ in their markers, ``"shared"`` trains on those of all, and ``"union"`` on those of any: a
+        cell is left out of the loss of a component that shows a marker its slide lacks, and the encoder sees that
+        marker's mean. ``"same"`` refuses them.
     labels
         For each store one label per cell, None where there is none: a linear probe of them goes to the log, a few times
         in the training. Nothing is learned from them.
@@ -95,14 +101,16 @@ def train(
     """
     stores = [stores] if isinstance(stores, PatchStore) else list(stores)
     path = Path(path)
-    markers, patch_px, pixel_size_um = _agreement(stores)
     recipe = recipe or Recipe()
+    given, stores = _brought_together(stores, recipe, panel)
+    markers, patch_px, pixel_size_um = _agreement(given)
     processes = find_processes(devices, nodes)
-    given, stores = stores, on_one_scale(stores, seed=recipe.seed) if recipe.normalization == "slide" else stores
     batches = _batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     _check_free(path, overwrite=overwrite)
-    fabric = make_fabric(device, precision, processes, weights_rest=recipe.components_per_step is not None)
+    fabric = make_fabric(
+        device, precision, processes, weights_rest=recipe.components_per_step is not None or panel == "union"
+    )
     with launch(fabric, processes):
         epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
         common, varies = measure_normalization(given, seed=recipe.seed)
@@ -141,6 +149,7 @@ def train(
             "patch_size_um": stores[0].patch_size_um,
             "slides": [store.slide_name for store in stores],
             "n_cells": batches.n_cells,
+            **({} if panel == "same" else {"panel": panel}),
         }
         run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
         folder = _begin(fabric, path, run, overwrite=overwrite)
@@ -223,6 +232,9 @@ class _Fit:
         self.objective.at_step(step)
         sums: dict[str, Tensor] = {}
         for part in range(accumulate):
+            # Each process knows the whole batch, and so which markers the cells of the others have.
+            n = len(batch[0]) // accumulate
+            self.objective.at_cells(known_markers(batch[0][part * n : (part + 1) * n]))
             with self.fabric.no_backward_sync(self.model, enabled=part < accumulate - 1):
                 embedded = self.model(*self._views(batch, part, seed))
                 # Over the cells of all processes; of z no gradient is wanted, and only to be looked at.
@@ -279,6 +291,19 @@ def _numbered(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, B
                 step += 1
 
 
+def _brought_together(
+    stores: Sequence[PatchStore], recipe: Recipe, panel: str
+) -> tuple[list[PatchStore], list[PatchStore]]:
+    """Return the stores on one panel, and again with their slides on one scale, where that is wanted."""
+    given = on_one_panel(stores, panel)
+    if panel == "union" and recipe.width_rule != "equal":
+        msg = f"widths by {recipe.width_rule} need slides of one panel: leave out --width-rule, or give --panel shared."
+        raise InputError(msg)
+    if recipe.normalization == "common":
+        return given, given
+    return given, on_one_panel(on_one_scale(stores, seed=recipe.seed), panel)
+
+
 def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, float]:
     first = stores[0]
     for store in stores[1:]:
@@ -286,7 +311,8 @@ def _agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, floa
             differ = sorted(set(store.markers) ^ set(first.markers))
             msg = (
                 f"slides {first.slide_name!r} and {store.slide_name!r} differ in their markers"
-                f"{': ' + ', '.join(differ) if differ else ' in their order'}. One model needs one panel."
+                f"{': ' + ', '.join(differ) if differ else ' in their order'}. One model needs one panel: to train on "
+                "the markers that all have, give --panel shared, on those of any, --panel union."
             )
             raise InputError(msg)
         if store.patch_px != first.patch_px or abs(store.pixel_size_um / first.pixel_size_um - 1) > 0.05:

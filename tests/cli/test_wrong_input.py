@@ -268,7 +268,7 @@ def test_a_disk_that_fills_up_is_told_and_the_same_command_finishes(command, mon
     small = ["--patch-size-um", 8, "--epochs", 1, "--batch-size", 16, "--encoder-width", 4, "--chunk-width", 4]
     arguments = ["embed", write_slide(), "--mask", write_mask(), *small]
     with monkeypatch.context() as patched:
-        patched.setattr("mxsplicer.pipeline.stages.train", full)
+        patched.setattr("mxsplicer.splicer.training.train", full)
         outcome = command(*arguments)
 
     assert outcome.code == 2

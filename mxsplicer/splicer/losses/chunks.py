@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,17 +19,31 @@ class Chunks:
     losses: tuple[Loss, ...]
     weights: tuple[float, ...]
 
-    def __call__(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
+    def __call__(self, e_a: Tensor, e_b: Tensor, known: np.ndarray | None = None) -> dict[str, Tensor]:
         """Return the weighted terms of all losses for every chunk, (n,), of two embeddings (B, sum of D_i).
 
-        Chunks of one loss and width are computed together; a term that a chunk's loss does not have is 0.
+        Chunks of one loss and width are computed together; a term that a chunk's loss does not have is 0. Where
+        ``known`` (B, n) tells that not every row counts for each chunk, its terms are those of the rows that do, times
+        their share of the batch, so that a cell counts alike in all its chunks; those of fewer than two rows are 0.
         """
-        alike: dict[tuple[int, int], list[int]] = {}
+        alike: dict[tuple[int, int, bytes], list[int]] = {}
         for chunk, (loss, width) in enumerate(zip(self.losses, self.widths, strict=True)):
-            alike.setdefault((self.losses.index(loss), width), []).append(chunk)
+            rows = b"" if known is None or known[:, chunk].all() else known[:, chunk].tobytes()
+            alike.setdefault((self.losses.index(loss), width, rows), []).append(chunk)
         terms: dict[str, Tensor] = {}
-        for (first, width), members in alike.items():
-            of_these = per_chunk(self.losses[first], self._some(e_a, members, width), self._some(e_b, members, width))
+        for (first, width, rows), members in alike.items():
+            some_a, some_b = self._some(e_a, members, width), self._some(e_b, members, width)
+            share = 1.0
+            if rows:
+                counted = np.flatnonzero(np.frombuffer(rows, dtype=bool))
+                if len(counted) < 2:
+                    continue
+                share = len(counted) / len(e_a)
+                places = torch.from_numpy(counted).to(e_a.device)
+                some_a, some_b = some_a[places], some_b[places]
+            of_these = per_chunk(self.losses[first], some_a, some_b)
+            if rows:
+                of_these = {name: share * term for name, term in of_these.items()}
             if len(members) == len(self.widths):
                 terms = of_these
                 break

@@ -19,7 +19,7 @@ class Joint(Objective):
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss, (1,)."""
-        return self.whole(*e)
+        return self.whole(e[0], e[1])
 
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Return the two embeddings."""

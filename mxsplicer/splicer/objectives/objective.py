@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from mxsplicer.splicer.deconstruction import Component
@@ -76,6 +77,9 @@ class Objective(nn.Module):
 
     def at_step(self, step: int) -> None:
         """Give their turn to the components of a step, where not all are trained in each."""
+
+    def at_cells(self, known: np.ndarray | None) -> None:
+        """Learn which marker is on the slide of each cell of the batch, (B, C), before its terms; None: all are."""
 
     @abstractmethod
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:

@@ -25,7 +25,7 @@ class Sigma(Splicer):
 
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Return the whole embedding with each component."""
-        return [(e[0], component) for component in self.chunks.split(e[1])]
+        return self._of_known((e[0], component) for component in self.chunks.split(e[1]))
 
     def _components(self, view: Tensor, n_markers: int, e: Tensor) -> Tensor:
         return super()._components(view, n_markers, self._repeated(e))

@@ -3,6 +3,9 @@
 Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +33,7 @@ class Splicer(Objective):
             one_by_one=parts.components_per_step is not None,
         )
         self.at_step(0)
+        self.at_cells(None)
 
     def _chunks(self, parts: Parts) -> Chunks:
         return parts.chunks
@@ -53,6 +57,13 @@ class Splicer(Objective):
         n = len(self.parts.components)
         k = min(self.parts.components_per_step or n, n)
         self.turn = sorted((step * k + i) % n for i in range(k))
+
+    def at_cells(self, known: np.ndarray | None) -> None:
+        """Leave cells whose slide lacks a marker out of the terms of the components that show it."""
+        components = self.parts.components
+        self.known = (
+            None if known is None else np.stack([known[:, list(c.channels)].all(axis=1) for c in components], axis=1)
+        )
 
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z, its embedding (B, N), and that of all components of each further view, side by side (B, ΣD_i)."""
@@ -80,7 +91,14 @@ class Splicer(Objective):
 
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Return every chunk with its component."""
-        return list(zip(self.chunks.split(e[0]), self.chunks.split(e[1]), strict=True))
+        return self._of_known(zip(self.chunks.split(e[0]), self.chunks.split(e[1]), strict=True))
+
+    def _of_known(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return of every chunk and component the rows of cells whose slide has its markers, where they are two."""
+        if self.known is None:
+            return list(pairs)
+        some = [torch.from_numpy(np.flatnonzero(rows)) for rows in self.known.T]
+        return [(a[rows], b[rows]) if len(rows) > 1 else (a, b) for rows, (a, b) in zip(some, pairs, strict=True)]
 
     def _components(self, view: Tensor, n_markers: int, e: Tensor) -> Tensor:
         """Return the embeddings of components; of those whose turn it is not, what they would be held to, in ``e``."""
@@ -98,7 +116,7 @@ class Splicer(Objective):
     def _held(self, e: Tensor, e_components: Tensor) -> Terms:
         """Return the terms of every chunk: n / k times those of the k whose turn it is, so that the mean is the sum."""
         n, k = len(self.chunks.widths), len(self.turn)
-        terms = self.chunks(e, e_components)
+        terms = self.chunks(e, e_components, self.known)
         if k == n:
             return terms
         share = torch.zeros(n, device=e.device)
