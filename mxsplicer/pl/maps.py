@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import Collection, EllipseCollection
 from matplotlib.lines import Line2D
 
 from mxsplicer.errors import InputError
@@ -36,7 +36,7 @@ def embedding(
     basis
         Key of the map.
     legend
-        Name the categories, on the map itself where there are many.
+        Name the categories on the map itself, or show what the colours of numbers mean beside it.
     ax
         Where to draw; a new figure by default.
     seed
@@ -54,9 +54,10 @@ def embedding(
     order, style = _coloured(adata, color, seed)
     drawn = ax.scatter(points[order, 0], points[order, 1], s=size, linewidths=0, rasterized=True)
     drawn.set(**style)
-    values = adata.obs.get(color)
-    if legend and values is not None and not _is_number(values):
-        names, codes = _coded(values)
+    if legend and "array" in style:
+        _number_legend(adata, color, drawn, ax)
+    elif legend:
+        names, codes = _coded(adata.obs[color])
         for code, name in enumerate(names):
             if not (codes == code).any():
                 continue
@@ -88,7 +89,7 @@ def spatial(
     slide
         Which slide, where there are several.
     legend
-        Name the categories beside the map.
+        Name the categories beside the map, or show what the colours of numbers mean.
     ax
         Where to draw; a new figure by default.
     seed
@@ -112,9 +113,10 @@ def spatial(
     ax.add_collection(discs)
     bare(ax)
     scale_bar(ax, width_um=float(high[0] - low[0] + 20), inside=False)
-    values = adata.obs.get(color)
-    if legend and values is not None and not _is_number(values):
-        category_legend(ax, _names(values))
+    if legend and "array" in style:
+        _number_legend(adata, color, discs, ax)
+    elif legend:
+        category_legend(ax, _names(adata.obs[color]))
     return ax
 
 
@@ -126,6 +128,11 @@ def category_legend(ax: Axes, names: list[str]) -> None:
     ]
     columns = 1 + (len(names) - 1) // 24
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns, fontsize=9)
+
+
+def _number_legend(adata: AnnData, color: str, drawn: Collection, ax: Axes) -> None:
+    label = color if color in adata.obs else "log(1 + mean intensity)"
+    ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.03, pad=0.01, extend="both")
 
 
 def _coloured(adata: AnnData, color: str, seed: int) -> tuple[np.ndarray, dict[str, Any]]:

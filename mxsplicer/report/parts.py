@@ -243,7 +243,7 @@ def embedding(adata: AnnData) -> dict[str, Any] | None:
         if marker is None:
             ax.set_visible(False)
         else:
-            pl.embedding(few, color=marker, ax=ax)
+            pl.embedding(few, color=marker, legend=False, ax=ax)
             ax.set_title(_short(marker), fontsize=8, pad=2)
     by_marker = of_figure(
         figure, f"The same map {len(markers)} times, coloured by the intensity of one marker each.", dpi=130

@@ -37,6 +37,7 @@ def test_cells_are_drawn_by_category_marker_or_number(adata, draw, color):
 
     (points,) = axes.collections
     assert len(points.get_offsets()) == 40
+    assert len(axes.figure.axes) == (1 if color == "leiden" else 2)  # numbers have a scale beside them
 
 
 def test_cells_without_a_category_are_grey(adata):
