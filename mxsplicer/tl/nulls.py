@@ -97,7 +97,7 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
     spacing = np.sqrt(sum(float(np.prod(extent)) for extent in extents) / len(points))
     width = max(max(float(extent.max()) for extent in extents) * np.sqrt(len(rows)) / _MOST_BINS, 1.5 * spacing, 1e-9)
     farthest = max(float(np.hypot(*extent)) for extent in extents) + 2 * width
-    upper = [0.7 * spacing]
+    upper = [max(0.7 * spacing, 0.01 * width)]  # cells in a row, or one on each slide, have no area
     while upper[-1] < farthest:
         upper.append(upper[-1] * _RATIO)
     upper_um = np.array(upper)

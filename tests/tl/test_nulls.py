@@ -104,6 +104,24 @@ def test_any_cells_at_any_scale_give_p_values_between_zero_and_one(n, scale, off
     assert ((p >= 0) & (p <= 1)).all()
 
 
+@pytest.mark.parametrize(
+    ("points", "slides"),
+    [
+        ([[5, 5], [1, 2], [9, 3]], [0, 1, 2]),
+        ([[5, 5], [5, 5], [5, 5]], [0, 0, 0]),
+        ([[0, 7], [1, 7], [2, 7], [3, 7], [900, 7]], [0, 0, 0, 0, 0]),
+    ],
+    ids=["one on each slide", "all in one place", "in a row"],
+)
+def test_cells_without_an_area_give_p_values_too(points, slides):
+    rng = np.random.default_rng(0)
+    n = len(points)
+
+    p, _ = p_of_unrelated(np.array(points, float), rng.normal(size=(n, 2)), rng.normal(size=(n, 3)), np.array(slides))
+
+    assert ((p >= 0) & (p <= 1)).all()
+
+
 def test_the_variance_is_that_of_sliding_one_picture_over_the_other():
     side, n_fields = 40, 12
     rng = np.random.default_rng(4)
