@@ -9,7 +9,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 
 AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
-_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 16 << 20
+_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 32 << 20
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -44,7 +44,7 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
 def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield all columns as float32, some at a time (N, w); of what lies on disk each piece is read about once.
 
-    At most ``at_once`` columns come together, and fewer of many cells: about 16 MB. A file that holds whole rows
+    At most ``at_once`` columns come together, and fewer of many cells: about 32 MB. A file that holds whole rows
     together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
     """
     n, d = matrix.shape
