@@ -99,6 +99,13 @@ class Canvas:
                 return layer
         return None
 
+    def channels_seen(self) -> dict[str, Any]:
+        """Return the colormaps of the channels that are visible, by marker."""
+        state = self._state
+        mine = [one for one in self._viewer.layers if one.metadata.get(ROLE) == "marker" and one.visible]
+        mine = [one for one in mine if (one.metadata[STUDY], one.metadata[SLIDE]) == (state.study, state.slide)]
+        return {one.metadata[MARKER]: one.colormap for one in mine}
+
     def show_slide(self, name: str) -> bool:
         """Show a slide whose layers are there, and hide the others of the study; False where it has no layers."""
         study = self._state.study

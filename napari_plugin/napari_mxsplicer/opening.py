@@ -1,5 +1,6 @@
 """A result in a viewer with its panel: what `mxsplicer view` does, for scripts and notebooks."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 import mxsplicer
 from mxsplicer.errors import InputError
-from napari_mxsplicer.layers import LayerData, join, layers_of, map_layer, open_slide
+from napari_mxsplicer.layers import MARKER, LayerData, join, layers_of, map_layer, open_slide
 from napari_mxsplicer.study import Study, open_study
 from napari_mxsplicer.views import label_levels
 
@@ -107,8 +108,8 @@ class Adding:
     napari takes a tenth of a second for each layer, and a slide may have forty.
     """
 
-    def __init__(self, viewer: Any, tuples: list[LayerData]) -> None:
-        self._viewer, self._tuples = viewer, tuples
+    def __init__(self, viewer: Any, tuples: list[LayerData], *, below: Any = None) -> None:
+        self._viewer, self._tuples, self._below = viewer, tuples, below
         self._left = sorted(range(len(tuples)), key=lambda place: not self._is_seen(place))
         self._added: list[Any] = [None] * len(tuples)
 
@@ -125,7 +126,7 @@ class Adding:
         if not self._left or any(one not in layers for one in there[-1:]):
             return False
         place = self._left.pop(0)
-        above = next((one for one in self._added[place + 1 :] if one in layers), None)
+        above = next((one for one in [*self._added[place + 1 :], self._below] if one in layers), None)
         active, added = layers.selection.active, Layer.create(*self._tuples[place])
         layers.insert(len(layers) if above is None else layers.index(above), added)
         if active is not None and not self._is_seen(place):
@@ -133,8 +134,31 @@ class Adding:
         self._added[place] = added
         return True
 
+    @property
+    def left(self) -> list[LayerData]:
+        """Those that are not added yet."""
+        return [self._tuples[place] for place in self._left]
+
     def _is_seen(self, place: int) -> bool:
         return bool(self._tuples[place][1].get("visible", True))
+
+
+def as_before(tuples: list[LayerData], seen: Mapping[str, Any]) -> tuple[list[LayerData], dict[str, LayerData]]:
+    """Return the layers of a further slide that look like those of the one before, and its other channels by marker.
+
+    ``seen`` are the colormaps of the channels that are visible, by marker. napari takes ever longer for a layer the
+    more there are, so that of a cohort the others are added as they are asked for.
+    """
+    shown, others = [], {}
+    for data, options, kind in tuples:
+        marker = options["metadata"].get(MARKER)
+        if marker is None:
+            shown.append((data, options, kind))
+        elif marker in seen:
+            shown.append((data, options | {"visible": True, "colormap": seen[marker]}, kind))
+        else:
+            others[marker] = (data, options | {"visible": False, "colormap": "gray"}, kind)
+    return shown, others
 
 
 def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import warnings
@@ -226,21 +225,6 @@ def test_names_are_put_into_obs_and_nothing_else_of_the_table_changes(sample, tm
 def test_a_column_that_obs_cannot_have_is_refused(sample, column):
     with pytest.raises(InputError, match="column"):
         Annotations(open_study(sample)).give(column, np.array([1]), "x")
-
-
-@pytest.fixture
-def two_slides(sample, tmp_path):
-    """Return a result of two slides, whose ids are the same: half the cells of the sample are of another."""
-    folder = tmp_path / "two.mxs"
-    folder.mkdir()
-    index = json.loads((sample / "mxsplicer.json").read_text())
-    first = index["slides"][0]
-    index["slides"] = [first, first | {"name": "second"}]
-    (folder / "mxsplicer.json").write_text(json.dumps(index))
-    adata = anndata.read_h5ad(sample / "cells.h5ad")
-    adata.obs["slide"] = pd.Categorical(np.where(np.arange(adata.n_obs) % 2, "second", first["name"]))
-    adata.write_h5ad(folder / "cells.h5ad")
-    return folder
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import LayerData
-from napari_mxsplicer.opening import Adding, slide_layers
+from napari_mxsplicer.layers import MARKER, SLIDE, LayerData
+from napari_mxsplicer.opening import Adding, as_before, slide_layers
 from napari_mxsplicer.state import Painted, State
+from napari_mxsplicer.study import Study
 from napari_mxsplicer.widgets.base import Context, Later, choice
 from napari_mxsplicer.widgets.cells import CellsPart
 from napari_mxsplicer.widgets.correlations import Correlations
@@ -63,12 +64,15 @@ class Panel(QWidget):
             signal.connect(self._say)
         self.state.study_changed.connect(self._study_changed)
         self.state.painted_changed.connect(self._show_painted)
+        self.state.marker_changed.connect(self._add_channel)
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
         self.naming.columns_changed.connect(self._fill_paint)
         self.viewer.events.theme.connect(self._themed)
         self._warming = Newest(self.tell)
         self._adding: Adding | None = None
+        self._studied: Study | None = None
+        self._others: dict[str, dict[str, LayerData]] = {}  # channels by slide and marker that are not added yet
         self._next_layer = Later(self, 0, self._add_next)
         self._prepare = Later(self, 300, self.canvas.prepare)  # when the first picture is there
         self._opening_slide = Newest(self._slide_failed)
@@ -88,6 +92,10 @@ class Panel(QWidget):
 
     def add_layers(self, tuples: list[LayerData], *, at_once: bool = False) -> None:
         """Add layers: those that are seen now, the hidden ones one after the other while the viewer runs."""
+        for one in self._adding.left if self._adding is not None else []:  # of a slide that was left before all came
+            about = one[1]["metadata"]
+            if MARKER in about:
+                self._others.setdefault(about[SLIDE], {})[about[MARKER]] = one
         self._adding = Adding(self.viewer, tuples)
         self._adding.add_seen()
         if at_once:
@@ -129,12 +137,8 @@ class Panel(QWidget):
         column = QVBoxLayout(inner)
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(4)
-        row = QHBoxLayout()
-        row.addWidget(self.slides)
-        row.addWidget(self.paint, 1)
-        column.addWidget(self.sentence)
-        column.addWidget(self.told)
-        column.addLayout(row)
+        for one in (self.sentence, self.told, self.slides, self.paint):
+            column.addWidget(one)
         examples = Section("Pictures of cells", self.exemplars)
         examples.opened.connect(self.exemplars.refresh)
         self._opening = Section("Open", self.opening)
@@ -167,6 +171,8 @@ class Panel(QWidget):
 
     def _study_changed(self) -> None:
         study = self.state.study
+        if study is not self._studied:
+            self._studied, self._others = study, {}
         for section in self._sections:
             section.setVisible(study is not None)
         self._opening.unfold(study is None)
@@ -222,7 +228,17 @@ class Panel(QWidget):
 
     def _slide_opened(self, tuples: list[LayerData]) -> None:
         self.tell("")
-        self.add_layers(tuples)
+        shown, others = as_before(tuples, self.canvas.channels_seen())
+        self.add_layers(shown)
+        assert self.state.slide is not None
+        self._others[self.state.slide] = others
+        self._add_channel()
+
+    def _add_channel(self) -> None:
+        """Add the channel of the marker that is looked at, where its slide was opened without."""
+        found = self._others.get(self.state.slide or "", {}).pop(self.state.marker or "", None)
+        if found is not None:
+            Adding(self.viewer, [found], below=self.canvas.layer("cells") or self.canvas.layer("map")).add_next()
 
     def _slide_failed(self, message: str) -> None:
         self.tell(message)

@@ -4,7 +4,7 @@ import anndata
 import numpy as np
 import pytest
 from napari_mxsplicer.canvas import camera_of
-from napari_mxsplicer.layers import ROLE
+from napari_mxsplicer.layers import MARKER, ROLE, SLIDE
 from napari_mxsplicer.opening import open_in
 from npe2 import PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
@@ -119,6 +119,26 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
     assert not [layer for layer in other.layers if layer.metadata.get(ROLE) == "selection" and layer.visible]
     other.close()
     assert first.state.study is not None
+
+
+def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_are_asked_for(
+    viewer, two_slides, hands
+):
+    panel = open_in(viewer, two_slides)
+    state, names = panel.state, panel.state.study.slide_names
+    state.look_at("CD20")
+    panel.slides.setCurrentText(names[1])
+    panel.slides.activated.emit(1)
+    hands.wait_until(lambda: state.slide == names[1])
+
+    def channels():
+        return [one for one in viewer.layers if one.metadata.get(ROLE) == "marker" and one.metadata[SLIDE] == names[1]]
+
+    assert [(one.metadata[MARKER], one.visible) for one in channels()] == [("CD20", True)]
+    state.look_at("CD8a")
+    assert [(one.metadata[MARKER], one.visible) for one in channels()] == [("CD20", False), ("CD8a", True)]
+    order = [one.metadata.get(ROLE) for one in viewer.layers if one.metadata.get(SLIDE) == names[1]]
+    assert order.index("map") > max(place for place, role in enumerate(order) if role == "marker")
 
 
 def test_a_closed_panel_listens_to_nothing(viewer, sample):
