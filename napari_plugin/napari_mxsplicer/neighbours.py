@@ -9,12 +9,15 @@ import mxsplicer
 from napari_mxsplicer.study import Study
 
 
-def similar_rows(study: Study, row: int, *, n: int = 12) -> np.ndarray:
-    """Return the rows of the ``n`` cells most similar to a cell, nearest first, over all slides."""
+def similar_rows(study: Study, row: int, *, n: int = 12, among: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of the ``n`` cells most similar to a cell, nearest first.
+
+    They are of all slides, or of the cells for which ``among`` (N,) is true.
+    """
     with h5py.File(study.cells, "r") as file:
         adata = anndata.AnnData(
             obs=pd.DataFrame(index=pd.RangeIndex(study.n_cells).astype(str)),
             obsm={study.representation: file["obsm"][study.representation]},
         )
-        found = mxsplicer.tl.similar(adata, int(row), n=n, use_rep=study.representation)
+        found = mxsplicer.tl.similar(adata, int(row), n=n, use_rep=study.representation, among=among)
     return np.asarray(found["row"], dtype=np.int64)

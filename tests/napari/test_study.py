@@ -130,6 +130,8 @@ def test_similar_cells_do_not_hold_the_cell_itself(study):
     rows = similar_rows(study, 10, n=5)
     assert len(set(rows)) == 5
     assert 10 not in rows
+    some = np.arange(study.n_cells) % 5 == 1
+    assert some[similar_rows(study, 10, n=5, among=some)].all()
 
 
 def test_each_feature_stands_under_the_marker_it_follows_most(study):

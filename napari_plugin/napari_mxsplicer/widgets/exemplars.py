@@ -134,13 +134,12 @@ class CellPart(Part):
         state = self.state
         if state.study is None or state.picked is None:
             return
-        self.context.tell("Comparing all cells ...")
-        self.search.start(similar_rows, state.study, state.picked, done=self._found)
+        self.context.tell("Comparing the cells of this slide ...")  # which can be shown
+        self.search.start(similar_rows, state.study, state.picked, n=_SIMILAR, among=state.here, done=self._found)
 
     def _found(self, rows: np.ndarray) -> None:
-        here = int(self.state.here[rows].sum())
-        self.context.tell("" if here == len(rows) else f"{len(rows) - here} of {len(rows)} lie on other slides.")
-        self.state.mark(rows[:_SIMILAR])
+        self.context.tell("")
+        self.state.mark(rows)
 
     def _chosen(self, row: int) -> None:
         self.canvas.centre_on(row)

@@ -11,7 +11,7 @@ from mxsplicer.pl.colors import QUALITATIVE
 from napari_mxsplicer.widgets.theme import Theme
 
 _FAINT = 0.25  # opacity of a correlation that is not distinguishable from chance
-_ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 420  # height of a row as long as there are few; at least; of all rows
+_ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 480  # height of a row as long as there are few; at least; of all rows
 _STRIP = 0.7  # height, in rows, of the strip that tells which marker a feature follows most
 
 
