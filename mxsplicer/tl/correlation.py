@@ -323,13 +323,13 @@ def _mid_ranks(values: np.ndarray) -> np.ndarray:
 
 def _products(a: _Standard, b: _Standard) -> np.ndarray:
     """Return the mean product of standardised columns (A, B), which is their correlation."""
-    # Of the many columns the mean is taken off, and all else done to the sums: a and its copy are gone through often.
+    # Off all of a comes its mean alone, and the rest is done to the sums: a is gone through once for every few of b.
     out, sums = np.zeros((a.shape[1], b.shape[1])), np.zeros(b.shape[1])
     for part in slices(len(a)):  # float32 within a slice, float64 over them
         of_b = b[part]
         out += (a.values[part] - a.mean).T @ of_b
         sums += of_b.sum(axis=0, dtype=np.float64)
-    return np.clip((out - a.left[:, None] * sums) * a.scale[:, None] / len(a), -1, 1)
+    return np.asarray(np.clip((out - a.left[:, None] * sums) * a.scale[:, None] / len(a), -1, 1))
 
 
 def _largest_p(p: np.ndarray, rate: float) -> float:
