@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 
 from mxsplicer.errors import InputError
+from mxsplicer.memory import give_back
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
@@ -315,6 +316,7 @@ def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
     with h5py.File(path, "r") as file:
         read = {key: anndata.io.read_elem(file[key]) for key in ("X", "obs", "var", "varm", "layers", "uns")}
         obsm = {key: one if _is_wide(one) else anndata.io.read_elem(one) for key, one in file["obsm"].items()}
+        give_back()  # the table of millions of cells was there twice on its way
         yield anndata.AnnData(**read, obsm=obsm)
 
 

@@ -24,7 +24,7 @@ from mxsplicer.splicer.encoders import make_encoder
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
 _SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
-_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE = 1_100_000_000, 830_000_000  # with all libraries and a sample of the cells
+_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE = 1_200_000_000, 830_000_000  # with all libraries and a sample of the cells
 _BYTES_PER_CELL = 240  # of the table and the names of the cells
 
 

@@ -18,6 +18,7 @@ from anndata import AnnData
 from scipy.stats import rankdata
 
 from mxsplicer.errors import InputError
+from mxsplicer.memory import give_back
 from mxsplicer.progress import track
 from mxsplicer.slides.tiles import in_order
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
@@ -109,6 +110,7 @@ def correlate(
     left_out: list[str] = []
     markers = _prepare_markers(adata, left_out, seed)
     sample, folds = _sample(adata, max_cells, seed, left_out)
+    give_back()
     z_of_sample = np.empty((len(sample), z.shape[1]), dtype=np.float32)
     blocks = track(columns(z), "Correlating markers with features", total=count_blocks(z))
     work = partial(_correlate_block, markers, sample, z_of_sample)

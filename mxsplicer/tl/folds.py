@@ -8,6 +8,7 @@ from anndata import AnnData
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from mxsplicer.errors import InputError
+from mxsplicer.tl.rows import rows_by_slide
 
 LEFT_OUT = -1
 FEWEST_GROUPS = 3  # one to test, one to choose the regularisation, one to train
@@ -74,10 +75,8 @@ def fold_by_quadrant(adata: AnnData, *, guard_um: float) -> Folds:
     Two cells of different quadrants are at least ``guard_um`` apart in x or in y: patches of that size share no pixel.
     """
     points = np.asarray(adata.obsm["spatial"], dtype=np.float64)  # (N, 2): x, y in µm
-    slides = adata.obs["slide"].astype(str).to_numpy() if "slide" in adata.obs else np.zeros(adata.n_obs)
     of_cell = np.full(adata.n_obs, LEFT_OUT, dtype=np.int8)
-    for slide in np.unique(slides):
-        here = slides == slide
+    for here in rows_by_slide(adata).values():
         offset = points[here] - np.median(points[here], axis=0)
         right, below = (offset >= 0).T
         outside_band = (np.abs(offset) >= guard_um / 2).all(axis=1)
