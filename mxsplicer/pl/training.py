@@ -56,7 +56,7 @@ def losses(log: str | Path | pd.DataFrame, *, figure: Figure | None = None) -> F
         panel.plot(rows["step"], rows["loss"], color=colors.ABSENT, linewidth=0.7)
         smooth = rows["loss"].rolling(window, min_periods=1, center=True).median()
         panel.plot(rows["step"], smooth, color=colors.QUALITATIVE[0], linewidth=1.3)
-        panel.set_title(chunk, fontsize=8, pad=2)
+        panel.set_title(_short(chunk), fontsize=8, pad=2)
         panel.tick_params(labelsize=7, length=2)
         panel.spines[["top", "right"]].set_visible(False)
     if finite.size:
@@ -64,6 +64,11 @@ def losses(log: str | Path | pd.DataFrame, *, figure: Figure | None = None) -> F
     figure.supxlabel("step", fontsize=8)
     figure.supylabel("loss", fontsize=8)
     return figure
+
+
+def _short(chunk: str) -> str:
+    # The end says which part of the cell it is.
+    return chunk if len(chunk) <= 22 else f"{chunk[:10]}…{chunk[-11:]}"
 
 
 def last_losses(table: pd.DataFrame) -> pd.DataFrame:

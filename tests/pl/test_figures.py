@@ -159,3 +159,13 @@ def test_losses_have_a_panel_per_chunk_and_a_cut_line_is_passed_over(tmp_path):
 
     assert [panel.get_title() for panel in figure.axes if panel.get_visible()] == ["DAPI", "CD4"]
     assert last_losses(read_log(log)).loc["CD4"].tolist() == [19, 15]
+
+
+def test_a_long_chunk_s_name_fits_above_its_panel_with_its_end(tmp_path):
+    table = pd.DataFrame({"step": [1, 2], "chunk": "Cytoker_651((3356))Pr141 interior", "loss": [2.0, 1.0]})
+
+    title = pl.losses(table, figure=Figure()).axes[0].get_title()
+
+    assert len(title) <= 22
+    assert title.startswith("Cytoker_65")
+    assert title.endswith("41 interior")
