@@ -161,7 +161,7 @@ def test_losses_have_a_panel_per_chunk_and_a_cut_line_is_passed_over(tmp_path):
     assert last_losses(read_log(log)).loc["CD4"].tolist() == [19, 15]
 
 
-def test_a_long_chunk_s_name_fits_above_its_panel_with_its_end(tmp_path):
+def test_a_long_chunk_s_name_fits_above_its_panel_with_its_end():
     table = pd.DataFrame({"step": [1, 2], "chunk": "Cytoker_651((3356))Pr141 interior", "loss": [2.0, 1.0]})
 
     title = pl.losses(table, figure=Figure()).axes[0].get_title()
