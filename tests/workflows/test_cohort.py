@@ -33,7 +33,6 @@ def run(folder, *more):
         "samples": "samples.csv",
         "out": "study",
         "mxsplicer": f"{sys.executable} {folder}/killer.py",
-        "plan": "false",
         "patch_size_um": 8,
         "training_cells": 90,
         "train": SMALL,
@@ -63,6 +62,8 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert not (study / "cohort.mxs").exists()
     states = {item.name: item.state for item in status_of(study).items}
     assert (states["A"], states["C"], states["cohort"]) == ("done", "failed", "waiting")
+    plans = [json.loads((study / "slides" / name / "plan.json").read_text()) for name in "ABC"]
+    assert [plan and plan["memory_bytes"] > 0 for plan in plans] == [True, True, None]
     made = {file: file.stat().st_mtime_ns for file in study.rglob("*.json") if file.is_file()}
 
     again = run(tmp_path)
@@ -77,4 +78,5 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert "C.ome.tiff" in failed["C"]
     status = status_of(study)
     assert (status.state, {item.name: item.state for item in status.items}["C"]) == ("done", "failed")
-    assert "nothing to be done" in (run(tmp_path, "--dry-run").stdout + run(tmp_path, "--dry-run").stderr).lower()
+    anew = run(tmp_path, "--dry-run")
+    assert "nothing to be done" in (anew.stdout + anew.stderr).lower()
