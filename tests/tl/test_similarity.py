@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from mxsplicer import tl
 from mxsplicer.errors import InputError
 from mxsplicer.tl import rows as rows_module
+from mxsplicer.tl import similarity
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,14 @@ class BruteForce:
 def test_an_index_finds_the_nearest_with_their_distances(adata, metric, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=BruteForce))
     index = tl.index_cells(adata, metric=metric)
+    read = []
+    monkeypatch.setattr(similarity, "take", lambda z, rows: read.append(rows) or rows_module.take(z, rows))
 
     for among in (None, np.arange(500) % 3 == 0):
+        read.clear()
         found = tl.similar(adata, [1, 2, 3], n=10, index=index, among=among)
+
+        assert len(read) == 1  # of all three questions together: z may lie on the disk
 
         exact = tl.similar(adata, [1, 2, 3], n=10, metric=metric, among=among)
         assert found["row"].tolist() == exact["row"].tolist()
