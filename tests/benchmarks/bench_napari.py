@@ -3,6 +3,7 @@
 Run by hand, with napari and a screen::
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python tests/benchmarks/bench_napari.py [--cells 50000 1000000]
+    ... bench_napari.py --memory PX    # of 10,000 cells on a slide so many pixels wide, looked at in many places
 
 Cells are squares on a grid, ten pixels apart, with features drawn at random; each figure is the smallest of several.
 Other programs on the machine make all of them larger: the ratios between lines of one run are what can be relied on,
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import tifffile
 import zarr
 from anndata import AnnData
@@ -62,12 +64,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=[50_000, 1_000_000])
+    parser.add_argument("--memory", type=int, metavar="PX")
     options = parser.parse_args()
     application = Watched(sys.argv[:1])
     import napari
 
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1300, 900)
+    if options.memory:
+        measure_memory(viewer, options.memory)
+        viewer.close()
+        return
     for n in options.cells:
         side = round(n**0.5)
         values = np.random.default_rng(0).normal(size=(_TIMES + 1, side * side)).astype(np.float32)
@@ -184,6 +191,32 @@ def measure_panel(viewer: Any, side: int) -> None:
         viewer.window.remove_dock_widget(panel)
 
 
+def measure_memory(viewer: Any, width_px: int) -> None:
+    """Open a result of few cells on a slide, look at many places of it at full size, and tell the memory held."""
+    with TemporaryDirectory() as folder:
+        result = _write_result(Path(folder), 100, step=width_px // 100)
+        size = sum(path.stat().st_size for path in Path(folder).glob("*.tiff")) / 2**20
+        before = _resident()
+        panel = open_in(viewer, result)
+        _settle(lambda: not panel._warming.is_busy)
+        for place in np.random.default_rng(5).uniform(0.1, 0.9, (60, 2)) * width_px / 2:  # pixels are 0.5 µm
+            viewer.scene.camera.center, viewer.scene.camera.zoom = tuple(place), 2.0
+            QApplication.processEvents()
+            viewer.screenshot(flash=False)
+        held = _resident() - before
+        pixels = width_px**2 * (4 + 2 * len(_MARKERS)) / 2**20
+        sys.stdout.write(
+            f"10,000 cells on {width_px:,} x {width_px:,} pixels: {pixels:,.0f} MB of pixels, {size:,.0f} MB of files; "
+            f"the process holds {held:,.0f} MB more than before\n"
+        )
+        panel.disconnect_all()
+
+
+def _resident() -> float:
+    """Return the memory that this process holds, in MB."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
 def _settle(done: Callable[[], bool], *, seconds: float = 120, after: float = 0.4) -> None:
     """Let Qt work until something is done, and a little longer."""
     until, end = time.monotonic() + after, time.monotonic() + seconds
@@ -192,9 +225,9 @@ def _settle(done: Callable[[], bool], *, seconds: float = 120, after: float = 0.
         time.sleep(0.002)
 
 
-def _write_result(folder: Path, side: int) -> Path:
+def _write_result(folder: Path, side: int, *, step: int = _STEP_PX) -> Path:
     """Write a result of cells on a grid, whose tables and images are as large as real ones of as many cells."""
-    n, rng, levels = side * side, np.random.default_rng(4), _pyramid(_labels(side).astype(np.uint32))
+    n, rng, levels = side * side, np.random.default_rng(4), _pyramid(_labels(side, step=step).astype(np.uint32))
     stacks = [np.stack([(level % (11 * k + 7)).astype(np.uint16) for k in range(len(_MARKERS))]) for level in levels]
     for name, pages, axes in (("mask", levels, "YX"), ("image", stacks, "CYX")):
         with tifffile.TiffWriter(folder / f"{name}.ome.tiff", bigtiff=True, ome=True) as file:
@@ -210,8 +243,8 @@ def _write_result(folder: Path, side: int) -> Path:
             {
                 "cell_id": np.arange(1, n + 1, dtype=np.uint32),
                 "slide": pd.Categorical(["slide"] * n),
-                "x_px": x * _STEP_PX + 4.5,
-                "y_px": y * _STEP_PX + 4.5,
+                "x_px": x * step + 4.5,
+                "y_px": y * step + 4.5,
             },
             index=pd.RangeIndex(n).astype(str),
         ),
@@ -252,10 +285,10 @@ def measure_napari_itself(viewer: Any, side: int) -> None:
     _say("recolour, the call", _best(recolour, times=2))
 
 
-def _labels(side: int) -> np.ndarray:
-    labels = np.zeros((side * _STEP_PX,) * 2, dtype=np.int32)
+def _labels(side: int, *, step: int = _STEP_PX) -> np.ndarray:
+    labels = np.zeros((side * step,) * 2, dtype=np.int32)
     ids = np.arange(1, side * side + 1, dtype=np.int32).reshape(side, side)
-    tiles = labels.reshape(side, _STEP_PX, side, _STEP_PX)
+    tiles = labels.reshape(side, step, side, step)
     tiles[:, 1:9, :, 1:9] = ids[:, None, :, None]
     return labels
 
