@@ -72,8 +72,13 @@ def take(viewer: napari.Viewer, name: str) -> None:
     picture = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
     height = round(1000 * picture.shape[0] / picture.shape[1])
     small = Image.fromarray(picture).resize((1000, height), Image.Resampling.LANCZOS)
-    # 256 colours look the same here and compress better; all that occur are covered, so that legends stay true.
-    few = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # 256 colours look the same here and compress better: most are taken by area, so that the greys of the window stay
+    # grey, the others so that all that occur are covered and legends stay true.
+    by_area = small.quantize(128, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * 128]
+    covering = small.quantize(128, method=Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 128]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(by_area + covering)
+    few = small.quantize(palette=palette, dither=Image.Dither.NONE)
     few.save(Path(__file__).with_name(name), optimize=True)
 
 

@@ -37,7 +37,7 @@ from qtpy.QtWidgets import QApplication
 from mxsplicer.result import write_features
 
 _STEP_PX = 10  # from cell to cell; a cell is 8 by 8
-_TIMES = 5
+_TIMES, _MANY = 5, 20
 _FEATURES = 8
 _MARKERS = ("DAPI", "CD3", "CD20", "CK")
 
@@ -115,9 +115,9 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
         viewer.screenshot(flash=False)
 
     on_the_screen()
-    bare = _best(lambda: viewer.screenshot(flash=False))
+    bare = _best(lambda: viewer.screenshot(flash=False), times=_MANY)
     _say("recolour, the call", _best(recolour))
-    _say("recolour, to pixels on the screen", _best(on_the_screen) - bare)
+    _say("recolour, to pixels on the screen", _best(on_the_screen, times=_MANY) - bare)
     tile, table = np.random.default_rng(0).integers(0, side * side, (900, 1300), dtype=np.int32), paint.table
     _say("  of which one np.take over the canvas", _best(lambda: np.take(table, tile)))
 
