@@ -13,7 +13,7 @@ from mxsplicer.tl.rows import representation
 def harmonize(
     adata: AnnData, *, batch: str = "slide", use_rep: str = "X_splicer", key_added: str = "X_harmony", seed: int = 0
 ) -> None:
-    """Take out of a representation what tells batches apart, through ``scanpy.external.pp.harmony_integrate``.
+    """Take out of a representation what tells batches apart, as ``scanpy.external.pp.harmony_integrate`` does.
 
     It needs the package harmonypy, and all of the representation in memory. What is biology and differs between batches
     goes too: use it where batches should be alike.
@@ -39,11 +39,12 @@ def harmonize(
     if find_spec("harmonypy") is None:
         msg = "Harmony needs the package harmonypy, which is not installed: pip install harmonypy."
         raise InputError(msg)
-    import scanpy.external as sce
+    import harmonypy
 
     z = np.asarray(representation(adata, use_rep)[...], dtype=np.float64)
-    alone = AnnData(obs=adata.obs[[batch]].astype(str), obsm={"z": z})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scanpy and harmonypy tell of their own future
-        sce.pp.harmony_integrate(alone, batch, basis="z", adjusted_basis="z_adjusted", random_state=seed)
-    adata.obsm[key_added] = np.asarray(alone.obsm["z_adjusted"], dtype=np.float32)
+        warnings.simplefilter("ignore")  # harmonypy tells of its own future
+        corrected = harmonypy.run_harmony(z, adata.obs[[batch]].astype(str), batch, random_state=seed).Z_corr
+    # Cells are its columns until version 1, and its rows since, where scanpy.external still turns them.
+    corrected = np.asarray(corrected if len(corrected) == len(z) else corrected.T, dtype=np.float32)
+    adata.obsm[key_added] = corrected
