@@ -21,6 +21,10 @@ _AT_ONCE = 16  # fields
 _NEAR = 3  # bins: pairs closer than this are taken one by one, for on the raster their distance is not known well
 _PAIRS = 200_000  # that are looked at for near distances; of far ones all are
 _RATIO = 1.3  # of the distances that limit a class of pairs
+# Of one slide's longest distance, as for variograms. How alike pairs further apart are is known too badly, since the
+# mean of the same cells was taken off: with them, fields alike over a fifth of the slide are called significant half as
+# often as they should be. Of several slides whole ones may differ, so there all pairs count.
+_REACH = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +37,15 @@ class PairClasses:
         Number of cells.
     n_pairs
         Ordered pairs of different cells in each class (K,), estimated for near classes.
+    counted
+        Share of each class that counts for the null (K,): 0 beyond half of a single slide's longest distance.
     upper_um
         Distance up to which a pair belongs to each class (K,), in the unit of the points.
     """
 
     n_cells: int
     n_pairs: np.ndarray
+    counted: np.ndarray
     upper_um: np.ndarray
     near: "_NearPairs"
     rasters: tuple["_Raster", ...]
@@ -66,7 +73,7 @@ class PairClasses:
             Autocovariances (A, K) and (B, K).
         """
         # Each cell with itself, and every pair. Below that of independent cells the variance is not believed.
-        variance = 1 + (of_a * (self.n_pairs / self.n_cells)) @ of_b.T
+        variance = 1 + (of_a * (self.n_pairs * self.counted / self.n_cells)) @ of_b.T
         return np.asarray(np.clip(self.n_cells / np.maximum(variance, 1.0), 3.0, self.n_cells))
 
 
@@ -96,7 +103,8 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
     extents = [np.ptp(points[some], axis=0) for some in rows]
     spacing = np.sqrt(sum(float(np.prod(extent)) for extent in extents) / len(points))
     width = max(max(float(extent.max()) for extent in extents) * np.sqrt(len(rows)) / _MOST_BINS, 1.5 * spacing, 1e-9)
-    farthest = max(float(np.hypot(*extent)) for extent in extents) + 2 * width
+    longest = max(float(np.hypot(*extent)) for extent in extents)
+    farthest = longest + 2 * width
     upper = [max(0.7 * spacing, 0.01 * width)]  # cells in a row, or one on each slide, have no area
     while upper[-1] < farthest:
         upper.append(upper[-1] * _RATIO)
@@ -110,7 +118,10 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
         near.append(_draw_near_pairs(some, bins, raster.shape, max(1, _PAIRS * len(some) // len(points)), rng))
     pairs = _NearPairs.joined(near, points, upper_um)
     n_pairs = pairs.n_pairs(len(upper_um)) + sum(raster.n_pairs for raster in rasters)
-    return PairClasses(len(points), n_pairs, upper_um, pairs, tuple(rasters))
+    lower_um = np.concatenate([[0.0], upper_um[:-1]])
+    reach = _REACH * longest if len(rows) == 1 else np.inf
+    counted = np.clip((min(reach, upper_um[-1]) - lower_um) / (upper_um - lower_um), 0, 1)
+    return PairClasses(len(points), n_pairs, counted, upper_um, pairs, tuple(rasters))
 
 
 @dataclass(frozen=True, eq=False)
