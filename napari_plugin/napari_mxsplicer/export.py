@@ -59,7 +59,8 @@ def write_picture(state: State, path: Path) -> None:
         left.set_title(f"{state.map_name}, {state.map_of}")
     if study.spatial_um is not None:
         mxsplicer.pl.spatial(_cells_as_painted(state), color=state.painted.title, ax=right)
-        right.set_title(state.painted.title)
+        selected = "" if state.selection is None else f", {len(state.selection):,} selected cells"
+        right.set_title(state.painted.title + selected)
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
         msg = f"{path.name} has no ending that a picture can have: give .png, .svg or .pdf."
         raise InputError(msg)
@@ -67,16 +68,23 @@ def write_picture(state: State, path: Path) -> None:
 
 
 def _cells_as_painted(state: State) -> Any:
-    """Return the cells of the slide that have a value, as an AnnData with the column that is painted."""
+    """Return the cells of the slide that have a value, as an AnnData with the column that is painted.
+
+    Where cells are selected, these alone have a category or are there at all.
+    """
     from anndata import AnnData
 
     study, painted = state.study, state.painted
     assert study is not None
     assert painted is not None
     rows = state.rows[np.isfinite(state.values[state.rows])]
+    chosen = np.ones(len(rows), dtype=bool) if state.selection is None else np.isin(rows, state.selection)
     values: Any = state.values[rows]
     if state.categories:
-        values = pd.Categorical.from_codes(values.astype(int), categories=pd.Index(state.categories))
+        codes = np.where(chosen, values, -1).astype(int)
+        values = pd.Categorical.from_codes(codes, categories=pd.Index(state.categories))
+    else:
+        rows, values = rows[chosen], values[chosen]
     obs = pd.DataFrame({painted.title: values}, index=rows.astype(str))
     if "area_um2" in study.obs_names:
         obs["area_um2"] = study.column("area_um2")[rows]

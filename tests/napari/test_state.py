@@ -82,8 +82,11 @@ def test_the_map_is_written_as_a_table(state, tmp_path):
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_picture_is_written(state, tmp_path, ending):
     state.paint(Painted("feature", "3") if ending == "png" else Painted("column", "lineage"))
+    state.select(np.arange(0, state.study.n_cells, 2))
     write_picture(state, tmp_path / f"picture.{ending}")
     assert (tmp_path / f"picture.{ending}").stat().st_size > 10_000
+    if ending == "svg":
+        assert f"{len(state.selection)} selected cells" in (tmp_path / "picture.svg").read_text()
     with pytest.raises(InputError, match="no ending"):
         write_picture(state, tmp_path / "picture.doc")
 

@@ -135,10 +135,8 @@ class Panel(QWidget):
         self.tell("")
         inner = QWidget()
         column = QVBoxLayout(inner)
-        column.setContentsMargins(6, 6, 6, 6)
+        column.setContentsMargins(6, 0, 6, 6)
         column.setSpacing(4)
-        for one in (self.sentence, self.told, self.slides, self.paint):
-            column.addWidget(one)
         examples = Section("Pictures of cells", self.exemplars)
         examples.opened.connect(self.exemplars.refresh)
         self._opening = Section("Open", self.opening)
@@ -159,9 +157,16 @@ class Panel(QWidget):
         area.setWidget(inner)
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        above = QVBoxLayout()  # always seen, wherever the rest is scrolled to
+        above.setContentsMargins(6, 6, 6, 2)
+        above.setSpacing(4)
+        for one in (self.sentence, self.told, self.slides, self.paint):
+            above.addWidget(one)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
+        outer.setSpacing(0)
+        outer.addLayout(above)
+        outer.addWidget(area, 1)
         self.setMinimumWidth(_WIDTH_PX)
 
     def _themed(self, event: Any = None) -> None:

@@ -103,7 +103,7 @@ def test_layers_of_others_are_left_alone(viewer, sample):
 
 
 def test_removing_its_layers_empties_the_panel(viewer, sample):
-    panel = open_in(viewer, sample)
+    panel = open_in(viewer, sample, at_once=False)
     viewer.layers.clear()
     assert panel.state.study is None
     assert "Open a result" in panel.sentence.text()
@@ -112,8 +112,8 @@ def test_removing_its_layers_empties_the_panel(viewer, sample):
 def test_two_viewers_do_not_mix(viewer, sample, qapp):
     import napari
 
-    first, other = open_in(viewer, sample), napari.Viewer(show=False)
-    second = open_in(other, sample)
+    first, other = open_in(viewer, sample, at_once=False), napari.Viewer(show=False)
+    second = open_in(other, sample, at_once=False)
     first.state.select(np.arange(5))
     assert second.state.selection is None
     assert not [layer for layer in other.layers if layer.metadata.get(ROLE) == "selection" and layer.visible]
@@ -124,7 +124,7 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
 def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_are_asked_for(
     viewer, two_slides, hands
 ):
-    panel = open_in(viewer, two_slides)
+    panel = open_in(viewer, two_slides, at_once=False)
     state, names = panel.state, panel.state.study.slide_names
     state.look_at("CD20")
     panel.slides.setCurrentText(names[1])
@@ -145,7 +145,7 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
     theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
     camera, active = (len(one.callbacks) for one in (camera_of(viewer).events, viewer.layers.selection.events.active))
-    panel = open_in(viewer, sample)
+    panel = open_in(viewer, sample, at_once=False)
     state = panel.state
     viewer.window.remove_dock_widget(panel)
     assert len(viewer.mouse_move_callbacks) == moves
