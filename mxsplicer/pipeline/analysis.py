@@ -23,6 +23,7 @@ from mxsplicer.embedding import (
     save_cells,
 )
 from mxsplicer.errors import InputError
+from mxsplicer.memory import give_back
 from mxsplicer.pipeline.options import Options
 from mxsplicer.pipeline.work import Work, record
 from mxsplicer.result import Result, write_features
@@ -100,6 +101,7 @@ def interpret(
             basis = "X_harmony"
     with timed("correlation and clusters"):
         tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
+        give_back()
         tl.cluster(adata, use_rep=basis, seed=options.seed)
         tl.name_clusters(adata)
     if adata.obs["slide"].nunique() > 1:

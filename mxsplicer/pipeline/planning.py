@@ -143,5 +143,5 @@ def check_memory(work: Work) -> None:
 def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
     table = n_cells * (_BYTES_PER_CELL + 4 * n_markers * (1 + n_measures))
     # A piece of z; of the markers their ranks, and the light around each cell.
-    correlating = n_cells * (64 + 8 * n_markers)
+    correlating = n_cells * (40 + 6 * n_markers)
     return table + max(_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE + correlating)

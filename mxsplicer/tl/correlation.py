@@ -308,8 +308,9 @@ def _ranked(values: np.ndarray, vary: np.ndarray) -> _Standard:
 def _mid_ranks(values: np.ndarray) -> np.ndarray:
     """Return ranks, ties sharing their mean; of many cells to within 1/512 of their number.
 
-    Cells whose values fall into the same of 65,536 equal steps share a rank, unless a step holds more than 1/256 of
-    the cells that are not all alike: then all are sorted. Spearman's rho is off by less than 2e-5 of itself.
+    Cells whose values fall into the same of 65,536 equal steps share a rank. Where a step holds more than 1/256 of the
+    cells that are not all alike, the steps end at the values of every so-manieth cell instead, and hold about as many
+    cells each, beside those that are alike. Spearman's rho is off by less than 2e-5 of itself.
     """
     if len(values) <= _CODES:
         return np.asarray(rankdata(values))
@@ -319,8 +320,11 @@ def _mid_ranks(values: np.ndarray) -> np.ndarray:
     for code in np.flatnonzero(counts > len(values) / _CROWDED):
         together = values[codes == code]
         if together.min() < together.max():
-            return np.asarray(rankdata(values))
-    return np.asarray((np.cumsum(counts) - counts / 2)[codes])
+            ends = np.unique(values[:: len(values) // (_CODES - 1) + 1])
+            codes = np.searchsorted(ends, values).astype(np.uint16)
+            counts = np.bincount(codes, minlength=_CODES)
+            break
+    return np.asarray((np.cumsum(counts) - counts / 2).astype(np.float32)[codes])
 
 
 def _products(a: _Standard, b: _Standard) -> np.ndarray:
