@@ -124,7 +124,7 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
 def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_are_asked_for(
     viewer, two_slides, hands
 ):
-    panel = open_in(viewer, two_slides, at_once=False)
+    panel = open_in(viewer, two_slides)
     state, names = panel.state, panel.state.study.slide_names
     state.look_at("CD20")
     panel.slides.setCurrentText(names[1])
