@@ -144,7 +144,7 @@ def test_a_dask_cluster_measures_the_same_cells_though_a_worker_is_killed(whole,
     slide, mask, cells, _ = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=1)
 
-    there = measure_cells(dying, mask, tile_px=128, executor=scheduler)
+    there = measure_cells(dying, mask, tile_px=256, executor=scheduler)
 
     assert victims.read_text() == "x"
     assert there.fingerprint() == cells.fingerprint()
