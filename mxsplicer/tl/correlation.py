@@ -285,12 +285,13 @@ def _correlate_block(
     """Return all that is wanted of some features (w), the last axis being theirs, and keep them of the sample."""
     some, raw = block
     z_of_sample[:, some] = raw[sample]
-    z = _Standard.of(raw, "the representation")
-    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, z.vary)), "vary": z.vary[None]}
+    standard = _Standard.of(raw, "the representation")
+    z, vary = standard[:], standard.vary
+    out = {"r": _products(markers.x, z), "rho": _products(markers.ranks, _ranked(raw, vary)), "vary": vary[None]}
     if markers.light is not None:
         out["light_r"] = _products(markers.light, z)
     if markers.pairs is not None and markers.autocovariance is not None:
-        out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z[:]))
+        out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z))
     return out
 
 
@@ -327,8 +328,8 @@ def _mid_ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((np.cumsum(counts) - counts / 2).astype(np.float32)[codes])
 
 
-def _products(a: _Standard, b: _Standard) -> np.ndarray:
-    """Return the mean product of standardised columns (A, B), which is their correlation."""
+def _products(a: _Standard, b: _Standard | np.ndarray) -> np.ndarray:
+    """Return the mean product of columns and of standardised ones (N, B), which is their correlation (A, B)."""
     # Off all of a comes its mean alone, and the rest is done to the sums: a is gone through once for every few of b.
     out, sums = np.zeros((a.shape[1], b.shape[1])), np.zeros(b.shape[1])
     for part in slices(len(a)):  # float32 within a slice, float64 over them
