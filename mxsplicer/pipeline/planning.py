@@ -24,7 +24,7 @@ from mxsplicer.splicer.encoders import make_encoder
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
 _SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
-_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE = 1_200_000_000, 830_000_000  # with all libraries and a sample of the cells
+_BYTES_TO_REPORT, _BYTES_TO_CORRELATE = 1_100_000_000, 870_000_000  # with all libraries and a sample of the cells
 _BYTES_PER_CELL = 240  # of the table and the names of the cells
 
 
@@ -142,6 +142,7 @@ def check_memory(work: Work) -> None:
 
 def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
     table = n_cells * (_BYTES_PER_CELL + 4 * n_markers * (1 + n_measures))
+    reporting = _BYTES_TO_REPORT + n_cells * 105  # clusters take less
     # A piece of z; of the markers their ranks, and the light around each cell.
-    correlating = n_cells * (40 + 6 * n_markers)
-    return table + max(_BYTES_TO_CLUSTER, _BYTES_TO_CORRELATE + correlating)
+    correlating = _BYTES_TO_CORRELATE + n_cells * (40 + 6 * n_markers)
+    return table + max(reporting, correlating)
