@@ -100,7 +100,7 @@ def interpret(
             harmonize(adata, batch=obs_name(options.harmony), use_rep=use_rep, seed=options.seed)
             basis = "X_harmony"
     with timed("correlation and clusters"):
-        tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation")
+        tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation", lean=True)
         give_back()
         tl.cluster(adata, use_rep=basis, seed=options.seed)
         tl.name_clusters(adata)

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 
 AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
-_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 32 << 20
+_COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -41,14 +41,14 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]]:
+def columns(matrix: Any, at_once: int = 16, *, lean: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield all columns as float32, some at a time (N, w); of what lies on disk each piece is read about once.
 
-    At most ``at_once`` columns come together, and fewer of many cells: about 32 MB. A file that holds whole rows
-    together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
+    At most ``at_once`` columns come together, and fewer of many cells: about 64 MB, where ``lean`` 16 MB. A file that
+    holds whole rows together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
     """
     n, d = matrix.shape
-    group, width = _widths(matrix, at_once)
+    group, width = _widths(matrix, at_once, lean)
     on_disk = not isinstance(matrix, np.ndarray)
     read = np.empty((n, min(group, d)), dtype=np.float32) if on_disk else matrix
     for first in range(0, d, group):
@@ -62,18 +62,18 @@ def columns(matrix: Any, at_once: int = 16) -> Iterator[tuple[slice, np.ndarray]
             yield some, np.array(read[:, some.start - start : some.stop - start], dtype=np.float32)
 
 
-def count_blocks(matrix: Any, at_once: int = 16) -> int:
+def count_blocks(matrix: Any, at_once: int = 16, *, lean: bool = False) -> int:
     """Return how often :func:`columns` yields."""
     d = matrix.shape[1]
-    group, width = _widths(matrix, at_once)
+    group, width = _widths(matrix, at_once, lean)
     return sum(-(-min(group, d - first) // width) for first in range(0, d, group))
 
 
-def _widths(matrix: Any, at_once: int) -> tuple[int, int]:
+def _widths(matrix: Any, at_once: int, lean: bool) -> tuple[int, int]:
     """Return how many columns are read together, and how many of them are yielded together."""
     n, d = matrix.shape
     chunks = getattr(matrix, "chunks", None)
-    width = max(1, min(at_once, _BLOCK_BYTES // (4 * max(n, 1))))
+    width = max(1, min(at_once, _BLOCK_BYTES // (4 if lean else 1) // (4 * max(n, 1))))
     if isinstance(matrix, np.ndarray):
         return d, width
     if chunks is not None and chunks[1] < d:

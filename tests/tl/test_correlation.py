@@ -43,6 +43,16 @@ def test_slices_of_any_size_give_the_same(cells, monkeypatch):
     np.testing.assert_allclose(adata.varm["by_slices"], adata.varm["splicer_correlation"], atol=1e-6)
 
 
+def test_without_copies_of_the_markers_the_correlations_are_the_same(cells):
+    adata, lean = cells(300), cells(300)
+    tl.correlate(adata)
+    tl.correlate(lean, lean=True)
+
+    assert set(adata.varm) == set(lean.varm)
+    for name in adata.varm:
+        np.testing.assert_allclose(lean.varm[name], adata.varm[name], atol=2e-6)
+
+
 def test_large_offsets_do_not_spoil_the_correlation(cells):
     adata = cells(500)
     adata.obsm["X_shifted"] = adata.obsm["X_splicer"] + np.float32(1000)
