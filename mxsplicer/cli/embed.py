@@ -67,7 +67,6 @@ def embed(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    panel: Panel = "same",
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,6 +135,7 @@ def embed(
             rich_help_panel=PATCHES,
         ),
     ] = False,
+    panel: Panel = "same",
     model: Annotated[
         Path | None,
         typer.Option(help="Run folder of a trained model; trained here by default.", rich_help_panel=MODEL),
