@@ -36,7 +36,7 @@ _NUCLEAR = (
     r"^hh?3k\d",
     "draq5|sytox",
     "^ir19[13]|19[13]ir",
-    "nucle",
+    "nucle|^nuc$",
 )
 
 

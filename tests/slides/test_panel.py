@@ -225,6 +225,7 @@ def test_repeated_names_are_kept_apart_and_others_stay(names):
         (["H3", "CD99"], "H3"),
         (["Histone H3", "CD99"], "Histone H3"),
         (["CD45", "193Ir"], "193Ir"),
+        (["CD45", "Nuc", "Nucleolin"], "Nuc"),
         (["Laminin_681", "H3K27Ac_1977"], "H3K27Ac_1977"),
         (["CD3e", "CD20", "CDH1"], None),
     ],
