@@ -30,29 +30,29 @@ class Mine(nn.Module):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own_module.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(encoder="mine:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
+    recipe = Recipe(encoder="own_module:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
     store = tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
     run = train(store, tmp_path / "run", recipe=recipe)
-    del sys.modules["mine"]
+    del sys.modules["own_module"]
     (tmp_path / "imported").unlink()
     yield run, store
-    sys.modules.pop("mine", None)
+    sys.modules.pop("own_module", None)
 
 
 def test_a_run_never_imports_the_class_that_it_names(run, tmp_path):
-    with pytest.raises(InputError, match=r"own, mine:Mine, and no code is run .* give --encoder mine:Mine"):
+    with pytest.raises(InputError, match=r"own, own_module:Mine, and no code is run .* give --encoder own_module:Mine"):
         load_run(tmp_path / "run")
 
-    assert "mine" not in sys.modules
+    assert "own_module" not in sys.modules
     assert not (tmp_path / "imported").exists()
 
 
 def test_a_run_with_a_class_of_ones_own_embeds_when_that_is_named_again(run, tmp_path):
     trained, store = run
 
-    again = load_run(tmp_path / "run", encoder="mine:Mine")
+    again = load_run(tmp_path / "run", encoder="own_module:Mine")
 
     z = embed(again, store).obsm["X_splicer"]
     assert z.shape == (9, 6)
