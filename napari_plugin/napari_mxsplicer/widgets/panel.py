@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtWidgets import QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
@@ -125,7 +125,9 @@ class Panel(QWidget):
         return bool(super().event(event))
 
     def disconnect_all(self) -> None:
-        """Leave the viewer alone: no callback stays, and nothing that runs is waited for."""
+        """Leave the viewer alone: no callback stays, nothing put off comes, and nothing that runs is waited for."""
+        for timer in self.findChildren(QTimer):
+            timer.stop()
         self._ending()
 
     def _arrange(self) -> None:

@@ -157,6 +157,14 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     assert not any(len(getattr(state, name)) for name in state._SIGNALS)
 
 
+def test_what_a_closed_panel_put_off_does_not_come(viewer, sample, qtbot):
+    panel = open_in(viewer, sample)
+    viewer.window.remove_dock_widget(panel)
+    viewer.layers.clear()
+    qtbot.wait(500)  # longer than anything is put off; pytest-qt fails the test for an error in a callback
+    assert not viewer.layers
+
+
 def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path, hands):
     """The table is shuffled, and the ids of the cells are far apart."""
     adata = anndata.read_h5ad(sample / "cells.h5ad")
