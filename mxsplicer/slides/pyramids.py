@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -62,9 +62,9 @@ def is_made_here(path: Path) -> bool:
         return False
 
 
-def open_finest(path: Path) -> zarr.Array:
-    """Return the finest level of a label image that :func:`finish_labels` finished, for reading."""
-    return _level(zarr.open_group(path, mode="r"), 0)
+def open_finest(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Array:
+    """Return the finest level of a label image of :func:`create_labels`, for reading or also for writing (r+)."""
+    return _level(zarr.open_group(path, mode=mode), 0)
 
 
 def _level(group: zarr.Group, number: int) -> zarr.Array:
@@ -75,7 +75,9 @@ def _level(group: zarr.Group, number: int) -> zarr.Array:
 
 def _create_level(group: zarr.Group, number: int, shape_px: tuple[int, int]) -> zarr.Array:
     chunks = (min(_CHUNK_PX, shape_px[0]), min(_CHUNK_PX, shape_px[1]))
-    return group.create_array(str(number), shape=shape_px, chunks=chunks, dtype="uint32", dimension_names=("y", "x"))
+    return group.create_array(
+        str(number), shape=shape_px, chunks=chunks, dtype="uint32", dimension_names=("y", "x"), overwrite=True
+    )
 
 
 def _halve(fine: zarr.Array, coarse: zarr.Array, workers: int) -> None:

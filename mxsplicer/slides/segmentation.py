@@ -7,11 +7,12 @@ the mask does not depend on the tiles.
 """
 
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -21,13 +22,14 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import expand_labels, watershed
 
 from mxsplicer.errors import InputError
+from mxsplicer.locks import held
 from mxsplicer.memory import Budget
-from mxsplicer.progress import track
 from mxsplicer.slides.distributing import is_cluster
 from mxsplicer.slides.panel import find_nuclear_marker
-from mxsplicer.slides.pyramids import create_labels, finish_labels, is_made_here, open_finest
+from mxsplicer.slides.pyramids import is_made_here, open_finest
 from mxsplicer.slides.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
-from mxsplicer.slides.slide import Slide, overview
+from mxsplicer.slides.slide import Slide, fingerprint, overview
+from mxsplicer.slides.stitching import Found, UnfinishedMasks
 from mxsplicer.slides.tiles import Grid, Window, fit, grown, in_order
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,9 @@ def segment(
 
     Nuclei are bright blobs of about ``nucleus_diameter_um`` in the nuclear marker; each is grown by ``expansion_um``,
     or until it meets its neighbour. Only tiles are held in memory. Cells are numbered by their first pixel, row by row.
+
+    What was interrupted goes on with the tile that was next, if the image is a file and all else is the same. With a
+    function of yours it begins anew, since nobody can tell whether that has changed.
 
     Parameters
     ----------
@@ -110,8 +115,8 @@ def segment(
     Raises
     ------
     InputError
-        If a path exists, if no marker shows nuclei, if no nucleus is found or none can be told from its cell, or if
-        the segmenter is not there, has no weights or returns no labels.
+        If a path exists or another process is writing it, if no marker shows nuclei, if no nucleus is found or none
+        can be told from its cell, or if the segmenter is not there, has no weights or returns no labels.
 
     Examples
     --------
@@ -168,26 +173,22 @@ def segment(
         workers=1 if is_cluster(executor) else workers,  # each takes a tile as large as one alone would
         halo_px=halo_px,
     )
-    masks = [create_labels(_partial(one), slide.shape_px) for one in paths]
-    look = partial(_look, slide, channels, find_cells, halo_px)
-    found = in_order(look, grid, n_workers, executor="threads" if named else executor, doing="segmenting")
-    first_px = _fill(masks, found, grid, halo_px)
-    if not len(first_px):
-        for one in paths:
-            shutil.rmtree(_partial(one))
-        shown_by = settings.get("segmenter", settings.get("nuclear_marker"))
-        msg = (
-            f"no nucleus was found in slide {slide.name!r} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
-            "another marker by --nuclear-marker, check the pixel size, or give a mask by --mask."
+    own_function = segmenter is not None and not named
+    with held(path):
+        unfinished = UnfinishedMasks(
+            paths, grid, halo_px, None if own_function else _made_from(slide, channels, settings, grid, len(paths))
         )
-        raise InputError(msg)
-    _number_by_place(masks, first_px)
-    about = settings | {"cells": len(first_px)}
-    for one in reversed(paths):  # the cells last: who finds them finds all
-        finish_labels(_partial(one), pixel_size_um=slide.pixel_size_um, about=about, workers=n_workers)
-        shutil.rmtree(one, ignore_errors=True)
-        _partial(one).rename(one)
-    logger.info("%s: %d cells", path, len(first_px))
+        look = partial(_look, slide, channels, find_cells, halo_px)
+        found = in_order(
+            look, unfinished.tiles_left(), n_workers, executor="threads" if named else executor, doing="segmenting"
+        )
+        n_cells = unfinished.fill(found)
+        if not n_cells:
+            unfinished.discard()
+            raise InputError(_nothing_found(slide, settings))
+        about = settings | {"cells": n_cells}
+        unfinished.finish(pixel_size_um=slide.pixel_size_um, about=about, workers=n_workers)
+    logger.info("%s: %d cells", path, n_cells)
     return open_finest(path)
 
 
@@ -204,13 +205,26 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
             raise InputError(msg)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+def _nothing_found(slide: Slide, settings: dict[str, str | float]) -> str:
+    shown_by = settings.get("segmenter", settings.get("nuclear_marker"))
+    return (
+        f"no nucleus was found in slide {slide.name!r} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
+        "another marker by --nuclear-marker, check the pixel size, or give a mask by --mask."
+    )
 
 
-def _look(
-    slide: Slide, channels: list[int], find_cells: CellFinder, halo_px: int, core: Window
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _made_from(
+    slide: Slide, channels: list[int], settings: dict[str, str | float], grid: Grid, n_masks: int
+) -> dict[str, Any] | None:
+    """Return what decides the masks, where it can be told: an array in memory has no fingerprint."""
+    if slide.path is None:
+        return None
+    image = {"image": fingerprint(slide.path), "channels": channels}
+    tiles = {"shape_px": list(grid.shape_px), "tile_px": list(grid.tile_px), "masks": n_masks}
+    return {"version": version("mxsplicer"), **image, **settings, **tiles}
+
+
+def _look(slide: Slide, channels: list[int], find_cells: CellFinder, halo_px: int, core: Window) -> Found:
     """Return the cells and nuclei of a tile with its halo, and which of them are the tile's own."""
     window = grown(core, halo_px, slide.shape_px)
     adjacent = np.all(np.diff(channels) == 1)
@@ -219,49 +233,8 @@ def _look(
     return cells, nuclei, _owned(nuclei, core, window)
 
 
-def _fill(
-    masks: Sequence[zarr.Array],
-    found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    grid: Grid,
-    halo_px: int,
-) -> np.ndarray:
-    """Write the cells of every tile, and their nuclei where there is a second mask, numbered as they come.
-
-    Returns
-    -------
-    Of each cell the place of its first pixel in the flattened slide.
-    """
-    firsts = []
-    n_cells = 0
-    for core, (cells, nuclei, owned) in zip(grid, track(found, "Segmenting", total=len(grid)), strict=True):
-        window = grown(core, halo_px, grid.shape_px)
-        first = _write(masks, cells, nuclei if len(masks) > 1 else None, owned, window, n_cells)
-        n_cells += len(first)
-        firsts.append(first)
-    return np.concatenate(firsts)
-
-
 def _stacked(slide: Slide, channels: list[int], window: Window) -> np.ndarray:
     return np.stack([np.asarray(slide.image[channel, *window]) for channel in channels])
-
-
-def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
-    """Give the cells the numbers 1, 2, ... by their first pixel, so that no number tells how the tiles lay."""
-    numbers = np.zeros(len(first_px) + 1, dtype=np.uint32)
-    numbers[1:][np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
-    if np.all(np.diff(numbers) == 1):
-        return
-
-    def renumber(window: Window) -> None:
-        for mask in masks:
-            labels = np.asarray(mask[window])
-            if labels.any():
-                mask[window] = numbers[labels]
-
-    (height, width), (down, across) = masks[0].shape, masks[0].chunks
-    chunks = Grid((height, width), (down, across))
-    for _ in track(in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
-        pass
 
 
 def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
@@ -274,43 +247,6 @@ def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
         centroid = np.bincount(labels, weights=points[axis], minlength=1) / np.maximum(n, 1) + window[axis].start
         owned &= (centroid >= core[axis].start - 0.5) & (centroid < core[axis].stop - 0.5)  # pixel centres are whole
     return owned
-
-
-def _write(
-    masks: Sequence[zarr.Array],
-    cells: np.ndarray,
-    nuclei: np.ndarray | None,
-    owned: np.ndarray,
-    window: Window,
-    n_before: int,
-) -> np.ndarray:
-    """Write a tile's own cells where no other tile has written, numbered on from ``n_before``.
-
-    Returns
-    -------
-    Of each cell the place of its first pixel in the flattened slide.
-    """
-    mask = masks[0]
-    there = np.asarray(mask[window])
-    n = np.bincount(cells.ravel(), minlength=len(owned))
-    free = np.bincount(cells[there == 0], minlength=len(owned))
-    owned = owned & (2 * free > n)  # the rest was found by the neighbouring tile too, a little differently
-    numbers = np.zeros(len(owned), dtype=np.uint32)
-    numbers[owned] = 1 + np.arange(owned.sum())
-    own = np.where(there == 0, numbers[cells], 0)
-    ys, xs = np.nonzero(own)
-    if not len(ys):
-        return np.empty(0, dtype=np.int64)
-    box = (slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs.min()), int(xs.max()) + 1))
-    top, left = window[0].start, window[1].start
-    on_slide = (slice(top + box[0].start, top + box[0].stop), slice(left + box[1].start, left + box[1].stop))
-    mask[on_slide] = np.where(own[box] > 0, own[box] + np.uint32(n_before), there[box])
-    if nuclei is not None:
-        of_cells = (own[box] > 0) & (nuclei[box] == cells[box])
-        masks[1][on_slide] = np.where(of_cells, own[box] + np.uint32(n_before), np.asarray(masks[1][on_slide]))
-    _, first = np.unique(own[ys, xs], return_index=True)
-    places: np.ndarray = (ys[first] + top) * mask.shape[1] + xs[first] + left
-    return places
 
 
 def _by_name(

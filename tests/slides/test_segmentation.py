@@ -1,5 +1,9 @@
 """Nuclei are found and grown into cells, whatever the tiles, the dtype and the size of a pixel."""
 
+import dataclasses
+import itertools
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -14,6 +18,7 @@ from skimage.measure import label
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import resident_bytes
+from mxsplicer.slides import segmentation
 from mxsplicer.slides.masks import open_mask
 from mxsplicer.slides.ngff import open_labels
 from mxsplicer.slides.segmentation import segment
@@ -130,6 +135,93 @@ def test_nuclei_have_the_numbers_of_the_cells_they_lie_in(tmp_path):
     np.testing.assert_array_equal(nuclei[nuclei > 0], cells[nuclei > 0])
     assert np.unique(nuclei).tolist() == np.unique(cells).tolist()
     np.testing.assert_array_equal(nuclei > 0, segment(slide, tmp_path / "bare.zarr", expansion_um=0)[:] > 0)
+
+
+class InterruptedWriteError(Exception):
+    """Stands for the end of the process."""
+
+
+def segment_in_part(slide, path, *, writes, **options):
+    """Segment a slide until some pieces of the mask are written and half of the next: what a kill would leave."""
+    write, n = zarr.Array.__setitem__, itertools.count()
+
+    def break_off(self, where, values):
+        if next(n) < writes:
+            write(self, where, values)
+            return
+        rows = where[0].start, (where[0].start + where[0].stop) // 2
+        write(self, (slice(*rows), where[1]), values[: rows[1] - rows[0]])
+        raise InterruptedWriteError
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(zarr.Array, "__setitem__", break_off)
+        with pytest.raises(InterruptedWriteError):
+            segment(slide, path, **options)
+
+
+def on_the_disk(slide, folder):
+    tifffile.imwrite(folder / "slide.ome.tiff", slide.image, tile=(64, 64), metadata={"axes": "CYX"})
+    return dataclasses.replace(slide, path=folder / "slide.ome.tiff")
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 7, 16, 17, 18, 21, 25, 26, 27])
+def test_what_was_interrupted_goes_on_and_the_mask_is_the_same(tmp_path, writes):
+    slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
+    options = {"tile_px": 256, "workers": 1, "halo_um": 20}
+    whole = segment(slide, tmp_path / "whole.zarr", nuclei_path=tmp_path / "whole_nuclei.zarr", **options)
+    again = [tmp_path / "again.zarr", tmp_path / "again_nuclei.zarr"]
+
+    segment_in_part(slide, again[0], nuclei_path=again[1], writes=writes, **options)
+    assert not any(one.exists() for one in again)
+    mask = segment(slide, again[0], nuclei_path=again[1], **options)
+
+    np.testing.assert_array_equal(mask[:], whole[:])
+    for name in ("", "_nuclei"):
+        files = [tree(tmp_path / f"{one}{name}.zarr") for one in ("whole", "again")]
+        assert files[0] == files[1], "and so is every file"
+
+
+def tree(folder):
+    return {one.relative_to(folder): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+def test_tiles_that_are_done_are_not_looked_at_again(tmp_path, monkeypatch):
+    slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
+    seen = []
+    find = segmentation._find_nuclei
+    monkeypatch.setattr(segmentation, "_find_nuclei", lambda *given: seen.append(1) or find(*given))
+
+    segment_in_part(slide, tmp_path / "mask.zarr", writes=5, tile_px=256, workers=1)
+    n_first = len(seen)
+    segment(slide, tmp_path / "mask.zarr", tile_px=256, workers=1)
+    assert len(seen) == 9 + 1, "the one that was being written is looked at twice"
+    assert n_first > 1
+
+
+def test_two_commands_do_not_write_one_mask(tmp_path):
+    slide, _ = tissue(size_px=200)
+    code = f"from mxsplicer.locks import held\nwith held({str(tmp_path / 'mask.zarr')!r}): print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match=r"mask\.zarr"):
+            segment(slide, tmp_path / "mask.zarr")
+        other.communicate(b"\n")
+
+    segment(slide, tmp_path / "mask.zarr")
+
+
+@pytest.mark.parametrize("changed", ["setting", "image"])
+def test_what_was_begun_with_another_setting_or_image_begins_anew(tmp_path, changed):
+    slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
+    segment_in_part(slide, tmp_path / "mask.zarr", writes=8, tile_px=256, workers=1)
+
+    if changed == "image":
+        slide = on_the_disk(tissue(size_px=600, seed=2)[0], tmp_path)
+    other = {"expansion_um": 1.0} if changed == "setting" else {}
+    mask = segment(slide, tmp_path / "mask.zarr", tile_px=256, workers=1, **other)
+
+    expected = segment(slide, tmp_path / "expected.zarr", tile_px=256, workers=1, **other)
+    np.testing.assert_array_equal(mask[:], expected[:])
 
 
 def test_nuclei_of_a_segmenter_of_whole_cells_are_refused(tmp_path):
