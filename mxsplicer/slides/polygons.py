@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 Part = Literal["cell", "nucleus"]
 
 _CHARACTERS = 1 << 20  # read at a time
+_WINDOW_PX = 2048  # drawn at a time where points are looked up
 _SEPARATORS = re.compile(r"[\s,]*")
 _OF_CELLS = ("cell", "detection", "annotation")  # QuPath's kinds of objects, those that are surely cells first
 
@@ -305,3 +306,29 @@ def _counted(lengths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths)
     counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
     return counted
+
+
+def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+    """Return the number of the outline that each point lies in, 0 where in none; (N,).
+
+    Outlines are drawn a window at a time, so that memory does not grow with the slide.
+
+    Parameters
+    ----------
+    outlines
+        As :func:`read_polygons` returns them.
+    x_px, y_px
+        The points, in pixels whose centres are whole numbers, as centroids of cells are; they may lie anywhere.
+    """
+    x, y = (np.floor(along + 0.5).astype(np.int64) for along in (x_px, y_px))
+    found = np.zeros(len(x), dtype=np.int64)
+    height, width = outlines.shape
+    there = np.flatnonzero((x >= 0) & (y >= 0) & (x < width) & (y < height))
+    window = y[there] // _WINDOW_PX * (-(-width // _WINDOW_PX)) + x[there] // _WINDOW_PX
+    order = np.argsort(window, kind="stable")
+    for here in np.split(there[order], np.flatnonzero(np.diff(window[order])) + 1):
+        if len(here):
+            top, left = (int(along[here[0]]) // _WINDOW_PX * _WINDOW_PX for along in (y, x))
+            drawn = outlines[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
+            found[here] = drawn[y[here] - top, x[here] - left]
+    return found

@@ -26,6 +26,7 @@ from mxsplicer.locks import held
 from mxsplicer.memory import Budget
 from mxsplicer.slides.distributing import is_cluster
 from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.slides.polygons import Polygons, outlines_at, read_polygons
 from mxsplicer.slides.pyramids import is_made_here, open_finest
 from mxsplicer.slides.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.slides.slide import Slide, fingerprint, overview
@@ -53,6 +54,7 @@ def segment(
     membrane_marker: str | None = None,
     segmenter: str | Segmenter | None = None,
     nuclei_path: str | Path | None = None,
+    roi: str | Path | None = None,
     halo_um: float = 50.0,
     tile_px: int = 2048,
     workers: int | None = None,
@@ -93,6 +95,8 @@ def segment(
     nuclei_path
         Folder to create for the mask of the nuclei, each with the number of its cell; it is complete before the mask
         is. Only a segmenter that finds nuclei and grows them can tell: see :func:`knows_nuclei`.
+    roi
+        Outlines (GeoJSON), as QuPath exports annotations: only cells whose nucleus has its centroid in one.
     halo_um
         What a tile sees of its surroundings on each side.
     tile_px
@@ -173,19 +177,22 @@ def segment(
         workers=1 if is_cluster(executor) else workers,  # each takes a tile as large as one alone would
         halo_px=halo_px,
     )
+    outlines = None if roi is None else read_polygons(Path(roi), slide.shape_px)
+    if roi is not None:
+        settings["roi"] = fingerprint(roi)
     own_function = segmenter is not None and not named
     with held(path):
         unfinished = UnfinishedMasks(
             paths, grid, halo_px, None if own_function else _made_from(slide, channels, settings, grid, len(paths))
         )
-        look = partial(_look, slide, channels, find_cells, halo_px)
+        look = partial(_look, slide, channels, find_cells, halo_px, outlines)
         found = in_order(
             look, unfinished.tiles_left(), n_workers, executor="threads" if named else executor, doing="segmenting"
         )
         n_cells = unfinished.fill(found)
         if not n_cells:
             unfinished.discard()
-            raise InputError(_nothing_found(slide, settings))
+            raise InputError(_nothing_found(slide, settings, roi))
         about = settings | {"cells": n_cells}
         unfinished.finish(pixel_size_um=slide.pixel_size_um, about=about, workers=n_workers)
     logger.info("%s: %d cells", path, n_cells)
@@ -205,10 +212,11 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
             raise InputError(msg)
 
 
-def _nothing_found(slide: Slide, settings: dict[str, str | float]) -> str:
+def _nothing_found(slide: Slide, settings: dict[str, str | float], roi: str | Path | None) -> str:
     shown_by = settings.get("segmenter", settings.get("nuclear_marker"))
+    where = f"slide {slide.name!r}" if roi is None else f"the outlines of {Path(roi).name} on slide {slide.name!r}"
     return (
-        f"no nucleus was found in slide {slide.name!r} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
+        f"no nucleus was found in {where} by {shown_by} at {slide.pixel_size_um:g} µm per pixel; name "
         "another marker by --nuclear-marker, check the pixel size, or give a mask by --mask."
     )
 
@@ -224,28 +232,38 @@ def _made_from(
     return {"version": version("mxsplicer"), **image, **settings, **tiles}
 
 
-def _look(slide: Slide, channels: list[int], find_cells: CellFinder, halo_px: int, core: Window) -> Found:
+def _look(
+    slide: Slide, channels: list[int], find_cells: CellFinder, halo_px: int, outlines: Polygons | None, core: Window
+) -> Found:
     """Return the cells and nuclei of a tile with its halo, and which of them are the tile's own."""
     window = grown(core, halo_px, slide.shape_px)
+    if outlines is not None and not outlines[core].any():
+        nothing = np.zeros([side.stop - side.start for side in window], dtype=np.uint32)
+        return nothing, nothing, np.zeros(1, dtype=bool)
     adjacent = np.all(np.diff(channels) == 1)
     image = slide.image[channels[0] : channels[-1] + 1, *window] if adjacent else _stacked(slide, channels, window)
     cells, nuclei = find_cells(np.asarray(image))
-    return cells, nuclei, _owned(nuclei, core, window)
+    return cells, nuclei, _owned(nuclei, core, window, outlines)
 
 
 def _stacked(slide: Slide, channels: list[int], window: Window) -> np.ndarray:
     return np.stack([np.asarray(slide.image[channel, *window]) for channel in channels])
 
 
-def _owned(nuclei: np.ndarray, core: Window, window: Window) -> np.ndarray:
-    """Return for each label up to the largest whether its centroid lies in the core."""
+def _owned(nuclei: np.ndarray, core: Window, window: Window, outlines: Polygons | None) -> np.ndarray:
+    """Return for each label up to the largest whether its centroid lies in the core, and in an outline if there are."""
     points = np.nonzero(nuclei)
     labels = nuclei[points]
     n = np.bincount(labels, minlength=1)
+    centroid = [
+        np.bincount(labels, weights=points[axis], minlength=1) / np.maximum(n, 1) + window[axis].start
+        for axis in (0, 1)
+    ]
     owned = n > 0
-    for axis in (0, 1):
-        centroid = np.bincount(labels, weights=points[axis], minlength=1) / np.maximum(n, 1) + window[axis].start
-        owned &= (centroid >= core[axis].start - 0.5) & (centroid < core[axis].stop - 0.5)  # pixel centres are whole
+    for at, side in zip(centroid, core, strict=True):
+        owned &= (at >= side.start - 0.5) & (at < side.stop - 0.5)  # pixel centres are whole
+    if outlines is not None:
+        owned[owned] = outlines_at(outlines, centroid[1][owned], centroid[0][owned]) > 0
     return owned
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.polygons import read_polygons
-from mxsplicer.slides.selection import OUTSIDE, outlines_at
+from mxsplicer.slides.polygons import outlines_at, read_polygons
+from mxsplicer.slides.selection import OUTSIDE
 from mxsplicer.tl.labels import pixels_of, regions_by_rows
 from mxsplicer.tl.rows import take
 

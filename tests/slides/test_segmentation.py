@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,8 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.draw import ellipse
-from skimage.measure import label
+from skimage.draw import ellipse, polygon2mask
+from skimage.measure import label, regionprops
 
 from mxsplicer.errors import InputError
 from mxsplicer.memory import resident_bytes
@@ -196,6 +197,36 @@ def test_tiles_that_are_done_are_not_looked_at_again(tmp_path, monkeypatch):
     segment(slide, tmp_path / "mask.zarr", tile_px=256, workers=1)
     assert len(seen) == 9 + 1, "the one that was being written is looked at twice"
     assert n_first > 1
+
+
+def draw(path, corners):
+    path.write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}}))
+
+
+@pytest.mark.parametrize("tile_px", [128, 4096])
+def test_in_outlines_the_same_cells_are_found_as_on_the_whole_slide(tmp_path, tile_px):
+    slide, _ = tissue(size_px=500, seed=3)
+    corners = [[40, 60], [300, 30], [230, 260], [40, 60]]  # x, y
+    draw(tmp_path / "roi.geojson", corners)
+    nuclei_path = tmp_path / "nuclei.zarr"
+    whole = segment(slide, tmp_path / "whole.zarr", nuclei_path=nuclei_path)[:]
+
+    inside = segment(slide, tmp_path / "inside.zarr", roi=tmp_path / "roi.geojson", tile_px=tile_px, workers=1)[:]
+
+    centroids = [one.centroid for one in regionprops(open_mask(nuclei_path)[:, :])]
+    drawn = polygon2mask(whole.shape, np.array(corners[:3])[:, ::-1] - 0.5)
+    wanted = [number for number, at in enumerate(centroids, start=1) if drawn[tuple(np.round(at).astype(int))]]
+    assert 10 < len(wanted) < len(centroids) / 2
+    assert np.unique(inside).tolist() == list(range(len(wanted) + 1))
+    np.testing.assert_array_equal(inside > 0, np.isin(whole, wanted))
+
+
+def test_outlines_without_a_nucleus_are_told(tmp_path):
+    slide, _ = tissue(size_px=200)
+    draw(tmp_path / "roi.geojson", [[0, 0], [2, 0], [2, 2], [0, 0]])
+    with pytest.raises(InputError, match=r"no nucleus was found in the outlines of roi\.geojson"):
+        segment(slide, tmp_path / "mask.zarr", roi=tmp_path / "roi.geojson")
+    assert [one.name for one in tmp_path.iterdir()] == ["roi.geojson"]
 
 
 def test_two_commands_do_not_write_one_mask(tmp_path):
