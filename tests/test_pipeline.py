@@ -142,6 +142,10 @@ def test_the_anndata_is_as_documented(adata, simulated):
         "patch_size_um",
         "pixel_size_um",
     }
+    chunks = adata.uns["mxsplicer"]["chunks"]
+    assert chunks["share"].shape == (64, len(chunks["component"]))
+    varies = adata.obsm["X_splicer"].std(axis=0) > 0
+    np.testing.assert_allclose(chunks["share"].sum(axis=1), varies, rtol=1e-5)
     one = adata.obs.iloc[n // 2]
     np.testing.assert_allclose(
         adata.X[n // 2], slide.image[...][:, mask == one["cell_id"]].mean(axis=1, dtype=float), rtol=1e-5

@@ -1,5 +1,6 @@
 """`mxsplicer view`: a result in napari."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -48,4 +49,5 @@ def view(
         viewer.close()
         raise
     viewer.show()
+    gc.freeze()  # to look for garbage among all that was imported holds the window for 0.2 s at a time
     napari.run()

@@ -39,6 +39,7 @@ from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
 
 logger = logging.getLogger(__name__)
 
+_STRETCHES, _STRETCH = 20, 1_000  # cells whose features tell how they are shared out among chunks
 _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", "scikit-learn", "anndata", "scanpy")
 
 
@@ -54,6 +55,9 @@ def analyse(work: Work) -> None:
             "instance_key": "cell_id",
         }
         adata.uns["mxsplicer"] = _about(work, run) | adata.uns["mxsplicer"]
+        shares = run.chunk_shares(_some_rows(adata.obsm[use_rep]))
+        if shares is not None:
+            adata.uns["mxsplicer"]["chunks"]["share"] = shares
         if options.about_slides is not None:
             join_samples(adata, options.about_slides, leave=FILES)
         if not options.only_cells:
@@ -142,6 +146,14 @@ def _score(adata: AnnData, options: Options, labels_of: Mapping[str, Path]) -> N
             tl.probe(adata, label=label, groups=groups, seed=options.seed)
         except InputError as error:  # hours of training are worth more than one score
             logger.warning("%s is not scored: %s", label, error)
+
+
+def _some_rows(z: Any) -> np.ndarray:
+    """Return stretches of a representation from all over it: rows that lie together are read fast."""
+    starts = np.linspace(0, max(0, len(z) - _STRETCH), _STRETCHES, dtype=int)
+    return (
+        z[:] if len(z) <= _STRETCH * _STRETCHES else np.concatenate([z[start : start + _STRETCH] for start in starts])
+    )
 
 
 def _about(work: Work, run: Run) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The run folder: a trained encoder with all that is needed to use it elsewhere.
 
 ``config.json`` (markers, patch and pixel size, normalisation, encoder, settings), ``model.safetensors`` (weights of the
-primary encoder), ``README.md`` (model card), ``log.jsonl`` and ``log.csv`` (how it was trained). Nothing in it is code,
-and reading it runs none.
+primary encoder), ``projector.safetensors`` (weights from z to the embedding e that the loss was on), ``README.md``
+(model card), ``log.jsonl`` and ``log.csv`` (how it was trained). Nothing in it is code, and reading it runs none.
 """
 
 import json
@@ -26,7 +26,7 @@ from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
 
 _VERSION = 1
-RUN_FILES = ("config.json", "model.safetensors", "README.md", "log.jsonl", "log.csv")
+RUN_FILES = ("config.json", "model.safetensors", "projector.safetensors", "README.md", "log.jsonl", "log.csv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,9 @@ class Run:
         What the run was trained with, as given and as resolved.
     results
         What the log said at the end of the training, by name; a run may have none.
+    projector
+        Weights from z to the embedding e, by name; none in a run from before they were kept. Embedding has no use for
+        them.
     """
 
     encoder: nn.Module
@@ -53,6 +56,7 @@ class Run:
     settings: dict[str, Any]
     path: Path | None = None
     results: dict[str, float] = field(default_factory=dict)
+    projector: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def features(self) -> int:
@@ -73,6 +77,34 @@ class Run:
     def fills_missing(self) -> bool:
         """Whether it was trained on slides of which some lacked markers, and so knows of their absence."""
         return bool(self.settings.get("panel") == "union")
+
+    def chunk_shares(self, z: np.ndarray) -> np.ndarray | None:
+        """Return how each feature is shared out among the chunks of e, (d, n) float32.
+
+        From z to e leads one linear layer, so the variance of an element e_r over cells is the sum over features j of
+        w_rj cov(z_j, e_r), which is what j adds to it. The share of a chunk is what j adds to its elements, over what j
+        adds to those of all chunks; where j takes away what other features bring, it adds nothing. Each row sums to 1;
+        that of a feature that adds nothing anywhere is 0.
+
+        None where no chunk belongs to a component (methods other than SpliCER), behind hidden layers, and of a run from
+        before the projector was kept.
+
+        Parameters
+        ----------
+        z
+            The representation (cells, d) of two cells or more: thousands, for shares to rely on.
+        """
+        if not self.projector or self.method != "splicer" or self.settings["projector_layers"] or len(z) < 2:
+            return None
+        weights = {name: tensor.double().cpu().numpy() for name, tensor in self.projector.items()}
+        scale = weights["0.weight"] / np.sqrt(weights["0.running_var"] + nn.BatchNorm1d(1).eps)
+        w = weights["1.weight"] * scale  # (D, d)
+        added = np.maximum(w * (w @ np.cov(z, rowvar=False)), 0)
+        ends = np.cumsum(self.settings["chunk_widths"])
+        of_chunks = np.add.reduceat(added, [0, *ends[:-1]], axis=0).T  # (d, n)
+        total = of_chunks.sum(axis=1, keepdims=True)
+        shares: np.ndarray = np.divide(of_chunks, total, out=np.zeros_like(of_chunks), where=total > 0)
+        return shares.astype(np.float32)
 
     def normalize(
         self,
@@ -110,8 +142,10 @@ def save_run(run: Run, path: Path) -> None:
         "results": run.results,
     }
     (path / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-    weights = {name: tensor.contiguous().cpu() for name, tensor in run.encoder.state_dict().items()}
-    save_file(weights, path / "model.safetensors")
+    for file, weights in (("model", run.encoder.state_dict()), ("projector", run.projector)):
+        if weights:
+            on_cpu = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+            save_file(on_cpu, path / f"{file}.safetensors")
     (path / "README.md").write_text(_model_card(run), encoding="utf-8")
 
 
@@ -144,6 +178,7 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
             settings["encoder"] = _trusted(path, settings["encoder"], encoder)
         module = make_encoder(settings["encoder"], len(markers), config["patch_px"], width=settings["encoder_width"])
         module.load_state_dict(load_file(path / "model.safetensors"))
+        projector = path / "projector.safetensors"
         return Run(
             encoder=module.eval(),
             normalization=Normalization.from_dict(config["normalization"]),
@@ -153,6 +188,7 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
             settings=settings,
             path=path,
             results=config.get("results", {}),
+            projector=load_file(projector) if projector.is_file() else {},
         )
     except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
         msg = f"run folder {path} is damaged ({type(error).__name__}: {error}). Copy it again or train anew."

@@ -163,7 +163,7 @@ def train(
         fit = _Fit(fabric, model, objective, optimizer, batches, run, views, folder)
         fit.train(first, probe, Path(tensorboard) if tensorboard else None)
         if fabric.is_global_zero:
-            _finish(replace(run, normalization=common), folder, path)
+            _finish(replace(run, normalization=common, projector=objective.projector.state_dict()), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
 

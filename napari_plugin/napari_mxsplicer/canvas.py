@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from napari_mxsplicer.layers import MARKER, PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
+from napari_mxsplicer.opening import selection_kept
 from napari_mxsplicer.painting import Paint, PaintedLevel
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
 from napari_mxsplicer.raster import rows_inside
@@ -381,14 +382,12 @@ class Canvas:
         return layer
 
     def _add(self, method: str, data: Any, **options: Any) -> Any:
-        """Add a layer where the painted cells lie, and leave the active layer as it was."""
+        """Add a layer where the painted cells lie, and leave selected what is selected."""
         place = self.layer("map")
-        active = self._viewer.layers.selection.active
-        layer = getattr(self._viewer, method)(
-            data, scale=place.scale[-2:], translate=place.translate[-2:], units=place.units[-2:], **options
-        )
-        self._viewer.layers.selection.active = active
-        return layer
+        with selection_kept(self._viewer):
+            return getattr(self._viewer, method)(
+                data, scale=place.scale[-2:], translate=place.translate[-2:], units=place.units[-2:], **options
+            )
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
         """Return where cells lie in the world, (n, 2) as (y, x)."""

@@ -1,6 +1,7 @@
 """A result in a viewer with its panel: what `mxsplicer view` does, for scripts and notebooks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def open_in(
     labels
         Label image of the cells of an AnnData file, in whatever form :func:`mxsplicer.open_mask` takes.
     at_once
-        Add all layers before returning. Otherwise those that are hidden at first follow while the viewer runs.
+        Add a layer for every channel before returning. Otherwise a channel that is hidden at first becomes a layer when
+        its marker is clicked, or all do by a button of the panel.
 
     Raises
     ------
@@ -105,33 +107,27 @@ def add(viewer: Any, tuples: list[LayerData]) -> None:
 class Adding:
     """Adds layers one after the other, first those that are seen; they lie in the order they are given in.
 
-    napari takes a tenth of a second for each layer, and a slide may have forty.
+    napari takes up to a tenth of a second for each layer, and a slide may have forty.
     """
 
     def __init__(self, viewer: Any, tuples: list[LayerData], *, below: Any = None) -> None:
         self._viewer, self._tuples, self._below = viewer, tuples, below
-        self._left = sorted(range(len(tuples)), key=lambda place: not self._is_seen(place))
+        self._left = sorted(range(len(tuples)), key=lambda place: not _is_seen(tuples[place]))
         self._added: list[Any] = [None] * len(tuples)
 
     def add_seen(self) -> None:
         """Add those that are seen."""
-        while self._left and self._is_seen(self._left[0]):
+        while self._left and _is_seen(self._tuples[self._left[0]]):
             self.add_next()
 
     def add_next(self) -> bool:
         """Add the next one, if there is one and the user has not removed the layers that were there; say whether."""
-        from napari.layers import Layer
-
         layers, there = self._viewer.layers, [one for one in self._added if one is not None]
         if not self._left or any(one not in layers for one in there[-1:]):
             return False
         place = self._left.pop(0)
         above = next((one for one in [*self._added[place + 1 :], self._below] if one in layers), None)
-        active, added = layers.selection.active, Layer.create(*self._tuples[place])
-        layers.insert(len(layers) if above is None else layers.index(above), added)
-        if active is not None and not self._is_seen(place):
-            layers.selection.active = active
-        self._added[place] = added
+        self._added[place] = insert(self._viewer, self._tuples[place], below=above)
         return True
 
     @property
@@ -139,26 +135,62 @@ class Adding:
         """Those that are not added yet."""
         return [self._tuples[place] for place in self._left]
 
-    def _is_seen(self, place: int) -> bool:
-        return bool(self._tuples[place][1].get("visible", True))
+
+def insert(viewer: Any, one: LayerData, *, below: Any = None, selected: bool | None = None) -> Any:
+    """Add a layer below another one or on top, and return it; by default it is selected where it is seen."""
+    from napari.layers import Layer
+
+    layers, added = viewer.layers, Layer.create(*one)
+    place = len(layers) if below is None else layers.index(below)
+    if selected is None:
+        selected = _is_seen(one) or not layers.selection
+    if selected:
+        layers.insert(place, added)
+    else:
+        with selection_kept(viewer):
+            layers.insert(place, added)
+    return added
 
 
-def as_before(tuples: list[LayerData], seen: Mapping[str, Any]) -> tuple[list[LayerData], dict[str, LayerData]]:
-    """Return the layers of a further slide that look like those of the one before, and its other channels by marker.
+@contextmanager
+def selection_kept(viewer: Any) -> Iterator[None]:
+    """Leave the same layers selected after a layer is added, which napari selects.
 
-    ``seen`` are the colormaps of the channels that are visible, by marker. napari takes ever longer for a layer the
-    more there are, so that of a cohort the others are added as they are asked for.
+    Nobody hears of a selection that comes and goes: to show the controls of one layer, and those of another again, is a
+    quarter of what adding takes.
     """
-    shown, others = [], {}
+    selection = viewer.layers.selection
+    chosen = set(selection)
+    with selection.events.blocker_all():
+        yield
+        selection.clear()
+        selection.update(chosen)
+
+
+def when_asked_for(tuples: list[LayerData]) -> tuple[list[LayerData], dict[str, LayerData]]:
+    """Return the layers of a slide to begin with, and its other channels by marker, which can wait until asked for.
+
+    napari looks at every layer whenever it draws, seen or not: each makes all others slower.
+    """
+    others = {one[1]["metadata"][MARKER]: one for one in tuples if MARKER in one[1]["metadata"] and not _is_seen(one)}
+    return [one for one in tuples if not any(one is other for other in others.values())], others
+
+
+def as_before(tuples: list[LayerData], seen: Mapping[str, Any]) -> list[LayerData]:
+    """Return the layers of a further slide, the same channels visible as of the one before, in the same colormaps.
+
+    ``seen`` are the colormaps of the channels that are visible, by marker.
+    """
+    out = []
     for data, options, kind in tuples:
         marker = options["metadata"].get(MARKER)
-        if marker is None:
-            shown.append((data, options, kind))
-        elif marker in seen:
-            shown.append((data, options | {"visible": True, "colormap": seen[marker]}, kind))
-        else:
-            others[marker] = (data, options | {"visible": False, "colormap": "gray"}, kind)
-    return shown, others
+        look = {} if marker is None else {"visible": marker in seen, "colormap": seen.get(marker, "gray")}
+        out.append((data, options | look, kind))
+    return out
+
+
+def _is_seen(one: LayerData) -> bool:
+    return bool(one[1].get("visible", True))
 
 
 def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:

@@ -10,10 +10,12 @@ _BEST = 5  # features of a marker that a filter by its name leaves, where all fo
 _CHOSEN = re.compile(r"\s*(\|?r\|?)?\s*([<>])\s*(-?[0-9.]+)\s*")
 
 
-def clustered(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def clustered(r: np.ndarray, shown: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the order of the markers and of the features of a map (markers, features).
 
     Markers with alike rows lie side by side; each feature stands under the marker it follows most, the strongest first.
+    Where ``shown`` (features,) is the number of the marker that its chunk shows, or one beyond the markers, those under
+    a marker lie together by it: those of its own chunk before others, and the strongest of each first.
     """
     rows = np.arange(len(r))
     r = np.nan_to_num(r)
@@ -23,7 +25,10 @@ def clustered(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return rows, np.arange(r.shape[1])
     strongest = np.abs(r[rows]).argmax(axis=0)
     signed = r[rows][strongest, np.arange(r.shape[1])]
-    return rows, np.lexsort((-signed, strongest))
+    if shown is None:
+        return rows, np.lexsort((-signed, strongest))
+    places = np.append(np.argsort(rows), np.arange(len(r), max(len(r), shown.max() + 1)))[shown]
+    return rows, np.lexsort((-signed, places, places != strongest, strongest))
 
 
 def chosen(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:

@@ -180,6 +180,8 @@ class State:
             r = self.r[self.study.markers.index(self.marker), feature]
             over = "" if self.map_of == ALL else f" over {self.map_of}"
             parts.append(f"{_SYMBOLS.get(self.map_name, 'r')} = {r:+.2f} with {self.marker}{over}")
+        if feature is not None and self.study.chunks is not None:
+            parts.append(self.study.chunks.told(feature))
         parts.append(f"{n:,} cells")
         if self.without:
             parts.append(f"{self.without:,} without value")

@@ -4,6 +4,7 @@ Nothing of the learned features is held: one is read when it is painted, from th
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,34 @@ MAP_ENDINGS = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_
 _ENOUGH = 25_000  # cells that tell how bright a marker is
 _BRIGHT = 0.1  # share of the cells
 _NO_FEATURES = ("spatial", "X_umap", "X_tsne")
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """How each feature is shared out among the chunks of the embedding, one chunk to a component."""
+
+    components: tuple[str, ...]
+    share: np.ndarray  # (d, n), each row sums to 1
+
+    @cached_property
+    def most(self) -> np.ndarray:
+        """The number of the chunk (d,) that draws most upon each feature."""
+        return np.asarray(self.share.argmax(axis=1))
+
+    def told(self, feature: int) -> str:
+        """Return in words which chunk draws most upon a feature, and its share."""
+        chunk = self.most[feature]
+        share = self.share[feature, chunk]
+        return f"chunk {self.components[chunk]} ({100 * share:.0f} %)" if share > 0 else "no chunk"
+
+    def shown(self, markers: Sequence[str]) -> np.ndarray:
+        """Return of each feature (d,) the number of the marker that its chunk shows, or one beyond the markers."""
+        out = len(markers) + np.arange(len(self.components))
+        for chunk, name in enumerate(self.components):
+            shown = [marker for marker in markers if name == marker or name.startswith(f"{marker} ")]
+            if shown:
+                out[chunk] = markers.index(max(shown, key=len))
+        return np.asarray(out[self.most])
 
 
 class Study:
@@ -146,6 +175,16 @@ class Study:
         """The markers that the partial correlation holds fixed: those of the stored one, else told by their names."""
         key = f"uns/{self.representation.removeprefix('X_')}_correlation/given"
         return [str(one) for one in self._read(key)] if self._has(key) else find_confounders(self.markers)
+
+    @cached_property
+    def chunks(self) -> Chunks | None:
+        """How features are shared out among chunks; None where that is not known, as for other methods."""
+        key = "uns/mxsplicer/chunks"
+        if self.representation != "X_splicer" or not self._has(f"{key}/share"):
+            return None
+        share = np.asarray(self._read(f"{key}/share"), dtype=np.float32)
+        components = tuple(str(name) for name in self._read(f"{key}/component"))
+        return Chunks(components, share) if share.shape == (self.n_features, len(components)) else None
 
     def warm(self) -> None:
         """Read what every view will ask for, so that none of them waits for it."""

@@ -4,6 +4,7 @@ Run by hand, with napari and a screen::
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python tests/benchmarks/bench_napari.py [--cells 50000 1000000]
     ... bench_napari.py --memory PX    # of 10,000 cells on a slide so many pixels wide, looked at in many places
+    ... bench_napari.py --channels N   # of 10,000 cells in so many markers: what it takes to come to a channel
 
 Cells are squares on a grid, ten pixels apart, with features drawn at random; each figure is the smallest of several.
 Other programs on the machine make all of them larger: the ratios between lines of one run are what can be relied on,
@@ -12,11 +13,12 @@ rendering of OpenGL is part of what is called "on the screen".
 """
 
 import argparse
+import gc
 import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -32,6 +34,7 @@ from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
 from napari_mxsplicer.raster import Raster, inside_polygon
 from napari_mxsplicer.state import Painted
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
 from mxsplicer.result import write_features
@@ -65,15 +68,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=[50_000, 1_000_000])
     parser.add_argument("--memory", type=int, metavar="PX")
+    parser.add_argument("--channels", type=int, metavar="N")
     options = parser.parse_args()
     application = Watched(sys.argv[:1])
     import napari
 
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1300, 900)
-    if options.memory:
-        measure_memory(viewer, options.memory)
+    if options.memory or options.channels:
+        if options.memory:
+            measure_memory(viewer, options.memory)
+        if options.channels:
+            measure_channels(viewer, options.channels)
         viewer.close()
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         return
     for n in options.cells:
         side = round(n**0.5)
@@ -162,7 +170,7 @@ def measure_panel(viewer: Any, side: int) -> None:
         taken = (time.thread_time() - processor, time.perf_counter() - clock)
         sys.stdout.write(f"  opened, the first picture{' ':15}{_told(taken)}\n")
         state = panel.state
-        _settle(lambda: len(viewer.layers) == len(_MARKERS) + 4 and not panel._warming.is_busy)
+        _settle(lambda: not panel._warming.is_busy, after=2)
         angles = np.linspace(0, 6, 60)
         circle = np.column_stack([np.cos(angles), np.sin(angles)])
         cells = iter(range(0, side * side, 997))
@@ -212,6 +220,41 @@ def measure_memory(viewer: Any, width_px: int) -> None:
         panel.disconnect_all()
 
 
+def measure_channels(viewer: Any, n: int) -> None:
+    """Open a result of many markers, and measure how long the interface is held while channels come and change."""
+    markers = [f"M{number}" for number in range(n)]
+    with TemporaryDirectory() as folder:
+        result = _write_result(Path(folder), 100, step=40, markers=markers)
+        clock, processor = time.perf_counter(), time.thread_time()
+        panel = open_in(viewer, result, at_once=False)
+        viewer.screenshot(flash=False)
+        taken = (time.thread_time() - processor, time.perf_counter() - clock)
+        sys.stdout.write(f"{n} channels: the first picture{' ':13}{_told(taken)}\n")
+        gc.freeze()  # as `mxsplicer view` does
+        Watched.taken.clear()
+        until = time.monotonic() + 0.4 * n
+        _settle(lambda: len(viewer.layers) == n + 4 or time.monotonic() > until, after=2)
+        long = sorted((one for one in Watched.taken if one[0] > 0.016), reverse=True) or [(0.0, 0.0)]
+        together = (sum(one[0] for one in long), sum(one[1] for one in long))
+        sys.stdout.write(f"  then {len(viewer.layers)} layers; events of more than 16 ms, the longest and together\n")
+        sys.stdout.write(f"    {len(long):<38}{_told(long[0])} | {_told(together)}\n")
+        sys.stdout.write("  the call: median, longest | the longest event after it: median, longest\n")
+        for what in ("another channel, for the first time", "a channel that was seen before"):
+            calls, events = [], []
+            for marker in markers[3:14]:
+                Watched.taken.clear()
+                Watched._inside, clock, processor = True, time.perf_counter(), time.thread_time()
+                panel.state.look_at(marker)
+                calls.append((time.thread_time() - processor, time.perf_counter() - clock))
+                Watched._inside = False
+                _settle(lambda: not any(work.is_busy for part in panel.parts for work in part.works))
+                events.append(max(Watched.taken))
+            some = [sorted(one)[place] for one in (calls, events) for place in (len(calls) // 2, -1)]
+            sys.stdout.write(f"  {what:40}{_told(some[0])}, {_told(some[1])} | {_told(some[2])}, {_told(some[3])}\n")
+        panel.disconnect_all()
+        viewer.window.remove_dock_widget(panel)
+
+
 def _resident() -> float:
     """Return the memory that this process holds, in MB."""
     return psutil.Process().memory_info().rss / 2**20
@@ -225,20 +268,20 @@ def _settle(done: Callable[[], bool], *, seconds: float = 120, after: float = 0.
         time.sleep(0.002)
 
 
-def _write_result(folder: Path, side: int, *, step: int = _STEP_PX) -> Path:
+def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Sequence[str] = _MARKERS) -> Path:
     """Write a result of cells on a grid, whose tables and images are as large as real ones of as many cells."""
     n, rng, levels = side * side, np.random.default_rng(4), _pyramid(_labels(side, step=step).astype(np.uint32))
-    stacks = [np.stack([(level % (11 * k + 7)).astype(np.uint16) for k in range(len(_MARKERS))]) for level in levels]
+    stacks = [np.stack([(level % (11 * k + 7)).astype(np.uint16) for k in range(len(markers))]) for level in levels]
     for name, pages, axes in (("mask", levels, "YX"), ("image", stacks, "CYX")):
         with tifffile.TiffWriter(folder / f"{name}.ome.tiff", bigtiff=True, ome=True) as file:
             for number, page in enumerate(pages):
-                about = {"axes": axes} | ({"Channel": {"Name": list(_MARKERS)}} if axes == "CYX" else {})
+                about = {"axes": axes} | ({"Channel": {"Name": list(markers)}} if axes == "CYX" else {})
                 coarser = {"subfiletype": 1} if number else {"subifds": len(pages) - 1, "metadata": about}
                 file.write(page, tile=(512, 512), compression="zlib", photometric="minisblack", **coarser)
     y, x = np.divmod(np.arange(n), side)
     z = rng.normal(size=(n, _FEATURES)).astype(np.float32)
     adata = AnnData(
-        rng.gamma(2, 9, (n, len(_MARKERS))).astype(np.float32),
+        rng.gamma(2, 9, (n, len(markers))).astype(np.float32),
         obs=pd.DataFrame(
             {
                 "cell_id": np.arange(1, n + 1, dtype=np.uint32),
@@ -248,10 +291,10 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX) -> Path:
             },
             index=pd.RangeIndex(n).astype(str),
         ),
-        var=pd.DataFrame(index=list(_MARKERS)),
+        var=pd.DataFrame(index=list(markers)),
         obsm={"X_splicer": z, "X_umap": rng.normal(size=(n, 2)).astype(np.float32)},
     )
-    adata.varm["splicer_correlation"] = rng.uniform(-1, 1, (len(_MARKERS), _FEATURES)).astype(np.float32)
+    adata.varm["splicer_correlation"] = rng.uniform(-1, 1, (len(markers), _FEATURES)).astype(np.float32)
     result = folder / "slide.mxs"
     result.mkdir()
     adata.write_h5ad(result / "cells.h5ad")
@@ -261,7 +304,7 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX) -> Path:
         "image": str(folder / "image.ome.tiff"),
         "mask": str(folder / "mask.ome.tiff"),
         "mask_page": None,
-        "markers": list(_MARKERS),
+        "markers": list(markers),
         "markers_table": None,
         "pixel_size_um": 0.5,
     }

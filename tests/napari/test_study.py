@@ -8,7 +8,7 @@ from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.order import chosen, clustered
 from napari_mxsplicer.partners import interval, partners_of_feature, partners_of_marker
-from napari_mxsplicer.study import open_study
+from napari_mxsplicer.study import Chunks, open_study
 from napari_mxsplicer.subset import correlate_rows
 from scipy.stats import spearmanr
 
@@ -30,6 +30,30 @@ def test_columns_are_those_of_the_table(study, adata):
     np.testing.assert_array_equal(study.feature_block(3, 9), adata.obsm["X_splicer"][:, 3:9].T)
     np.testing.assert_array_equal(study.marker("CD20"), np.asarray(adata[:, "CD20"].X).ravel())
     assert list(study.column("lineage")) == list(adata.obs["lineage"])
+
+
+def test_a_feature_belongs_to_the_component_whose_chunk_draws_most_upon_it(study, adata, tmp_path):
+    assert study.chunks is None  # nothing was trained
+    shared = adata.copy()
+    share = np.full((adata.obsm["X_splicer"].shape[1], 4), 0.2)
+    share[:, 2] = 0.4
+    names = np.array(["CD8a rim", "CD8 rim", "CD20 with DAPI", "T cells"])
+    shared.uns["mxsplicer"] = {"chunks": {"component": names, "share": share}}
+    shared.write_h5ad(tmp_path / "shared.h5ad")
+
+    found = open_study(tmp_path / "shared.h5ad").chunks
+
+    assert found.told(7) == "chunk CD20 with DAPI (40 %)"
+    for chunk, number in enumerate([1, 0, 2, 6]):  # of the last no marker
+        leads = Chunks(tuple(names), np.eye(4)[[chunk]])
+        assert leads.shown(["CD8", "CD8a", "CD20"]).tolist() == [number]
+    assert Chunks(("CD8",), np.zeros((1, 1))).told(0) == "no chunk"
+
+
+def test_features_under_a_marker_lie_together_by_their_chunks_its_own_first():
+    r = np.array([[0.9, 0.8, 0.7, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.5]])
+    assert clustered(r)[1].tolist() == [0, 1, 2, 3, 4]
+    assert clustered(r, np.array([1, 0, 5, 0, 1]))[1].tolist() == [1, 3, 0, 2, 4]
 
 
 def test_a_table_alone_is_read_as_the_same_cells_of_a_result(study, sample, adata):

@@ -11,6 +11,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer import training
 from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
+from mxsplicer.splicer.encoders import Projector
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES
 from mxsplicer.splicer.recipe import Recipe
@@ -112,6 +113,7 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
     assert {file.name for file in (tmp_path / "cut").iterdir()} == {
         "config.json",
         "model.safetensors",
+        "projector.safetensors",
         "README.md",
         "log.jsonl",
         "log.csv",
@@ -207,7 +209,38 @@ def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_p
     assert not torch.allclose(weights(baseline)["stem.0.weight"], weights(run)["stem.0.weight"])
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_feature_is_shared_out_by_what_it_adds_to_the_variance_of_each_chunk(store, tmp_path):
+    run = train(store, tmp_path / "run", widths={"CD20": 3})
+    z = embed(run, store).obsm["X_splicer"]
+    projector = Projector(run.features, 8 + 8 + 3).double().eval()
+    projector.load_state_dict(run.projector)
+
+    with torch.no_grad():
+        e, nothing = (projector(torch.from_numpy(one).double()).numpy() for one in (z, 0 * z[:1]))
+        added = np.zeros((run.features, e.shape[1]))
+        for feature in range(run.features):
+            alone = np.zeros_like(z)
+            alone[:, feature] = z[:, feature]
+            brought = projector(torch.from_numpy(alone).double()).numpy() - nothing
+            added[feature] = [np.cov(brought[:, r], e[:, r])[0, 1] for r in range(e.shape[1])]
+    np.testing.assert_allclose(added.sum(axis=0), e.var(axis=0, ddof=1), rtol=1e-5)  # nothing else adds to it
+    of_chunks = np.column_stack([np.maximum(part, 0).sum(axis=1) for part in np.split(added, [8, 16], axis=1)])
+    vary = z.std(axis=0) > 0
+    of_chunks[vary] /= of_chunks[vary].sum(axis=1, keepdims=True)
+    of_chunks[~vary] = 0
+
+    np.testing.assert_allclose(run.chunk_shares(z), of_chunks, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"method": "joint"}, {"method": "sigma"}, {"projector_layers": 1}, {}])
+def test_where_no_chunk_belongs_to_a_component_by_a_linear_map_nothing_is_shared_out(store, tmp_path, changes):
+    run, z = train(store, tmp_path / "run", epochs=1, **changes), np.random.default_rng(0).normal(size=(9, 64))
+    assert (run.chunk_shares(z) is None) == bool(changes)
+    (tmp_path / "run" / "projector.safetensors").unlink()  # as in a folder that an earlier version wrote
+    assert load_run(tmp_path / "run").chunk_shares(z) is None
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "projector.safetensors"])
 def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
     train(store, tmp_path / "run")
     file = tmp_path / "run" / damage

@@ -166,7 +166,7 @@ class Correlations(Part):
             nothing = np.zeros(0, dtype=int)
             self.heatmap.show_map(np.zeros((0, 0)), (), rows=nothing, columns=nothing)
             return
-        rows, columns = clustered(r)
+        rows, columns = clustered(r, None if study.chunks is None else study.chunks.shown(study.markers))
         left = chosen(r, study.markers, self.filter.text())
         nothing_left = bool(self.filter.text().strip()) and not len(left)
         if nothing_left != self._nothing_left:
@@ -178,6 +178,7 @@ class Correlations(Part):
             rows=rows,
             columns=columns[np.isin(columns, left)],
             by_chance=None if self.state.p_values is None else by_chance(self.state.p_values),
+            chunks=study.chunks,
         )
         self._frame()
 

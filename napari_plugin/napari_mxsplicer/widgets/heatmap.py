@@ -8,11 +8,12 @@ import pyqtgraph as pg
 from qtpy.QtCore import QRectF, Qt, Signal
 
 from mxsplicer.pl.colors import QUALITATIVE
+from napari_mxsplicer.study import Chunks
 from napari_mxsplicer.widgets.theme import Theme
 
 _FAINT = 0.25  # opacity of a correlation that is not distinguishable from chance
 _ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 480  # height of a row as long as there are few; at least; of all rows
-_STRIP = 0.7  # height, in rows, of the strip that tells which marker a feature follows most
+_STRIP, _GAP = 0.7, 0.2  # height, in rows, of a strip above the map, and of what is below it
 
 
 class Heatmap(pg.PlotWidget):
@@ -29,9 +30,11 @@ class Heatmap(pg.PlotWidget):
         self._rows: np.ndarray = np.zeros(0, dtype=int)
         self._columns: np.ndarray = np.zeros(0, dtype=int)
         self._r, self._p = np.zeros((0, 0)), np.zeros((0, 0))
-        self._image, self._strip = pg.ImageItem(axisOrder="row-major"), pg.ImageItem(axisOrder="row-major")
+        self._image = pg.ImageItem(axisOrder="row-major")
+        # Which marker a feature follows most, and above it whose chunk draws most upon it.
+        self._strips = [pg.ImageItem(axisOrder="row-major") for _ in range(2)]
         self._frame = pg.PlotCurveItem()
-        for item in (self._image, self._strip, self._frame):
+        for item in (self._image, *self._strips, self._frame):
             self.addItem(item)
         view = self.getViewBox()
         view.invertY(True)
@@ -49,6 +52,7 @@ class Heatmap(pg.PlotWidget):
         self._top.clicked.connect(lambda place: self._say(self.feature_clicked, self._columns, place))
         self.theme = Theme.dark()
         self._markers: Sequence[str] = ()
+        self._chunks: Chunks | None = None
 
     def set_theme(self, theme: Theme) -> None:
         """Take the colours of napari's theme."""
@@ -68,8 +72,10 @@ class Heatmap(pg.PlotWidget):
         rows: np.ndarray,
         columns: np.ndarray,
         by_chance: np.ndarray | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         """Show correlations (markers, features) in an order; those ``by_chance`` are faint."""
+        self._chunks = chunks
         moved = len(columns) != len(self._columns)
         self._r, self._markers, self._rows, self._columns = r, markers, rows, columns
         self._p = np.zeros(r.shape, dtype=bool) if by_chance is None else by_chance
@@ -84,7 +90,8 @@ class Heatmap(pg.PlotWidget):
         view.setLimits(xMin=0, xMax=max(1, len(columns)), minXRange=min(8, max(1, len(columns))))
         if moved:
             view.setRange(xRange=(0, max(1, len(columns))), padding=0)
-        view.setRange(yRange=(-_STRIP - 0.3, max(1, len(rows))), padding=0)
+        above = (1 if chunks is None else 2) * (_STRIP + _GAP) + 0.1
+        view.setRange(yRange=(-above, max(1, len(rows))), padding=0)
 
     def frame(self, marker: int | None, feature: int | None) -> None:
         """Put a frame around a cell, a row or a column of the map."""
@@ -131,8 +138,8 @@ class Heatmap(pg.PlotWidget):
     def _draw(self) -> None:
         shown = self._r[np.ix_(self._rows, self._columns)]
         if not shown.size:
-            self._image.clear()
-            self._strip.clear()
+            for item in (self._image, *self._strips):
+                item.clear()
             return
         table = self.theme.diverging()
         places = np.clip((np.nan_to_num(shown) + 1) * 127.5, 0, 255).astype(np.uint8)
@@ -141,10 +148,16 @@ class Heatmap(pg.PlotWidget):
         self._image.setImage(rgba, autoLevels=False)
         self._image.setRect(QRectF(0, 0, shown.shape[1], shown.shape[0]))
         # Over all features of the map: a filter does not change which marker a feature follows.
-        follows = self._rows[np.abs(np.nan_to_num(shown)).argmax(axis=0)]
-        strip = np.array([pg.mkColor(QUALITATIVE[marker % len(QUALITATIVE)]).getRgb() for marker in follows])
-        self._strip.setImage(strip[None].astype(np.uint8), autoLevels=False)
-        self._strip.setRect(QRectF(0, -_STRIP - 0.2, shown.shape[1], _STRIP))
+        self._draw_strip(0, self._rows[np.abs(np.nan_to_num(shown)).argmax(axis=0)])
+        if self._chunks is None:
+            self._strips[1].clear()
+        else:
+            self._draw_strip(1, self._chunks.shown(self._markers)[self._columns])
+
+    def _draw_strip(self, place: int, numbers: np.ndarray) -> None:
+        colors = np.array([pg.mkColor(QUALITATIVE[number % len(QUALITATIVE)]).getRgb() for number in numbers])
+        self._strips[place].setImage(colors[None].astype(np.uint8), autoLevels=False)
+        self._strips[place].setRect(QRectF(0, -(place + 1) * (_STRIP + _GAP), len(numbers), _STRIP))
 
     def _bring_into_view(self, column: float) -> None:
         view = self.getViewBox()
@@ -154,27 +167,37 @@ class Heatmap(pg.PlotWidget):
             view.setRange(xRange=(column - half, column + half), padding=0)
 
     def _at(self, position: Any) -> tuple[int, int] | None:
+        """Return the row and the column, as they are shown, at a point of the scene; rows of strips are negative."""
         view = self.getViewBox()
         if not view.sceneBoundingRect().contains(position):
             return None
         point = view.mapSceneToView(position)
-        row, column = int(np.floor(point.y())), int(np.floor(point.x()))
-        if 0 <= row < len(self._rows) and 0 <= column < len(self._columns):
-            return int(self._rows[row]), int(self._columns[column])
-        return None
+        row, column = point.y() if point.y() > 0 else point.y() / (_STRIP + _GAP), int(np.floor(point.x()))
+        return (int(np.floor(row)), column) if row < len(self._rows) and 0 <= column < len(self._columns) else None
 
     def _clicked(self, event: Any) -> None:
         place = self._at(event.scenePos()) if event.button() == Qt.MouseButton.LeftButton else None
-        if place is not None:
-            self.cell_clicked.emit(*place)
+        if place is None:
+            return
+        if place[0] < 0:
+            self.feature_clicked.emit(int(self._columns[place[1]]))
+        else:
+            self.cell_clicked.emit(int(self._rows[place[0]]), int(self._columns[place[1]]))
 
     def _moved(self, position: Any) -> None:
         place = self._at(position)
         self.setToolTip("" if place is None else self._told(*place))
 
-    def _told(self, marker: int, feature: int) -> str:
+    def _told(self, row: int, column: int) -> str:
+        feature = int(self._columns[column])
+        if row < -1 and self._chunks is not None:
+            return f"feature {feature}: {self._chunks.told(feature)} draws most upon it"
+        followed = int(self._rows[np.abs(np.nan_to_num(self._r[self._rows, feature])).argmax()])
+        marker = followed if row < 0 else int(self._rows[row])
+        most = " (which it follows most)" if marker == followed else ""
         chance = ", not beyond chance" if self._p[marker, feature] else ""
-        return f"feature {feature}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}"
+        chunk = "" if self._chunks is None else f"; {self._chunks.told(feature)}"
+        return f"feature {feature}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}{most}{chunk}"
 
     def _say(self, signal: Any, order: np.ndarray, place: int) -> None:
         if 0 <= place < len(order):

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
-from qtpy.QtWidgets import QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import MARKER, SLIDE, LayerData
-from napari_mxsplicer.opening import Adding, as_before, slide_layers
+from napari_mxsplicer.opening import Adding, as_before, insert, slide_layers, when_asked_for
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.widgets.base import Context, Later, choice
+from napari_mxsplicer.widgets.base import Context, Later, button, choice
 from napari_mxsplicer.widgets.cells import CellsPart
 from napari_mxsplicer.widgets.correlations import Correlations
 from napari_mxsplicer.widgets.exemplars import CellPart, Exemplars
@@ -39,6 +39,9 @@ class Panel(QWidget):
         self.canvas = Canvas(viewer, self.state, run=self._regions.start)
         self.sentence, self.told = QLabel(), QLabel()
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are painted by")
+        self.channels = button(
+            "All channels", "Add a layer for every marker; one alone is added when it is clicked", self.add_channels
+        )
         context = Context(self.state, self.canvas, self.tell)
         self.correlations, self.cells = Correlations(context), CellsPart(context)
         self.partners, self.exemplars, self.cell = Partners(context), Exemplars(context), CellPart(context)
@@ -91,21 +94,47 @@ class Panel(QWidget):
         self.canvas.begin()
 
     def add_layers(self, tuples: list[LayerData], *, at_once: bool = False) -> None:
-        """Add layers: those that are seen now, the hidden ones one after the other while the viewer runs."""
+        """Add the layers of a slide: those that are seen, hidden channels as they are asked for, or all ``at_once``."""
         for one in self._adding.left if self._adding is not None else []:  # of a slide that was left before all came
             about = one[1]["metadata"]
             if MARKER in about:
                 self._others.setdefault(about[SLIDE], {})[about[MARKER]] = one
-        self._adding = Adding(self.viewer, tuples)
+        now, others = (tuples, {}) if at_once else when_asked_for(tuples)
+        self._adding = Adding(self.viewer, now)
         self._adding.add_seen()
+        if others and self.state.slide is not None:
+            self._others[self.state.slide] = others
         if at_once:
             while self._adding.add_next():
                 pass
         self._next_layer.start()
+        self._add_channel()
+
+    def add_channels(self) -> None:
+        """Add the channels of the slide that are no layers yet, one after the other while the viewer runs."""
+        others = self._others.pop(self.state.slide or "", {})
+        self._adding = Adding(self.viewer, list(others.values()), below=self._above_channels())
+        self._next_layer.start()
+        self._offer_channels()
 
     def _add_next(self) -> None:
         if self._adding is not None and self._adding.add_next():
             self._next_layer.start()
+
+    def _add_channel(self) -> None:
+        """Add the channel of the marker that is looked at, where its slide was opened without."""
+        found = self._others.get(self.state.slide or "", {}).pop(self.state.marker or "", None)
+        if found is not None:
+            data, options, kind = found
+            seen = (data, options | {"visible": True}, kind)
+            insert(self.viewer, seen, below=self._above_channels(), selected=False)
+        self._offer_channels()
+
+    def _above_channels(self) -> Any:
+        return self.canvas.layer("cells") or self.canvas.layer("map")
+
+    def _offer_channels(self) -> None:
+        self.channels.setVisible(bool(self._others.get(self.state.slide or "")))
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Leave most of the window to the tissue."""
@@ -162,8 +191,12 @@ class Panel(QWidget):
         above = QVBoxLayout()  # always seen, wherever the rest is scrolled to
         above.setContentsMargins(6, 6, 6, 2)
         above.setSpacing(4)
-        for one in (self.sentence, self.told, self.slides, self.paint):
+        for one in (self.sentence, self.told, self.slides):
             above.addWidget(one)
+        beside = QHBoxLayout()
+        beside.addWidget(self.paint, 1)
+        beside.addWidget(self.channels)
+        above.addLayout(beside)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
@@ -180,6 +213,7 @@ class Panel(QWidget):
         study = self.state.study
         if study is not self._studied:
             self._studied, self._others = study, {}
+        self._offer_channels()
         for section in self._sections:
             section.setVisible(study is not None)
         self._opening.unfold(study is None)
@@ -235,17 +269,7 @@ class Panel(QWidget):
 
     def _slide_opened(self, tuples: list[LayerData]) -> None:
         self.tell("")
-        shown, others = as_before(tuples, self.canvas.channels_seen())
-        self.add_layers(shown)
-        assert self.state.slide is not None
-        self._others[self.state.slide] = others
-        self._add_channel()
-
-    def _add_channel(self) -> None:
-        """Add the channel of the marker that is looked at, where its slide was opened without."""
-        found = self._others.get(self.state.slide or "", {}).pop(self.state.marker or "", None)
-        if found is not None:
-            Adding(self.viewer, [found], below=self.canvas.layer("cells") or self.canvas.layer("map")).add_next()
+        self.add_layers(as_before(tuples, self.canvas.channels_seen()))
 
     def _slide_failed(self, message: str) -> None:
         self.tell(message)

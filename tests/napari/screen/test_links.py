@@ -5,6 +5,7 @@ import pytest
 from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import PAINT, ROLE
 from napari_mxsplicer.state import Painted
+from napari_mxsplicer.study import Chunks
 from qtpy.QtCore import QPointF, Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
 
@@ -78,6 +79,27 @@ def test_arrow_keys_step_through_features_and_markers_in_the_order_shown(fresh, 
     hands.press(heatmap, Qt.Key.Key_Down)
     assert panel.state.painted.feature == heatmap._columns[6]
     assert panel.state.marker == panel.state.study.markers[heatmap._rows[3]]
+
+
+def test_the_chunk_that_draws_most_upon_a_feature_is_marked_and_told(fresh, hands, monkeypatch):
+    _, panel = fresh
+    study, heatmap = panel.state.study, panel.correlations.heatmap
+    share = np.random.default_rng(0).dirichlet(np.ones(3), study.n_features)
+    monkeypatch.setattr(study, "chunks", Chunks(("CD20 rim", "CD8a", "T cells"), share), raising=False)
+    panel.correlations.filter.setText(">0")  # drawn anew
+    hands.pump()
+    marked = heatmap._strips[1].image[0]
+    assert len(np.unique(marked, axis=0)) == 3
+    follows = heatmap._strips[0].image[0]
+    column = next(place for place in range(len(marked)) if (marked[place] == follows[place]).all())  # CD20 and CD20
+    told = study.chunks.told(heatmap._columns[column])
+
+    viewport, x, y = on_heatmap(panel, -2, column)
+    hands.move(viewport, x, y)
+    assert told in heatmap.toolTip()
+    hands.click(viewport, x, y)
+    assert panel.state.painted.feature == heatmap._columns[column]
+    assert told in panel.sentence.text()
 
 
 def test_a_click_on_the_name_of_a_marker_paints_the_marker(fresh, hands):

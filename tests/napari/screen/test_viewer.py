@@ -141,6 +141,34 @@ def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_
     assert order.index("map") > max(place for place, role in enumerate(order) if role == "marker")
 
 
+def test_a_hidden_channel_is_a_layer_when_its_marker_is_looked_at_or_all_are_wanted(viewer, sample, hands):
+    """And what the user has selected in the list of layers stays selected."""
+    panel = open_in(viewer, sample, at_once=False)
+    markers = panel.state.study.markers
+
+    def channels():
+        return {one.metadata[MARKER]: one.visible for one in viewer.layers if one.metadata.get(ROLE) == "marker"}
+
+    assert len(channels()) == 2
+    assert all(channels().values())
+    hands.wait_until(lambda: panel.canvas.layer("cells") is not None)
+    viewer.layers.selection.clear()
+    viewer.layers.selection.update(viewer.layers[:2])
+    before = set(viewer.layers.selection)
+    asked = next(marker for marker in markers if marker not in channels())
+
+    panel.state.look_at(asked)
+    assert channels() == dict.fromkeys(channels(), False) | {asked: True}
+    assert set(viewer.layers.selection) == before
+
+    panel.channels.click()
+    hands.wait_until(lambda: set(channels()) == set(markers))
+    assert not panel.channels.isVisibleTo(panel)
+    assert set(viewer.layers.selection) == before
+    roles = [one.metadata.get(ROLE) for one in viewer.layers]
+    assert roles.index("cells") > max(place for place, role in enumerate(roles) if role == "marker")
+
+
 def test_a_closed_panel_listens_to_nothing(viewer, sample):
     moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
     theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
