@@ -22,7 +22,8 @@ def main() -> None:
     """Open the demo, do what the page tells, and take pictures."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1440, 960)
-    panel = open_in(viewer, sys.argv[1] if len(sys.argv) > 1 else ROOT / "demo/tissue.mxs")
+    panel = open_in(viewer, sys.argv[1] if len(sys.argv) > 1 else ROOT / "demo/tissue.mxs", at_once=False)
+    settle(lambda: panel.canvas.layer("cells") is not None and panel.canvas.layer("marks") is not None)
     state = panel.state
     area = panel.findChild(QScrollArea).verticalScrollBar()
     marker = state.study.markers.index("CD20")

@@ -10,6 +10,7 @@ import typer
 
 from mxsplicer.errors import InputError
 
+_PATIENCE_MS = 5_000
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
@@ -41,6 +42,7 @@ def view(
         msg = "there is no screen here (DISPLAY is not set). Log in with `ssh -X`, or copy the result to your computer."
         raise InputError(msg)
     from napari_mxsplicer.opening import open_in
+    from qtpy.QtCore import QThreadPool
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
     try:
@@ -51,3 +53,4 @@ def view(
     viewer.show()
     gc.freeze()  # to look for garbage among all that was imported holds the window for 0.2 s at a time
     napari.run()
+    QThreadPool.globalInstance().waitForDone(_PATIENCE_MS)  # what still runs would end in a traceback without Qt
