@@ -3,9 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import zarr
@@ -48,14 +49,15 @@ class UnfinishedMasks:
         if made_from is not None and self._read_made_from() == made_from:
             self._masks = [open_finest(_partial(one), mode="r+") for one in paths]
             self._firsts = [np.load(one) for one in sorted(self._journal.glob("*.npy"))]
-            for stray in (one for path in paths for one in (_partial(path) / "0").rglob("*.partial")):
-                stray.unlink()  # of a chunk that was being written
+            for stray in (one for path in paths for one in _partial(path).rglob("*.partial")):
+                stray.unlink()  # of what zarr was writing
             logger.info("%s: goes on after %d of %d tiles", paths[0], len(self._firsts), len(grid))
             return
         self._masks = [create_labels(_partial(one), grid.shape_px) for one in paths]
         self._journal.mkdir()
         if made_from is not None:
-            _write_whole(self._journal / _MADE_FROM, json.dumps(made_from).encode())
+            with _whole(self._journal / _MADE_FROM) as stream:
+                stream.write(json.dumps(made_from).encode())
 
     def tiles_left(self) -> list[Window]:
         """Return the tiles that are not done, in their order."""
@@ -71,9 +73,8 @@ class UnfinishedMasks:
             first = _write(self._masks, cells, nuclei if len(self._masks) > 1 else None, owned, window, n_cells)
             n_cells += len(first)
             self._firsts.append(first)
-            with (self._journal / "next").open("wb") as stream:
+            with _whole(self._journal / f"{number:09d}.npy") as stream:
                 np.save(stream, first)
-            (self._journal / "next").replace(self._journal / f"{number:09d}.npy")
         return n_cells
 
     def discard(self) -> None:
@@ -102,9 +103,13 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    path.with_suffix(".next").write_bytes(content)
-    path.with_suffix(".next").replace(path)
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that has its name when it is whole."""
+    unfinished = path.with_name("next")
+    with unfinished.open("wb") as stream:
+        yield stream
+    unfinished.replace(path)
 
 
 def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:

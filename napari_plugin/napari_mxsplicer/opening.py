@@ -172,8 +172,9 @@ def when_asked_for(tuples: list[LayerData]) -> tuple[list[LayerData], dict[str, 
 
     napari looks at every layer whenever it draws, seen or not: each makes all others slower.
     """
-    others = {one[1]["metadata"][MARKER]: one for one in tuples if MARKER in one[1]["metadata"] and not _is_seen(one)}
-    return [one for one in tuples if not any(one is other for other in others.values())], others
+    can_wait = [MARKER in one[1]["metadata"] and not _is_seen(one) for one in tuples]
+    others = {one[1]["metadata"][MARKER]: one for one, later in zip(tuples, can_wait, strict=True) if later}
+    return [one for one, later in zip(tuples, can_wait, strict=True) if not later], others
 
 
 def as_before(tuples: list[LayerData], seen: Mapping[str, Any]) -> list[LayerData]:

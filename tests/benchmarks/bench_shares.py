@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+from napari_mxsplicer.study import Chunks
 
 from mxsplicer import load_run
 from mxsplicer.embedding import encode_inputs
@@ -35,10 +36,8 @@ def main() -> None:
 def measure(path: Path) -> None:
     """Compare leading chunks with correlations, and both with what moves the features."""
     adata, run = anndata.read_h5ad(path / "cells.h5ad"), load_run(path)
-    markers, components = list(run.markers), run.settings["components"]
+    markers, components = list(run.markers), tuple(run.settings["components"])
     z, r = adata.obsm["X_splicer"], np.abs(adata.varm["splicer_correlation"])
-    shown = [[m for m in markers if name == m or name.startswith(f"{m} ")] for name in components]
-    of_chunk = np.array([markers.index(max(names, key=len)) for names in shown])
     follows, order, moves = r.argmax(axis=0), np.argsort(-r, axis=0), moved(run, path).argmax(axis=0)
     sys.stdout.write(f"{path}: {z.shape[1]} features, {len(components)} chunks, {run.settings['steps']} steps\n")
     say("the marker it follows most is what moves it most", follows, lambda some: some == moves)
@@ -50,7 +49,7 @@ def measure(path: Path) -> None:
         of_all = share / share.sum(axis=1, keepdims=True)
         first, second = np.median(np.sort(of_all, axis=1)[:, -2:], axis=0)[::-1]
         sys.stdout.write(f"  {name}: shares of the leading and of the next chunk {first:.3f}, {second:.3f}\n")
-        leads = of_chunk[share.argmax(axis=1)]
+        leads = Chunks(components, share).shown(markers)
         say("  the chunk's marker is the one it follows most", leads, lambda some: some == follows)
         say("  ... one of the three it follows most", leads, lambda some: (order[:3] == some).any(axis=0))
         say("  ... what moves it most", leads, lambda some: some == moves)
