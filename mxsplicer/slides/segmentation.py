@@ -182,6 +182,7 @@ def segment(
         settings["roi"] = fingerprint(roi)
     own_function = segmenter is not None and not named
     with held(path):
+        _check_free(paths, overwrite=overwrite)  # again: another command may have made it since
         unfinished = UnfinishedMasks(
             paths, grid, halo_px, None if own_function else _made_from(slide, channels, settings, grid, len(paths))
         )

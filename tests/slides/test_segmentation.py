@@ -241,6 +241,23 @@ def test_two_commands_do_not_write_one_mask(tmp_path):
     segment(slide, tmp_path / "mask.zarr")
 
 
+def test_a_mask_that_another_command_made_meanwhile_is_kept(tmp_path, monkeypatch):
+    slide, _ = tissue(size_px=200)
+    measure = segmentation._measure_levels
+
+    def meanwhile(*given):
+        monkeypatch.setattr(segmentation, "_measure_levels", measure)
+        segment(slide, tmp_path / "mask.zarr", expansion_um=0)
+        return measure(*given)
+
+    monkeypatch.setattr(segmentation, "_measure_levels", meanwhile)
+    with pytest.raises(InputError, match=r"mask\.zarr exists"):
+        segment(slide, tmp_path / "mask.zarr")
+
+    kept = segment(slide, tmp_path / "expected.zarr", expansion_um=0)
+    np.testing.assert_array_equal(open_mask(tmp_path / "mask.zarr")[:, :], kept[:])
+
+
 @pytest.mark.parametrize("changed", ["setting", "image"])
 def test_what_was_begun_with_another_setting_or_image_begins_anew(tmp_path, changed):
     slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
