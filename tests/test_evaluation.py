@@ -79,6 +79,7 @@ def test_every_baseline_stands_beside_on_the_same_cells(whole):
 
     assert set(scores.index) == {
         "SpliCER",
+        "SpliCER + mean intensity",
         "untrained encoder",
         "PCA of pixels",
         "mean intensity",
@@ -87,7 +88,9 @@ def test_every_baseline_stands_beside_on_the_same_cells(whole):
     }
     assert scores["n_cells"].nunique() == 1
     assert scores.loc["mean intensity", "gain"] == 0
-    assert scores[["rank_me", "silhouette", "nmi", "ari"]].notna().all(axis=None)
+    together, alone = scores.loc["SpliCER + mean intensity"], scores.drop("SpliCER + mean intensity")
+    assert together["balanced_accuracy"] >= alone.loc["mean intensity", "balanced_accuracy"] - 0.02
+    assert alone[["rank_me", "silhouette", "nmi", "ari"]].notna().all(axis=None)
     assert (scores["balanced_accuracy"] > 1.5 * scores["chance"]).all()
     assert len(whole.verdicts) == 1
 

@@ -21,7 +21,7 @@ from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.probing import MAX_CELLS, probe_few_labels, remember, score, set_task, verdict
 from mxsplicer.tl.regions import rows_inside
 from mxsplicer.tl.reliance import measure_reliance
-from mxsplicer.tl.representations import MEAN_INTENSITY, key_of, trained
+from mxsplicer.tl.representations import BESIDE, MEAN_INTENSITY, is_baseline, key_of, trained
 from mxsplicer.tl.structure import measure_structure
 
 _CELLS_OF_MIXING = 20_000
@@ -223,14 +223,15 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
             for name, z in beside:
                 sample.obsm[key_of(name)] = z
         names = names_to_score(sample)
-        scores = score(sample, task, representations=names, **split)  # type: ignore[arg-type]
+        own = trained(names)
+        together = [] if is_baseline(own) else [f"{own}{BESIDE}{MEAN_INTENSITY}"]  # does it add to what is there anyway
+        scores = score(sample, task, representations=[*names, *together], **split)  # type: ignore[arg-type]
         if beside and not everywhere:
             assert pictures is not None
             scores = pd.concat([scores, _score_some(sample, pictures.rows, beside, how, split, part.notes)])
         part.efficiency = probe_few_labels(sample, task, representations=names, scores=scores, seed=seed)
         structure, part.spectrum = measure_structure(sample, task, representations=names, seed=seed)
         part.reliance = measure_reliance(sample, task, max_cells=max(2_000, settings.reliance_cells), seed=seed)
-        own = trained(names)
         if pictures is not None and key_of(own) == f"X_{pictures.run.method}":
             of_run = measure_reliance(
                 sample,

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.stats import t as t_distribution
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -31,7 +32,7 @@ from mxsplicer.tl.representations import (
     check_representation,
     features_of,
     is_baseline,
-    scaler,
+    scalers,
     trained,
 )
 
@@ -158,7 +159,9 @@ def probe(
     label
         Column of ``obs``. Cells where it is missing or "" are left out.
     representations
-        Names of :data:`LEARNED`, of the baselines, or keys of ``obsm``; all there are by default.
+        Names of :data:`LEARNED`, of the baselines, or keys of ``obsm``; all there are by default. ``"A + B"`` scores
+        two of them side by side, to see whether A adds to B: how much A weighs is chosen as the regularisation is, and
+        may be nothing.
     groups
         Column of ``obs`` whose values stay together, patient or slide, or ``"quadrants"``. By default ``patient`` or
         ``slide``, the first that has three or more values, else quadrants.
@@ -222,10 +225,10 @@ def score(
     per_fold: dict[str, pd.DataFrame] = {}
     leaks: dict[str, dict[str, float]] = {}
     for name in track(names, f"Scoring {task.label}"):
-        x = features_of(adata, name, task.rows)
+        x, scales = features_of(adata, name, task.rows), scalers(adata, name)
 
-        def score_in(folds: Folds, fold: int, x: np.ndarray = x, name: str = name) -> dict[str, float]:
-            return _score_fold(x, task.codes, folds, fold, name, max_cells_per_class, seed)
+        def score_in(folds: Folds, fold: int, x: np.ndarray = x, scales: Sequence[Any] = scales) -> dict[str, float]:
+            return _score_fold(x, task.codes, folds, fold, scales, max_cells_per_class, seed)
 
         per_fold[name] = pd.DataFrame(_at_once(lambda fold: score_in(task.folds, fold), range(task.folds.n)))
         if unsafe_random_split:
@@ -291,12 +294,12 @@ def probe_few_labels(
     names = _names(adata, representations)
     found: dict[tuple[str, int], Any] = {}
     for name in track(names, f"Scoring {task.label} with fewer labels"):
-        x = features_of(adata, name, task.rows)
+        x, scales = features_of(adata, name, task.rows), scalers(adata, name)
 
-        def score_in(place: tuple[int, int], x: np.ndarray = x, name: str = name) -> float:
+        def score_in(place: tuple[int, int], x: np.ndarray = x, scales: Sequence[Any] = scales) -> float:
             size, fold = place
             test = np.flatnonzero(tests[fold])
-            predict = fit_fold(x, task.codes, task.folds, fold, name, size, seed)[0]
+            predict = fit_fold(x, task.codes, task.folds, fold, scales, size, seed)[0]
             return float(balanced_accuracy_score(task.codes[test], predict(x[test]).argmax(axis=1)))
 
         places = [(size, fold) for size in sizes for fold in range(task.folds.n)]
@@ -437,18 +440,30 @@ def _classes(
 
 
 def _score_fold(
-    features: np.ndarray, codes: np.ndarray, folds: Folds, fold: int, name: str, max_per_class: int, seed: int
+    features: np.ndarray,
+    codes: np.ndarray,
+    folds: Folds,
+    fold: int,
+    scales: Sequence[Any],
+    max_per_class: int,
+    seed: int,
 ) -> dict[str, float]:
     test = np.flatnonzero(folds.of_cell == fold)
-    predict, scale, train = fit_fold(features, codes, folds, fold, name, max_per_class, seed)
+    predict, scale, train = fit_fold(features, codes, folds, fold, scales, max_per_class, seed)
     knn = _score_neighbours(scale, features, codes, train, test, seed)
     return _metrics(codes[test], predict(features[test])) | {"knn_balanced_accuracy": knn}
 
 
 def fit_fold(
-    features: np.ndarray, codes: np.ndarray, folds: Folds, fold: int, name: str, max_per_class: int, seed: int
+    features: np.ndarray,
+    codes: np.ndarray,
+    folds: Folds,
+    fold: int,
+    scales: Sequence[Any],
+    max_per_class: int,
+    seed: int,
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Any, np.ndarray]:
-    """Train the linear probe that a fold tests.
+    """Train the linear probe that a fold tests; of several scalings the validation fold chooses one.
 
     Returns
     -------
@@ -457,13 +472,16 @@ def fit_fold(
     rng = np.random.default_rng([seed, fold])
     train, validation, _ = folds.train_validate_test(fold)
     train = at_most(train, codes, max_per_class, rng)
-    scale = scaler(name).fit(features[train])
-    x_train, x_validation = scale.transform(features[train]), scale.transform(features[validation])
-    regularisation = _choose_c(x_train, codes[train], x_validation, codes[validation])
+    found = []
+    for each in scales:
+        scale = clone(each).fit(features[train])
+        x_train, x_validation = scale.transform(features[train]), scale.transform(features[validation])
+        found.append(_choose_c(x_train, codes[train], x_validation, codes[validation]))
+    chosen = int(np.argmax([score for score, _ in found]))  # the first of equals
 
     train = at_most(np.concatenate([train, validation]), codes, max_per_class, rng)
-    scale = scaler(name).fit(features[train])
-    model = _logistic(regularisation).fit(scale.transform(features[train]), codes[train])
+    scale = clone(scales[chosen]).fit(features[train])
+    model = _logistic(found[chosen][1]).fit(scale.transform(features[train]), codes[train])
     return lambda x: np.asarray(model.predict_proba(scale.transform(x))), scale, train
 
 
@@ -487,7 +505,8 @@ def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generato
     return np.sort(shuffled[rank < n])
 
 
-def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> float:
+def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> tuple[float, float]:
+    """Return the best balanced accuracy on the validation cells, and the regularisation that it is reached with."""
     model = _logistic(_C_PATH[0])
     best, best_score = 0, -1.0
     for step, c in enumerate(_C_PATH):  # from the strongest on, each fit starting where the last one ended
@@ -498,7 +517,7 @@ def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validati
             best, best_score = step, score
         elif step - best >= _PATIENCE:
             break
-    return _C_PATH[best]
+    return best_score, _C_PATH[best]
 
 
 def _logistic(c: float) -> Any:

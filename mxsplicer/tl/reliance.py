@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer.progress import track
 from mxsplicer.tl.probing import Task, at_most, fit_fold
-from mxsplicer.tl.representations import MEAN_INTENSITY, features_of
+from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, scalers
 
 _CELLS = 2_000  # tested
 
@@ -67,14 +67,14 @@ def measure_reliance(
     names = list(adata.var_names if markers is None else markers)
     change = exchange or _exchange_means(adata)
     slides = adata.obs["slide"].astype(str).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, "")
-    x = features_of(adata, representation, task.rows)
+    x, scales = features_of(adata, representation, task.rows), scalers(adata, representation)
     usable = np.ones(len(task.rows), dtype=bool) if candidates is None else np.isin(task.rows, candidates)
     per_class = max(5, max_cells // (task.folds.n * len(task.classes)))
     losses, intact = np.empty((task.folds.n, len(names))), np.empty(task.folds.n)
     for fold in track(range(task.folds.n), f"Exchanging markers of {task.label}"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that stops early is one the validation fold then does not choose
-            predict = fit_fold(x, task.codes, task.folds, fold, representation, max_cells_per_class, seed)[0]
+            predict = fit_fold(x, task.codes, task.folds, fold, scales, max_cells_per_class, seed)[0]
         test = at_most(np.flatnonzero((task.folds.of_cell == fold) & usable), task.codes, per_class, rng)
         rows, codes = task.rows[test], task.codes[test]
         partners = _partners(rows, slides[rows], rng)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +27,9 @@ INTENSITY_AND_SHAPE = "mean intensity and shape"
 INTENSITY_PCA = "PCA of mean intensity"
 SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 
+BESIDE = " + "  # between the names of two that are scored side by side
+_WEIGHTS = (0.0, 0.1, 0.3, 1.0)  # of the first of two
+
 _KEYS = {**LEARNED, PIXEL_PCA: "X_pixel_pca"}
 _COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
 
@@ -44,7 +48,7 @@ def available(adata: AnnData) -> list[str]:
 
 def trained(names: Sequence[str]) -> str:
     """Return which of some representations is the one that was trained and is judged."""
-    learned = [name for name in names if not is_baseline(name)]
+    learned = [name for name in names if not is_baseline(name) and BESIDE not in name]
     return next(name for name in ("SpliCER", "Σ-JE", "TriDeNT", "joint", *learned, *names) if name in names)
 
 
@@ -54,16 +58,19 @@ def is_baseline(name: str) -> bool:
 
 
 def check_representation(adata: AnnData, name: str) -> None:
-    """Raise if there is no representation of this name."""
-    if name not in _COMPUTED:
-        representation(adata, key_of(name))
+    """Raise if there is no representation of this name, or of one of the two in ``"A + B"``."""
+    for one in _parts(adata, name):
+        if one not in _COMPUTED:
+            representation(adata, key_of(one))
 
 
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X``.
+    Mean intensity is log1p of ``X``. Of ``"A + B"`` they are those of A, then those of B.
     """
+    if len(parts := _parts(adata, name)) > 1:
+        return np.hstack([features_of(adata, one, rows) for one in parts])
     if name in _COMPUTED:
         intensity = adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows]
         features = np.log1p(np.maximum(intensity, 0))
@@ -77,8 +84,25 @@ def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     return np.asarray(features, dtype=np.float32)
 
 
-def scaler(name: str) -> Any:
-    """Return what brings the features of a representation to one scale, to be fitted on the cells that train."""
+def scalers(adata: AnnData, name: str) -> list[Any]:
+    """Return what may bring the features of a representation to one scale, to be fitted on the cells that train.
+
+    There is one, but for ``"A + B"``: there A weighs nothing, less than B or, last, as much, and whoever fits a
+    classifier chooses. So many features that add nothing need not drown the few that are there already.
+    """
+    first, *second = _parts(adata, name)
+    if not second:
+        return [_scaler(name)]
+    width = features_of(adata, first, np.arange(1)).shape[1]
+    blocks = [("first", _scaler(first), slice(width)), ("second", _scaler(second[0]), slice(width, None))]
+    return [ColumnTransformer(blocks, transformer_weights={"first": weight}) for weight in _WEIGHTS]
+
+
+def _scaler(name: str) -> Any:
     if name == INTENSITY_PCA:  # to the components that hold 95 % of the variance
         return make_pipeline(StandardScaler(), PCA(0.95, svd_solver="full"), StandardScaler())
     return StandardScaler()
+
+
+def _parts(adata: AnnData, name: str) -> list[str]:
+    return [name] if name in adata.obsm else name.split(BESIDE, 1)

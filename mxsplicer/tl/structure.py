@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.tl.probing import Task
-from mxsplicer.tl.representations import available, features_of, scaler
+from mxsplicer.tl.representations import available, features_of, scalers
 
 _SILHOUETTE_CELLS = 4_000  # every pair of them is compared
 _KMEANS_CELLS = 10_000
@@ -51,7 +51,7 @@ def measure_structure(
         for name in names:
             z = features_of(adata, name, task.rows[np.sort(order[:_RANK_CELLS])])
             singular_values = singular_values_of(z)
-            scaled = scaler(name).fit_transform(features_of(adata, name, task.rows[some]))
+            scaled = scalers(adata, name)[-1].fit_transform(features_of(adata, name, task.rows[some]))
             groups = KMeans(len(task.classes), n_init=3, random_state=seed).fit_predict(scaled)
             among_few = np.isin(some, few)
             rows.append(

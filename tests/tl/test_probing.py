@@ -272,3 +272,29 @@ def test_where_nothing_was_learned_the_verdict_judges_nothing(cells):
     (sentence,) = tl.verdict(tl.probe(cells(300), label="kind", representations=["mean intensity and shape"]))
 
     assert "no learned representation to judge" in sentence
+
+
+def test_side_by_side_adds_what_the_other_lacks_and_many_features_of_noise_take_nothing(cells):
+    adata, rng = cells(1500), np.random.default_rng(0)
+    is_t = (adata.obs["kind"] == "T cell").to_numpy()
+    weak = [rng.normal(size=(len(is_t), 3)) + 0.5 * is_t[:, None] for _ in range(2)]
+    adata.obsm.update(X_this=weak[0], X_that=weak[1], X_noise=rng.normal(size=(len(is_t), 400)))
+    names = ["X_this", "X_that", "X_this + X_that", "X_noise + X_that"]
+
+    by_name = tl.probe(adata, label="kind", representations=names).set_index("representation")["balanced_accuracy"]
+
+    assert by_name["X_this + X_that"] > max(by_name["X_this"], by_name["X_that"]) + 0.03
+    assert by_name["X_noise + X_that"] == pytest.approx(by_name["X_that"], abs=0.01)
+
+
+def test_the_verdict_judges_what_was_trained_and_not_what_it_is_joined_with(cells):
+    adata = cells(300)
+    adata.obsm["X_mine"] = adata.obsm["X_splicer"]
+    scores = tl.probe(adata, label="kind", representations=["X_mine + mean intensity", "X_mine"])
+
+    assert tl.verdict(scores)[0].startswith("kind: X_mine is")
+
+
+def test_what_is_joined_with_something_unknown_is_refused(cells):
+    with pytest.raises(InputError, match="X_nothing"):
+        tl.probe(cells(300), label="kind", representations=["SpliCER + X_nothing"])

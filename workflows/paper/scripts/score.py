@@ -31,7 +31,6 @@ COLUMNS = [
     "n_cells",
     "folds_by",
 ]
-SHAPE = ["area_um2", "eccentricity", "major_axis_um", "minor_axis_um"]
 
 
 def main() -> None:
@@ -74,12 +73,9 @@ def read_cells(path: Path, table: Path) -> tuple[mxsplicer.PatchStore, pd.DataFr
 
 
 def of_run(run: mxsplicer.Run, cells: list) -> dict[str, np.ndarray]:
-    """Return z of all cells, and z beside what is measured of a cell without learning."""
+    """Return z of all cells."""
     adata = mxsplicer.embed(run, [store for store, _ in cells])
-    z = np.asarray(adata.obsm[f"X_{run.method}"])
-    scaled = StandardScaler().fit_transform(z) / np.sqrt(z.shape[1])
-    measured = np.hstack([np.log1p(adata.X), adata.obs[SHAPE].to_numpy()])
-    return {"adata": adata, "z": z, "z + mean and shape": np.hstack([scaled, StandardScaler().fit_transform(measured)])}
+    return {"adata": adata, "z": np.asarray(adata.obsm[f"X_{run.method}"])}
 
 
 def baselines(run: mxsplicer.Run, cells: list) -> dict[str, np.ndarray]:
@@ -119,7 +115,10 @@ def score_folds(cells: list, features: dict, given: argparse.Namespace) -> pd.Da
         adata.obs[name] = labels[name].fillna("").astype(str).to_numpy()
     for name, values in features.items():
         adata.obsm[key_of(name)] = values
-    beside = ["mean intensity", "mean intensity and shape", "PCA of mean intensity"] if given.baselines else []
+    # Beside a run, whether it adds to what is measured of a cell without learning.
+    beside = ["mean intensity", "mean intensity and shape", "PCA of mean intensity"]
+    if not given.baselines:
+        beside = [f"z + {name}" for name in beside[:2]]
     names = [*features, *beside]
     how = {"representations": names, "groups": given.groups, "max_cells": given.max_cells}
     scores = pd.concat([tl.probe(adata, label=label, **how) for label in given.label])
@@ -136,8 +135,6 @@ def score_split(cells: list, features: dict, given: argparse.Namespace) -> pd.Da
         train = (labels["split"] == "train").to_numpy()
         truth = labels[given.label[0]].to_numpy()
         for name, values in features.items():
-            if name == "z + mean and shape":
-                continue
             x = values[here]
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
             # Three folds of the training pictures choose the regularisation.
