@@ -30,6 +30,9 @@ SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 BESIDE = " + "  # between the names of two that are scored side by side
 _WEIGHTS = (0.0, 0.1, 0.3, 1.0)  # of the first of two
 
+_CELLS_FOR_UNITS = 2_000
+_BRIGHT = 100  # units that the brightest hundredth of the cells has at least, so that log1p is a logarithm
+
 _KEYS = {**LEARNED, PIXEL_PCA: "X_pixel_pca"}
 _COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
 
@@ -67,13 +70,13 @@ def check_representation(adata: AnnData, name: str) -> None:
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X``. Of ``"A + B"`` they are those of A, then those of B.
+    Mean intensity is log1p of ``X``, of dim markers after they are brought to where it is a logarithm (:func:`_units`).
+    Of ``"A + B"`` they are those of A, then those of B.
     """
     if len(parts := _parts(adata, name)) > 1:
         return np.hstack([features_of(adata, one, rows) for one in parts])
     if name in _COMPUTED:
-        intensity = adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows]
-        features = np.log1p(np.maximum(intensity, 0))
+        features = np.log1p(np.maximum(_intensity(adata, rows), 0) / _units(adata))
         if name == INTENSITY_AND_SHAPE:
             features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
     else:
@@ -82,6 +85,21 @@ def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
         msg = f"{name!r} holds values that are not finite in {(~np.isfinite(features)).any(axis=1).sum()} cells."
         raise InputError(msg)
     return np.asarray(features, dtype=np.float32)
+
+
+def _intensity(adata: AnnData, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows])
+
+
+def _units(adata: AnnData) -> np.ndarray:
+    """Return, per marker, what is counted as 1 before log1p.
+
+    It is 1, but for markers that hardly reach it: counts of a few ions, or intensities between 0 and 1. There log1p
+    would be linear, and a probe of it worse than it need be (docs/paper.md, MIBI).
+    """
+    rows = np.unique(np.linspace(0, adata.n_obs - 1, _CELLS_FOR_UNITS, dtype=np.int64))
+    bright = np.percentile(np.maximum(_intensity(adata, rows), 0), 99, axis=0)
+    return np.where(bright > 0, np.minimum(1, bright / _BRIGHT), 1).astype(np.float32)
 
 
 def scalers(adata: AnnData, name: str) -> list[Any]:

@@ -298,3 +298,16 @@ def test_the_verdict_judges_what_was_trained_and_not_what_it_is_joined_with(cell
 def test_what_is_joined_with_something_unknown_is_refused(cells):
     with pytest.raises(InputError, match="X_nothing"):
         tl.probe(cells(300), label="kind", representations=["SpliCER + X_nothing"])
+
+
+def test_mean_intensity_is_scored_alike_in_whatever_unit_an_image_has_it(cells):
+    adata = cells(1000)
+    rng = np.random.default_rng(0)
+    kind = (adata.obs["kind"] == "T cell").to_numpy()
+    adata.X = np.exp(rng.normal(5, 2, adata.shape) + 0.8 * kind[:, None]).astype(np.float32)  # over several decades
+    dim = adata.copy()
+    dim.X = adata.X / 10_000
+
+    scores = [tl.probe(a, label="kind").set_index("representation").loc["mean intensity"] for a in (adata, dim)]
+
+    assert scores[1]["balanced_accuracy"] == pytest.approx(scores[0]["balanced_accuracy"], abs=0.03)
