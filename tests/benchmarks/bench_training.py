@@ -9,6 +9,7 @@ of the processor, which other work on the machine disturbs less; its ratio is th
 ``paper``: a whole ResNet-18 of width 64 per component in bfloat16, beside the loop over such networks as anyone would
 write it: float32, one network after the other, PyTorch's own layout and optimiser.
 ``markers``: the default step with 5, 19 and 49 markers.
+``patches``, ``batches``: both steps with patches of other sides, and with more and fewer of them.
 ``components``: other widths of component encoders, and some of them per step.
 ``embedding``: cells embedded from a store and straight from a slide, beside the bare forward pass of the encoder.
 """
@@ -38,11 +39,11 @@ PATCH_PX = 64
 Times = dict[str, tuple[float, float]]  # by side: seconds of the clock, of the processor
 
 
-def make_batch(batch: int, n_markers: int) -> tuple[np.ndarray, np.ndarray]:
+def make_batch(batch: int, n_markers: int, px: int = PATCH_PX) -> tuple[np.ndarray, np.ndarray]:
     """Return patches of noise with a cell of 15 µm in the middle, half a micrometre per pixel, and their regions."""
     rng = np.random.default_rng(0)
-    patches = rng.poisson(50, (batch, n_markers, PATCH_PX, PATCH_PX)).astype(np.uint16)
-    y, x = np.mgrid[:PATCH_PX, :PATCH_PX] - PATCH_PX / 2
+    patches = rng.poisson(50, (batch, n_markers, px, px)).astype(np.uint16)
+    y, x = np.mgrid[:px, :px] - px / 2
     regions = np.where(y**2 + x**2 < 15**2, THIS_CELL, OTHER_CELL * (x > 20)).astype(np.uint8)
     return patches, np.repeat(regions[None], batch, axis=0)
 
@@ -53,13 +54,15 @@ def normalization(n_markers: int) -> Normalization:
     return Normalization(0 * ones, 4000 * ones, 4 * ones, ones)
 
 
-def make_step(recipe: Recipe, n_markers: int, batch: int, *, plain: bool = False) -> Callable[[], None]:
+def make_step(
+    recipe: Recipe, n_markers: int, batch: int, *, px: int = PATCH_PX, plain: bool = False
+) -> Callable[[], None]:
     """Return a function that takes a training step; ``plain``: in float32, and as if nobody had thought of speed."""
     torch.manual_seed(0)
-    encoder = make_encoder(recipe.encoder, n_markers, PATCH_PX, width=recipe.encoder_width)
+    encoder = make_encoder(recipe.encoder, n_markers, px, width=recipe.encoder_width)
     components = recipe.components([str(i) for i in range(n_markers)])
     widths = [recipe.chunk_width] * len(components)
-    objective = recipe.objective(encoder, components, widths, patch_px=PATCH_PX)
+    objective = recipe.objective(encoder, components, widths, patch_px=px)
     if plain:
         for module in objective.modules():
             if isinstance(module, nn.Conv2d):
@@ -67,7 +70,7 @@ def make_step(recipe: Recipe, n_markers: int, batch: int, *, plain: bool = False
     else:
         objective.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3, **({} if plain else {"fused": True}))
-    patches, regions = make_batch(batch, n_markers)
+    patches, regions = make_batch(batch, n_markers, px)
     normalize, views = normalization(n_markers), recipe.view_plan()
     generator = torch.Generator().manual_seed(0)
     hidden = recipe.surroundings == "hide"
@@ -112,12 +115,8 @@ def tell(title: str, times: Times, *, cells: int) -> None:
 
 
 def compare_steps(batch: int, repeats: int, n: int) -> None:
-    """Measure the default SpliCER step beside a two-view step of the same encoder."""
-    sides = {
-        "splicer, default": make_step(Recipe(), n, batch),
-        "joint, two views": make_step(Recipe(method="joint"), n, batch),
-    }
-    tell(f"step, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    """Measure both steps by the defaults."""
+    compare_both(f"step, {n} markers, batch {batch}", repeats, n, batch, PATCH_PX)
 
 
 def compare_with_plain_loop(batch: int, repeats: int, n: int) -> None:
@@ -134,6 +133,27 @@ def compare_markers(batch: int, repeats: int, _: int) -> None:
     """Measure the default step with few and many markers."""
     sides = {f"splicer, {n} markers": make_step(Recipe(), n, batch) for n in (49, 19, 5)}
     tell(f"markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+
+
+def compare_patches(batch: int, repeats: int, n: int) -> None:
+    """Measure both steps with patches of other sides."""
+    for px in (32, 48, 64, 96):
+        compare_both(f"patches of {px} px, {n} markers, batch {batch}", repeats, n, batch, px)
+
+
+def compare_batches(_: int, repeats: int, n: int) -> None:
+    """Measure both steps with batches of other sizes."""
+    for batch in (16, 32, 64, 128, 256):
+        compare_both(f"batch {batch}, {n} markers", repeats, n, batch, PATCH_PX)
+
+
+def compare_both(title: str, repeats: int, n: int, batch: int, px: int) -> None:
+    """Measure the default SpliCER step beside a two-view step of the same encoder."""
+    sides = {
+        "splicer, default": make_step(Recipe(), n, batch, px=px),
+        "joint, two views": make_step(Recipe(method="joint"), n, batch, px=px),
+    }
+    tell(title, take_turns(sides, repeats), cells=batch)
 
 
 def compare_components(batch: int, repeats: int, n: int) -> None:
@@ -199,6 +219,8 @@ def main() -> None:
         "step": compare_steps,
         "paper": compare_with_plain_loop,
         "markers": compare_markers,
+        "patches": compare_patches,
+        "batches": compare_batches,
         "components": compare_components,
         "embedding": compare_embedding,
     }
