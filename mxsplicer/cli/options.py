@@ -291,8 +291,9 @@ _RECIPE: dict[str, Any] = {
     "views": Annotated[
         str,
         typer.Option(
-            help="Geometry of the two views: shared or independent; upright, or shared+upright, where pictures have an "
-            "up and are not to be turned or mirrored.",
+            help="Geometry of the two views: shared, independent, or spanning: shared for components of several "
+            "markers alone. And upright, or shared+upright, where pictures have an up and are not to be turned or "
+            "mirrored.",
             rich_help_panel=MODEL,
         ),
     ],

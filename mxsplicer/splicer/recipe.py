@@ -78,8 +78,9 @@ class Recipe:
         Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
         component; its chunk is then held to both views. 0 is the paper's. Only SpliCER.
     views
-        How the views differ: ``"shared"`` or ``"independent"`` geometry, ``"upright"`` where pictures have an up
-        (``"shared+upright"`` is both), or a :class:`~mxsplicer.splicer.views.Views`.
+        How the views differ: ``"shared"`` or ``"independent"`` geometry, or ``"spanning"``: shared for components of
+        several markers, independent for others; ``"upright"`` where pictures have an up (``"shared+upright"`` is both);
+        or a :class:`~mxsplicer.splicer.views.Views`.
     normalization
         ``"common"`` clips and scales a marker alike on all slides, ``"slide"`` on each by its own percentiles, mean and
         standard deviation: for slides whose staining differs.
@@ -239,6 +240,7 @@ class Recipe:
                 consistency_weight=self.consistency_weight,
                 covariance_across=self.covariance_scope == "embedding",
                 hide=self.component_area == "cell",
+                spanning=self.view_plan().spanning,
             )
         )
 

@@ -22,6 +22,7 @@ class Picture(NamedTuple):
     patches: Tensor  # (B, C, P, P), normalised
     masks: Tensor | None = None  # (B, m, P, P): moved as the patches are, and not stained; in the view they come last
     view_px: int | None = None  # side of the view, where it is to be smaller than the patches
+    as_whole: bool = False  # turned as the first picture is, whatever others are
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Views:
     shared_geometry
         Whether all views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
         two markers coincide, is the same in all, and worth learning.
+    spanning
+        Whether that holds for components that show several markers, and for them alone.
     upright
         Whether views are neither turned nor mirrored, for pictures that have an up, such as digits.
     scale
@@ -50,6 +53,7 @@ class Views:
     """
 
     shared_geometry: bool = False
+    spanning: bool = False
     upright: bool = False
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 0.05
@@ -70,8 +74,8 @@ class Views:
         patches = pictures[0].patches
         draws = _Draws(generator, patches.device, first, len(patches), of or len(patches))
         turns = [self._matrices(draws)]
-        for _ in pictures[1:]:
-            turns.append(turns[0] if self.shared_geometry else self._matrices(draws))
+        for picture in pictures[1:]:
+            turns.append(turns[0] if self.shared_geometry or picture.as_whole else self._matrices(draws))
         views = tuple(_move(picture, turn) for picture, turn in zip(pictures, turns, strict=True))
         for picture, view in zip(pictures, views, strict=True):
             self._stain(view[:, : picture.patches.shape[1]], draws)
@@ -127,17 +131,20 @@ class _Draws:
 
 
 def plan_views(name: str) -> Views:
-    """Return views of ``shared`` or ``independent`` geometry, ``upright`` or not: ``shared+upright``, say."""
+    """Return views of ``shared``, ``independent`` or ``spanning`` geometry, ``upright`` or not: ``shared+upright``."""
     words = name.split("+")
-    if not set(words) <= {"shared", "independent", "upright"} or {"shared", "independent"} <= set(words):
-        msg = f"there are no {name!r} views; there are shared and independent, and either with +upright."
+    geometries = {"shared", "independent", "spanning"}
+    if not set(words) <= {*geometries, "upright"} or len(geometries.intersection(words)) > 1:
+        msg = (
+            f"there are no {name!r} views; there are shared and independent, spanning, and each of them with +upright."
+        )
         raise InputError(msg)
-    return Views(shared_geometry="shared" in words, upright="upright" in words)
+    return Views(shared_geometry="shared" in words, spanning="spanning" in words, upright="upright" in words)
 
 
 def _move(picture: Picture, turns: Tensor) -> Tensor:
     """Return patches and masks turned, shifted and scaled, (B, C + m, P, P), in memory of their own."""
-    patches, masks, px = picture
+    patches, masks, px, _ = picture
     if masks is not None:
         patches = torch.cat([patches, masks.to(patches.dtype)], dim=1)
     px = px or patches.shape[2]

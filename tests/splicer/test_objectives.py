@@ -1,12 +1,14 @@
 import pytest
 import torch
 
-from mxsplicer.splicer.deconstruction import by_marker
+from mxsplicer.splicer.deconstruction import by_group, by_marker, combine
 from mxsplicer.splicer.encoders import ResNet
 from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import Chunks, across
 from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import OBJECTIVES, Parts
+from mxsplicer.splicer.objectives.sources import join_components
+from mxsplicer.splicer.views import Views
 
 MARKERS = ["DAPI", "CD3e", "CD20"]
 EQUAL, UNEQUAL = (4, 4, 4), (4, 2, 6)
@@ -207,3 +209,27 @@ def test_the_components_of_hidden_surroundings_show_the_cell_alone():
 
     torch.testing.assert_close(hidden.masks, (regions == 1)[:, None])
     assert kept.masks is None
+
+
+@pytest.mark.parametrize("names", [["pair", "marker"], ["marker", "pair"], ["pair"]])
+def test_spanning_components_are_turned_as_the_whole_and_those_of_one_marker_are_not(names):
+    pair = by_group({"CD3e with DAPI": ["CD3e", "DAPI"]})
+    components = combine([{"pair": pair, "marker": by_marker}[name] for name in names])(MARKERS)
+    n = len(components)
+    chunks = Chunks((4,) * n, (VICReg(),) * n, (1.0,) * n)
+    objective = OBJECTIVES["splicer"](parts(components=tuple(components), chunks=chunks, spanning=True))
+    still = Views(spanning=True, gain=0, offset=0, noise=0, blur=0)
+    cells = patches()
+
+    whole, *views = still(
+        *objective.pictures(cells, cells, torch.ones(8, 16, 16)), generator=torch.Generator().manual_seed(0)
+    )
+
+    shown = join_components(objective.sources, views, 3)
+    inside = shown != 0  # a turned mask of the cell is soft or nothing at its edge
+    for component, one, where in zip(components, shown.unbind(1), inside.unbind(1), strict=True):
+        width = len(component.channels)
+        alike = torch.isclose(one[:, :width], whole[:, component.channels], atol=1e-4)[where[:, :width]]
+        assert alike.float().mean() > 0.99 if width > 1 else alike.float().mean() < 0.1
+    objective(whole, *views)["invariance"].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.component_encoders.parameters())

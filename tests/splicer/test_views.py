@@ -135,8 +135,10 @@ def test_upright_views_are_not_turned_or_mirrored():
 def test_a_plan_of_views_can_join_words():
     assert plan_views("upright") == Views(upright=True)
     assert plan_views("shared+upright") == Views(shared_geometry=True, upright=True)
-    with pytest.raises(InputError, match="shared and independent"):
-        plan_views("shared+independent")
+    assert plan_views("upright+spanning") == Views(spanning=True, upright=True)
+    for two in ("shared+independent", "spanning+shared"):
+        with pytest.raises(InputError, match="shared and independent"):
+            plan_views(two)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -38,6 +38,7 @@ class Parts:
     consistency_weight: float = 0.0
     covariance_across: bool = False  # VICReg's covariance with the features of all chunks, not of its own alone
     hide: bool = True  # what surrounds a cell, in its components
+    spanning: bool = False  # whether components of several markers are turned as the whole is
     components_per_step: int | None = None  # how many have their turn in each step; all, if None
 
     @property

@@ -1,5 +1,7 @@
 """Σ-JE: components, and no chunks."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mxsplicer.splicer.losses.chunks import Chunks
@@ -17,7 +19,7 @@ class Sigma(Splicer):
 
     def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
         """Return the whole, and what the components are cut from: only chunks are held to components of two views."""
-        return super().pictures(shown, patches, regions)[:2]
+        return super().pictures(shown, patches, regions)[: 1 + len(self.sources)]
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every component, (n,)."""
@@ -27,8 +29,8 @@ class Sigma(Splicer):
         """Return the whole embedding with each component."""
         return self._of_known((e[0], component) for component in self.chunks.split(e[1]))
 
-    def _components(self, view: Tensor, n_markers: int, e: Tensor) -> Tensor:
-        return super()._components(view, n_markers, self._repeated(e))
+    def _components(self, views: Sequence[Tensor], n_markers: int, e: Tensor) -> Tensor:
+        return super()._components(views, n_markers, self._repeated(e))
 
     def _repeated(self, e: Tensor) -> Tensor:
         return e.repeat(1, len(self.chunks.widths))

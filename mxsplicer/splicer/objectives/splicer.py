@@ -3,16 +3,17 @@
 Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.splicer.deconstruction import WITHIN_CELL, areas, cut, separate
+from mxsplicer.splicer.deconstruction import WITHIN_CELL
 from mxsplicer.splicer.encoders import ComponentEncoders
 from mxsplicer.splicer.losses.chunks import Chunks, across
 from mxsplicer.splicer.objectives.objective import Objective, Parts, Terms
+from mxsplicer.splicer.objectives.sources import Source, join_components, sources_of
 from mxsplicer.splicer.views import Picture
 
 
@@ -23,6 +24,7 @@ class Splicer(Objective):
         super().__init__(parts)
         self.chunk_names = tuple(component.name for component in parts.components)
         self.chunks = self._chunks(parts)
+        self.sources = self._sources(parts)
         self.component_encoders = ComponentEncoders(
             len(parts.components),
             max(len(component.channels) for component in parts.components),
@@ -38,6 +40,9 @@ class Splicer(Objective):
     def _chunks(self, parts: Parts) -> Chunks:
         return parts.chunks
 
+    def _sources(self, parts: Parts) -> list[Source]:
+        return sources_of(parts.components, hide=parts.hide, spanning=parts.spanning)
+
     @property
     def looks_beyond(self) -> bool:
         """Whether a component shows more than the cell itself."""
@@ -46,11 +51,8 @@ class Splicer(Objective):
 
     def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
         """Return the whole, and what the components are cut from: twice where they are held to themselves, too."""
-        components = Picture(patches, self._areas(regions), self.component_encoders.view_px)
-        return (Picture(shown), components, *[components] * bool(self.parts.consistency_weight))
-
-    def _areas(self, regions: Tensor) -> Tensor | None:
-        return areas(regions, self.parts.components, hide=self.parts.hide)
+        cut_from = [source.picture(patches, regions, self.component_encoders.view_px) for source in self.sources]
+        return (Picture(shown), *cut_from, *cut_from * bool(self.parts.consistency_weight))
 
     def at_step(self, step: int) -> None:
         """Give their turn to the next components, round and round: over n steps every one has equally many."""
@@ -69,7 +71,9 @@ class Splicer(Objective):
         """Return z, its embedding (B, N), and that of all components of each further view, side by side (B, ΣD_i)."""
         z = self.encoder(views[0])
         e = self.projector(z)
-        return z, e, *(self._components(view, len(views[0][0]), e) for view in views[1:])
+        n = len(self.sources)
+        of_components = [views[i : i + n] for i in range(1, len(views), n)]
+        return z, e, *(self._components(some, views[0].shape[1], e) for some in of_components)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
         """Return each term of the loss for every chunk, (n,)."""
@@ -100,13 +104,13 @@ class Splicer(Objective):
         some = [torch.from_numpy(np.flatnonzero(rows)) for rows in self.known.T]
         return [(a[rows], b[rows]) if len(rows) > 1 else (a, b) for rows, (a, b) in zip(some, pairs, strict=True)]
 
-    def _components(self, view: Tensor, n_markers: int, e: Tensor) -> Tensor:
+    def _components(self, views: Sequence[Tensor], n_markers: int, e: Tensor) -> Tensor:
         """Return the embeddings of components; of those whose turn it is not, what they would be held to, in ``e``."""
-        parts, device = self.parts, view.device.type
+        device = e.device.type
         if torch.is_autocast_enabled(device):  # there are fewer markers to convert than components
-            view = view.to(torch.get_autocast_dtype(device), memory_format=torch.channels_last)
-        masks = view[:, n_markers:] if view.shape[1] > n_markers else None
-        shown = separate(cut(view[:, :n_markers], masks, parts.components, hide=parts.hide), parts.components)
+            kind = torch.get_autocast_dtype(device)
+            views = [view.to(kind, memory_format=torch.channels_last) for view in views]
+        shown = join_components(self.sources, views, n_markers)
         computed = self.component_encoders(shown, self.turn)  # (B, k, widest)
         embeddings = [*self.chunks.split(e.detach())]
         for place, i in enumerate(self.turn):  # all are as wide as the widest chunk; what its own has is kept

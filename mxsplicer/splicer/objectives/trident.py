@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mxsplicer.splicer.objectives.objective import Parts, Terms
 from mxsplicer.splicer.objectives.sigma import Sigma
+from mxsplicer.splicer.objectives.sources import Source, sources_of
 from mxsplicer.splicer.views import Picture
 
 
@@ -19,9 +20,12 @@ class Trident(Sigma):
         super().__init__(parts)
         self.chunk_names = ("whole", *self.chunk_names)
 
+    def _sources(self, parts: Parts) -> list[Source]:
+        return sources_of(parts.components, hide=parts.hide, spanning=False)  # all are turned as a view of the whole
+
     def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
         """Return the whole; and it again before what the components are cut from, to be turned as one."""
-        return (Picture(shown), Picture(torch.cat([shown, patches], dim=1), self._areas(regions)))
+        return (Picture(shown), Picture(torch.cat([shown, patches], dim=1), self.sources[0].areas(regions)))
 
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view, the embeddings of both (B, N), and those of the components (B, n * N)."""
@@ -29,7 +33,7 @@ class Trident(Sigma):
         again, paired = views[1].tensor_split([n_markers], dim=1)
         z = self.encoder(torch.cat([views[0], again]))
         e_a, e_b = self.projector(z).chunk(2)
-        return z[: len(again)], e_a, e_b, self._components(paired, n_markers, e_a)
+        return z[: len(again)], e_a, e_b, self._components([paired], n_markers, e_a)
 
     def terms(self, z: Tensor, *e: Tensor) -> Terms:
         """Return each term of the loss for the whole and for every component, (1 + n,)."""
