@@ -28,7 +28,7 @@ INTENSITY_PCA = "PCA of mean intensity"
 SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 
 BESIDE = " + "  # between the names of two that are scored side by side
-_WEIGHTS = (0.0, 0.1, 0.3, 1.0)  # of the first of two
+_WEIGHTS = (0.0, 0.1, 1.0)  # of the first of two
 
 _CELLS_FOR_UNITS = 2_000
 _BRIGHT = 100  # units that the brightest hundredth of the cells has at least, so that log1p is a logarithm
@@ -112,8 +112,14 @@ def scalers(adata: AnnData, name: str) -> list[Any]:
     if not second:
         return [_scaler(name)]
     width = features_of(adata, first, np.arange(1)).shape[1]
-    blocks = [("first", _scaler(first), slice(width)), ("second", _scaler(second[0]), slice(width, None))]
-    return [ColumnTransformer(blocks, transformer_weights={"first": weight}) for weight in _WEIGHTS]
+    second_block = ("second", _scaler(second[0]), slice(width, None))
+    return [
+        ColumnTransformer(
+            [("first", _scaler(first) if weight else "drop", slice(width)), second_block],
+            transformer_weights={"first": weight},
+        )
+        for weight in _WEIGHTS
+    ]
 
 
 def _scaler(name: str) -> Any:
