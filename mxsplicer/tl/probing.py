@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -221,16 +221,16 @@ def score(
 ) -> pd.DataFrame:
     """Return the table of :func:`probe` for cells and folds that are chosen, and write it nowhere."""
     names = _names(adata, representations)
-    at_random = fold_at_random(task.codes, task.folds.n, seed=seed)
+    at_random = replace(task, folds=fold_at_random(task.codes, task.folds.n, seed=seed))
     per_fold: dict[str, pd.DataFrame] = {}
     leaks: dict[str, dict[str, float]] = {}
     for name in track(names, f"Scoring {task.label}"):
         x, scales = features_of(adata, name, task.rows), scalers(adata, name)
 
-        def score_in(folds: Folds, fold: int, x: np.ndarray = x, scales: Sequence[Any] = scales) -> dict[str, float]:
-            return _score_fold(x, task.codes, folds, fold, scales, max_cells_per_class, seed)
+        def score_in(task: Task, fold: int, x: np.ndarray = x, scales: Sequence[Any] = scales) -> dict[str, float]:
+            return _score_fold(x, task, fold, scales, max_cells_per_class, seed)
 
-        per_fold[name] = pd.DataFrame(_at_once(lambda fold: score_in(task.folds, fold), range(task.folds.n)))
+        per_fold[name] = pd.DataFrame(_at_once(lambda fold: score_in(task, fold), range(task.folds.n)))
         if unsafe_random_split:
             flattered = pd.DataFrame(_at_once(lambda fold: score_in(at_random, fold), range(task.folds.n)))
             random_split = flattered["balanced_accuracy"]
@@ -299,7 +299,7 @@ def probe_few_labels(
         def score_in(place: tuple[int, int], x: np.ndarray = x, scales: Sequence[Any] = scales) -> float:
             size, fold = place
             test = np.flatnonzero(tests[fold])
-            predict = fit_fold(x, task.codes, task.folds, fold, scales, size, seed)[0]
+            predict = fit_fold(x, task, fold, scales, size, seed)[0]
             return float(balanced_accuracy_score(task.codes[test], predict(x[test]).argmax(axis=1)))
 
         places = [(size, fold) for size in sizes for fold in range(task.folds.n)]
@@ -440,37 +440,28 @@ def _classes(
 
 
 def _score_fold(
-    features: np.ndarray,
-    codes: np.ndarray,
-    folds: Folds,
-    fold: int,
-    scales: Sequence[Any],
-    max_per_class: int,
-    seed: int,
+    features: np.ndarray, task: Task, fold: int, scales: Sequence[Any], max_per_class: int, seed: int
 ) -> dict[str, float]:
-    test = np.flatnonzero(folds.of_cell == fold)
-    predict, scale, train = fit_fold(features, codes, folds, fold, scales, max_per_class, seed)
-    knn = _score_neighbours(scale, features, codes, train, test, seed)
-    return _metrics(codes[test], predict(features[test])) | {"knn_balanced_accuracy": knn}
+    test = np.flatnonzero(task.folds.of_cell == fold)
+    predict, scale, train = fit_fold(features, task, fold, scales, max_per_class, seed)
+    knn = _score_neighbours(scale, features, task.codes, train, test, seed)
+    return _metrics(task.codes[test], predict(features[test])) | {"knn_balanced_accuracy": knn}
 
 
 def fit_fold(
-    features: np.ndarray,
-    codes: np.ndarray,
-    folds: Folds,
-    fold: int,
-    scales: Sequence[Any],
-    max_per_class: int,
-    seed: int,
+    features: np.ndarray, task: Task, fold: int, scales: Sequence[Any], max_per_class: int, seed: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Any, np.ndarray]:
-    """Train the linear probe that a fold tests; of several scalings the validation fold chooses one.
+    """Train the linear probe that a fold tests, on features of the task's cells.
+
+    Of several scalings the validation fold chooses one.
 
     Returns
     -------
     What turns features (n, d) into probabilities (n, classes); the scaling; the rows that trained.
     """
     rng = np.random.default_rng([seed, fold])
-    train, validation, _ = folds.train_validate_test(fold)
+    codes = task.codes
+    train, validation, _ = task.folds.train_validate_test(fold)
     train = at_most(train, codes, max_per_class, rng)
     found = []
     for each in scales:

@@ -65,7 +65,7 @@ def measure_reliance(
     """
     rng = np.random.default_rng(seed)
     names = list(adata.var_names if markers is None else markers)
-    change = exchange or _exchange_means(adata)
+    change = exchange or _exchange_means(adata, task)
     slides = adata.obs["slide"].astype(str).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, "")
     x, scales = features_of(adata, representation, task.rows), scalers(adata, representation)
     usable = np.ones(len(task.rows), dtype=bool) if candidates is None else np.isin(task.rows, candidates)
@@ -74,7 +74,7 @@ def measure_reliance(
     for fold in track(range(task.folds.n), f"Exchanging markers of {task.label}"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that stops early is one the validation fold then does not choose
-            predict = fit_fold(x, task.codes, task.folds, fold, scales, max_cells_per_class, seed)[0]
+            predict = fit_fold(x, task, fold, scales, max_cells_per_class, seed)[0]
         test = at_most(np.flatnonzero((task.folds.of_cell == fold) & usable), task.codes, per_class, rng)
         rows, codes = task.rows[test], task.codes[test]
         partners = _partners(rows, slides[rows], rng)
@@ -94,20 +94,16 @@ def measure_reliance(
     )
 
 
-def _exchange_means(adata: AnnData) -> Exchange:
+def _exchange_means(adata: AnnData, task: Task) -> Exchange:
+    means = features_of(adata, MEAN_INTENSITY, task.rows)
+
     def change(rows: np.ndarray, partners: np.ndarray, marker: int | None) -> np.ndarray:
-        x, other = (_rows(adata, MEAN_INTENSITY, some) for some in (rows, partners))
+        x, other = (means[np.searchsorted(task.rows, some)] for some in (rows, partners))
         if marker is not None:
             x[:, marker] = other[:, marker]
         return x
 
     return change
-
-
-def _rows(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
-    # Features are read in ascending order.
-    ascending, places = np.unique(rows, return_inverse=True)
-    return features_of(adata, name, ascending)[places]
 
 
 def _partners(rows: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:

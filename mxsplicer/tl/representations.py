@@ -70,8 +70,7 @@ def check_representation(adata: AnnData, name: str) -> None:
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X``, of dim markers after they are brought to where it is a logarithm (:func:`_units`).
-    Of ``"A + B"`` they are those of A, then those of B.
+    Mean intensity is log1p of ``X`` in :func:`units_of` each marker. Of ``"A + B"`` they are those of A and then of B.
     """
     if len(parts := _parts(adata, name)) > 1:
         return np.hstack([features_of(adata, one, rows) for one in parts])
@@ -92,13 +91,17 @@ def _intensity(adata: AnnData, rows: np.ndarray) -> np.ndarray:
 
 
 def _units(adata: AnnData) -> np.ndarray:
-    """Return, per marker, what is counted as 1 before log1p.
+    rows = np.unique(np.linspace(0, adata.n_obs - 1, _CELLS_FOR_UNITS, dtype=np.int64))
+    return units_of(_intensity(adata, rows))
+
+
+def units_of(intensity: np.ndarray) -> np.ndarray:
+    """Return, per marker, what is counted as 1 before log1p of intensities (n, C).
 
     It is 1, but for markers that hardly reach it: counts of a few ions, or intensities between 0 and 1. There log1p
     would be linear, and a probe of it worse than it need be (docs/paper.md, MIBI).
     """
-    rows = np.unique(np.linspace(0, adata.n_obs - 1, _CELLS_FOR_UNITS, dtype=np.int64))
-    bright = np.percentile(np.maximum(_intensity(adata, rows), 0), 99, axis=0)
+    bright = np.percentile(np.maximum(intensity, 0), 99, axis=0)
     return np.where(bright > 0, np.minimum(1, bright / _BRIGHT), 1).astype(np.float32)
 
 

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import mxsplicer
 from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
-from mxsplicer.tl.representations import key_of
+from mxsplicer.tl.representations import key_of, units_of
 
 COLUMNS = [
     "label",
@@ -86,12 +86,11 @@ def baselines(run: mxsplicer.Run, cells: list) -> dict[str, np.ndarray]:
     sample = rng.choice(len(pixels), min(2000, len(pixels)), replace=False)
     pca = PCA(min(64, len(sample) - 1), random_state=0).fit(pixels[sample])
     means = np.concatenate([store.patches[:].mean(axis=(2, 3)) for store, _ in cells])
-    units = np.clip(np.percentile(means, 99, axis=0) / 100, 1e-6, 1)  # where log1p is a logarithm, as in tl.probe
     return {
         "adata": adata,
         "untrained": np.asarray(adata.obsm[f"X_{run.method}"]),
         "PCA of pixels": pca.transform(pixels),
-        "mean of the patch": np.log1p(means / units),
+        "mean of the patch": np.log1p(means / units_of(means)),
     }
 
 
