@@ -229,7 +229,9 @@ _RECIPE: dict[str, Any] = {
     "encoder": Annotated[
         str,
         typer.Option(
-            help="resnet18, resnet34 or resnet50 (fused), separable, hybrid, or module:Class.", rich_help_panel=MODEL
+            help="resnet18, resnet34 or resnet50 (fused), separable or hybrid; with +texture behind it, also the "
+            "deviation over early maps; or module:Class.",
+            rich_help_panel=MODEL,
         ),
     ],
     "encoder_width": Annotated[

@@ -54,7 +54,7 @@ class Recipe:
         Markers and components that the encoder sees but no component shows.
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
-        the width of its first stage; 64 is the ResNet-18 of the paper.
+        the width of its first stage; ``"resnet18"`` of width 64 is the paper's.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     components_per_step

@@ -12,6 +12,7 @@ from mxsplicer.splicer.encoders import (
     ComponentEncoders,
     Projector,
     ResNet,
+    Separable,
     folded,
     make_encoder,
 )
@@ -72,7 +73,7 @@ def test_every_encoder_but_the_separable_one_mixes_markers(encoder):
 
     moved = (encoder(x) - encoder(changed)).abs().amax(dim=0) > 1e-6  # (d,)
 
-    if isinstance(encoder, ENCODERS["separable"]):
+    if isinstance(encoder, Separable):
         of_the_first = encoder.out_features // 3
         assert moved[:of_the_first].any()
         assert not moved[of_the_first:].any()
@@ -97,7 +98,44 @@ def test_residual_networks_are_as_large_as_published(name, weights, features):
     assert encoder.out_features == features
 
 
-@pytest.mark.parametrize("form", [{}, {"lean": True}, {"bottleneck": True}])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "separable", "hybrid"])
+def test_texture_adds_features_and_no_weights(name):
+    x = torch.randn(2, 3, 32, 32)
+    last, textured = make_encoder(name, 3, 32, width=8).eval(), make_encoder(f"{name}+texture", 3, 32, width=8).eval()
+    textured.load_state_dict(last.state_dict())
+
+    z, with_texture = last(x), textured(x)
+
+    assert textured.out_features > 1.3 * last.out_features
+    for feature in z.T:
+        assert (with_texture == feature[:, None]).all(dim=0).any()
+
+
+def test_texture_is_the_deviation_over_the_maps_of_the_first_two_stages():
+    network = ResNet(3, 32, width=4, texture=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+
+    first, second, last = (network.stages[:n](network.stem(x)).flatten(2) for n in (2, 4, 8))
+
+    expected = torch.cat([first.std(dim=2, correction=0), second.std(dim=2, correction=0), last.mean(dim=2)], dim=1)
+    torch.testing.assert_close(network(x), expected, rtol=1e-2, atol=1e-2)
+    assert network.out_features == 4 + 8 + 32
+
+
+def test_texture_tells_whether_two_markers_lie_in_the_same_places():
+    torch.manual_seed(0)
+    here, elsewhere = torch.zeros(32, 32), torch.zeros(32, 32)
+    here[8:12, 8:12] = elsewhere[20:24, 20:24] = 1
+    together, apart = torch.stack([here, here]), torch.stack([here, elsewhere])
+    network = ResNet(2, 32, width=16, texture=True).eval()
+
+    moved = (network(together[None]) - network(apart[None])).abs()[0]
+
+    texture, mean_of_last = moved[: 16 + 32], moved[16 + 32 :]
+    assert texture.mean() > 2 * mean_of_last.mean()
+
+
+@pytest.mark.parametrize("form", [{}, {"lean": True}, {"bottleneck": True}, {"texture": True}])
 def test_grouped_networks_do_not_see_each_other(form):
     network = ResNet(1, 32, width=4, blocks=(1, 1), groups=3, **form).eval()
     x = torch.randn(2, 3, 32, 32)
