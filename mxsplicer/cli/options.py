@@ -229,8 +229,8 @@ _RECIPE: dict[str, Any] = {
     "encoder": Annotated[
         str,
         typer.Option(
-            help="resnet18, resnet34 or resnet50 (fused), separable or hybrid; with +texture behind it, also the "
-            "deviation over early maps; or module:Class.",
+            help="resnet18, resnet34 or resnet50 (fused), separable or hybrid; with +texture behind it, early "
+            "maps are read too; or module:Class.",
             rich_help_panel=MODEL,
         ),
     ],

@@ -27,17 +27,18 @@ _SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem tha
 
 
 class ResNet(nn.Module):
-    """``groups`` residual networks, run as one: (B, groups * C, P, P) to (B, groups * 8 * width), or 11 * width.
+    """``groups`` residual networks, run as one: (B, groups * C, P, P) to (B, groups * 8 * width), or 14 * width.
 
     ``blocks`` says how many there are in each of the four stages. With ``bottleneck`` they are the blocks of three
     convolutions of ResNet-50, and the representation is four times as wide. Patches of at most 40 px get a small stem
     (3 x 3, stride 1, then a 2 x pool), larger ones that of the paper (7 x 7, stride 2, then a 2 x pool). ``lean``
     replaces convolution and pool by one convolution, 5 x 5 with stride 2, which spares the largest feature map.
 
-    The representation is the mean over the last feature map. With ``texture`` the standard deviation over the maps of
-    the first two stages comes before it, the "texture energy" of Laws (1980). Such a map is about a weighted sum of
-    markers, and its variance holds their covariance over the pixels, Var(a + b) = Var a + Var b + 2 Cov(a, b): whether
-    two markers lie in the same places of the cell, which fades on the way to the last map.
+    The representation is the mean over the last feature map. With ``texture`` the mean and the standard deviation over
+    the maps of the first two stages come before it, as Manjunath and Ma (1996) describe texture by those of Gabor
+    filters. Such a map is about a weighted sum of markers, and its variance holds their covariance over the pixels,
+    Var(a + b) = Var a + Var b + 2 Cov(a, b): whether two markers lie in the same places of the cell. How much a marker
+    is spread out shows in deviation beside mean. Both fade on the way to the last map.
     """
 
     def __init__(
@@ -75,30 +76,31 @@ class ResNet(nn.Module):
             if n_blocks:
                 ends[len(layers) - 1] = channels
         self.stages = nn.Sequential(*layers)
-        self.textured = [*ends][:_TEXTURED_STAGES] if texture else []  # blocks whose maps' deviation is read
-        self.out_features = channels + sum(ends[number] for number in self.textured)
+        self.textured = [*ends][:_TEXTURED_STAGES] if texture else []  # blocks whose maps are read
+        self.out_features = channels + 2 * sum(ends[number] for number in self.textured)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the mean over the last feature map, behind the deviation over earlier ones, (B, out_features)."""
+        """Return the mean over the last feature map, behind what is read of earlier ones, (B, out_features)."""
         x = self.stem(x)
         read = []
         for number, block in enumerate(self.stages):
             x = block(x)
             if number in self.textured:
-                read.append(_deviation(x))
+                read += _mean_and_deviation(x)
         read.append(x.mean(dim=(2, 3)))
         # The features of one network run together, whatever stage they are from.
         return torch.cat([of_stage.view(len(x), self.groups, -1) for of_stage in read], dim=2).flatten(1)
 
 
-def _deviation(maps: Tensor) -> Tensor:
-    """Return the standard deviation over the pixels of every map, (B, C, H, W) to (B, C).
+def _mean_and_deviation(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over the pixels of every map, (B, C, H, W) to (B, C) each.
 
-    As the mean of squares less the square of the mean, which in PyTorch is a fifteenth of the time of ``std``.
+    The variance as the mean of squares less the square of the mean, a fifteenth of the time of PyTorch's own.
     """
     pixels = maps.flatten(2).transpose(1, 2).float()  # (B, H * W, C): as they lie in memory
-    variance = pixels.square().mean(dim=1) - pixels.mean(dim=1).square()
-    return (variance.clamp(min=0) + _LEAST_VARIANCE).sqrt()
+    mean = pixels.mean(dim=1)
+    variance = pixels.square().mean(dim=1) - mean.square()
+    return mean, (variance.clamp(min=0) + _LEAST_VARIANCE).sqrt()
 
 
 class _Block(nn.Module):
