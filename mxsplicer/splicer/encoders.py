@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean over the last feature map, behind what is read of earlier ones, (B, out_features)."""
         x = self.stem(x)
-        read = []
+        read: list[Tensor] = []
         for number, block in enumerate(self.stages):
             x = block(x)
             if number in self.textured:

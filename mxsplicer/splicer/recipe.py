@@ -54,7 +54,7 @@ class Recipe:
         Markers and components that the encoder sees but no component shows.
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
-        the width of its first stage; ``"resnet18"`` of width 64 is the paper's.
+        the width of its first stage; ``"resnet18"`` of width 64 is the paper's. ``+texture`` reads its early maps, too.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     components_per_step
@@ -119,7 +119,7 @@ class Recipe:
     deconstruction: str = "compartments"
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
-    encoder: str = "resnet18"  # the paper's
+    encoder: str = "resnet18+texture"
     encoder_width: int = 64  # the paper's
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little
@@ -310,6 +310,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # (Bardes et al. 2022), epochs and learning rate are those of the authors' earlier code (Adam 1e-4, 100 epochs).
     "paper": {
         "deconstruction": "marker",
+        "encoder": "resnet18",
         "component_encoder": "resnet18",
         "component_width": 64,
         "chunk_width": 128,

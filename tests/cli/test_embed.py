@@ -27,5 +27,5 @@ def test_a_plan_is_said_in_words_or_as_json_and_nothing_is_written(command, tmp_
     assert said.out.startswith("cells   about ")
     assert "training" in said.out
     plan = json.loads(as_json.out)
-    assert plan["n_features"] == 64
+    assert plan["n_features"] == 112
     assert set(plan["seconds"]) >= {"decoding tiles", "encoder", "clusters"}

@@ -234,7 +234,8 @@ def test_a_feature_is_shared_out_by_what_it_adds_to_the_variance_of_each_chunk(s
 
 @pytest.mark.parametrize("changes", [{"method": "joint"}, {"method": "sigma"}, {"projector_layers": 1}, {}])
 def test_where_no_chunk_belongs_to_a_component_by_a_linear_map_nothing_is_shared_out(store, tmp_path, changes):
-    run, z = train(store, tmp_path / "run", epochs=1, **changes), np.random.default_rng(0).normal(size=(9, 64))
+    run = train(store, tmp_path / "run", epochs=1, **changes)
+    z = np.random.default_rng(0).normal(size=(9, run.features))
     assert (run.chunk_shares(z) is None) == bool(changes)
     (tmp_path / "run" / "projector.safetensors").unlink()  # as in a folder that an earlier version wrote
     assert load_run(tmp_path / "run").chunk_shares(z) is None
