@@ -184,7 +184,7 @@ def compare_embedding(cells: int, repeats: int, n: int) -> None:
         window = tuple(slice(c - 18, c + 18) for c in centre)
         mask[window][(y[window[0]] - centre[0]) ** 2 + (x[:, window[1]] - centre[1]) ** 2 < 15**2] = number + 1
     slide = Slide("bench", image, tuple(f"m{i}" for i in range(n_markers)), pixel_size_um=0.5)
-    encoder = make_encoder("resnet18", n_markers, PATCH_PX, width=64)
+    encoder = make_encoder(Recipe().encoder, n_markers, PATCH_PX, width=64)
     encoder.to(memory_format=torch.channels_last).eval()
     settings = {"method": "splicer", "surroundings": "hide"}
     run = Run(encoder, normalization(n_markers), slide.markers, PATCH_PX, 0.5, settings)
