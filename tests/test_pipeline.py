@@ -126,9 +126,9 @@ def test_the_anndata_is_as_documented(adata, simulated):
     assert adata.obs["patch_valid_fraction"].between(0, 1).all()
     assert adata.obs["lineage"].notna().all()
     for key in ("X_splicer", "X_untrained", "X_joint"):
-        assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, 64))
+        assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, 112))
     np.testing.assert_allclose(adata.obsm["spatial"], adata.obs[["x_px", "y_px"]] * 0.5)
-    assert adata.varm["splicer_correlation"].shape == (19, 64)
+    assert adata.varm["splicer_correlation"].shape == (19, 112)
     assert adata.uns["spatialdata_attrs"]["instance_key"] == "cell_id"
     assert set(adata.uns["mxsplicer"]) >= {
         "version",
@@ -143,7 +143,7 @@ def test_the_anndata_is_as_documented(adata, simulated):
         "pixel_size_um",
     }
     chunks = adata.uns["mxsplicer"]["chunks"]
-    assert chunks["share"].shape == (64, len(chunks["component"]))
+    assert chunks["share"].shape == (112, len(chunks["component"]))
     varies = adata.obsm["X_splicer"].std(axis=0) > 0
     np.testing.assert_allclose(chunks["share"].sum(axis=1), varies, rtol=1e-5)
     one = adata.obs.iloc[n // 2]
@@ -409,7 +409,7 @@ def test_a_plan_counts_cells_and_writes_nothing(folder, simulated, result, adata
     plan = plan_slides(simulated.image, options=Options(masks=(simulated.mask,), model=result.path), device="cpu")
 
     assert plan.n_cells == pytest.approx(adata.n_obs, rel=0.3)
-    assert (plan.n_features, plan.not_counted) == (64, ())
+    assert (plan.n_features, plan.not_counted) == (112, ())
     assert plan.dominated_by in plan.seconds
     assert "mostly" in str(plan)
     assert files_of(folder) == before

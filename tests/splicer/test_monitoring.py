@@ -65,7 +65,8 @@ def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, 
     store = extract_patches(slide, mask, tmp_path / "patches.zarr", patch_size_um=16)
 
     with caplog.at_level(logging.WARNING):
-        train(store, tmp_path / "run", replace(SMALL, epochs=15))
+        # By its last map alone the encoder does not learn in this time what a single cell shows.
+        train(store, tmp_path / "run", replace(SMALL, encoder="resnet18", epochs=15))
 
     said = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
     assert len(said) == 1
