@@ -60,13 +60,11 @@ def test_a_chunk_that_collapses_is_named_once_with_what_to_do(store, tmp_path, c
 def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(monitoring, "_LEARNED_BY", 60)
     slide, mask = tiny_slide(cells_at=CELLS)
-    slide.image[2] = 0
-    slide.image[2, mask == 1] = 1000  # one cell has it, so the marker is not constant
+    slide.image[2] = 1000 * (mask == 0)  # between the cells alone, so the marker is not constant
     store = extract_patches(slide, mask, tmp_path / "patches.zarr", patch_size_um=16)
 
     with caplog.at_level(logging.WARNING):
-        # By its last map alone the encoder does not learn in this time what a single cell shows.
-        train(store, tmp_path / "run", replace(SMALL, encoder="resnet18", epochs=15))
+        train(store, tmp_path / "run", replace(SMALL, epochs=15))
 
     said = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
     assert len(said) == 1
