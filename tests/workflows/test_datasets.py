@@ -27,15 +27,18 @@ def write_archive(path: Path, classes: dict[str, int], side: int) -> None:
                 archive.writestr(f"train/{name}/{number}.png", file.getvalue())
 
 
-@pytest.fixture(scope="module")
-def mosaics(tmp_path_factory):
-    """Return the folder of MNIST above CIFAR, made from small archives."""
-    folder = tmp_path_factory.mktemp("mnist_cifar")
+def put_together(folder: Path, *options: str) -> Path:
+    """Return a folder with MNIST above CIFAR, made from small archives."""
     write_archive(folder / "mnist.zip", {"0": 10, "1": 100}, 28)
     write_archive(folder / "cifar.zip", {"automobile": 10, "truck": 100}, 32)
     script = [sys.executable, DATASETS / "mnist_cifar.py", folder / "mnist.zip", folder / "cifar.zip", folder / "out"]
-    subprocess.run([*script, "--train", "8", "--test", "4"], check=True)
+    subprocess.run([*script, "--train", "8", "--test", "4", *options], check=True)
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def mosaics(tmp_path_factory):
+    return put_together(tmp_path_factory.mktemp("mnist_cifar"))
 
 
 def patches(folder: Path, name: str, tmp_path: Path) -> tuple[np.ndarray, pd.DataFrame]:
@@ -58,6 +61,17 @@ def test_a_patch_of_the_mosaic_is_a_digit_above_a_photograph_of_its_class(mosaic
     np.testing.assert_array_equal(digit > 60, bright)
     np.testing.assert_array_equal(photograph > 60, bright)
     assert not pictures[:, :, :, :16].any()  # beside the pictures is nothing
+
+
+def test_photographs_can_stand_alone(mosaics, tmp_path):
+    alone = put_together(tmp_path, "--without-digits")
+
+    pictures, labels = patches(alone, "rNONE", tmp_path)
+
+    with_digits, _ = patches(mosaics, "rNONE", tmp_path / "with")
+    assert not pictures[:, :, :32].any()
+    np.testing.assert_array_equal(pictures[:, :, 32:], with_digits[:, :, 32:])
+    assert labels["split"].value_counts().to_dict() == {"train": 16, "test": 8}
 
 
 @pytest.mark.parametrize(("name", "shuffled"), [("rMNIST", "digit"), ("rCIFAR", "photograph"), ("rNONE", "none")])

@@ -28,18 +28,22 @@ rule simulated_slides:
         " && mv {OUT}/{wildcards.table}/seed{wildcards.seed}_truth.csv {output[2]}"
 
 
-if "mnist_cifar" in TABLES:
+for name in TABLES:
+    if "mnist" in TABLES[name]:
 
-    rule mnist_cifar_slides:
-        input:
-            DATA / setting("mnist_cifar", "mnist"),
-            DATA / setting("mnist_cifar", "cifar"),
-        output:
-            files("mnist_cifar"),
-        params:
-            setting("mnist_cifar", "make"),
-        shell:
-            "python {HERE}/datasets/mnist_cifar.py {input} {OUT}/mnist_cifar {params}"
+        rule:
+            name:
+                f"{name}_slides"
+            input:
+                DATA / setting(name, "mnist"),
+                DATA / setting(name, "cifar"),
+            output:
+                files(name),
+            params:
+                folder=OUT / name,
+                make=setting(name, "make"),
+            shell:
+                "python {HERE}/datasets/mnist_cifar.py {input} {params.folder} {params.make}"
 
 
 # Loaders of one folder or file: `source` says which, `loader` the script, `make` what else it is told.

@@ -3,7 +3,8 @@
 A digit 0 stands above a car and a 1 above a truck, so the digit alone tells the class. Four mosaics are written:
 ``train`` for self-supervised learning, and ``rNONE``, ``rMNIST`` and ``rCIFAR`` for the classifier, in the last two of
 which the digits, or the photographs, are shuffled among the classes. A column ``split`` tells the classifier's training
-pictures from its test pictures; no test picture is in ``train``.
+pictures from its test pictures; no test picture is in ``train``. ``--without-digits`` leaves the upper half black: what
+can be learned of the photographs where nothing else tells the class.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--train", type=int, default=4000, help="pictures per class to learn from")
     parser.add_argument("--test", type=int, default=1000, help="pictures per class to test on")
+    parser.add_argument("--without-digits", action="store_true", help="photographs alone")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)
@@ -38,6 +40,8 @@ def main() -> None:
     split = np.where(np.arange(given.train + given.test) < given.train, "train", "test")
     labels = pd.DataFrame({"class": np.repeat([name for _, name in CLASSES], len(split)), "split": np.tile(split, 2)})
     upper, lower = np.concatenate(digits), np.concatenate(photographs)
+    if given.without_digits:
+        upper[:] = 0
     train = (labels["split"] == "train").to_numpy()
     sets = {
         "train": (upper[train], lower[train], labels[train]),
