@@ -197,7 +197,11 @@ _RECIPE: dict[str, Any] = {
     ],
     "weight": Annotated[
         list[str],
-        typer.Option(metavar="NAME=WEIGHT", help="Weight of one component's loss, 1 else.", rich_help_panel=MODEL),
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            help="Weight of one component's loss, 1 else: more for a faint marker that matters, such as CD8a=4.",
+            rich_help_panel=MODEL,
+        ),
     ],
     "covariance_scope": Annotated[
         str,
