@@ -27,7 +27,7 @@ def write_archive(path: Path, classes: dict[str, int], side: int) -> None:
                 archive.writestr(f"train/{name}/{number}.png", file.getvalue())
 
 
-def put_together(folder: Path, *options: str) -> Path:
+def make_mosaics(folder: Path, *options: str) -> Path:
     """Return a folder with MNIST above CIFAR, made from small archives."""
     write_archive(folder / "mnist.zip", {"0": 10, "1": 100}, 28)
     write_archive(folder / "cifar.zip", {"automobile": 10, "truck": 100}, 32)
@@ -38,7 +38,7 @@ def put_together(folder: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def mosaics(tmp_path_factory):
-    return put_together(tmp_path_factory.mktemp("mnist_cifar"))
+    return make_mosaics(tmp_path_factory.mktemp("mnist_cifar"))
 
 
 def patches(folder: Path, name: str, tmp_path: Path) -> tuple[np.ndarray, pd.DataFrame]:
@@ -64,7 +64,7 @@ def test_a_patch_of_the_mosaic_is_a_digit_above_a_photograph_of_its_class(mosaic
 
 
 def test_photographs_can_stand_alone(mosaics, tmp_path):
-    alone = put_together(tmp_path, "--without-digits")
+    alone = make_mosaics(tmp_path, "--without-digits")
 
     pictures, labels = patches(alone, "rNONE", tmp_path)
 
