@@ -297,7 +297,7 @@ def _brought_together(
     """Return the stores on one panel, and again with their slides on one scale, where that is wanted."""
     given = on_one_panel(stores, panel)
     if panel == "union" and recipe.width_rule != "equal":
-        msg = f"widths by {recipe.width_rule} need slides of one panel: leave out --width-rule, or give --panel shared."
+        msg = f"widths by {recipe.width_rule} need slides of one panel: leave out --chunk-width {recipe.width_rule}, or give --panel shared."
         raise InputError(msg)
     if recipe.normalization == "common":
         return given, given
