@@ -19,6 +19,7 @@ from mxsplicer.slides.slide import Slide
 if TYPE_CHECKING:
     from mxsplicer.splicer.deconstruction import Component
     from mxsplicer.splicer.losses import Loss
+    from mxsplicer.splicer.objectives import Objective, Parts
 
 
 def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | str, expected: np.ndarray) -> None:
@@ -82,6 +83,47 @@ def check_loss(loss: "Loss") -> None:
     torch.manual_seed(0)
     chunks = torch.func.vmap(loss.terms, in_dims=1, randomness="same")(e_a[:, None], e_b[:, None])
     torch.testing.assert_close(value, torch.stack(list(chunks.values())).sum())
+
+
+def check_objective(make: "Callable[[Parts], Objective]") -> None:
+    """Raise unless an objective keeps the contract.
+
+    It keeps the encoder that it is given, embeds cell by cell what it asks views of, has one entry per chunk in each
+    term and in its pairs, and a finite gradient for every weight.
+    """
+    import torch
+
+    from mxsplicer.splicer.deconstruction import by_marker
+    from mxsplicer.splicer.encoders import ResNet
+    from mxsplicer.splicer.losses.chunks import Chunks
+    from mxsplicer.splicer.losses.vicreg import VICReg
+    from mxsplicer.splicer.objectives import Parts
+
+    generator = torch.Generator().manual_seed(0)
+    encoder, components = ResNet(3, 16, width=8), tuple(by_marker(["DAPI", "CD3e", "CD20"]))
+    chunks = Chunks((4, 2, 6), (VICReg(),) * 3, (1.0,) * 3)
+    objective = make(Parts(encoder, components, chunks, VICReg(), 0, 16, "lean", 4, consistency_weight=1.0))
+    whole, regions = torch.randn(8, 3, 16, 16, generator=generator), torch.ones(8, 16, 16, dtype=torch.uint8)
+    views = []
+    for picture in objective.pictures(whole, whole, regions):
+        seen = picture.patches + 0.1 * torch.randn(picture.patches.shape, generator=generator)
+        masks = [] if picture.masks is None else [picture.masks.float()]
+        views.append(torch.cat([seen, *masks], dim=1))
+
+    z, *e = objective.embed(*views)
+    terms = objective.terms(z, *e)
+
+    n = len(objective.chunk_names)
+    assert objective.encoder is encoder, "the encoder that is kept is another"
+    assert z.shape == (8, encoder.out_features), "what comes first is not z of the first view"
+    assert all(len(one) == 8 for one in e), "rows are no cells, so those of several processes cannot be joined"
+    assert all(term.shape == (n,) for term in terms.values()), f"a term has not one entry for each of {n} chunks"
+    assert len(objective.pairs(z, *e)) == n, f"there is not one pair for each of {n} chunks"
+    names, weights = zip(*objective.named_parameters(), strict=True)
+    loss = torch.stack(list(terms.values())).sum()
+    for name, gradient in zip(names, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+        assert gradient is not None, f"{name} has no part in the loss"
+        assert torch.isfinite(gradient).all(), f"the gradient of {name} is not finite"
 
 
 def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]"]) -> None:

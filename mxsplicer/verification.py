@@ -54,7 +54,9 @@ class Verification:
         return {"agrees": self.agrees, "checks": [asdict(check) for check in self.checks]}
 
 
-def verify(path: str | Path, *, n_cells: int = 64, seed: int = 0, device: str = "auto") -> Verification:
+def verify(
+    path: str | Path, *, n_cells: int = 64, seed: int = 0, encoder: str = "", device: str = "auto"
+) -> Verification:
     """Check that a result is what its image, mask, markers and weights make.
 
     The fingerprints of image, mask and weights are compared with those that the AnnData holds, the markers with those
@@ -70,6 +72,8 @@ def verify(path: str | Path, *, n_cells: int = 64, seed: int = 0, device: str = 
         How many cells are computed again, in all; none where 0.
     seed
         Draws them.
+    encoder
+        As for :func:`mxsplicer.load_run`.
     device
         As for :func:`mxsplicer.embed`.
 
@@ -86,7 +90,7 @@ def verify(path: str | Path, *, n_cells: int = 64, seed: int = 0, device: str = 
         if about is None:
             msg = f"{cells} does not say how it was made (uns['mxsplicer'] is missing); mxsplicer did not write it."
             raise InputError(msg)
-        return Verification(tuple(_checks(adata, about, folder, index, n_cells, seed, device)))
+        return Verification(tuple(_checks(adata, about, folder, index, _chosen(adata, n_cells, seed), encoder, device)))
 
 
 def _checks(
@@ -94,15 +98,14 @@ def _checks(
     about: Mapping[str, Any],
     folder: Path,
     index: Mapping[str, Any],
-    n_cells: int,
-    seed: int,
+    chosen: np.ndarray,
+    encoder: str,
     device: str,
 ) -> Iterator[Check]:
     prints = about["fingerprints"]
     run_path = folder / index["files"]["run"]  # an absolute one stays as it is
     yield _same("weights", run_path / "model.safetensors", str(prints["weights"]))
-    run = load_run(run_path) if (run_path / "model.safetensors").is_file() else None
-    chosen = _chosen(adata, n_cells, seed)
+    run = load_run(run_path, encoder=encoder) if (run_path / "model.safetensors").is_file() else None
     for entry in index["slides"]:
         name = entry["name"]
         for kind in ("image", "mask"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, Roi, Seed
+from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, OwnEncoder, Roi, Seed
 from mxsplicer.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def evaluate(
         bool, typer.Option("--write", help="Write the scores into uns of the AnnData file.", rich_help_panel=RUNNING)
     ] = False,
     seed: Seed = 0,
+    encoder: OwnEncoder = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -139,6 +140,7 @@ def evaluate(
             image_cells=image_cells,
             reliance_cells=reliance_cells,
             seed=seed,
+            encoder=encoder,
             device=device,
         )
     if as_json:

@@ -166,6 +166,16 @@ Panel = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.", rich_help_panel=RUNNING)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
+OwnEncoder = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        metavar="module:Class",
+        help="Of a model whose encoder is someone's own class: that class. It is imported because you name it.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=RUNNING)]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -182,7 +192,7 @@ _RECIPE: dict[str, Any] = {
         str,
         typer.Option(
             help="splicer, or what it is compared with: joint (two views of the whole), sigma (each component with the "
-            "whole), trident (both).",
+            "whole), trident (both); or module:Class.",
             rich_help_panel=MODEL,
         ),
     ],

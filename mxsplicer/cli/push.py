@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mxsplicer.cli.options import OwnEncoder
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -19,9 +21,10 @@ def push(
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository visible to everyone, not to you alone.")
     ] = False,
+    encoder: OwnEncoder = "",
 ) -> None:
     """Upload a trained model to the Hugging Face hub. Its model card names the slides it was trained on."""
     from mxsplicer.splicer import hub
 
-    hub.push(run, repository, public=public)
+    hub.push(run, repository, public=public, encoder=encoder)
     typer.echo(f"{run}: uploaded to {repository}")

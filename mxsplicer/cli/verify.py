@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mxsplicer import progress
-from mxsplicer.cli.options import AsJson, Device, Seed
+from mxsplicer.cli.options import AsJson, Device, OwnEncoder, Seed
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def verify(
     ],
     n_cells: Annotated[int, typer.Option("--cells", min=0, help="How many cells are computed again.")] = 64,
     seed: Seed = 0,
+    encoder: OwnEncoder = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +33,7 @@ def verify(
     from mxsplicer.verification import verify as verify_result
 
     with progress.shown():
-        found = verify_result(result, n_cells=n_cells, seed=seed, device=device)
+        found = verify_result(result, n_cells=n_cells, seed=seed, encoder=encoder, device=device)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
     else:

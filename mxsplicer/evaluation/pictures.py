@@ -84,7 +84,7 @@ class Pictures:
 
 @contextmanager
 def open_pictures(
-    sample: AnnData, result: Path | None, notes: list[str], *, n_cells: int, seed: int, device: str
+    sample: AnnData, result: Path | None, notes: list[str], *, n_cells: int, seed: int, encoder: str, device: str
 ) -> Iterator[Pictures | None]:
     """Open the patches of a random part of a sample: those that were kept, or new ones cut from the slides.
 
@@ -102,7 +102,7 @@ def open_pictures(
     rows = np.sort(np.random.default_rng(seed).permutation(sample.n_obs)[:n])
     with TemporaryDirectory(prefix="mxsplicer-") as folder:
         try:
-            run = load_run(result / index["files"]["run"])
+            run = load_run(result / index["files"]["run"], encoder=encoder)
             kept = _kept_stores(result, index)
             places = _places(sample, kept)
             if (places[0][rows] < 0).any():  # the training sample of a large slide, or none

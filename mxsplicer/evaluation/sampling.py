@@ -16,7 +16,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.result import open_result
 from mxsplicer.slides.polygons import is_geojson
 from mxsplicer.tl.labels import join_labels, join_regions
-from mxsplicer.tl.representations import LEARNED, UNTRAINED, available, key_of
+from mxsplicer.tl.representations import UNTRAINED, available, is_baseline, key_of, learned
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def draw_sample(
     if n_candidates > n:
         rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
         logger.info("%d of %d cells are taken, at random", n, n_candidates)
-    keys = [*(key for key in LEARNED.values() if key in adata.obsm), *use_rep]
+    keys = [*learned(adata).values(), *use_rep]
     for key in use_rep:
         _check_key(adata, key)
     obsm = {key: take(adata.obsm[key], rows) for key in dict.fromkeys(keys)}
@@ -106,7 +106,7 @@ def draw_sample(
     )
     for name, path in others.items():
         with open_cells(path) as other:
-            found = [(title, key) for title, key in LEARNED.items() if key in other.obsm and title != UNTRAINED]
+            found = [(title, key) for title, key in learned(other).items() if title != UNTRAINED]
             found += [(key, key) for key in use_rep if key in other.obsm]
             if not found:
                 msg = f"{path} has no learned representation; obsm holds: {', '.join(other.obsm)}."
@@ -121,10 +121,11 @@ def draw_sample(
 
 
 def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
-    """Return what is scored of a sample: the trained ones, those of other files, the baselines."""
+    """Return what is scored of a sample: what its cells were embedded by, those of other files, what stands beside."""
     names = available(sample)
     known = {"spatial", *(key_of(name) for name in names)}
-    return list(dict.fromkeys([*(key for key in sample.obsm if key not in known), *use_rep, *names]))
+    own = [name for name in names[:1] if not is_baseline(name)]
+    return list(dict.fromkeys([*own, *(key for key in sample.obsm if key not in known), *use_rep, *names]))
 
 
 def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
@@ -149,7 +150,7 @@ def _check_key(adata: AnnData, key: str) -> None:
 
 def _about(adata: AnnData) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
-    return {"mxsplicer": {key: about[key] for key in ("patch_size_um", "pixel_size_um") if key in about}}
+    return {"mxsplicer": {key: about[key] for key in ("method", "patch_size_um", "pixel_size_um") if key in about}}
 
 
 def _obs_names(path: Path) -> Any:

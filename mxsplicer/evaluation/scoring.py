@@ -75,6 +75,7 @@ def evaluate(
     image_cells: int = 10_000,
     reliance_cells: int = 1_000,
     seed: int = 0,
+    encoder: str = "",
     device: str = "auto",
 ) -> Evaluation:
     """Score the cells of a result or of any AnnData file on labels, beside every baseline that can be had.
@@ -109,6 +110,8 @@ def evaluate(
         Cells whose patches are read for the baselines, at most; drawn at random from those scored.
     reliance_cells
         Cells that test the reliance on each marker, at most; each is embedded once per marker.
+    encoder
+        As for :func:`mxsplicer.load_run`.
     device
         Where patches are embedded.
 
@@ -118,7 +121,7 @@ def evaluate(
         If something given does not fit, or no label can be scored.
     """
     cells, result = find_cells(path)
-    settings = _Settings(groups, guard_um, unsafe_random_split, image_cells, reliance_cells, seed, device)
+    settings = _Settings(groups, guard_um, unsafe_random_split, image_cells, reliance_cells, seed, encoder, device)
     parts: list[_Part] = []
     with open_cells(cells) as adata:
         if samples is not None:
@@ -188,6 +191,7 @@ class _Settings:
     image_cells: int
     reliance_cells: int
     seed: int
+    encoder: str
     device: str
 
 
@@ -215,7 +219,13 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
     task = set_task(sample, max_cells=sample.n_obs, **how)  # type: ignore[arg-type]
     split = {"unsafe_random_split": settings.unsafe_random_split, "seed": seed}
     with open_pictures(
-        sample, result, part.notes, n_cells=settings.image_cells, seed=seed, device=settings.device
+        sample,
+        result,
+        part.notes,
+        n_cells=settings.image_cells,
+        seed=seed,
+        encoder=settings.encoder,
+        device=settings.device,
     ) as pictures:
         beside = [] if pictures is None else pictures.make_baselines(sample, seed=seed)
         everywhere = pictures is not None and len(pictures.rows) == sample.n_obs

@@ -169,7 +169,7 @@ def _about(work: Work, run: Run) -> dict[str, Any]:
     }
     names = run.settings["components"]
     widths = np.array(run.settings.get("chunk_widths", [run.settings["chunk_width"]] * len(names)))
-    if run.method != "splicer":  # the others hold the whole embedding to something
+    if not run.has_chunks:  # such methods hold the whole embedding to something
         widths, names = widths.sum(keepdims=True), ["whole"]
     ends = widths.cumsum()
     masks = {

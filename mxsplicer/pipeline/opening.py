@@ -78,7 +78,9 @@ def prepare(
     _check_tables(options, work.slides)
     find_device(running.device)
     if model is None:
-        options.recipe.components(every_marker([s.markers for s in work.slides]))  # raises where a name is none of them
+        markers = every_marker([slide.markers for slide in work.slides])
+        options.recipe.components(markers)  # raises where a name is none of them
+        options.recipe.check_own_code(len(markers), choose_patch_px(work.slides[0], size))
     return work
 
 

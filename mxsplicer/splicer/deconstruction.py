@@ -7,7 +7,9 @@ embedding is held to component i. It is used in training only.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +29,9 @@ Part = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> which pixel
 class Component:
     """A named part of a patch: some of its channels, in some of its pixels.
 
-    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept. What is said of
-    ``family`` is said of every component of it that nothing is said of by name.
+    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept. A part sees what
+    each pixel shows (``BACKGROUND``, ``OTHER_CELL``, ``THIS_CELL`` or its ``NUCLEUS``, of ``mxsplicer.patches.store``),
+    each cell by itself. What is said of ``family`` is said of every component of it that nothing is said of by name.
     """
 
     name: str
@@ -70,7 +73,26 @@ def cytoplasm(regions: Tensor) -> Tensor:
 
 
 OF_NUCLEI: tuple[Part, ...] = (nucleus, cytoplasm)  # need patches that were cut with a mask of nuclei
-WITHIN_CELL: tuple[Part, ...] = (this_cell, rim, interior, *OF_NUCLEI)
+
+
+@lru_cache
+def stays_within_cell(part: Part) -> bool:
+    """Return whether a part shows the cell itself or less of it, as tried on some regions."""
+    regions = _some_regions()
+    return not (part(regions) & ~this_cell(regions)).any()
+
+
+@lru_cache
+def _some_regions() -> Tensor:
+    """Return regions (8, 32, 32) to try parts on: a round cell with its nucleus beside another, and noise."""
+    y, x = torch.meshgrid(torch.arange(32) - 16, torch.arange(32) - 16, indexing="ij")
+    radius = (y**2 + x**2).float().sqrt()
+    regions = torch.randint(0, 4, (8, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for number, size in enumerate((6, 9, 12, 15)):
+        regions[number] = torch.where(x > y + size, OTHER_CELL, BACKGROUND)
+        regions[number][radius < size] = THIS_CELL
+        regions[number][radius < size // 2] = NUCLEUS
+    return regions
 
 
 def by_marker(markers: Sequence[str]) -> list[Component]:
@@ -225,17 +247,32 @@ def find_deconstruction(name: str) -> Deconstruction:
     own = import_by_name(name, "a deconstruction", must)
 
     def checked(markers: Sequence[str]) -> list[Component]:
-        components = own(markers)
-        fine = isinstance(components, list) and all(
-            isinstance(one, Component) and one.channels and set(one.channels) <= set(range(len(markers)))
-            for one in components
-        )
-        if not fine:
-            msg = f"deconstruction {name!r} returns {components!r}; it must take {must}, with channels that there are."
+        try:
+            components = list(own(markers))
+            fault = next(filter(None, (_fault(one, len(markers)) for one in components)), "")
+        except Exception as error:  # whatever is wrong in the user's function
+            fault = f"fails on {len(markers)} markers ({type(error).__name__}: {error})"
+        else:
+            fault = fault or ("" if components else "returns no component")
+        if fault:
+            msg = f"deconstruction {name!r} {fault}; it must take {must}, with channels that there are."
             raise InputError(msg)
-        return list(components)
+        return components
 
     return checked
+
+
+def _fault(component: Any, n_markers: int) -> str:
+    """Return why what a user's own deconstruction returned is no component, or nothing."""
+    if not isinstance(component, Component):
+        return f"returns {type(component).__name__} among its components"
+    if not component.channels or not set(component.channels) <= set(range(n_markers)):
+        return f"gives component {component.name!r} the channels {component.channels}, of {n_markers}"
+    regions = _some_regions()
+    shown = None if component.part is None else component.part(regions)
+    if shown is not None and (shown.shape, shown.dtype) != (regions.shape, torch.bool):
+        return f"has a part of component {component.name!r} that is no mask (B, P, P) of regions (B, P, P)"
+    return ""
 
 
 def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:

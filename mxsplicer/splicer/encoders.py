@@ -264,7 +264,11 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "hybrid": Hybrid,
 }
 # (channels, patch_px, width=) -> a module (B, C, P, P) -> (B, d) that knows its d as `out_features`.
-ENCODERS = _NETWORKS | {f"{name}+texture": partial(make, texture=True) for name, make in _NETWORKS.items()}
+ENCODERS: dict[str, Callable[..., nn.Module]] = _NETWORKS | {
+    f"{name}+texture": partial(make, texture=True)
+    for name, make in _NETWORKS.items()
+    if "texture" in inspect.signature(make).parameters
+}
 
 
 def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.Module:

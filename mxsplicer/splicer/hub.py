@@ -35,7 +35,7 @@ class Hub(Protocol):
         """Download one file into a folder."""
 
 
-def push(path: str | Path, repository: str, *, public: bool = False, hub: Hub | None = None) -> str:
+def push(path: str | Path, repository: str, *, public: bool = False, encoder: str = "", hub: Hub | None = None) -> str:
     """Upload a run folder to a repository of the hub, ``user/name``, which is made where there is none.
 
     Parameters
@@ -44,6 +44,8 @@ def push(path: str | Path, repository: str, *, public: bool = False, hub: Hub | 
         Run folder, or a result that holds one. Its model card and settings name the slides it was trained on.
     public
         Whether everyone may see a repository that is made; one that exists stays as it is.
+    encoder
+        As for :func:`mxsplicer.load_run`.
     hub
         ``huggingface_hub.HfApi()`` by default, which knows who you are by ``hf auth login`` or ``HF_TOKEN``.
 
@@ -51,7 +53,7 @@ def push(path: str | Path, repository: str, *, public: bool = False, hub: Hub | 
     -------
     The name of the repository.
     """
-    run = load_run(path)  # nobody should fetch what cannot be opened
+    run = load_run(path, encoder=encoder)  # nobody should fetch what cannot be opened
     assert run.path is not None
     hub = hub or _hub()
     with _explained(repository):

@@ -34,8 +34,8 @@ class Recipe:
     Parameters
     ----------
     method
-        ``"splicer"`` (arXiv 2503.07444), or what it is compared with: ``"joint"``, ``"sigma"`` or ``"trident"``; see
-        :mod:`mxsplicer.splicer.objectives`.
+        ``"splicer"`` (arXiv 2503.07444), or what it is compared with: ``"joint"``, ``"sigma"`` or ``"trident"``; or a
+        class of your own by ``"module:Class"``; see :mod:`mxsplicer.splicer.objectives`.
     loss
         Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``, ``"sigreg"``, or a
         class of your own by ``"module:Class"``.
@@ -148,7 +148,7 @@ class Recipe:
         from mxsplicer.splicer.losses import LOSSES
         from mxsplicer.splicer.objectives import OBJECTIVES
 
-        _check_word("method", self.method, OBJECTIVES)
+        _check_word("method", self.method, OBJECTIVES, own="module:Class")
         for loss in (self.loss, *self.losses.values()):
             _check_word("loss", loss, LOSSES, own="module:Class")
         _check_word("covariance scope", self.covariance_scope, COVARIANCE_SCOPES)
@@ -174,12 +174,12 @@ class Recipe:
             If a marker or component is named that is not there, or one shows what the encoder does not see.
         """
         from mxsplicer.splicer.deconstruction import (
-            WITHIN_CELL,
             by_group,
             check_names,
             combine,
             find_deconstruction,
             omit,
+            stays_within_cell,
         )
 
         check_names("--controls names", self.controls, markers, "markers")
@@ -194,7 +194,7 @@ class Recipe:
             ("--chunk-width", self.widths),
         ):
             check_names(f"{option} names", singled_out, [*names, *families], "components")
-        beyond = [component.name for component in components if component.part not in (None, *WITHIN_CELL)]
+        beyond = [one.name for one in components if one.part is not None and not stays_within_cell(one.part)]
         if beyond and self.surroundings == "hide":
             msg = (
                 f"component {beyond[0]} shows more than the cell, which is all that the encoder sees. "
@@ -217,7 +217,7 @@ class Recipe:
         """
         from mxsplicer.splicer.losses import find_loss
         from mxsplicer.splicer.losses.chunks import Chunks
-        from mxsplicer.splicer.objectives import OBJECTIVES, Parts
+        from mxsplicer.splicer.objectives import Parts, find_objective
 
         made = {word: find_loss(word) for word in (self.loss, *self.losses.values())}
         chunks = Chunks(
@@ -225,7 +225,7 @@ class Recipe:
             losses=tuple(made[said_of(component, self.losses) or self.loss] for component in components),
             weights=tuple(said_of(component, self.weights) or 1.0 for component in components),
         )
-        return OBJECTIVES[self.method](
+        return find_objective(self.method)(
             Parts(
                 encoder=encoder,
                 components=tuple(components),
@@ -243,6 +243,23 @@ class Recipe:
                 spanning=self.view_plan().spanning,
             )
         )
+
+    def own_code(self) -> tuple[str, ...]:
+        """Return what is the user's own among objective, losses, encoder and deconstructions: ``"module:name"``."""
+        words = (self.method, self.loss, *self.losses.values(), self.encoder, *self.deconstruction.split("+"))
+        return tuple(word for word in dict.fromkeys(words) if is_importable(word))
+
+    def check_own_code(self, n_markers: int, patch_px: int) -> None:
+        """Make what is the user's own once: better it fails now than behind hours of other work."""
+        from mxsplicer.splicer.encoders import make_encoder
+        from mxsplicer.splicer.losses import find_loss
+        from mxsplicer.splicer.objectives import find_objective
+
+        find_objective(self.method)
+        for loss in (self.loss, *self.losses.values()):
+            find_loss(loss)
+        if is_importable(self.encoder):
+            make_encoder(self.encoder, n_markers, patch_px, width=self.encoder_width)
 
     def view_plan(self) -> "Views":
         """Return how the views differ, where only a word was given."""

@@ -65,8 +65,13 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The objective it was trained with."""
-        return str(self.settings["method"])
+        """The objective it was trained with; of a class of someone's own, its name in lower case."""
+        return str(self.settings["method"]).rpartition(":")[2].lower()
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether runs of columns of the embedding belong to components: in a run that does not say, SpliCER's do."""
+        return bool(self.settings.get("has_chunks", self.method == "splicer"))
 
     @property
     def hides_surroundings(self) -> bool:
@@ -86,15 +91,15 @@ class Run:
         adds to those of all chunks; where j takes away what other features bring, it adds nothing. Each row sums to 1;
         that of a feature that adds nothing anywhere is 0.
 
-        None where no chunk belongs to a component (methods other than SpliCER), behind hidden layers, and of a run from
-        before the projector was kept.
+        None where no chunk belongs to a component (joint embedding, sigma, trident), behind hidden layers, and of a run
+        from before the projector was kept.
 
         Parameters
         ----------
         z
             The representation (cells, d) of two cells or more: thousands, for shares to rely on.
         """
-        if not self.projector or self.method != "splicer" or self.settings["projector_layers"] or len(z) < 2:
+        if not self.projector or not self.has_chunks or self.settings["projector_layers"] or len(z) < 2:
             return None
         weights = {name: tensor.double().cpu().numpy() for name, tensor in self.projector.items()}
         scale = weights["0.weight"] / np.sqrt(weights["0.running_var"] + nn.BatchNorm1d(1).eps)
@@ -332,9 +337,12 @@ mean intensities.
 
 
 _METHODS = {
-    "splicer": "SpliCER holds a chunk of the embedding to each marker (Farndale, Henderson, Roberts, Yuan, \
-arXiv 2503.07444).",
+    "splicer": "SpliCER holds a chunk of the embedding to each component of the patch (Farndale, Henderson, Roberts, \
+Yuan, arXiv 2503.07444).",
     "joint": "Joint embedding holds two views of a cell to each other.",
+    "sigma": "Sigma-JE holds the whole embedding to each component of the patch (arXiv 2503.07444).",
+    "trident": "TriDeNT holds two views of a cell to each other and to each component of the patch (Farndale, Insall, \
+Yuan, arXiv 2312.02111).",
 }
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
+from mxsplicer.imports import source_digest
 from mxsplicer.memory import Budget
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.progress import track
@@ -142,6 +143,7 @@ def train(
             "views": asdict(views),
             "components": [component.name for component in components],
             "chunk_widths": widths,
+            "has_chunks": objective.has_chunks,
             "epochs": epochs,
             "steps": epochs * batches.per_epoch,
             "batch_size": batches.batch_size,
@@ -150,6 +152,8 @@ def train(
             "slides": [store.slide_name for store in stores],
             "n_cells": batches.n_cells,
             **({} if panel == "same" else {"panel": panel}),
+            # So that a run which was interrupted does not go on with other code.
+            **({"own_code": {name: source_digest(name) for name in own}} if (own := recipe.own_code()) else {}),
         }
         run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
         folder = _begin(fabric, path, run, overwrite=overwrite)
@@ -297,7 +301,8 @@ def _brought_together(
     """Return the stores on one panel, and again with their slides on one scale, where that is wanted."""
     given = on_one_panel(stores, panel)
     if panel == "union" and recipe.width_rule != "equal":
-        msg = f"widths by {recipe.width_rule} need slides of one panel: leave out --chunk-width {recipe.width_rule}, or give --panel shared."
+        rule = recipe.width_rule
+        msg = f"widths by {rule} need slides of one panel: leave out --chunk-width {rule}, or give --panel shared."
         raise InputError(msg)
     if recipe.normalization == "common":
         return given, given
@@ -374,8 +379,8 @@ def _begin(fabric: Fabric, path: Path, run: Run, *, overwrite: bool) -> Path:
     other = folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != settings)
     if other and not overwrite:
         msg = (
-            f"{folder} holds an unfinished run with other settings. Finish it with those, remove it, "
-            "or --overwrite to begin anew."
+            f"{folder} holds an unfinished run with other settings, or with other code of yours. Finish it with those, "
+            "remove it, or --overwrite to begin anew."
         )
         raise InputError(msg)
     fabric.barrier()  # every process has looked
@@ -449,5 +454,6 @@ def _check_finite(terms: dict[str, list[float]], names: Sequence[str], step: int
         {name for of in terms.values() for name, value in zip(names, of, strict=True) if not math.isfinite(value)}
     )
     if bad:
-        msg = f"the loss of chunk {', '.join(bad)} is not finite at step {step}. Lower --learning-rate."
+        advice = "Lower --learning-rate" if step else "Nothing was learned yet, so it is the loss itself, or the input"
+        msg = f"the loss of chunk {', '.join(bad)} is not finite at step {step}. {advice}."
         raise InputError(msg)

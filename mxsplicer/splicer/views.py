@@ -1,8 +1,8 @@
 """Views: augmented copies of a whole batch of normalised patches, made on the device.
 
 Multiplex images are not photographs: there is no up, no colour, and the scale is biology. So views turn, mirror, shift
-and slightly scale a patch; and per marker they change gain and offset, add noise, blur, and now and then leave a marker
-out. No crops, no colour jitter.
+and slightly scale a patch; and per marker they change gain and offset, add noise and blur; where asked, they leave a
+marker out now and then. No crops, no colour jitter.
 """
 
 import math

@@ -65,7 +65,7 @@ def share_out(mean_width: int, shares: Sequence[float]) -> list[int]:
     return [step * (1 + more) for more in steps]
 
 
-def effective_rank(spectrum: np.ndarray, floor: np.ndarray) -> float:
+def rank_above(spectrum: np.ndarray, floor: np.ndarray) -> float:
     """Return how many directions stand out of a floor: exp of the entropy of what of each eigenvalue is above it.
 
     Both spectra are sorted, largest first, and compared place by place, as parallel analysis does (Horn 1965); the
@@ -74,9 +74,9 @@ def effective_rank(spectrum: np.ndarray, floor: np.ndarray) -> float:
 
     Examples
     --------
-    >>> round(effective_rank(np.array([50.0, 50.0, 2, 2, 2, 2]), np.ones(6)), 6)
+    >>> round(rank_above(np.array([50.0, 50.0, 2, 2, 2, 2]), np.ones(6)), 6)
     2.0
-    >>> effective_rank(2 * np.ones(6), np.ones(6))
+    >>> rank_above(2 * np.ones(6), np.ones(6))
     0.0
     """
     seen = floor > 0.1 * np.median(floor[floor > 1e-9 * floor.max()])  # pixels that no cell reaches hardly vary
@@ -107,7 +107,7 @@ def _shares(
     if recipe.width_rule == "variance":
         return [float(spectrum.sum()) for spectrum in spectra]
     floor = np.mean(floors, axis=0)
-    return [effective_rank(s, np.repeat(floor, len(c.channels))) for s, c in zip(spectra, components, strict=True)]
+    return [rank_above(s, np.repeat(floor, len(c.channels))) for s, c in zip(spectra, components, strict=True)]
 
 
 def _spectra(

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import representation, take
+from mxsplicer.tl.rows import learned_features, representation, take
 
 UNTRAINED = "untrained encoder"
 LEARNED = {  # keys of obsm
@@ -42,17 +42,24 @@ def key_of(name: str) -> str:
     return _KEYS.get(name, name)
 
 
+def learned(adata: AnnData) -> dict[str, str]:
+    """Return the keys of what encoders made of the cells, by name; first that which they were embedded by."""
+    named = {key: name for name, key in LEARNED.items()}
+    keys = dict.fromkeys((learned_features(adata), *LEARNED.values()))
+    return {named.get(key, key): key for key in keys if key in adata.obsm}
+
+
 def available(adata: AnnData) -> list[str]:
-    """Return the names of the representations that cells have, the trained ones first."""
+    """Return the names of the representations that cells have, the learned ones first."""
+    pixels = [PIXEL_PCA] if _KEYS[PIXEL_PCA] in adata.obsm else []
     shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
     pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
-    return [name for name, key in _KEYS.items() if key in adata.obsm] + [MEAN_INTENSITY, *shape, *pca]
+    return [*learned(adata), *pixels, MEAN_INTENSITY, *shape, *pca]
 
 
 def trained(names: Sequence[str]) -> str:
-    """Return which of some representations is the one that was trained and is judged."""
-    learned = [name for name in names if not is_baseline(name) and BESIDE not in name]
-    return next(name for name in ("SpliCER", "Σ-JE", "TriDeNT", "joint", *learned, *names) if name in names)
+    """Return which of some representations is judged: the first that was learned, as :func:`available` orders them."""
+    return next((name for name in names if not is_baseline(name) and BESIDE not in name), names[0])
 
 
 def is_baseline(name: str) -> bool:

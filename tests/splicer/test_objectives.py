@@ -9,6 +9,7 @@ from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import OBJECTIVES, Parts
 from mxsplicer.splicer.objectives.sources import join_components
 from mxsplicer.splicer.views import Views
+from mxsplicer.testing import check_objective
 
 MARKERS = ["DAPI", "CD3e", "CD20"]
 EQUAL, UNEQUAL = (4, 4, 4), (4, 2, 6)
@@ -183,20 +184,7 @@ def test_two_views_of_a_component_are_held_to_each_other_and_its_chunk_to_both(w
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_keeps_the_contract(name):
-    given = parts(UNEQUAL)
-    objective = OBJECTIVES[name](given)
-    a, b = views(objective)
-
-    z, *e = objective.embed(a, b)
-    terms = objective.terms(z, *e)
-
-    assert objective.encoder is given.encoder  # the one that is kept
-    assert z.shape == (8, given.features)
-    assert all(len(one) == 8 for one in e)  # rows are cells, so that those of several processes can be joined
-    assert all(term.shape == (len(objective.chunk_names),) for term in terms.values())
-    assert len(objective.pairs(z, *e)) == len(objective.chunk_names)
-    sum(terms.values()).sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters())
+    check_objective(OBJECTIVES[name])
 
 
 def test_the_components_of_hidden_surroundings_show_the_cell_alone():

@@ -6,8 +6,10 @@ import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.encoders import ResNet
+from mxsplicer.splicer.objectives import find_objective
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.splicer.views import Views
+from mxsplicer.testing import check_objective
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,27 @@ def mine(tmp_path, monkeypatch):
 
 
 OWN = """
-from mxsplicer.splicer.deconstruction import Component
+from mxsplicer.splicer.deconstruction import Component, interior
 from mxsplicer.splicer.losses.vicreg import VICReg
+from mxsplicer.splicer.objectives import Objective
+from mxsplicer.splicer.objectives.splicer import Splicer
+
+class Both(Splicer):
+    "SpliCER, and two views of the whole held to each other."
+
+    def pictures(self, *given):
+        return (*super().pictures(*given), super().pictures(*given)[0])
+
+    def embed(self, *views):
+        return *super().embed(*views[:-1]), self.projector(self.encoder(views[-1]))
+
+    def terms(self, z, *e):
+        joint = self.whole(e[0], e[-1])["invariance"] / len(self.chunk_names)
+        return super().terms(z, *e[:-1]) | {"joint": joint.expand(len(self.chunk_names))}
+
+class Unfinished(Objective):
+    def embed(self, *views):
+        return views
 
 class Stiff(VICReg):
     def __init__(self):
@@ -77,12 +98,38 @@ def in_pairs(markers):
 
 def beyond(markers):
     return [Component("a pair", (0, 99))]
+
+def cores(markers):
+    return (Component(f"{name} core", (i,), lambda regions: interior(regions)) for i, name in enumerate(markers))
+
+def wide(markers):
+    return [Component("everything", (0,), lambda regions: regions >= 0)]
+
+def crooked(markers):
+    return [Component("a corner", (0,), lambda regions: regions[:, :3, :3] > 0)]
+
+def words(markers):
+    return list(markers)
+
+def none(markers):
+    return []
+
+def late(markers):
+    return [Component(markers[7], (7,))]
 """
 
 
 def objective(recipe, markers=("DAPI", "CD3e")):
     components = recipe.components(markers)
     return recipe.objective(ResNet(2, 16, width=4), components, [8] * len(components), patch_px=16)
+
+
+def test_an_objective_of_ones_own_keeps_the_contract_with_a_view_more(mine):
+    check_objective(find_objective(f"{mine}:Both"))
+
+
+def test_a_part_of_ones_own_that_stays_within_the_cell_needs_no_surroundings(mine):
+    assert objective(Recipe(deconstruction=f"{mine}:cores")).chunk_names == ("DAPI core", "CD3e core")
 
 
 def test_losses_and_deconstructions_of_ones_own_are_taken_by_name(mine):
@@ -99,16 +146,30 @@ def test_losses_and_deconstructions_of_ones_own_are_taken_by_name(mine):
         ({"loss": "mine_of_recipes:Wordless"}, "loss 'mine_of_recipes:Wordless' fails on embeddings .*AttributeError"),
         ({"loss": "mine_of_recipes:PerCell"}, r"terms of loss .* are {'difference': \(3, 8\)} for 3 chunks"),
         ({"loss": "mine_of_recipes:Gone"}, "has no 'Gone' to call as a loss"),
-        ({"deconstruction": "mine_of_recipes:beyond"}, "with channels that there are"),
+        (
+            {"deconstruction": "mine_of_recipes:beyond"},
+            r"gives component 'a pair' the channels \(0, 99\), of 2; it must",
+        ),
+        ({"deconstruction": "mine_of_recipes:wide"}, "component everything shows more than the cell"),
+        ({"deconstruction": "mine_of_recipes:crooked"}, "part of component 'a corner' that is no mask"),
+        ({"deconstruction": "mine_of_recipes:words"}, "returns str among its components"),
+        ({"deconstruction": "mine_of_recipes:none"}, "returns no component"),
+        ({"deconstruction": "mine_of_recipes:late"}, "fails on 2 markers .*IndexError"),
+        ({"method": "mine_of_recipes:Stiff"}, "no subclass of mxsplicer.splicer.objectives.Objective"),
+        ({"method": "mine_of_recipes:Unfinished"}, "has no pairs and no terms"),
     ],
 )
-def test_what_is_no_loss_or_deconstruction_is_refused_in_a_sentence(mine, changes, message):
+def test_what_is_no_part_of_a_recipe_is_refused_in_a_sentence(mine, changes, message):
     with pytest.raises(InputError, match=message):
         objective(Recipe(**changes))
 
 
 def test_a_recipe_is_read_without_running_what_it_names():
-    assert Recipe.from_settings({"loss": "no.such:Loss", "deconstruction": "no.such:parts"}).loss == "no.such:Loss"
+    recipe = Recipe.from_settings(
+        {"loss": "no.such:Loss", "method": "no.such:Method", "deconstruction": "no.such:parts"}
+    )
+
+    assert recipe.own_code() == ("no.such:Method", "no.such:Loss", "no.such:parts")
 
 
 def test_defaults_are_known_without_torch():

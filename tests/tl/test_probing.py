@@ -295,6 +295,17 @@ def test_the_verdict_judges_what_was_trained_and_not_what_it_is_joined_with(cell
     assert tl.verdict(scores)[0].startswith("kind: X_mine is")
 
 
+def test_what_the_cells_were_embedded_by_is_judged_whatever_its_method_is_called(cells):
+    adata = cells(300)
+    adata.obsm["X_mine"], adata.obsm["X_joint"] = adata.obsm["X_splicer"], adata.obsm.pop("X_splicer")
+    adata.uns["mxsplicer"]["method"] = "mine"
+
+    scores = tl.probe(adata, label="kind")
+
+    assert {"X_mine", "joint"} <= set(scores["representation"])
+    assert tl.verdict(scores)[0].startswith("kind: X_mine is")
+
+
 def test_what_is_joined_with_something_unknown_is_refused(cells):
     with pytest.raises(InputError, match="X_nothing"):
         tl.probe(cells(300), label="kind", representations=["SpliCER + X_nothing"])

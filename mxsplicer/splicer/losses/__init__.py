@@ -46,7 +46,8 @@ def find_loss(name: str) -> Loss:
         terms = per_chunk(loss, *e)
         shapes = {term: tuple(values.shape) for term, values in terms.items()}
     except Exception as error:  # whatever is wrong in the user's class
-        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {type(error).__name__}: {error}. It takes {must}."
+        told = f"{type(error).__name__}: {error}".rstrip(".")
+        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {told}. It takes {must}."
         raise InputError(msg) from error
     if set(shapes.values()) != {(3,)}:
         msg = f"the terms of loss {name!r} are {shapes} for 3 chunks, not one number each. It takes {must}."

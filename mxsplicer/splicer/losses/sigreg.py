@@ -22,8 +22,8 @@ class SIGReg(Loss):
 
     A slice is the embedding seen along a random direction; directions are drawn anew in every call, from PyTorch's
     generator. The statistic of a slice x_1 .. x_B is B ∫ |mean of exp(itx) - exp(-t²/2)|² exp(-t²/2) dt; it is averaged
-    over slices and over the two branches. Invariance is the mean squared difference, weighted as in VICReg; the other
-    weight is 25 λ, with λ = 0.02.
+    over slices and over the two branches. Invariance is the mean squared difference, weighted as in VICReg. Both
+    weights, the number of slices and the range of the integral are ours.
     """
 
     invariance_weight: float = 25.0

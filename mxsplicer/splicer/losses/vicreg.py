@@ -15,9 +15,10 @@ from mxsplicer.splicer.losses.loss import Loss
 class VICReg(Loss):
     """Variance-invariance-covariance regularisation.
 
-    Implementations differ by factors of two. Here: invariance is the mean over cells and features of the squared
-    difference; the hinge on the standard deviation is averaged over features and over the two branches; squared
-    off-diagonal covariances are summed over both branches and divided by the width.
+    Scaled as in the code that the authors published, which differs from the equations: invariance is the mean over
+    cells and features of the squared difference (equation 5 sums over features); the hinge on the standard deviation is
+    averaged over features and over the two branches (equation 6 adds the branches). Squared off-diagonal covariances
+    are summed over both branches and divided by the width, as there.
     """
 
     invariance_weight: float = 25.0

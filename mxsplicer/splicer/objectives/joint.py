@@ -9,8 +9,6 @@ from mxsplicer.splicer.objectives.objective import Objective, Terms
 class Joint(Objective):
     """Two views of the whole patch are held to each other (the paper's Baseline): L = L(e, e')."""
 
-    chunk_names = ("whole",)
-
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view, and the embeddings of both, (B, N)."""
         # One pass over both views, so that batch norm sees them alike.

@@ -1,14 +1,14 @@
 """What an objective is, and what all are built of.
 
-An objective says what views of a batch are views of, takes these views, and returns the terms of its loss, each a
+An objective names the pictures that views are made of, takes these views, and returns the terms of its loss, each a
 vector with one entry per chunk; the loss is the sum of all of them. It does so in halves, ``embed`` cell by cell and
 ``terms`` over the batch: between them the cells of several processes are brought together. Only ``encoder`` is kept
 after training.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -47,10 +47,14 @@ class Parts:
         return cast("int", self.encoder.out_features)
 
 
-class Objective(nn.Module):
-    """An encoder and a projector, and what they are trained against."""
+class Objective(nn.Module, ABC):
+    """An encoder and a projector, and what they are trained against.
 
-    chunk_names: tuple[str, ...]
+    One of your own sets ``chunk_names``, one name per entry of its terms, and has ``embed``, ``terms`` and ``pairs``.
+    """
+
+    chunk_names: tuple[str, ...] = ("whole",)
+    has_chunks: ClassVar[bool] = False  # whether runs of columns of the primary embedding belong to components
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()

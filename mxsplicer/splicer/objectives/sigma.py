@@ -13,6 +13,8 @@ from mxsplicer.splicer.views import Picture
 class Sigma(Splicer):
     """Every component is held to the whole primary embedding (the paper's Σ-JE): L = Σᵢ wᵢ L(e, e*ᵢ)."""
 
+    has_chunks = False
+
     def _chunks(self, parts: Parts) -> Chunks:
         n = len(parts.components)
         return Chunks((self.width,) * n, parts.chunks.losses, parts.chunks.weights)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.splicer.deconstruction import WITHIN_CELL
+from mxsplicer.splicer.deconstruction import Component, stays_within_cell
 from mxsplicer.splicer.encoders import ComponentEncoders
 from mxsplicer.splicer.losses.chunks import Chunks, across
 from mxsplicer.splicer.objectives.objective import Objective, Parts, Terms
@@ -19,6 +19,8 @@ from mxsplicer.splicer.views import Picture
 
 class Splicer(Objective):
     """Chunk i of the primary embedding is held to the embedding of component i (equation 4): L = Σᵢ wᵢ L(eᵢ, e*ᵢ)."""
+
+    has_chunks = True
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -46,8 +48,10 @@ class Splicer(Objective):
     @property
     def looks_beyond(self) -> bool:
         """Whether a component shows more than the cell itself."""
-        within = (None, *WITHIN_CELL) if self.parts.hide else WITHIN_CELL
-        return any(component.part not in within for component in self.parts.components)
+        return any(self._looks_beyond(component) for component in self.parts.components)
+
+    def _looks_beyond(self, component: Component) -> bool:
+        return not (self.parts.hide if component.part is None else stays_within_cell(component.part))
 
     def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
         """Return the whole, and what the components are cut from: twice where they are held to themselves, too."""

@@ -1,4 +1,4 @@
-"""Encoders of a user's own, from training to embedding: what a user names is imported, what a file names is not."""
+"""Code of a user's own, from training to embedding: what a user names is imported, what a file names is not."""
 
 import sys
 
@@ -7,6 +7,7 @@ import pytest
 
 from mxsplicer.embedding import embed
 from mxsplicer.errors import InputError
+from mxsplicer.splicer import training
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run, untrained
 from mxsplicer.splicer.training import train
@@ -58,3 +59,26 @@ def test_a_run_with_a_class_of_ones_own_embeds_when_that_is_named_again(run, tmp
     assert z.shape == (9, 6)
     np.testing.assert_array_equal(z, embed(trained, store).obsm["X_splicer"])
     assert not np.allclose(z, embed(untrained(again), store).obsm["X_splicer"])
+
+
+def test_a_run_that_was_interrupted_does_not_go_on_with_other_code(tmp_path, monkeypatch):
+    own = tmp_path / "own_module.py"
+    own.write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "_finish", lambda *_: interrupt())
+    recipe = Recipe(encoder="own_module:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
+    store = tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
+    with pytest.raises(KeyboardInterrupt):
+        train(store, tmp_path / "run", recipe=recipe)
+    own.write_text(MINE.replace("relu()", "tanh()"))
+
+    with pytest.raises(InputError, match="or with other code of yours"):
+        train(store, tmp_path / "run", recipe=recipe)
+
+    own.write_text(MINE)
+    with pytest.raises(KeyboardInterrupt):  # it goes on
+        train(store, tmp_path / "run", recipe=recipe)
+
+
+def interrupt():
+    raise KeyboardInterrupt
