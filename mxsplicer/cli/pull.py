@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import Overwrite
+from mxsplicer.cli.options import Overwrite, OwnEncoder
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +20,10 @@ def pull(
         str | None, typer.Option(help="Branch, tag or commit; the newest by default.", show_default=False)
     ] = None,
     overwrite: Overwrite = False,
+    encoder: OwnEncoder = "",
 ) -> None:
     """Download a trained model from the Hugging Face hub, for `embed --model`. It is checked, and runs no code."""
     from mxsplicer.splicer import hub
 
-    run = hub.pull(repository, out, revision=revision, overwrite=overwrite)
+    run = hub.pull(repository, out, revision=revision, overwrite=overwrite, encoder=encoder)
     typer.echo(f"{out}: {len(run.markers)} markers, {run.features} features per cell, trained by {run.method}")

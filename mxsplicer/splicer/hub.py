@@ -73,9 +73,19 @@ def pull(
     *,
     revision: str | None = None,
     overwrite: bool = False,
+    encoder: str = "",
     hub: Hub | None = None,
 ) -> Run:
     """Download a run from a repository of the hub into the folder ``path``, and open it.
+
+    Parameters
+    ----------
+    revision
+        Branch, tag or commit; the newest by default.
+    encoder
+        As for :func:`mxsplicer.load_run`.
+    hub
+        As for :func:`push`.
 
     Raises
     ------
@@ -99,14 +109,14 @@ def pull(
         for file in files:
             (partial / "fetched" / file).replace(partial / file)
         shutil.rmtree(partial / "fetched")  # with the notes that the client leaves beside the files
-        load_run(partial)
+        load_run(partial, encoder=encoder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if path.exists():
         shutil.rmtree(path)
     partial.replace(path)
-    return load_run(path)
+    return load_run(path, encoder=encoder)
 
 
 def _check_files(repository: str, files: list[str]) -> None:

@@ -143,6 +143,32 @@ def test_an_existing_folder_is_not_replaced_unasked(run, hub, tmp_path):
     assert pull("lab/cells", tmp_path / "pulled", overwrite=True, hub=hub).path == tmp_path / "pulled"
 
 
+OWN = """
+from torch import nn
+
+class Shallow(nn.Sequential):
+    def __init__(self, n_markers, patch_px):
+        super().__init__(nn.Conv2d(n_markers, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+"""
+
+
+def test_a_run_whose_encoder_is_someones_own_is_pushed_and_pulled_where_that_is_named(hub, tmp_path, monkeypatch):
+    (tmp_path / "own_of_hub.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    named = "own_of_hub:Shallow"
+    recipe = Recipe(encoder=named, component_width=4, batch_size=8, epochs=1)
+    run = training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=recipe, device="cpu")
+    with pytest.raises(InputError, match=f"give --encoder {named}"):
+        push(run.path, "lab/cells", hub=hub)
+    push(run.path, "lab/cells", encoder=named, hub=hub)
+
+    with pytest.raises(InputError, match=f"give --encoder {named}"):
+        pull("lab/cells", tmp_path / "pulled", hub=hub)
+    pulled = pull("lab/cells", tmp_path / "pulled", encoder=named, hub=hub)
+
+    assert pulled.fingerprint() == run.fingerprint()
+
+
 def test_a_folder_that_is_no_run_is_not_pushed(hub, tmp_path):
     (tmp_path / "notes").mkdir()
 
