@@ -72,6 +72,7 @@ def draw(means: pd.DataFrame, every: pd.DataFrame, path: Path) -> None:
         axis.axvline(every.loc[every["label"] == label, "chance"].iloc[0], color="0.7", linewidth=0.8)
         axis.set(title=label, yticks=heights, yticklabels=methods if label == labels[0] else [])
         axis.grid(axis="x", color="0.92")
+        axis.set_ylim(-0.8, len(methods) - 0.2)  # a long table has no wide margins
     if spectra:
         for method, rows in every.groupby("method", sort=False):
             values = np.array(rows["singular_values"].iloc[0].split(), dtype=float)
