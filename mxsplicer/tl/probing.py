@@ -159,9 +159,9 @@ def probe(
     label
         Column of ``obs``. Cells where it is missing or "" are left out.
     representations
-        Names of :data:`LEARNED`, of the baselines, or keys of ``obsm``; all there are by default. ``"A + B"`` scores
-        two of them side by side, to see whether A adds to B: how much A weighs is chosen as the regularisation is, and
-        may be nothing.
+        Names of :data:`LEARNED`, of the baselines, or keys of ``obsm``; all there are by default. The first that was
+        learned is what a verdict is about. ``"A + B"`` scores two of them side by side, to see whether A adds to B: how
+        much A weighs is chosen as the regularisation is, and may be nothing.
     groups
         Column of ``obs`` whose values stay together, patient or slide, or ``"quadrants"``. By default ``patient`` or
         ``slide``, the first that has three or more values, else quadrants.
