@@ -104,7 +104,7 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever is wrong in the user's file
-        msg = f"module {module_name!r}, named as {what}, cannot be imported: {type(error).__name__}: {error}."
+        msg = f"module {module_name!r}, named as {what}, cannot be imported: {told(error)}."
         raise InputError(msg) from error
     finally:
         sys.path.remove(here)
@@ -114,6 +114,17 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
         raise InputError(msg)
     made: Callable[..., Any] = found
     return made
+
+
+def told(error: Exception) -> str:
+    """Return what is wrong in a user's own code, to stand within a sentence.
+
+    Examples
+    --------
+    >>> told(ValueError("no such thing."))
+    'ValueError: no such thing'
+    """
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def source_digest(name: str) -> str:

@@ -85,7 +85,7 @@ def check_loss(loss: "Loss") -> None:
     torch.testing.assert_close(value, torch.stack(list(chunks.values())).sum())
 
 
-def check_objective(make: "Callable[[Parts], Objective]") -> None:
+def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight: float = 1.0) -> None:
     """Raise unless an objective keeps the contract.
 
     It keeps the encoder that it is given, embeds cell by cell what it asks views of, has one entry per chunk in each
@@ -102,7 +102,9 @@ def check_objective(make: "Callable[[Parts], Objective]") -> None:
     generator = torch.Generator().manual_seed(0)
     encoder, components = ResNet(3, 16, width=8), tuple(by_marker(["DAPI", "CD3e", "CD20"]))
     chunks = Chunks((4, 2, 6), (VICReg(),) * 3, (1.0,) * 3)
-    objective = make(Parts(encoder, components, chunks, VICReg(), 0, 16, "lean", 4, consistency_weight=1.0))
+    objective = make(
+        Parts(encoder, components, chunks, VICReg(), 0, 16, "lean", 4, consistency_weight=consistency_weight)
+    )
     whole, regions = torch.randn(8, 3, 16, 16, generator=generator), torch.ones(8, 16, 16, dtype=torch.uint8)
     views = []
     for picture in objective.pictures(whole, whole, regions):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name
+from mxsplicer.imports import import_by_name, told
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.slides.panel import find_nuclear_marker
 
@@ -249,11 +249,9 @@ def find_deconstruction(name: str) -> Deconstruction:
     def checked(markers: Sequence[str]) -> list[Component]:
         try:
             components = list(own(markers))
-            fault = next(filter(None, (_fault(one, len(markers)) for one in components)), "")
+            fault = _fault(components, len(markers))
         except Exception as error:  # whatever is wrong in the user's function
-            fault = f"fails on {len(markers)} markers ({type(error).__name__}: {error})"
-        else:
-            fault = fault or ("" if components else "returns no component")
+            fault = f"fails on {len(markers)} markers ({told(error)})"
         if fault:
             msg = f"deconstruction {name!r} {fault}; it must take {must}, with channels that there are."
             raise InputError(msg)
@@ -262,17 +260,18 @@ def find_deconstruction(name: str) -> Deconstruction:
     return checked
 
 
-def _fault(component: Any, n_markers: int) -> str:
-    """Return why what a user's own deconstruction returned is no component, or nothing."""
-    if not isinstance(component, Component):
-        return f"returns {type(component).__name__} among its components"
-    if not component.channels or not set(component.channels) <= set(range(n_markers)):
-        return f"gives component {component.name!r} the channels {component.channels}, of {n_markers}"
+def _fault(components: Sequence[Any], n_markers: int) -> str:
+    """Return why what a user's own deconstruction returned are no components, or nothing."""
     regions = _some_regions()
-    shown = None if component.part is None else component.part(regions)
-    if shown is not None and (shown.shape, shown.dtype) != (regions.shape, torch.bool):
-        return f"has a part of component {component.name!r} that is no mask (B, P, P) of regions (B, P, P)"
-    return ""
+    for component in components:
+        if not isinstance(component, Component):
+            return f"returns {type(component).__name__} among its components"
+        if not component.channels or not set(component.channels) <= set(range(n_markers)):
+            return f"gives component {component.name!r} the channels {component.channels}, of {n_markers}"
+        shown = None if component.part is None else component.part(regions)
+        if shown is not None and (shown.shape, shown.dtype) != (regions.shape, torch.bool):
+            return f"has a part of component {component.name!r} that is no mask (B, P, P) of regions (B, P, P)"
+    return "" if components else "returns no component"
 
 
 def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:

@@ -183,8 +183,9 @@ def test_two_views_of_a_component_are_held_to_each_other_and_its_chunk_to_both(w
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_keeps_the_contract(name):
-    check_objective(OBJECTIVES[name])
+@pytest.mark.parametrize("consistency_weight", [0.0, 1.0])
+def test_every_objective_keeps_the_contract(name, consistency_weight):
+    check_objective(OBJECTIVES[name], consistency_weight=consistency_weight)
 
 
 def test_the_components_of_hidden_surroundings_show_the_cell_alone():

@@ -29,17 +29,30 @@ class Mine(nn.Module):
 """
 
 
+RECIPE = Recipe(encoder="own_module:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    (tmp_path / "own_module.py").write_text(MINE)
+def own(tmp_path, monkeypatch):
+    """Write a user's own file into the current folder."""
+    file = tmp_path / "own_module.py"
+    file.write_text(MINE)
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe(encoder="own_module:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
-    store = tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
-    run = train(store, tmp_path / "run", recipe=recipe)
+    yield file
+    sys.modules.pop("own_module", None)
+
+
+@pytest.fixture
+def store():
+    return tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
+
+
+@pytest.fixture
+def run(own, store, tmp_path):
+    run = train(store, tmp_path / "run", recipe=RECIPE)
     del sys.modules["own_module"]
     (tmp_path / "imported").unlink()
-    yield run, store
-    sys.modules.pop("own_module", None)
+    return run, store
 
 
 def test_a_run_never_imports_the_class_that_it_names(run, tmp_path):
@@ -61,24 +74,19 @@ def test_a_run_with_a_class_of_ones_own_embeds_when_that_is_named_again(run, tmp
     assert not np.allclose(z, embed(untrained(again), store).obsm["X_splicer"])
 
 
-def test_a_run_that_was_interrupted_does_not_go_on_with_other_code(tmp_path, monkeypatch):
-    own = tmp_path / "own_module.py"
-    own.write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "_finish", lambda *_: interrupt())
-    recipe = Recipe(encoder="own_module:Mine", encoder_width=6, epochs=1, component_width=4, chunk_width=4)
-    store = tiny_store(cells_at=[(y, x) for y in (12, 32, 52) for x in (16, 48, 80)])
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_was_interrupted_does_not_go_on_with_other_code(own, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(store, tmp_path / "run", recipe=recipe)
+        train(store, tmp_path / "run", recipe=RECIPE)
     own.write_text(MINE.replace("relu()", "tanh()"))
 
     with pytest.raises(InputError, match="or with other code of yours"):
-        train(store, tmp_path / "run", recipe=recipe)
+        train(store, tmp_path / "run", recipe=RECIPE)
 
     own.write_text(MINE)
     with pytest.raises(KeyboardInterrupt):  # it goes on
-        train(store, tmp_path / "run", recipe=recipe)
-
-
-def interrupt():
-    raise KeyboardInterrupt
+        train(store, tmp_path / "run", recipe=RECIPE)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name
+from mxsplicer.imports import import_by_name, told
 from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import per_chunk
 from mxsplicer.splicer.losses.loss import Loss
@@ -46,8 +46,7 @@ def find_loss(name: str) -> Loss:
         terms = per_chunk(loss, *e)
         shapes = {term: tuple(values.shape) for term, values in terms.items()}
     except Exception as error:  # whatever is wrong in the user's class
-        told = f"{type(error).__name__}: {error}".rstrip(".")
-        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {told}. It takes {must}."
+        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {told(error)}. It takes {must}."
         raise InputError(msg) from error
     if set(shapes.values()) != {(3,)}:
         msg = f"the terms of loss {name!r} are {shapes} for 3 chunks, not one number each. It takes {must}."
