@@ -13,74 +13,76 @@ Names load what they need when they are first used, so importing the package is 
 
 from typing import TYPE_CHECKING
 
-from mxsplicer.imports import lazily
+from mxsplicer.system.imports import lazily
 
 if TYPE_CHECKING:
-    from mxsplicer import exchange, pl, report, tl
-    from mxsplicer.embedding import embed, embed_to_file, from_slide, from_store, open_cells
+    from mxsplicer import export, pl, report, tl
+    from mxsplicer.cells.measure import Cells, measure_cells
+    from mxsplicer.embedding.embed import embed, embed_to_file, from_slide, from_store, open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.evaluation import Evaluation, evaluate, write_scores
+    from mxsplicer.images.readers import open_slide
+    from mxsplicer.images.slide import Slide
+    from mxsplicer.masks.doctor import Diagnosis, examine
+    from mxsplicer.masks.files import open_mask
     from mxsplicer.patches.cutting import cut_patches
     from mxsplicer.patches.extraction import extract_patches, stream_blocks
     from mxsplicer.patches.planning import ExtractionPlan, plan_extraction
     from mxsplicer.patches.store import PatchStore
-    from mxsplicer.pipeline import Options, embed_slides, plan_slides, write_result_report
     from mxsplicer.report import write_report
-    from mxsplicer.result import Result, open_result
-    from mxsplicer.slides.cells import Cells, measure_cells
-    from mxsplicer.slides.doctor import Diagnosis, examine
-    from mxsplicer.slides.masks import open_mask
-    from mxsplicer.slides.readers import open_slide
-    from mxsplicer.slides.segmentation import segment
-    from mxsplicer.slides.simulation import simulate_slide
-    from mxsplicer.slides.slide import Slide
+    from mxsplicer.result.composition import embed_slides, write_result_report
+    from mxsplicer.result.folder import Result, open_result
+    from mxsplicer.result.options import Options
+    from mxsplicer.result.planning import plan_slides
+    from mxsplicer.result.verification import verify
+    from mxsplicer.segmentation.segment import segment
+    from mxsplicer.simulation import simulate_slide
     from mxsplicer.splicer.recipe import Recipe
     from mxsplicer.splicer.run import Run, load_run
     from mxsplicer.splicer.training import train
     from mxsplicer.splicer.views import Views
-    from mxsplicer.verification import verify
 
 _HOME = {
-    "Cells": "slides.cells",
-    "Diagnosis": "slides.doctor",
+    "Cells": "cells.measure",
+    "Diagnosis": "masks.doctor",
     "Evaluation": "evaluation",
     "ExtractionPlan": "patches.planning",
     "InputError": "errors",
-    "Options": "pipeline",
+    "Options": "result.options",
     "PatchStore": "patches.store",
     "Recipe": "splicer.recipe",
-    "Result": "result",
+    "Result": "result.folder",
     "Run": "splicer.run",
-    "Slide": "slides.slide",
+    "Slide": "images.slide",
     "Views": "splicer.views",
     "cut_patches": "patches.cutting",
-    "embed": "embedding",
-    "embed_slides": "pipeline",
-    "embed_to_file": "embedding",
+    "embed": "embedding.embed",
+    "embed_slides": "result.composition",
+    "embed_to_file": "embedding.embed",
     "evaluate": "evaluation",
-    "examine": "slides.doctor",
-    "exchange": "",
+    "examine": "masks.doctor",
+    "export": "",
     "extract_patches": "patches.extraction",
-    "from_slide": "embedding",
-    "from_store": "embedding",
+    "from_slide": "embedding.embed",
+    "from_store": "embedding.embed",
     "load_run": "splicer.run",
-    "measure_cells": "slides.cells",
-    "open_cells": "embedding",
-    "open_mask": "slides.masks",
-    "open_result": "result",
-    "open_slide": "slides.readers",
+    "measure_cells": "cells.measure",
+    "open_cells": "embedding.embed",
+    "open_mask": "masks.files",
+    "open_result": "result.folder",
+    "open_slide": "images.readers",
     "pl": "",
     "plan_extraction": "patches.planning",
-    "plan_slides": "pipeline",
+    "plan_slides": "result.planning",
     "report": "",
-    "segment": "slides.segmentation",
-    "simulate_slide": "slides.simulation",
+    "segment": "segmentation.segment",
+    "simulate_slide": "simulation",
     "stream_blocks": "patches.extraction",
     "tl": "",
     "train": "splicer.training",
-    "verify": "verification",
+    "verify": "result.verification",
     "write_report": "report",
-    "write_result_report": "pipeline",
+    "write_result_report": "result.composition",
     "write_scores": "evaluation",
 }
 
@@ -103,7 +105,7 @@ __all__ = [
     "embed_to_file",
     "evaluate",
     "examine",
-    "exchange",
+    "export",
     "extract_patches",
     "from_slide",
     "from_store",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from mxsplicer.images.readers.image_file import ImageFile
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.slides.readers.image_file import ImageFile
-from mxsplicer.slides.slide import Slide
 
 if TYPE_CHECKING:
     from mxsplicer.splicer.deconstruction import Component

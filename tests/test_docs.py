@@ -11,8 +11,9 @@ import torch
 import typer
 
 from mxsplicer.cli import app
-from mxsplicer.pipeline import Options, embed_slides
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.result.composition import embed_slides
+from mxsplicer.result.options import Options
+from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

@@ -40,8 +40,9 @@ from mxsplicer.cli import (
     verify,
     view,
 )
+from mxsplicer.cli.errors import as_options
 from mxsplicer.errors import InputError
-from mxsplicer.outcomes import kept, pass_on
+from mxsplicer.result.outcomes import kept, pass_on
 
 # Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -148,7 +149,7 @@ def _explain(error: Exception) -> int:
         _say(f"{error.format_message().rstrip('.')}. See `{command} --help`.")  # type: ignore[attr-defined]
         return 2
     if isinstance(error, InputError):
-        _say(str(error))
+        _say(as_options(str(error), _option_names()))
         return 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _say(f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again.")
@@ -158,6 +159,11 @@ def _explain(error: Exception) -> int:
         return 2
     _say(f"failed: {type(error).__name__}: {error}. Run `mxsplicer --debug ...` to see where.")
     return 1
+
+
+def _option_names() -> set[str]:
+    commands = getattr(typer.main.get_command(app), "commands", {}).values()
+    return {name for command in commands for one in command.params for name in (*one.opts, *one.secondary_opts)}
 
 
 def _say(sentence: str) -> None:

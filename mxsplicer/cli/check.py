@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxsplicer import progress
 from mxsplicer.cli.options import AsJson, Drop, Markers, MaskPage, NuclearMarker, PixelSize, Rename, SlidePath
+from mxsplicer.system import progress
 
 if TYPE_CHECKING:
-    from mxsplicer.slides.doctor import Diagnosis
+    from mxsplicer.masks.doctor import Diagnosis
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +41,10 @@ def check(
 
     Ends with exit code 0 where nothing is wrong, 1 where something is, 2 where a file cannot be read.
     """
-    from mxsplicer.slides.doctor import examine
-    from mxsplicer.slides.masks import open_mask, open_nuclei
-    from mxsplicer.slides.panel import parse_renames
-    from mxsplicer.slides.readers import open_slide
+    from mxsplicer.images.markers import parse_renames
+    from mxsplicer.images.readers import open_slide
+    from mxsplicer.masks.doctor import examine
+    from mxsplicer.masks.files import open_mask, open_nuclei
 
     opened = open_slide(
         slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um

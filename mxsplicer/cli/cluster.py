@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import CellsPath, Roi, Seed, UseRep
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,8 @@ def cluster(
     With --roi only the cells inside are clustered, and the others are in no cluster.
     """
     from mxsplicer import tl
-    from mxsplicer.embedding import open_cells, save_cells
-    from mxsplicer.result import cells_of
+    from mxsplicer.embedding.embed import open_cells, save_cells
+    from mxsplicer.result.folder import cells_of
     from mxsplicer.tl.rows import learned_features
 
     path = cells_of(result)

@@ -56,9 +56,9 @@ def correlate(
     and stand beside those of all cells.
     """
     from mxsplicer import tl
-    from mxsplicer.embedding import open_cells, save_cells
-    from mxsplicer.progress import shown
-    from mxsplicer.result import cells_of
+    from mxsplicer.embedding.embed import open_cells, save_cells
+    from mxsplicer.result.folder import cells_of
+    from mxsplicer.system.progress import shown
     from mxsplicer.tl.labels import obs_name
     from mxsplicer.tl.rows import learned_features
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import (
     INPUT,
     MODEL,
@@ -38,9 +37,10 @@ from mxsplicer.cli.options import (
     takes_recipe,
 )
 from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.system import progress
 
 if TYPE_CHECKING:
-    from mxsplicer.result import Result
+    from mxsplicer.result.folder import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -210,9 +210,11 @@ def embed(
     Segments where no mask is given, measures the cells, cuts patches, trains (or takes --model), embeds, clusters,
     scores where labels are given, and writes SLIDE.mxs/. Interrupted, the same command goes on where it stopped.
     """
-    from mxsplicer.memory import parse_bytes
-    from mxsplicer.pipeline import Options, embed_slides, plan_slides
-    from mxsplicer.slides.location import locate
+    from mxsplicer.result.composition import embed_slides
+    from mxsplicer.result.options import Options
+    from mxsplicer.result.planning import plan_slides
+    from mxsplicer.system.location import locate
+    from mxsplicer.system.memory import parse_bytes
 
     options = Options(
         masks=tuple(locate(one) for one in mask or ()),
@@ -260,7 +262,7 @@ def embed(
         return
     with progress.shown():
         if append is not None:
-            from mxsplicer.merging import append_slides
+            from mxsplicer.result.merging import append_slides
 
             result = append_slides(slides or [], append, **how)
         else:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, OwnEncoder, Roi, Seed
 from mxsplicer.errors import InputError
+from mxsplicer.system import progress
 
 if TYPE_CHECKING:
     import pandas as pd

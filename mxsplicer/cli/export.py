@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import Overwrite, Roi
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -46,10 +46,10 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write cells, outlines and clusters of a result in the formats of other programs."""
-    from mxsplicer import exchange
-    from mxsplicer.embedding import open_cells
+    from mxsplicer import export
+    from mxsplicer.embedding.embed import open_cells
     from mxsplicer.errors import InputError
-    from mxsplicer.result import cells_of, open_images, open_result
+    from mxsplicer.result.folder import cells_of, open_images, open_result
     from mxsplicer.tl.regions import cells_inside
     from mxsplicer.tl.rows import learned_features
 
@@ -69,19 +69,19 @@ def export(
         adata = cells_inside(every, roi)
         for path in (one for one in (csv, parquet) if one is not None):
             use_rep = learned_features(adata) if features else None
-            typer.echo(exchange.write_table(adata, path, pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite))
+            typer.echo(export.write_table(adata, path, pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite))
         present = set(adata.obs["slide"].astype(str))  # of some slides no cell may be inside
         for slide, mask in ((one, its) for one, its in zip(slides, masks, strict=True) if one.name in present):
             if geojson is not None:
                 path = geojson / f"{slide.name}.geojson" if several else geojson
-                typer.echo(exchange.write_outlines(adata, path, mask, slide=slide.name, simplify_px=simplify_px, **how))
+                typer.echo(export.write_outlines(adata, path, mask, slide=slide.name, simplify_px=simplify_px, **how))
             if labels_zarr is not None:
                 path = labels_zarr / f"{slide.name}.ome.zarr" if several else labels_zarr
                 pixel = slide.pixel_size_um
-                typer.echo(exchange.write_labels(adata, path, mask, slide=slide.name, pixel_size_um=pixel, **how))
+                typer.echo(export.write_labels(adata, path, mask, slide=slide.name, pixel_size_um=pixel, **how))
         if spatialdata is not None:
             typer.echo(
-                exchange.write_spatialdata(
+                export.write_spatialdata(
                     adata, spatialdata, slides=slides, masks=masks, image=image, overwrite=overwrite
                 )
             )

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import (
     Dask,
     Drop,
@@ -27,6 +26,7 @@ from mxsplicer.cli.options import (
     SlidePath,
     Workers,
 )
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -69,16 +69,16 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: say it as JSON.")] = False,
 ) -> None:
     """Cut a square patch around every cell and write them to a zarr store."""
-    from mxsplicer.memory import parse_bytes
-    from mxsplicer.outcomes import note
+    from mxsplicer.cells.measure import measure_cells
+    from mxsplicer.cells.selection import keep_inside
+    from mxsplicer.images.markers import parse_renames
+    from mxsplicer.images.readers import open_slide
+    from mxsplicer.masks.files import open_mask, open_nuclei
     from mxsplicer.patches.extraction import extract_patches
     from mxsplicer.patches.planning import plan_extraction
     from mxsplicer.patches.sampling import read_ids
-    from mxsplicer.slides.cells import measure_cells
-    from mxsplicer.slides.masks import open_mask, open_nuclei
-    from mxsplicer.slides.panel import parse_renames
-    from mxsplicer.slides.readers import open_slide
-    from mxsplicer.slides.selection import keep_inside
+    from mxsplicer.result.outcomes import note
+    from mxsplicer.system.memory import parse_bytes
 
     max_bytes = parse_bytes(max_memory) if max_memory else None
     listed = read_ids(cells_from) if cells_from else None

@@ -15,7 +15,7 @@ from mxsplicer.cli.options import AsJson, Drop, Markers, NuclearMarker, PatchSiz
 from mxsplicer.errors import InputError
 
 if TYPE_CHECKING:
-    from mxsplicer.slides.slide import Slide
+    from mxsplicer.images.slide import Slide
 
 _PIXELS_PER_SECOND = 100e6  # of one channel, decoded and measured by one core: docs/performance.md
 
@@ -39,8 +39,8 @@ def info(
 
     Of the pixels a coarse level and a few windows are read, so it takes a moment for any size.
     """
-    from mxsplicer.slides.panel import parse_renames
-    from mxsplicer.slides.readers import IncompleteError, open_slide
+    from mxsplicer.images.markers import parse_renames
+    from mxsplicer.images.readers import IncompleteError, open_slide
 
     renames, dropped = parse_renames(rename or []), drop or []
     size_known = True
@@ -69,7 +69,7 @@ def info(
 
 
 def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, size_known: bool) -> dict[str, Any]:
-    from mxsplicer.slides.panel import find_nuclear_marker
+    from mxsplicer.images.markers import find_nuclear_marker
 
     if nuclear_marker is not None:
         slide.channels_of([nuclear_marker])
@@ -99,8 +99,8 @@ def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, 
 
 
 def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> dict[str, Any]:
+    from mxsplicer.cells.estimate import estimate_cells
     from mxsplicer.patches.blocks import choose_patch_px
-    from mxsplicer.slides.estimate import estimate_cells
 
     cells = estimate_cells(slide, nuclear_marker=nuclear_marker)
     plan: dict[str, Any] = {
@@ -122,8 +122,8 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
 
 
 def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from mxsplicer.memory import said_bytes
-    from mxsplicer.progress import said_time
+    from mxsplicer.system.memory import said_bytes
+    from mxsplicer.system.progress import said_time
 
     n_markers, height, width = facts["shape"]
     um, cells, patches = facts["pixel_size_um"], facts["cells"], facts["patches"]

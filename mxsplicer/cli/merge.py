@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.embed import say_failed, summarize
 from mxsplicer.cli.options import INPUT, SCORES, Overwrite, Seed
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -49,9 +49,9 @@ def merge(
 
     Slides that failed are listed, and the exit code is 1.
     """
-    from mxsplicer.merging import merge_results
-    from mxsplicer.outcomes import usable
-    from mxsplicer.pipeline import Options
+    from mxsplicer.result.merging import merge_results
+    from mxsplicer.result.options import Options
+    from mxsplicer.result.outcomes import usable
     from mxsplicer.splicer.recipe import Recipe
 
     folders, failed = usable(results)

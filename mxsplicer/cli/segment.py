@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import (
     CELLS,
     Dask,
@@ -24,6 +23,7 @@ from mxsplicer.cli.options import (
     SlidePath,
     Workers,
 )
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -59,11 +59,11 @@ def segment(
     overwrite: Overwrite = False,
 ) -> None:
     """Find the nuclei of a slide, tile by tile, and grow them into cells."""
-    from mxsplicer.memory import parse_bytes
-    from mxsplicer.outcomes import note
-    from mxsplicer.slides import segmentation
-    from mxsplicer.slides.panel import parse_renames
-    from mxsplicer.slides.readers import open_slide
+    from mxsplicer.images.markers import parse_renames
+    from mxsplicer.images.readers import open_slide
+    from mxsplicer.result.outcomes import note
+    from mxsplicer.segmentation import segment as segmentation
+    from mxsplicer.system.memory import parse_bytes
 
     opened = open_slide(
         slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um

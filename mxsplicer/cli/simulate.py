@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import Overwrite, Seed
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def simulate(
     overwrite: Overwrite = False,
 ) -> None:
     """Make a multiplex slide of simulated tissue, with its mask and the truth of every cell beside it."""
-    from mxsplicer.slides.simulation import simulate_slide
+    from mxsplicer.simulation import simulate_slide
 
     with progress.shown():
         made = simulate_slide(

@@ -22,7 +22,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say what is done in a folder, what runs, what failed and why, and what is stale."""
-    from mxsplicer.status import status_of
+    from mxsplicer.result.status import status_of
 
     found = status_of(folder)
     typer.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False) if as_json else found)

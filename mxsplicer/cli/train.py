@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import RUNNING, SCORES, Device, MaxMemory, Overwrite, Panel, takes_recipe
 from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.system import progress
 
 if TYPE_CHECKING:
     from mxsplicer.patches.store import PatchStore
@@ -73,12 +73,12 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train an encoder on the patches of one or more slides. Interrupted, the same command goes on."""
-    from mxsplicer.locks import held
-    from mxsplicer.memory import parse_bytes
-    from mxsplicer.outcomes import usable
     from mxsplicer.patches.store import PatchStore
+    from mxsplicer.result.outcomes import usable
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
+    from mxsplicer.system.locks import held
+    from mxsplicer.system.memory import parse_bytes
 
     found, failed = usable(stores)
     for slide, reason in failed.items():

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer import progress
 from mxsplicer.cli.options import AsJson, Device, OwnEncoder, Seed
+from mxsplicer.system import progress
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def verify(
 
     Ends with exit code 0 where everything agrees, 1 where something does not, 2 where there is no finished result.
     """
-    from mxsplicer.verification import verify as verify_result
+    from mxsplicer.result.verification import verify as verify_result
 
     with progress.shown():
         found = verify_result(result, n_cells=n_cells, seed=seed, encoder=encoder, device=device)

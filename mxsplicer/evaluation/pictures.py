@@ -13,15 +13,15 @@ import torch
 from anndata import AnnData
 from sklearn.decomposition import PCA
 
-from mxsplicer.embedding import encode_inputs
+from mxsplicer.cells.measure import Cells
+from mxsplicer.embedding.embed import encode_inputs
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.progress import track
-from mxsplicer.result import open_images, open_result
-from mxsplicer.slides.cells import Cells
+from mxsplicer.result.folder import open_images, open_result
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.scales import of_store
+from mxsplicer.system.progress import track
 from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED
 
 _COMPONENTS = 64  # of pixels

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mxsplicer.embedding import open_cells
+from mxsplicer.embedding.embed import open_cells
 from mxsplicer.errors import InputError
-from mxsplicer.result import open_result
-from mxsplicer.slides.polygons import is_geojson
+from mxsplicer.masks.polygons import is_geojson
+from mxsplicer.result.folder import open_result
 from mxsplicer.tl.labels import join_labels, join_regions
 from mxsplicer.tl.representations import UNTRAINED, available, is_baseline, key_of, learned
 from mxsplicer.tl.rows import take

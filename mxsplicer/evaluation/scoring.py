@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mxsplicer.embedding import open_cells
+from mxsplicer.embedding.embed import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.pictures import open_pictures
 from mxsplicer.evaluation.sampling import draw_sample, find_cells, join_labels_of, names_to_score, rows_with

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.images.slide import LazyImage, Slide
 
 Tile = tuple[int, int]  # row and column in the grid of tiles
 Part = Literal["whole", "top", "bottom", "left", "right"]

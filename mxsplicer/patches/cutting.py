@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches.blocks import (
     Grid,
     Place,
@@ -19,7 +20,6 @@ from mxsplicer.patches.blocks import (
     order_windows,
 )
 from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
-from mxsplicer.slides.slide import LazyImage, Slide, check_mask
 
 _CACHE_BYTES = 256 << 20  # tiles held between the blocks of single cells
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget
+from mxsplicer.images.slide import LazyImage, Slide, check_mask, fingerprint
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
 from mxsplicer.patches.workers import choose_crew, cut_blocks
-from mxsplicer.progress import track
-from mxsplicer.slides.cells import Cells, measure_cells
-from mxsplicer.slides.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.system.memory import Budget
+from mxsplicer.system.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def extract_patches(
     nuclei
         Label image (Y, X) of the nuclei, each with the value of its cell; the store then knows where they are.
     cells
-        The cells to cut, as :func:`~mxsplicer.slides.cells.measure_cells` returns them; all of the mask where None.
+        The cells to cut, as :func:`~mxsplicer.cells.measure.measure_cells` returns them; all of the mask where None.
     max_cells
         Cut at most this many: a sample spread evenly over the tissue in which rare bright cells of every marker have
         their place; :func:`~mxsplicer.patches.sampling.choose_sample` says how.
@@ -169,7 +169,7 @@ def stream_blocks(
 
     Examples
     --------
-    >>> from mxsplicer.slides.cells import measure_cells
+    >>> from mxsplicer.cells.measure import measure_cells
     >>> from mxsplicer.testing import tiny_slide
     >>> slide, mask = tiny_slide()
     >>> for block in stream_blocks(slide, mask, measure_cells(slide, mask), patch_size_um=16):

@@ -10,15 +10,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget, said_bytes
+from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches.blocks import choose_patch_px, choose_tile
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
 from mxsplicer.patches.workers import choose_crew
-from mxsplicer.progress import said_time
-from mxsplicer.slides.cells import Cells, measure_cells
-from mxsplicer.slides.slide import LazyImage, Slide, check_mask
+from mxsplicer.system.memory import Budget, said_bytes
+from mxsplicer.system.progress import said_time
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import order_cells, spread_sample
-from mxsplicer.slides.cells import Cells
 
 _ID_COLUMNS = ("cell_id", "cellid")
 _SPREADS = 5  # a cell so many spreads above the median stands out; of normal noise, one in two millions does

@@ -21,9 +21,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget, said_bytes
 from mxsplicer.patches.cutting import Cutter
-from mxsplicer.slides.distributing import connected, is_cluster, pickled
+from mxsplicer.system.distributing import connected, is_cluster, pickled
+from mxsplicer.system.memory import Budget, said_bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -5,7 +5,7 @@ A name is loaded when it is first used: matplotlib takes a second.
 
 from typing import TYPE_CHECKING
 
-from mxsplicer.imports import lazily
+from mxsplicer.system.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer.pl.correlations import correlation, local_map, marker_diagonal, marker_support, volcano

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage, Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, bare
-from mxsplicer.slides.slide import LazyImage, Slide, drop_markers
 
 _GAP_PX = 2
 _HEADROOM = 1.4  # colours of markers that lie together add up; with none they would be white

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
+from mxsplicer.images.slide import LazyImage, Slide, check_mask, overview
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, bare, scale_bar
-from mxsplicer.slides.slide import LazyImage, Slide, check_mask, overview
 
 Window = tuple[slice, slice]  # rows, columns
 

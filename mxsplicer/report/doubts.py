@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
-from mxsplicer.slides.panel import is_control
+from mxsplicer.images.markers import is_control
 from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
 
 _DOMINATED, _FOLLOWED, _UNFOLLOWED = 0.4, 0.5, 0.15

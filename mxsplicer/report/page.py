@@ -18,13 +18,13 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.report import parts, scoring
 from mxsplicer.report.cohort import cohort
 from mxsplicer.report.doubts import doubts
 from mxsplicer.report.explorer import explorer
 from mxsplicer.report.pictures import STYLE
 from mxsplicer.report.sheets import contact_sheets
-from mxsplicer.slides.slide import LazyImage, Slide
 from mxsplicer.tl.naming import suggest_names
 from mxsplicer.tl.rows import learned_features, take
 

@@ -11,11 +11,11 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from mxsplicer import pl
+from mxsplicer.images.markers import find_nuclear_marker, is_nuclear
+from mxsplicer.images.slide import LazyImage, Slide, overview
 from mxsplicer.pl import colors
 from mxsplicer.pl.training import last_losses, read_log
 from mxsplicer.report.pictures import Picture, new_figure, of_figure, of_pixels
-from mxsplicer.slides.panel import find_nuclear_marker, is_nuclear
-from mxsplicer.slides.slide import LazyImage, Slide, overview
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
 from mxsplicer.tl.probing import verdict
 from mxsplicer.tl.rows import learned_features, rows_by_slide

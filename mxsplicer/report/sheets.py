@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.patches.blocks import choose_tile
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import contact_sheet, cut_cells
 from mxsplicer.report.pictures import of_pixels
-from mxsplicer.slides.panel import find_nuclear_marker, is_control, is_nuclear
-from mxsplicer.slides.slide import LazyImage, Slide
 from mxsplicer.tl.examples import KINDS, pick_examples
 from mxsplicer.tl.naming import NOTHING, cluster_codes, suggest_names
 from mxsplicer.tl.rows import learned_features

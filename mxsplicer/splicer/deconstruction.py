@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name, told
+from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
-from mxsplicer.slides.panel import find_nuclear_marker
+from mxsplicer.system.imports import import_by_name, told
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
 

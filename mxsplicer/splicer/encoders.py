@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name, is_importable, told
+from mxsplicer.system.imports import import_by_name, is_importable, told
 
 _LANES = 16  # channels that a processor computes at once
 _EXPANSION = 4  # of a block with a bottleneck: what it returns, beside what its inner convolution sees

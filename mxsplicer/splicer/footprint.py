@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer.batches import Batches
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.views import Views
+from mxsplicer.system.memory import Budget
 
 _TRIAL_CELLS = 4
 _COPIES = 2.5  # of what a view shows: the view, what it is a view of, and a share of the batch as it was read

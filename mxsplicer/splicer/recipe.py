@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import is_importable
+from mxsplicer.system.imports import is_importable
 
 if TYPE_CHECKING:
     from torch import nn

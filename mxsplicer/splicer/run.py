@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import is_importable
-from mxsplicer.slides.panel import side_by_side
-from mxsplicer.slides.slide import fingerprint
+from mxsplicer.images.markers import side_by_side
+from mxsplicer.images.slide import fingerprint
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.system.imports import is_importable
 
 _VERSION = 1
 RUN_FILES = ("config.json", "model.safetensors", "projector.safetensors", "README.md", "log.jsonl", "log.csv")

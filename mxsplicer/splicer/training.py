@@ -22,10 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import source_digest
-from mxsplicer.memory import Budget
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.progress import track
 from mxsplicer.splicer.batches import Batch, Batches, measure_normalization
 from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
 from mxsplicer.splicer.encoders import make_encoder
@@ -40,6 +37,9 @@ from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.scales import common_scale, on_one_scale
 from mxsplicer.splicer.views import Views
 from mxsplicer.splicer.widths import choose_widths
+from mxsplicer.system.imports import source_digest
+from mxsplicer.system.memory import Budget
+from mxsplicer.system.progress import track
 
 logger = logging.getLogger(__name__)
 

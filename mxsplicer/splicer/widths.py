@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.markers import is_control
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.slides.panel import is_control
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.deconstruction import Component, areas, by_marker, cut
 from mxsplicer.splicer.recipe import Recipe, said_of

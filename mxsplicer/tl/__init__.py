@@ -5,7 +5,7 @@ A name is loaded when it is first used: scanpy and scikit-learn take seconds.
 
 from typing import TYPE_CHECKING
 
-from mxsplicer.imports import lazily
+from mxsplicer.system.imports import lazily
 
 if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster

@@ -12,8 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_extra
-from mxsplicer.progress import track
+from mxsplicer.system.imports import import_extra
+from mxsplicer.system.progress import track
 from mxsplicer.tl.rows import representation, slices, take
 
 logger = logging.getLogger(__name__)

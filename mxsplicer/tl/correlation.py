@@ -18,9 +18,9 @@ from anndata import AnnData
 from scipy.stats import rankdata
 
 from mxsplicer.errors import InputError
-from mxsplicer.memory import give_back
-from mxsplicer.progress import track
-from mxsplicer.slides.tiles import in_order
+from mxsplicer.images.tiles import in_order
+from mxsplicer.system.memory import give_back
+from mxsplicer.system.progress import track
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.ridge import predict_held_out

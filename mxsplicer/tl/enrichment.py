@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_extra
+from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.naming import cluster_codes
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.polygons import is_geojson, outlines_at, read_classes
+from mxsplicer.masks.polygons import is_geojson, outlines_at, read_classes
 
 # What the columns of cell ids and slides are called by mcmicro, steinbock, SpatialData, scimap, QuPath and people.
 _CELL = (

@@ -5,7 +5,7 @@ from anndata import AnnData
 from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
-from mxsplicer.progress import track
+from mxsplicer.system.progress import track
 from mxsplicer.tl.labels import obs_name
 from mxsplicer.tl.rows import representation, rows_by_slide, slices
 

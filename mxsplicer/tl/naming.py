@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.panel import is_control, is_nuclear
+from mxsplicer.images.markers import is_control, is_nuclear
 from mxsplicer.tl.rows import slices
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.errors import InputError
-from mxsplicer.progress import track
+from mxsplicer.system.progress import track
 from mxsplicer.tl.folds import FEWEST_GROUPS, LEFT_OUT, Folds, fold_at_random, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.representations import (
     LEARNED,

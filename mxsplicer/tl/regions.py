@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from mxsplicer.cells.selection import OUTSIDE
 from mxsplicer.errors import InputError
-from mxsplicer.slides.polygons import outlines_at, read_polygons
-from mxsplicer.slides.selection import OUTSIDE
+from mxsplicer.masks.polygons import outlines_at, read_polygons
 from mxsplicer.tl.labels import pixels_of, regions_by_rows
 from mxsplicer.tl.rows import take
 

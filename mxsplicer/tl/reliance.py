@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
-from mxsplicer.progress import track
+from mxsplicer.system.progress import track
 from mxsplicer.tl.probing import Task, at_most, fit_fold
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, scalers
 

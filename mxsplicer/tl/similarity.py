@@ -12,8 +12,8 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_extra
-from mxsplicer.progress import track
+from mxsplicer.system.imports import import_extra
+from mxsplicer.system.progress import track
 from mxsplicer.tl.rows import AT_ONCE, representation, slices, take
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.panel import find_nuclear_marker, is_control
+from mxsplicer.images.markers import find_nuclear_marker, is_control
 from mxsplicer.tl.rows import rows_by_slide, slices
 
 _NEIGHBOURS, _REACH_UM, _DECAY_UM = 8, 30.0, 10.0  # light falls to 1/e in 10 µm between centres: about one cell

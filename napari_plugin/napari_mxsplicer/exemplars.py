@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import mxsplicer
+from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.slide import drop_markers
 from mxsplicer.pl.colors import composite, contrast
-from mxsplicer.slides.panel import find_nuclear_marker
-from mxsplicer.slides.slide import drop_markers
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.study import Study
 

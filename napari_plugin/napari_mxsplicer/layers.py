@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.pl.colors import contrast
-from mxsplicer.result import open_image
-from mxsplicer.slides.panel import find_nuclear_marker
-from mxsplicer.slides.slide import LazyImage, Slide
+from mxsplicer.result.folder import open_image
 from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
 from napari_mxsplicer.study import Study
 from napari_mxsplicer.views import Channel, Labels, label_levels, with_coarser

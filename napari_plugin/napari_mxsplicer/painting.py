@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.slides.slide import LazyImage
+from mxsplicer.images.slide import LazyImage
 from napari_mxsplicer.views import View
 
 _TILE_PX, _TILES = 256, 32  # that are kept to tell which cell the pointer is on

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 import mxsplicer
-from mxsplicer.result import Result, write_features, write_index
+from mxsplicer.result.folder import Result, write_features, write_index
 from napari_mxsplicer.layers import LayerData
 from napari_mxsplicer.reader import read_result
 

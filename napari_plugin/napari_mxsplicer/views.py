@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.slides.slide import LazyImage, complete_key
+from mxsplicer.images.slide import LazyImage, complete_key
 
 _SMALLEST_PX = 1024  # no coarser level is made of one that is not longer than this
 _STRIP_PX = 1024  # rows of a level that are read at once to take every k-th pixel of it

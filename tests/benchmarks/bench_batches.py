@@ -17,10 +17,10 @@ from tempfile import mkdtemp
 import numpy as np
 import torch
 
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
 from mxsplicer.splicer import batches
 from mxsplicer.splicer.encoders import ENCODERS
 

@@ -20,11 +20,11 @@ from bench_extraction import N_MARKERS, PIXEL_UM, write_slide
 from scipy.spatial import cKDTree
 from skimage.segmentation import expand_labels
 
-from mxsplicer.memory import measured_peak
-from mxsplicer.slides.cells import Cells, measure_cells
-from mxsplicer.slides.masks import open_mask
-from mxsplicer.slides.slide import LazyImage, Slide
-from mxsplicer.slides.tiff import open_tiff
+from mxsplicer.cells.measure import Cells, measure_cells
+from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.tiff import open_tiff
+from mxsplicer.masks.files import open_mask
+from mxsplicer.system.memory import measured_peak
 
 TILE_PX = 512
 ASKED = [(), ("sum",), ("nucleus",), ("ring",), ("surroundings",), ("std",), ("median",), ("p10", "median", "p90")]

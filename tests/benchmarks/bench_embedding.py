@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from mxsplicer import tl
-from mxsplicer.embedding import Source, embed_blocks, join_blocks, open_cells, save_cells
-from mxsplicer.memory import measured_peak, resident_bytes
+from mxsplicer.cells.measure import Cells
+from mxsplicer.embedding.embed import Source, embed_blocks, join_blocks, open_cells, save_cells
 from mxsplicer.patches.store import Block
 from mxsplicer.report import write_report
-from mxsplicer.result import write_features
-from mxsplicer.slides.cells import Cells
+from mxsplicer.result.folder import write_features
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.run import Run
+from mxsplicer.system.memory import measured_peak, resident_bytes
 
 MARKERS = tuple(f"marker {i}" for i in range(19))
 PATCH_PX, BLOCK = 16, 1024

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer import evaluation
-from mxsplicer.memory import measured_peak
+from mxsplicer.system.memory import measured_peak
 
 N_MARKERS, N_TYPES = 19, 10
 LIMIT_S = 180

@@ -21,15 +21,15 @@ import numpy as np
 import tifffile
 import zarr
 
-from mxsplicer.memory import Budget
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.images.slide import Slide
+from mxsplicer.images.tiff import open_tiff
 from mxsplicer.patches.blocks import Place, TileReader
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.patches.workers import choose_crew
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
-from mxsplicer.slides.tiff import open_tiff
+from mxsplicer.system.memory import Budget
 
 N_MARKERS, PIXEL_UM, PATCH_PX = 19, 0.325, 64
 

@@ -21,12 +21,12 @@ from tempfile import TemporaryFile, mkdtemp
 
 import psutil
 
-from mxsplicer.slides.readers import open_slide
+from mxsplicer.images.readers import open_slide
 
 PROGRAM = """
 import sys
 from mxsplicer.cli import _exit_code
-from mxsplicer.memory import measured_peak
+from mxsplicer.system.memory import measured_peak
 code = _exit_code(sys.argv[1:])
 print(f"\\npeak {measured_peak()}")
 sys.exit(code)

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer import tl
-from mxsplicer.embedding import open_cells
+from mxsplicer.embedding.embed import open_cells
+from mxsplicer.images.slide import Slide, complete_key
 from mxsplicer.report import write_report
-from mxsplicer.slides.slide import Slide, complete_key
 
 TILE, PITCH, N_MARKERS, N_CLUSTERS = 1024, 32, 20, 24
 

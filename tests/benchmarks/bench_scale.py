@@ -18,15 +18,15 @@ import anndata
 import torch
 
 from mxsplicer import tl
-from mxsplicer.embedding import embed_to_file, from_slide
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.embedding.embed import embed_to_file, from_slide
+from mxsplicer.images.readers import open_slide
+from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.report import write_report
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.masks import open_mask
-from mxsplicer.slides.readers import open_slide
-from mxsplicer.slides.segmentation import segment
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.segmentation.segment import segment
+from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
 

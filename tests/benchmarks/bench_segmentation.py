@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mxsplicer.slides.masks import open_mask
-from mxsplicer.slides.readers import open_slide
-from mxsplicer.slides.segmentation import segment
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.images.readers import open_slide
+from mxsplicer.masks.files import open_mask
+from mxsplicer.segmentation.segment import segment
+from mxsplicer.simulation import simulate_slide
 
 
 def main() -> None:

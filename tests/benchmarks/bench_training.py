@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mxsplicer.embedding import _AT_ONCE, embed_blocks, from_slide, from_store
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.embedding.embed import _AT_ONCE, embed_blocks, from_slide, from_store
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.recipe import Recipe

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from mxsplicer.cli import main
-from mxsplicer.slides.slide import Slide
+from mxsplicer.images.slide import Slide
 
 
 @dataclass(frozen=True)

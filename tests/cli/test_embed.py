@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.simulation import simulate_slide
 
 
 @pytest.mark.parametrize("name", ["embed", "train"])

@@ -55,7 +55,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
     ],
 )
 def test_what_cannot_be_had_is_refused_in_one_sentence(command, slide, options, said, monkeypatch):
-    monkeypatch.setattr("mxsplicer.slides.distributing._TIMEOUT", 0.3)
+    monkeypatch.setattr("mxsplicer.system.distributing._TIMEOUT", 0.3)
 
     refused = command(*slide, *options)
 

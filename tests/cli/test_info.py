@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from mxsplicer.slides.estimate import estimate_cells
-from mxsplicer.slides.slide import Slide
+from mxsplicer.cells.estimate import estimate_cells
+from mxsplicer.images.slide import Slide
 from mxsplicer.testing import tiny_slide
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.simulation import simulate_slide
 
 FINAL = {"mxsplicer.json", "cells.h5ad", "features.zarr", "report.html", "run"}
 

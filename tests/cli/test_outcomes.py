@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mxsplicer.outcomes import read_outcome
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.result.outcomes import read_outcome
+from mxsplicer.simulation import simulate_slide
 
 
 def test_the_command_line_keeps_outcomes_and_passes_failures_on(command, tmp_path):

@@ -5,7 +5,7 @@ import sys
 import anndata
 import pytest
 
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.simulation import simulate_slide
 
 OWN = """
 from torch import nn

@@ -11,8 +11,9 @@ import pytest
 import torch
 import zarr
 
-from mxsplicer.pipeline import Options, embed_slides
-from mxsplicer.slides.simulation import simulate_slide
+from mxsplicer.result.composition import embed_slides
+from mxsplicer.result.options import Options
+from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 
 

@@ -319,7 +319,7 @@ def test_a_failure_of_ours_is_one_sentence_and_the_way_to_the_traceback(command,
         msg = "a bug"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr("mxsplicer.slides.readers.open_slide", broken)
+    monkeypatch.setattr("mxsplicer.images.readers.open_slide", broken)
     write_slide()
 
     outcome = command("info", "slide.ome.tif")

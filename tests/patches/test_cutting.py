@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from mxsplicer import cut_patches
+from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import stream_blocks
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
 from mxsplicer.testing import tiny_slide
 
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.store import NUCLEUS, THIS_CELL, PatchStore
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
 from mxsplicer.testing import tiny_slide
 
 
@@ -200,8 +200,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(whole, tmp_pat
         import time
         import numpy as np
         from mxsplicer.patches.extraction import extract_patches
-        from mxsplicer.slides.cells import measure_cells
-        from mxsplicer.slides.slide import Slide
+        from mxsplicer.cells.measure import measure_cells
+        from mxsplicer.images.slide import Slide
 
         class Slow:
             def __init__(self, image):

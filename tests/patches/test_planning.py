@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.planning import plan_extraction
-from mxsplicer.slides.slide import Slide
 
 
 @pytest.fixture(scope="module")

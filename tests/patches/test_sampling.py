@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import order_cells, spread_sample
 from mxsplicer.patches.sampling import _shares, choose_ids, choose_sample, find_strata, read_ids
-from mxsplicer.slides.cells import Cells
 
 
 def tissue(n=20_000, n_rare=100):

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget, parse_bytes
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.workers import choose_crew
-from mxsplicer.slides import distributing
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.segmentation import segment
-from mxsplicer.slides.slide import Slide
+from mxsplicer.segmentation.segment import segment
+from mxsplicer.system import distributing
+from mxsplicer.system.memory import Budget, parse_bytes
 from mxsplicer.testing import tiny_slide
 
 
@@ -236,8 +236,8 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.slides.cells import measure_cells
-from mxsplicer.slides.slide import Slide
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.images.slide import Slide
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -271,7 +271,7 @@ def test_what_is_killed_with_all_its_processes_goes_on_and_ends_in_the_same_byte
 
 PROGRAM = """
 import sys
-from mxsplicer.memory import measured_peak, parse_bytes
+from mxsplicer.system.memory import measured_peak, parse_bytes
 from mxsplicer.cli import _exit_code
 code = _exit_code(sys.argv[1:])
 print(code, measured_peak())

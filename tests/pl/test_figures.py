@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from mxsplicer import pl
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.pl import colors
 from mxsplicer.pl.training import last_losses, read_log
-from mxsplicer.slides.slide import Slide
 
 
 @pytest.fixture

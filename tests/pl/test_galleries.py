@@ -5,9 +5,9 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 
 from mxsplicer import pl, tl
+from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.pl.galleries import contact_sheet, cut_cells
-from mxsplicer.slides.cells import measure_cells
 from mxsplicer.testing import tiny_slide
 
 

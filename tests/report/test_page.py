@@ -12,8 +12,8 @@ from anndata import AnnData
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.report import parts, write_report
-from mxsplicer.slides.slide import Slide
 
 NAME = "S<01></script><script>console.error(1)</script>"
 MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.memory import Budget, resident_bytes
 from mxsplicer.splicer.batches import Batches
 from mxsplicer.splicer.footprint import share_out, step_bytes
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
+from mxsplicer.system.memory import Budget, resident_bytes
 from mxsplicer.testing import tiny_store
 
 SMALL = Recipe(encoder_width=8, component_width=2, chunk_width=4, batch_size=2, epochs=1)

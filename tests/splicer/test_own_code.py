@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from mxsplicer.embedding import embed
+from mxsplicer.embedding.embed import embed
 from mxsplicer.errors import InputError
 from mxsplicer.splicer import training
 from mxsplicer.splicer.recipe import Recipe

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mxsplicer.embedding import embed
+from mxsplicer.embedding.embed import embed
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer import training

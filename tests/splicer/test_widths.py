@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.slides.slide import Slide
 from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.widths import choose_widths, share_out

@@ -9,8 +9,8 @@ from pathlib import Path
 import anndata
 import pytest
 
-from mxsplicer.slides.simulation import simulate_slide
-from mxsplicer.status import status_of
+from mxsplicer.result.status import status_of
+from mxsplicer.simulation import simulate_slide
 
 pytest.importorskip("snakemake")
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "cohort"

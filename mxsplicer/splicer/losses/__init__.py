@@ -9,13 +9,13 @@ from functools import partial
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name, told
 from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import per_chunk
 from mxsplicer.splicer.losses.loss import Loss
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
+from mxsplicer.system.imports import import_by_name, told
 
 __all__ = ["LOSSES", "Loss", "find_loss"]
 

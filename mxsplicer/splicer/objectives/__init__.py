@@ -7,12 +7,12 @@ itself is in ``splicer.py``.
 from collections.abc import Callable
 
 from mxsplicer.errors import InputError
-from mxsplicer.imports import import_by_name
 from mxsplicer.splicer.objectives.joint import Joint
 from mxsplicer.splicer.objectives.objective import Objective, Parts
 from mxsplicer.splicer.objectives.sigma import Sigma
 from mxsplicer.splicer.objectives.splicer import Splicer
 from mxsplicer.splicer.objectives.trident import Trident
+from mxsplicer.system.imports import import_by_name
 
 __all__ = ["OBJECTIVES", "Objective", "Parts", "find_objective"]
 

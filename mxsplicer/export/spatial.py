@@ -1,0 +1,111 @@
+"""Slides, masks and cells as one SpatialData, for scverse and napari-spatialdata."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.errors import InputError
+from mxsplicer.export.files import appearing
+from mxsplicer.images.slide import LazyImage, Slide, check_mask
+from mxsplicer.system.imports import import_extra
+from mxsplicer.tl.labels import obs_name
+
+_CHUNK_PX = 1024
+_SMALLEST_PX = 1024
+
+
+def write_spatialdata(
+    adata: AnnData,
+    path: str | Path,
+    *,
+    slides: Sequence[Slide],
+    masks: Sequence[LazyImage],
+    image: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write slides, masks and cells as one SpatialData store.
+
+    The table ``cells`` holds the AnnData; it annotates the labels, one element for each slide, by ``slide`` and
+    ``cell_id``. The image of slide S is the element ``S_image``. All lie in the coordinate system "global", in
+    micrometres, as ``obsm["spatial"]`` does. Images are copied a chunk at a time; the table is held in memory.
+
+    Parameters
+    ----------
+    adata
+        Embedded cells.
+    path
+        The folder to write, ``NAME.zarr``.
+    slides, masks
+        Of these cells, each slide with its label image. Cells of other slides are left out.
+    image
+        Copy the pixels of the slides too; without, the store is a thousandth of the size.
+    overwrite
+        Replace a folder that is there.
+
+    Raises
+    ------
+    InputError
+        If SpatialData is not installed, the folder exists, or there is not one mask for every slide.
+    """
+    missing = "SpatialData is not installed; run `pip install 'mxsplicer[spatialdata]'`."
+    spatialdata, models = (import_extra(name, missing) for name in ("spatialdata", "spatialdata.models"))
+    scale = import_extra("spatialdata.transformations", missing).Scale
+    path = Path(path)
+    if not slides or len(slides) != len(masks):
+        msg = f"{len(slides)} slides and {len(masks)} masks were given; a mask for each slide is needed."
+        raise InputError(msg)
+    if path.exists() and overwrite and not ((path / "zarr.json").is_file() or (path / ".zgroup").is_file()):
+        msg = f"{path} exists and is no zarr group, so it is not replaced. Choose another name."
+        raise InputError(msg)
+    names = {slide.name: obs_name(slide.name) for slide in slides}
+    images, labels = {}, {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they tell of the future of their parts
+        for slide, mask in zip(slides, masks, strict=True):
+            check_mask(mask, slide)
+            to_um = {"global": scale([slide.pixel_size_um] * 2, axes=("y", "x"))}
+            steps = [2] * max(0, int(np.ceil(np.log2(max(slide.shape_px) / _SMALLEST_PX))))
+            parsed: dict[str, Any] = {"transformations": to_um, "scale_factors": steps or None}
+            labels[names[slide.name]] = models.Labels2DModel.parse(_lazy(mask), dims=("y", "x"), **parsed)
+            if image:
+                images[f"{names[slide.name]}_image"] = models.Image2DModel.parse(
+                    _lazy(slide.image), dims=("c", "y", "x"), c_coords=list(slide.markers), **parsed
+                )
+        table = models.TableModel.parse(
+            _table(adata, names), region=list(names.values()), region_key="slide", instance_key="cell_id"
+        )
+        data = spatialdata.SpatialData(images=images, labels=labels, tables={"cells": table})
+        with appearing(path, overwrite=overwrite) as unfinished:
+            data.write(unfinished)
+    return path
+
+
+def _lazy(image: LazyImage) -> Any:
+    import dask.array as da
+
+    from_array: Any = da.from_array
+    chunks = (1,) * (image.ndim - 2) + (_CHUNK_PX, _CHUNK_PX)
+    return from_array(image, chunks=chunks, asarray=True, name=False)
+
+
+def _table(adata: AnnData, names: dict[str, str]) -> AnnData:
+    """Return the cells of these slides, in memory, under names that SpatialData allows."""
+    rows = np.flatnonzero(adata.obs["slide"].astype(str).isin(list(names)).to_numpy())
+    obs = adata.obs.iloc[rows].rename(columns=obs_name)
+    obs["slide"] = pd.Categorical(obs["slide"].astype(str).map(names), categories=list(names.values()))
+    obs["cell_id"] = obs["cell_id"].astype(np.int64)
+    every = slice(None) if len(rows) == adata.n_obs else rows
+    uns = {key: value for key, value in adata.uns.items() if key != "spatialdata_attrs"}
+    return AnnData(
+        np.asarray(adata.X[every]),
+        obs=obs,
+        var=adata.var.copy(),
+        obsm={key: np.asarray(one[every]) for key, one in adata.obsm.items()},
+        varm=dict(adata.varm),
+        uns=uns,
+    )

@@ -1,0 +1,1 @@
+"""Slide images: reading them lazily, their markers and their tiles."""

@@ -1,0 +1,312 @@
+"""OME-Zarr, in a folder or at a URL: multiscale images and labels, lazily.
+
+https://ngff.openmicroscopy.org: 0.4 (zarr format 2, metadata in ``.zattrs``) and 0.5 (zarr format 3, in ``zarr.json``
+below ``ome``); older versions and the layout of bioformats2raw are read as far as they mean the same.
+"""
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.windows import Pick, Reordered, Windowed, as_index
+from mxsplicer.system.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
+
+if TYPE_CHECKING:  # it takes a quarter of a second to import, and a TIFF does without
+    import zarr
+    from zarr.storage import FsspecStore, LocalStore
+
+UM_PER_UNIT = {
+    "micrometer": 1.0,
+    "nanometer": 1e-3,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+    "angstrom": 1e-4,
+}
+_LARGEST_CHUNK = 1 << 31  # bytes: what zarr's compressors can hold, and what a laptop can decode at once
+_MOST_PIXELS = 1 << 44  # of an image: absent chunks are allowed, so that a wrong shape shows by nothing else
+_LARGEST_DOCUMENT = 1 << 26  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrGroup:
+    """A zarr group and the OME-NGFF attributes of it."""
+
+    location: Location
+    zarr_format: int
+    attributes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return name_of(self.location)
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrSeries:
+    """A multiscale image, axes of length one left out but for Y and X."""
+
+    image: LazyImage  # axes as in `axes`
+    pyramid: tuple[LazyImage, ...]  # coarser levels, same axes
+    axes: str  # "CYX", "YX", "TCYX", ... in this order
+    tile_px: tuple[int, int]
+    storage: str  # version and compression, for people
+    pixel_size: float | None  # along X at the finest level, in `unit`
+    aspect: float  # height of a pixel, as a multiple of its width
+    unit: str | None
+    labels: tuple[str, ...]  # omero's, of each channel; "" where one has none
+
+
+def open_group(path: Path | str) -> ZarrGroup | None:
+    """Read the attributes of a zarr group; None where there is no group."""
+    location = locate(path)
+    document = _document(location, "zarr.json")
+    if document is not None:
+        attributes = document.get("attributes")
+        if document.get("node_type") != "group":
+            return None
+        attributes = attributes if isinstance(attributes, dict) else {}
+        ome = attributes.get("ome")
+        return ZarrGroup(location, 3, ome if isinstance(ome, dict) else attributes)
+    attributes = _document(location, ".zattrs")
+    if attributes is None and _document(location, ".zgroup") is None:
+        return None
+    if _document(location, ".zarray") is not None:
+        return None
+    return ZarrGroup(location, 2, attributes or {})
+
+
+def open_series(group: ZarrGroup) -> ZarrSeries:
+    """Open the first multiscale image of a group: metadata is read, pixels are not."""
+    try:
+        return _open_series(group)
+    except (InputError, PermissionError):
+        raise
+    except OSError as error:
+        raise unreachable(group.location, error) from error
+    except Exception as error:  # broken metadata surfaces in zarr as almost any exception
+        raise _broken(group, f"{type(error).__name__}: {error}") from error
+
+
+def open_labels(path: Path | str) -> list[LazyImage] | None:
+    """Open a label image (Y, X) of an OME-Zarr, in whole numbers as they are stored.
+
+    Parameters
+    ----------
+    path
+        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself or its ``labels``, where that holds one label image.
+
+    Returns
+    -------
+    Its levels, finest first, or None where ``path`` is no zarr group (a zarr array is none).
+
+    Raises
+    ------
+    InputError
+        If there is no label image or several to choose from, or its axes or numbers cannot be labels.
+    """
+    group = open_group(path)
+    if group is None:
+        return None
+    names = _names(group.attributes.get("labels"))
+    if names is None and "image-label" not in group.attributes:
+        inner = open_group(below(group.location, "labels"))
+        if inner is not None:
+            group, names = inner, _names(inner.attributes.get("labels"))
+    if names is not None:
+        if len(names) != 1:
+            choice = f"Give one of them: {', '.join(absolute(below(group.location, name)) for name in names[:20])}."
+            msg = f"{group.name} holds {len(names)} label images. {choice if names else 'Give a mask.'}"
+            raise InputError(msg)
+        place = below(group.location, names[0])
+        found = open_group(place)
+        if found is None:
+            msg = f"{group.name} lists the labels {names[0]!r}, but there is no zarr group {place}."
+            raise InputError(msg)
+        group = found
+    if "multiscales" not in group.attributes:
+        msg = f"{group.name} is a zarr group without labels. Give a label image, such as slide.ome.zarr/labels/cells."
+        raise InputError(msg)
+    series = open_series(group)
+    if series.axes not in ("YX", "XY") or series.image.dtype.kind not in "uib":
+        msg = (
+            f"labels {group.name} have the axes {series.axes} {series.image.shape} of {series.image.dtype}; a label "
+            "image (Y, X) of integers is needed. Export a single plane and time point."
+        )
+        raise InputError(msg)
+    order = [series.axes.index(axis) for axis in "YX"]
+    return [Reordered.of(level, order) for level in (series.image, *series.pyramid)]
+
+
+def _open_series(group: ZarrGroup) -> ZarrSeries:
+    multiscale = _objects(group, group.attributes, "multiscales")[0]
+    datasets = _objects(group, multiscale, "datasets")
+    arrays = [_open_array(group, dataset.get("path")) for dataset in datasets]
+    axes, units = _axes(group, multiscale.get("axes"), arrays[0].ndim)
+    kept = [place for place, axis in enumerate(axes) if arrays[0].shape[place] != 1 or axis in "YX"]
+    squeezed = "".join(axes[place] for place in kept)
+    for finer, coarser in itertools.pairwise(arrays):
+        # Y and X shrink, the others stay.
+        rest = {axes[i] for i in range(len(axes)) if coarser.shape[i : i + 1] != finer.shape[i : i + 1]} - {*"ZYX"}
+        if rest or coarser.ndim != finer.ndim or math.prod(coarser.shape) >= math.prod(finer.shape):
+            raise _broken(group, f"{coarser.path!r} {coarser.shape} is no coarser level of {finer.shape}")
+    levels = [_ZarrImage(array, kept, group.name) for array in arrays]
+    y, x = axes.index("Y"), axes.index("X")
+    height, size = (_scale(datasets[0], axis) * _scale(multiscale, axis) for axis in (y, x))
+    chunk = arrays[0].chunks  # of a shard its inner chunk: zarr fetches and decodes no more than that of a shard
+    return ZarrSeries(
+        image=levels[0],
+        pyramid=tuple(levels[1:]),
+        axes=squeezed,
+        tile_px=(chunk[y], chunk[x]),
+        storage=f"zarr {group.zarr_format}, {_compression(arrays[0])}",
+        pixel_size=size if size > 0 and math.isfinite(size) else None,
+        aspect=height / size if size > 0 and height > 0 and units[y] == units[x] else 1.0,
+        unit=units[x],
+        labels=_omero_labels(group),
+    )
+
+
+class _ZarrImage(Windowed):
+    """A zarr array without some of its axes of length one."""
+
+    def __init__(self, array: "zarr.Array", kept: Sequence[int], name: str) -> None:
+        super().__init__([array.shape[place] for place in kept], array.dtype)
+        self._array, self._kept, self._name = array, tuple(kept), name
+        self.chunk = tuple(array.chunks[place] for place in kept)  # length along each axis of what is decoded at once
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        selection: list[Any] = [0] * self._array.ndim
+        for place, pick in zip(self._kept, picks, strict=True):
+            selection[place] = as_index(pick)
+        try:
+            window = self._array.oindex[tuple(selection)]
+        except Exception as error:  # a codec or a network may raise anything
+            msg = (
+                f"{self._name} cannot be read: a chunk of its array {self._array.path!r} does not arrive or decode "
+                f"({_short(error)}). Copy or export it again, or check the network."
+            )
+            raise InputError(msg) from error
+        return np.asarray(window).astype(self.dtype, copy=False)
+
+
+def _open_array(group: ZarrGroup, part: Any) -> "zarr.Array":
+    import zarr
+
+    if not isinstance(part, str) or not part or ".." in Path(part).parts or Path(part).is_absolute():
+        raise _broken(group, f"a dataset has the path {_short(part)}")
+    document = _document(below(group.location, part), "zarr.json" if group.zarr_format == 3 else ".zarray")
+    if document is None:
+        msg = f"{group.name} lists a level {part!r}, but there is no array {part!r} in it. Copy or export it again."
+        raise InputError(msg)
+    with warnings.catch_warnings():  # zarr warns of codecs and types that are no standard yet, and reads them
+        warnings.simplefilter("ignore")
+        array = zarr.open_array(_store(group.location), path=part, mode="r", zarr_format=group.zarr_format)
+    if array.dtype.kind not in "uifb":
+        raise _broken(group, f"{part!r} holds {array.dtype}; integers or floats are needed")
+    if not 0 < math.prod(array.shape) <= _MOST_PIXELS or array.ndim < 2:
+        raise _broken(group, f"{part!r} is {array.shape}")
+    chunk = math.prod(array.chunks) * array.dtype.itemsize
+    if chunk > _LARGEST_CHUNK:
+        msg = (
+            f"{group.name} is stored in chunks of {array.chunks}, {chunk / 2**30:,.0f} GiB each; chunks of at most "
+            f"{_LARGEST_CHUNK / 2**30:.0f} GiB can be read. Write it again in smaller chunks."
+        )
+        raise InputError(msg)
+    return array
+
+
+def _store(location: Location) -> "LocalStore | FsspecStore":
+    from zarr.storage import FsspecStore, LocalStore
+
+    if isinstance(location, Path):
+        return LocalStore(location, read_only=True)
+    file_system(location)  # says which package is missing
+    return FsspecStore.from_url(location, read_only=True)
+
+
+def _document(location: Location, name: str) -> dict[str, Any] | None:
+    """Return a metadata document, or None where there is none."""
+    content = read_bytes(below(location, name))
+    if content is None:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        msg = f"{name} of {location} is not JSON ({_short(error)}). Copy or export the OME-Zarr again."
+        raise InputError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"{name} of {location} holds {_short(found)}; a JSON object is needed. Export the OME-Zarr again."
+        raise InputError(msg)
+    return found
+
+
+def _objects(group: ZarrGroup, attributes: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = attributes.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+        raise _broken(group, f"its {key!r} are {_short(found)}")
+    return found
+
+
+def _axes(group: ZarrGroup, said: Any, ndim: int) -> tuple[str, list[str | None]]:
+    """Return a letter per axis ("TCZYX") and the unit of each."""
+    if said is None:  # before 0.3 all images were of five axes
+        said = [*"tczyx"] if ndim == 5 else None
+    if not isinstance(said, list) or len(said) != ndim:
+        raise _broken(group, f"its axes are {_short(said)}, its array has {ndim}")
+    described = [{"name": one} if isinstance(one, str) else one for one in said]
+    if not all(isinstance(one, dict) for one in described):
+        raise _broken(group, f"its axes are {_short(said)}")
+    kinds = {"channel": "C", "time": "T"}
+    letters = [kinds.get(str(one.get("type")), str(one.get("name", ""))[:1].upper()) for one in described]
+    if len(set(letters)) != ndim or not {"Y", "X"} <= set(letters):
+        raise _broken(group, f"its axes are {_short(said)}; one y, one x and one channel axis are needed")
+    units = [one.get("unit") for one in described]
+    return "".join(letters), [unit if isinstance(unit, str) else None for unit in units]
+
+
+def _scale(holder: dict[str, Any], axis: int) -> float:
+    """Return the factor of an axis by the scale transformations of a level or of a whole multiscale."""
+    factor = 1.0
+    transformations = holder.get("coordinateTransformations")
+    for one in transformations if isinstance(transformations, list) else []:
+        scale = one.get("scale") if isinstance(one, dict) and one.get("type") == "scale" else None
+        if isinstance(scale, list) and len(scale) > axis and isinstance(scale[axis], int | float):
+            factor *= scale[axis]
+    return factor
+
+
+def _omero_labels(group: ZarrGroup) -> tuple[str, ...]:
+    omero = group.attributes.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(channels, list):
+        return ()
+    return tuple(str(one.get("label") or "").strip() if isinstance(one, dict) else "" for one in channels)
+
+
+def _names(said: Any) -> list[str] | None:
+    return [one for one in said if isinstance(one, str)] if isinstance(said, list) else None
+
+
+def _compression(array: "zarr.Array") -> str:
+    codecs = [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors]
+    return "+".join(codecs) if codecs else "none"
+
+
+def _broken(group: ZarrGroup, said: str) -> InputError:
+    return InputError(f"the OME-Zarr metadata of {group.name} cannot be followed ({said}). Export it again.")
+
+
+def _short(thing: Any) -> str:
+    text = " ".join(str(thing).split()) or type(thing).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,132 @@
+"""What a file says of itself, before the user has added anything; and the choice of its channel axis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.tiff import TiffSeries
+from mxsplicer.images.windows import Reordered, Single
+from mxsplicer.system.location import Location, name_of
+
+PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
+_MOST_OBLONG = 0.05  # height of a pixel beside its width: what calibration leaves
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """An image (C, Y, X) and what its file says of it."""
+
+    image: LazyImage
+    pyramid: tuple[LazyImage, ...]
+    tile_px: tuple[int, int]
+    storage: str
+    markers: tuple[str, ...] | None = None
+    pixel_size_um: float | None = None
+    pixel_size_from: str = ""
+    pixel_size_said: str = ""  # what is wrong with what the file says
+
+
+class Series(Protocol):
+    """A multiscale image whose axes stand as its file has them."""
+
+    @property
+    def image(self) -> LazyImage:
+        """The finest level."""
+        ...
+
+    @property
+    def pyramid(self) -> tuple[LazyImage, ...]:
+        """The coarser levels."""
+        ...
+
+    @property
+    def axes(self) -> str:
+        """A letter per axis."""
+        ...
+
+
+def image_file(
+    path: Location,
+    series: TiffSeries,
+    *,
+    markers: tuple[str, ...] | None = None,
+    size_um: float | None = None,
+    size_from: str = "",
+    aspect: float = 1.0,
+) -> ImageFile:
+    """Return a TIFF's first image with its channel axis first, and the pixel size where it is plausible."""
+    name = name_of(path)
+    if "S" in series.axes and _is_colour(series):
+        found = f"{name} has the axes {series.axes} {series.image.shape}"
+        msg = f"{found}: a colour (RGB) picture. Give the multiplex image, one grey channel per marker."
+        raise InputError(msg)
+    # ImageJ calls any stack one of slices; an OME-TIFF that says Z means focal planes.
+    image, pyramid = channel_first(name, series, stands_for_channels="ZT" if series.kind == "imagej" else "")
+    sizes = [(size_um, aspect, size_from), (series.resolution_um, series.aspect, "resolution tag")]
+    size, source, said = plausible_size(sizes)
+    return ImageFile(
+        image=image,
+        pyramid=pyramid,
+        tile_px=series.tile_px,
+        storage=f"{series.compression}, {'pyramid, ' if pyramid else ''}tiles of {series.tile_px}",
+        markers=markers,
+        pixel_size_um=size,
+        pixel_size_from=source,
+        pixel_size_said=said,
+    )
+
+
+def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tuple[float | None, str, str]:
+    """Return the first pixel size that can be right, where it is from, and what is wrong where none can be.
+
+    Parameters
+    ----------
+    candidates
+        Width of a pixel (µm), its height as a multiple of it, and where they are from; best first.
+    """
+    low, high = PLAUSIBLE_UM
+    wrong = []
+    for size, aspect, source in candidates:
+        if size is None:
+            continue
+        if not low <= size <= high:
+            wrong.append(f"it says {size:g} µm, and {low:g} to {high:g} µm can be right")
+        elif abs(aspect - 1) > _MOST_OBLONG:
+            wrong.append(f"it says {size:g} x {size * aspect:g} µm, and pixels have to be square: resample the image")
+            break  # whatever else is said, they are not
+        else:
+            return size, source, ""
+    return None, "", wrong[0] if wrong else ""
+
+
+def channel_first(
+    name: str, series: Series, *, stands_for_channels: str = ""
+) -> tuple[LazyImage, tuple[LazyImage, ...]]:
+    """Return an image and its pyramid as (C, Y, X), or raise where there is more than one channel axis.
+
+    Without one, the image is the only channel. Z and T are no channel axes unless they are said to stand for channels.
+    """
+    axes, shape = series.axes, tuple(series.image.shape)
+    others = [axis for axis in axes if axis not in "YX"]
+    found = f"{name} has the axes {axes} {shape}"
+    if not others:
+        order = [axes.index("Y"), axes.index("X")]
+        return Single(Reordered.of(series.image, order)), tuple(
+            Single(Reordered.of(level, order)) for level in series.pyramid
+        )
+    if len(others) > 1 or (others[0] in "ZT" and others[0] not in stands_for_channels):
+        msg = f"{found}; one channel axis beside Y and X is needed. Export a single plane and time point."
+        raise InputError(msg)
+    order = [axes.index(axis) for axis in (others[0], "Y", "X")]
+    return Reordered.of(series.image, order), tuple(Reordered.of(level, order) for level in series.pyramid)
+
+
+def _is_colour(series: TiffSeries) -> bool:
+    # Four float samples are proteins that somebody's writer put into a pixel; 8- and 16-bit integers are colours.
+    n_samples = series.image.shape[series.axes.index("S")]
+    photometric = series.photometric in ("RGB", "YCBCR", "PALETTE")
+    return n_samples in (3, 4) and photometric and np.dtype(series.image.dtype).kind in "ui"

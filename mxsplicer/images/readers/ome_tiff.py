@@ -1,0 +1,69 @@
+"""OME-TIFF: channel names and pixel size from the OME-XML of the first image.
+
+https://docs.openmicroscopy.org/ome-model/ (2016-06); namespaces since 2009 name the same elements, and before then
+channels had their names in ``LogicalChannel``.
+"""
+
+from xml.etree import ElementTree
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.readers.image_file import PLAUSIBLE_UM, ImageFile, image_file
+from mxsplicer.images.tiff import open_tiff
+from mxsplicer.system.location import Location, name_of
+
+_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+def read(path: Location) -> ImageFile | None:
+    """Read the headers of an OME-TIFF; None where the file is another TIFF."""
+    series = open_tiff(path)
+    if series.kind != "ome":
+        return None
+    try:
+        root = ElementTree.fromstring(series.descriptions[0])
+    except (ElementTree.ParseError, ValueError) as error:
+        msg = f"the OME-XML of {name_of(path)} is broken ({error}). Export the file again."
+        raise InputError(msg) from error
+    image = root.find(".//{*}Image[{*}Pixels]")
+    pixels = None if image is None else image.find("{*}Pixels")
+    if image is None or pixels is None:
+        return image_file(path, series)
+    names = channel_names(pixels) or _logical_names(image)
+    width, height = (_physical_size_um(pixels, axis) for axis in "XY")
+    return image_file(
+        path,
+        series,
+        markers=names if names and all(names) else None,
+        size_um=width,
+        size_from="OME-XML",
+        aspect=height / width if width and height else 1.0,
+    )
+
+
+def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
+    """Return the name of each channel of an OME-XML ``Pixels``, "" where one has none."""
+    return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
+
+
+def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
+    """Return the names of the channels as OME-XML had them before 2009, in the order of the planes."""
+    named = {
+        int(part.get("Index", "")): logical.get("Name", "").strip()
+        for logical in image.findall("{*}LogicalChannel")
+        for part in logical.findall("{*}ChannelComponent")
+        if part.get("Index", "").isdecimal()
+    }
+    return tuple(named.get(number, "") for number in range(len(named)))
+
+
+def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float | None:
+    try:
+        size = float(pixels.get(f"PhysicalSize{axis}", ""))
+    except ValueError:
+        return None
+    unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+    if unit not in _UM_PER_UNIT:  # "pixel", "reference frame"
+        return None
+    in_um = size * _UM_PER_UNIT[unit]
+    # Writers that lose the micro sign leave "m"; no tissue has pixels of centimetres.
+    return size if unit == "m" and not PLAUSIBLE_UM[0] <= in_um <= PLAUSIBLE_UM[1] else in_um

@@ -1,0 +1,26 @@
+"""qptiff and inForm component files (Akoya, PerkinElmer): the XML of each page names its channel."""
+
+from xml.etree import ElementTree
+
+from mxsplicer.images.readers.image_file import ImageFile, image_file
+from mxsplicer.images.tiff import open_tiff
+from mxsplicer.system.location import Location
+
+_NAMES = ("Biomarker", ".//Responsivity/Filter/Name", "Name")  # best first
+
+
+def read(path: Location) -> ImageFile | None:
+    """Read the headers of a qptiff; None where the file is another TIFF."""
+    series = open_tiff(path)
+    if series.kind != "qpi":
+        return None
+    names = [_channel_name(description) for description in series.descriptions]
+    return image_file(path, series, markers=tuple(names) if names and all(names) else None)
+
+
+def _channel_name(description: str) -> str:
+    try:
+        root = ElementTree.fromstring(description)
+    except (ElementTree.ParseError, ValueError):
+        return ""
+    return next((name for name in (root.findtext(place, "").strip() for place in _NAMES) if name), "")

@@ -1,0 +1,247 @@
+"""A slide: one imaged piece of tissue, its markers and its scale, read lazily."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.system.location import below, locate, read_bytes
+
+_SAMPLE_BYTES = 1 << 20  # of a file, at its head, its tail and sixteen places between: enough to tell files apart
+# Of an OME-Zarr, and of its first series and level where it is laid out so.
+_REMOTE_DOCUMENTS = tuple(
+    folder + name for folder in ("", "0/", "0/0/") for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+)
+
+
+class LazyImage(Protocol):
+    """Anything that is sliced like a NumPy array and answers with one: a NumPy or zarr array, or our own views."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what slices hold."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+def complete_key(key: Any, ndim: int) -> tuple[Any, ...]:
+    """Return an index with one entry per axis, as NumPy would read ``key``.
+
+    Examples
+    --------
+    >>> complete_key((..., 3), 3)
+    (slice(None, None, None), slice(None, None, None), 3)
+    """
+    key = key if isinstance(key, tuple) else (key,)
+    if not any(one is Ellipsis for one in key):  # `in` would compare lists of places element by element
+        key = (*key, Ellipsis)
+    place = next(i for i, one in enumerate(key) if one is Ellipsis)
+    return (*key[:place], *(slice(None),) * (ndim - len(key) + 1), *key[place + 1 :])
+
+
+@dataclass(frozen=True, eq=False)
+class Slide:
+    """An image (C, Y, X) with the marker of each channel and the size of a pixel.
+
+    Nothing is read until ``image`` is sliced; reading along ``tile_px`` decodes each stored tile once.
+    """
+
+    name: str
+    image: LazyImage  # (C, Y, X)
+    markers: tuple[str, ...]
+    pixel_size_um: float  # at `level`
+    level: int = 0  # step of the pyramid that `image` is; 0 is the finest
+    pyramid: tuple[LazyImage, ...] = ()  # coarser copies of `image`, (C, Y, X), finest first
+    tile_px: tuple[int, int] = (512, 512)  # height and width of what is decoded at once
+    path: Path | str | None = None  # a str is a URL
+    markers_from: str = "given"
+    markers_in_file: tuple[str, ...] = ()  # what the file itself calls the channels; nothing where it does not
+    pixel_size_from: str = "given"
+    storage: str = "in memory"  # format and compression, for people
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3:
+            msg = f"image of slide {self.name!r} has {self.image.ndim} axes; (C, Y, X) are needed."
+            raise InputError(msg)
+        if len(self.markers) != self.image.shape[0]:
+            msg = (
+                f"slide {self.name!r} has {self.image.shape[0]} channels but {len(self.markers)} marker names "
+                f"({self.markers_from}): {_listed(self.markers)}. Give a table with one row per channel by --markers."
+            )
+            raise InputError(msg)
+
+    @property
+    def shape_px(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.shape[1], self.image.shape[2]
+
+    def channels_of(self, markers: Sequence[str]) -> list[int]:
+        """Return the place of each of ``markers`` on the C axis."""
+        places = {marker: channel for channel, marker in enumerate(self.markers)}
+        for marker in markers:
+            if marker not in places:
+                close = get_close_matches(marker, self.markers, n=1, cutoff=0.4)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                msg = f"slide {self.name!r} has no marker {marker!r}.{hint} Its markers: {_listed(self.markers)}."
+                raise InputError(msg)
+        return [places[marker] for marker in markers]
+
+
+def rename_markers(slide: Slide, renames: Mapping[str, str]) -> Slide:
+    """Return a slide some of whose markers are called otherwise, all at once: two names can be swapped.
+
+    Raises
+    ------
+    InputError
+        If the slide lacks a marker that is to be renamed, or two would share a name.
+    """
+    slide.channels_of(list(renames))
+    markers = tuple(renames.get(marker, marker) for marker in slide.markers)
+    for new in renames.values():
+        if markers.count(new) > 1:
+            msg = f"slide {slide.name!r} has a marker {new!r} already. Rename that one too, or drop it."
+            raise InputError(msg)
+    return replace(slide, markers=markers)
+
+
+def drop_markers(slide: Slide, markers: Sequence[str]) -> Slide:
+    """Return a slide without some of its channels; they are not read.
+
+    Raises
+    ------
+    InputError
+        If the slide lacks a marker that is to go, or none would be left.
+    """
+    gone = set(slide.channels_of(markers))
+    kept = [channel for channel in range(slide.image.shape[0]) if channel not in gone]
+    if not kept:
+        msg = f"all {len(gone)} markers of slide {slide.name!r} are to be dropped. Keep at least one."
+        raise InputError(msg)
+    return select_channels(slide, kept) if gone else slide
+
+
+def select_channels(slide: Slide, kept: Sequence[int]) -> Slide:
+    """Return a slide with some of its channels, in this order; the others are not read."""
+    return replace(
+        slide,
+        image=_Channels(slide.image, kept),
+        pyramid=tuple(_Channels(level, kept) for level in slide.pyramid),
+        markers=tuple(slide.markers[channel] for channel in kept),
+        markers_in_file=tuple(slide.markers_in_file[channel] for channel in kept if slide.markers_in_file),
+    )
+
+
+class _Channels:
+    """Some channels of an image (C, Y, X); the others are not read."""
+
+    ndim = 3
+
+    def __init__(self, image: LazyImage, channels: Sequence[int]) -> None:
+        self._image, self._channels = image, np.array(channels)
+        self.dtype, self.shape = image.dtype, (len(channels), *image.shape[1:])
+
+    def __getitem__(self, key: Any) -> Any:
+        channels, *window = complete_key(key, self.ndim)
+        chosen = self._channels[channels]
+        # A run of channels is asked for as a slice, which any image can read in one go.
+        if chosen.ndim and len(chosen) and (np.diff(chosen) == 1).all():
+            return self._image[(slice(int(chosen[0]), int(chosen[-1]) + 1), *window)]
+        return self._image[(int(chosen) if not chosen.ndim else chosen.tolist(), *window)]
+
+
+def check_mask(mask: LazyImage, slide: Slide) -> None:
+    """Raise if ``mask`` cannot be the label image (Y, X) of ``slide``."""
+    if tuple(mask.shape) != slide.shape_px:
+        msg = (
+            f"mask is {tuple(mask.shape)} but slide {slide.name!r} is {slide.shape_px} (Y, X) at level {slide.level}."
+            f"{_shape_hint(tuple(mask.shape), slide.shape_px)}"
+        )
+        raise InputError(msg)
+
+
+def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
+    """Return a small copy of the slide and how many of its pixels make one of the copy's.
+
+    The coarsest level of the pyramid that is large enough is read; where there is none, every k-th pixel of the image.
+
+    Returns
+    -------
+    The copy, (C, y, x) in the slide's dtype, and the factor between it and ``slide.image``.
+    """
+    chosen = list(range(slide.image.shape[0])) if channels is None else list(channels)
+    levels = [slide.image, *slide.pyramid]
+    wanted = min(max_side_px, max(slide.shape_px))
+    level = min((one for one in levels if max(one.shape[1:]) >= wanted), key=lambda one: max(one.shape[1:]))
+    factor_of_level = round(slide.shape_px[0] / level.shape[1])
+    step = max(1, -(-max(level.shape[1:]) // max_side_px))
+    height, width = level.shape[1:]
+    rows = max(step, slide.tile_px[0] // step * step)  # a strip of tiles at a time; a multiple of step keeps the grid
+    out = np.empty((len(chosen), -(-height // step), -(-width // step)), dtype=level.dtype)
+    for place, channel in enumerate(chosen):
+        for top in range(0, height, rows):
+            strip = level[channel, top : top + rows, :][::step, ::step]
+            out[place, top // step : top // step + strip.shape[0]] = strip
+    return out, factor_of_level * step
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a short name for what a file holds: its size and samples of its bytes, as 16 hexadecimal digits.
+
+    A folder (a zarr store) is named by the names and sizes of its files and the bytes of its metadata; what lies at a
+    URL by the URL and its metadata documents, since a bucket of a million chunks is not listed to tell it apart.
+    """
+    location = locate(path)
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(location, str):
+        digest.update(location.encode())
+        for name in _REMOTE_DOCUMENTS:
+            digest.update(read_bytes(below(location, name)) or b"-")
+        return digest.hexdigest()
+    if location.is_dir():
+        for file in sorted(location.rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(location)} {file.stat().st_size}\n".encode())
+                if file.suffix == ".json" or file.name in (".zattrs", ".zarray", ".zgroup"):
+                    digest.update(file.read_bytes())
+        return digest.hexdigest()
+    size = location.stat().st_size
+    digest.update(str(size).encode())
+    with location.open("rb") as stream:
+        for offset in sorted({int(i * max(0, size - _SAMPLE_BYTES) / 17) for i in range(18)}):
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _shape_hint(found: tuple[int, ...], needed: tuple[int, int]) -> str:
+    if len(found) != 2:
+        return " A mask has the two axes (Y, X); where a file holds several, choose one with --mask-page."
+    if found == needed[::-1]:
+        return " Height and width look swapped: transpose the mask."
+    ratios = [needed[0] / found[0], needed[1] / found[1]]
+    ratio = sum(ratios) / 2
+    # A level of a pyramid rounds each side, so allow the ratio of one pixel more or less.
+    if abs(ratios[0] - ratios[1]) < 2 * max(1, ratio) / min(found) and abs(ratio - 1) > 0.2:
+        size = f"{ratio:.3g} times smaller" if ratio > 1 else f"{1 / ratio:.3g} times larger"
+        return f" It is {size}: give the mask of the level that the slide is read at."
+    return " It may belong to another slide."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:60]) + (", ..." if len(names) > 60 else "")

@@ -1,0 +1,108 @@
+"""Images that are read by windows: NumPy's slicing on top of a function that reads a box of pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mxsplicer.images.slide import LazyImage, complete_key
+
+Pick = range | np.ndarray  # what is wanted of one axis: ascending places, or a list of them
+
+
+class Windowed:
+    """A lazy image that is sliced like an array; :meth:`read` says what it holds.
+
+    Integers, slices of any step and one list of places are taken, as NumPy takes them.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``, one entry per axis, none of them empty and every range ascending."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        key = complete_key(key, self.ndim)
+        if len(key) != self.ndim:
+            msg = f"{len(key)} indices for an image of {self.ndim} axes"
+            raise IndexError(msg)
+        wanted = [_pick(one, length) for one, length in zip(key, self.shape, strict=True)]
+        if sum(isinstance(pick, np.ndarray) for pick in wanted) > 1:
+            msg = "one axis of a lazy image can be indexed by a list; slice the others"
+            raise IndexError(msg)
+        lengths = tuple(len(pick) for pick in wanted)
+        if 0 in lengths:
+            window = np.zeros(lengths, dtype=self.dtype)
+        else:
+            window = self.read([pick[::-1] if _descends(pick) else pick for pick in wanted])
+        back = (
+            0 if isinstance(one, int | np.integer) else slice(None, None, -1 if _descends(pick) else None)
+            for one, pick in zip(key, wanted, strict=True)
+        )
+        found: np.ndarray = window[tuple(back)]
+        return found
+
+
+class Reordered(Windowed):
+    """A view of an image whose axes stand in another order."""
+
+    def __init__(self, image: LazyImage, order: Sequence[int]) -> None:
+        """Make axis ``i`` of the view the axis ``order[i]`` of the image."""
+        super().__init__([image.shape[axis] for axis in order], image.dtype)
+        self._image, self._order = image, tuple(order)
+
+    @classmethod
+    def of(cls, image: LazyImage, order: Sequence[int]) -> LazyImage:
+        """Return the image itself where its axes stand in that order already."""
+        return image if list(order) == sorted(order) else cls(image, order)
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        key: list[Any] = [None] * self.ndim
+        for axis, pick in zip(self._order, picks, strict=True):
+            key[axis] = as_index(pick)
+        return np.transpose(np.asarray(self._image[tuple(key)]), self._order)
+
+
+class Single(Windowed):
+    """A plane (Y, X) as an image of one channel, (1, Y, X)."""
+
+    def __init__(self, plane: LazyImage) -> None:
+        super().__init__((1, *plane.shape), plane.dtype)
+        self._plane = plane
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        channels, *window = picks
+        plane: np.ndarray = np.asarray(self._plane[tuple(as_index(pick) for pick in window)])[None]
+        return np.asarray(plane[as_index(channels)])
+
+
+def as_index(pick: Pick) -> Any:
+    """Return what NumPy and zarr take for it: a slice, or the list of places."""
+    return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick
+
+
+def _pick(key: Any, length: int) -> Pick:
+    if isinstance(key, slice):
+        return range(length)[key]
+    if isinstance(key, int | np.integer):
+        place = range(length)[int(key)]
+        return range(place, place + 1)
+    places: np.ndarray = np.arange(length)[np.asarray(key, dtype=None if len(key) else np.intp)]
+    if places.ndim != 1:
+        msg = f"a list of places has one axis, not {places.ndim}"
+        raise IndexError(msg)
+    return places
+
+
+def _descends(pick: Pick) -> bool:
+    return isinstance(pick, range) and pick.step < 0

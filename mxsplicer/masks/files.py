@@ -1,0 +1,195 @@
+"""Masks: label images from files, as unsigned integers, read lazily."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.ngff import open_labels
+from mxsplicer.images.slide import LazyImage, Slide, complete_key
+from mxsplicer.images.tiff import open_tiff
+from mxsplicer.masks.copies import tiled
+from mxsplicer.masks.polygons import Part, is_geojson, read_polygons
+from mxsplicer.system.location import locate, name_of
+
+_LARGEST_ID = np.iinfo(np.uint32).max
+
+
+class NotLabelsError(InputError):
+    """A mask holds other numbers than ids of cells; it shows when they are read."""
+
+
+def open_mask(
+    path: str | Path, *, page: int | None = None, slide: Slide | None = None, part: Part = "cell"
+) -> LazyImage:
+    """Open a label image (Y, X) whose slices are uint32: 0 is background, every other value one cell.
+
+    Masks of 64-bit or float numbers are taken as long as their values are whole numbers below 2³²; this is checked as
+    they are read.
+
+    Parameters
+    ----------
+    path
+        A TIFF or OME-TIFF; a ``.npy`` file; the ``mask.zarr`` of a result; any zarr array; the labels of an OME-Zarr,
+        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself where it holds one label image, also by its URL; or
+        outlines of cells in GeoJSON as QuPath exports them.
+    page
+        Which page of a file that holds several, from 0.
+    slide
+        The slide that the mask is of. Outlines need it for their height and width; of a pyramid, the level that fits
+        it is taken.
+    part
+        Of outlines: the whole cells, or their nuclei, which have the ids of their cells.
+
+    Raises
+    ------
+    InputError
+        If there is no such mask, or it is no label image.
+    """
+    location = locate(path)
+    if isinstance(location, Path) and not location.exists():
+        msg = f"there is no mask {path}."
+        raise InputError(msg)
+    name = name_of(location)
+    if isinstance(location, Path) and location.is_file() and is_geojson(location):
+        if slide is None:
+            msg = f"mask {name} holds outlines: give the slide too, for its height and width."
+            raise InputError(msg)
+        return read_polygons(location, slide.shape_px, part=part)
+    if part != "cell":
+        msg = f"mask {name} is an image and has no parts: give the mask of the {part} as a file of its own."
+        raise InputError(msg)
+    levels = [_squeezed(level) for level in _levels(location)]
+    shapes = [tuple(level.shape[-2:]) for level in levels]
+    if slide is not None and slide.shape_px in shapes:
+        levels = levels[shapes.index(slide.shape_px) :]
+    labels = levels[0]
+    if page is not None:
+        if labels.ndim != 3 or not 0 <= page < labels.shape[0]:
+            msg = f"mask {name} is {tuple(labels.shape)} and has no page {page}."
+            raise InputError(msg)
+        levels = [_Plane(level, {0: page}) for level in levels if level.ndim == 3]
+        labels = levels[0]
+    if labels.ndim != 2:
+        pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
+        msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
+        raise InputError(msg)
+    chunk = _chunk_of(labels)
+    pyramid = tuple(Mask(level, name) for level in levels[1:] if level.ndim == 2)
+    return Mask(labels if chunk is None else tiled(labels, chunk, name), name, pyramid)
+
+
+def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
+    """Open the mask of the nuclei of a slide, which have the ids of their cells.
+
+    Parameters
+    ----------
+    path
+        A label image of the nuclei, or outlines of cells with their nuclei in GeoJSON; see :func:`open_mask`.
+    """
+    return open_mask(path, slide=slide, part="nucleus" if is_geojson(Path(path)) else "cell")
+
+
+class Mask:
+    """A label image (Y, X) of whatever numbers, read as uint32; ``pyramid`` holds its coarser levels, finest first."""
+
+    dtype = np.dtype(np.uint32)
+    ndim = 2
+
+    def __init__(self, labels: LazyImage, name: str, pyramid: "tuple[Mask, ...]" = ()) -> None:
+        if np.dtype(labels.dtype).kind not in "uifb":
+            msg = f"mask {name} holds {labels.dtype}; integers are needed."
+            raise InputError(msg)
+        self._labels, self._name = labels, name
+        self.shape = (labels.shape[0], labels.shape[1])
+        self.pyramid = pyramid
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        labels = np.asarray(self._labels[key])
+        if labels.dtype.kind == "u" and labels.dtype.itemsize <= 4:
+            return labels.astype(np.uint32, copy=False)
+        if labels.dtype.kind == "b":
+            labels = labels.astype(np.uint8)
+        if labels.size:
+            self._check(labels)
+        return labels.astype(np.uint32)
+
+    def _check(self, labels: np.ndarray) -> None:
+        if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
+            strange = labels[~np.isfinite(labels) | (labels != np.floor(labels))][0]
+            msg = (
+                f"mask {self._name} holds {strange:g}, which is no cell id: it looks like an intensity or probability "
+                "image. Give the label image, one whole number per cell."
+            )
+            raise NotLabelsError(msg)
+        if labels.min() < 0 or labels.max() > _LARGEST_ID:
+            strange = labels.min() if labels.min() < 0 else labels.max()
+            msg = f"mask {self._name} holds the id {strange:.0f}; ids from 0 to {_LARGEST_ID} are needed. Relabel it."
+            raise NotLabelsError(msg)
+
+
+class _Plane:
+    """An image with an index given for some of its axes."""
+
+    def __init__(self, image: LazyImage, fixed: dict[int, int]) -> None:
+        self._image, self._fixed = image, fixed
+        self.dtype = image.dtype
+        self.shape = tuple(n for axis, n in enumerate(image.shape) if axis not in fixed)
+        self.ndim = len(self.shape)
+        chunk = _chunk_of(image)
+        self.chunk = chunk and tuple(n for axis, n in enumerate(chunk) if axis not in fixed)
+
+    def __getitem__(self, key: Any) -> Any:
+        free = iter(complete_key(key, self.ndim))
+        axes = range(self._image.ndim)
+        return self._image[tuple(self._fixed[axis] if axis in self._fixed else next(free) for axis in axes)]
+
+
+def _squeezed(labels: LazyImage) -> LazyImage:
+    """Leave axes of length one out, as long as two are left."""
+    single = [axis for axis, n in enumerate(labels.shape) if n == 1][: max(0, labels.ndim - 2)]
+    return _Plane(labels, dict.fromkeys(single, 0)) if single else labels
+
+
+def _chunk_of(labels: LazyImage) -> tuple[int, ...] | None:
+    """Return the length along each axis of what is decoded at once, where that is known."""
+    chunk: tuple[int, ...] | None = getattr(labels, "chunk", None) or getattr(labels, "chunks", None)
+    return chunk
+
+
+class _NpyFile:
+    """An array in a ``.npy`` file, mapped for as long as a slice takes: what stays mapped counts as memory held."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            hint = " Cellpose's _seg.npy holds Python objects: save its masks as TIFF." if "_seg" in path.name else ""
+            msg = f"mask {path.name} is not a readable .npy array ({error}).{hint}"
+            raise InputError(msg) from error
+        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(np.load(self._path, mmap_mode="r", allow_pickle=False)[key])
+
+
+def _levels(location: Path | str) -> list[LazyImage]:
+    """Return the image and its coarser levels."""
+    if isinstance(location, str) or location.is_dir():
+        levels = open_labels(location)
+        return [_zarr_array(location)] if levels is None else levels
+    if location.suffix == ".npy":
+        return [_NpyFile(location)]
+    series = open_tiff(location)
+    return [series.image, *series.pyramid]
+
+
+def _zarr_array(location: Path | str) -> LazyImage:
+    try:
+        return zarr.open_array(location, mode="r")  # type: ignore[no-any-return]
+    except (OSError, KeyError, ValueError, TypeError, zarr.errors.NodeTypeValidationError) as error:
+        msg = f"mask {name_of(location)} is a folder but not a zarr array ({error})."
+        raise InputError(msg) from error

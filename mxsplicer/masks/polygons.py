@@ -1,0 +1,334 @@
+"""Outlines of cells as QuPath exports them (GeoJSON), drawn as a label image a window at a time.
+
+Coordinates are pixels of the finest level, x to the right and y downwards; whole numbers are corners of pixels, so the
+centre of the first pixel is (0.5, 0.5). A pixel belongs to a cell whose outline holds its centre.
+"""
+
+import gzip
+import json
+import logging
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.slide import complete_key
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["cell", "nucleus"]
+
+_CHARACTERS = 1 << 20  # read at a time
+_WINDOW_PX = 2048  # drawn at a time where points are looked up
+_SEPARATORS = re.compile(r"[\s,]*")
+_OF_CELLS = ("cell", "detection", "annotation")  # QuPath's kinds of objects, those that are surely cells first
+
+
+def is_geojson(path: Path) -> bool:
+    """Return whether the name of a file says that it holds GeoJSON."""
+    return path.name.lower().endswith((".geojson", ".json", ".geojson.gz", ".json.gz"))
+
+
+class Polygons:
+    """A label image (Y, X) that is drawn from outlines where it is read; cells count from 1 in the order of the file.
+
+    Holes are empty. Where outlines overlap, the later one is on top.
+
+    Parameters
+    ----------
+    shape
+        Height and width.
+    points
+        Corners of all outlines, x and y, (N, 2) float32, one ring after the other; a ring ends with its first corner.
+    rings
+        Where each ring begins in ``points``, and the end of the last, (R + 1).
+    cells
+        Which cell a ring belongs to, (R), ascending.
+    """
+
+    dtype = np.dtype(np.uint32)
+    ndim = 2
+
+    def __init__(self, shape: tuple[int, int], points: np.ndarray, rings: np.ndarray, cells: np.ndarray) -> None:
+        self.shape, self.points, self.rings, self.cells = shape, points, rings, cells
+        x, y = points.T
+        # A million comparisons take about a millisecond, less than drawing a window: no index beyond these is needed.
+        self._bounds = [extreme.reduceat(along, rings[:-1]) for along in (y, x) for extreme in (np.minimum, np.maximum)]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        wanted = [np.arange(n)[one] for one, n in zip(complete_key(key, 2), self.shape, strict=True)]
+        if any(one.size == 0 for one in wanted):
+            return np.zeros(tuple(n for one in wanted for n in one.shape), np.uint32)
+        (top, bottom), (left, right) = ((int(one.min()), int(one.max()) + 1) for one in wanted)
+        window = self._draw(top, bottom, left, right)
+        return np.asarray(window[wanted[0] - top][..., wanted[1] - left])
+
+    def _draw(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        out = np.zeros((bottom - top) * (right - left), np.uint32)
+        y0, y1, x0, x1 = self._bounds
+        rings = np.flatnonzero((y1 > top) & (y0 < bottom) & (x1 > left) & (x0 < right))
+        if not len(rings):
+            return out.reshape(bottom - top, right - left)
+        # Every edge of these rings: from each corner to the next.
+        lengths = self.rings[rings + 1] - self.rings[rings] - 1
+        first = np.repeat(self.rings[rings], lengths) + _counted(lengths)
+        cell = np.repeat(self.cells[rings], lengths)
+        a, b = self.points[first].astype(np.float64), self.points[first + 1].astype(np.float64)
+        # Downwards, whichever way the ring goes: the edge that two cells share is then one line to the last digit.
+        downwards = (a[:, 1] <= b[:, 1])[:, None]
+        from_x, from_y = np.where(downwards, a, b).T
+        to_x, to_y = np.where(downwards, b, a).T
+        # Rows whose centres an edge crosses: the upper end counts, the lower does not, so that corners count once.
+        upper = np.maximum(np.ceil(from_y - 0.5), top).astype(np.int64)
+        lower = np.minimum(np.ceil(to_y - 0.5), bottom).astype(np.int64)
+        crossings = np.maximum(lower - upper, 0)
+        edge = np.repeat(np.arange(len(first)), crossings)
+        row = upper[edge] + _counted(crossings)
+        slope = (row + 0.5 - from_y[edge]) / (to_y[edge] - from_y[edge])
+        x = from_x[edge] + slope * (to_x[edge] - from_x[edge])
+        # Between the first crossing of a row and the second lies the inside, between the second and third a hole, ...
+        order = np.lexsort((x, row, cell[edge]))
+        begin, end = order[::2], order[1::2]
+        from_column = np.clip(np.ceil(x[begin] - 0.5), left, right).astype(np.int64)
+        to_column = np.clip(np.ceil(x[end] - 0.5), left, right).astype(np.int64)
+        spans = np.maximum(to_column - from_column, 0)
+        start = (row[begin] - top) * (right - left) + from_column - left
+        out[np.repeat(start, spans) + _counted(spans)] = np.repeat(cell[edge[begin]], spans)  # the last one stays
+        return out.reshape(bottom - top, right - left)
+
+
+def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, part: Part = "cell") -> Polygons:
+    """Read the outlines of a GeoJSON file; features that are not cells are left out.
+
+    Where there are objects of the type cell, they are taken; else detections, else annotations and what has no type.
+
+    Parameters
+    ----------
+    path
+        A FeatureCollection, a list of features or a single one; ``.gz`` is unpacked.
+    shape_px
+        Height and width of the slide; None where it is not known: then outlines may reach anywhere, and the image as
+        far as they do.
+    part
+        The outline of the whole cell, or QuPath's ``nucleusGeometry``; both give a cell the same number.
+
+    Raises
+    ------
+    InputError
+        If the file is no GeoJSON, holds no outline, or its outlines lie beyond the slide.
+    """
+    by_kind: dict[str, _Outlines] = {kind: _Outlines() for kind in _OF_CELLS}
+    left_out: dict[str, int] = {}
+    for feature in _features(path):
+        properties = feature.get("properties") or {}
+        kind = str(properties.get("objectType", properties.get("object_type", "annotation"))).lower()
+        geometry = feature.get("geometry") or {}
+        if kind not in by_kind or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+            what = kind if kind not in by_kind else str(geometry.get("type"))
+            left_out[what] = left_out.get(what, 0) + 1
+            continue
+        if part == "nucleus":
+            geometry = feature.get("nucleusGeometry") or properties.get("nucleusGeometry") or {}
+            geometry = geometry if isinstance(geometry, dict) else {}
+        by_kind[kind].add(path, geometry)
+    kind, outlines = next(((kind, one) for kind, one in by_kind.items() if one.n_cells), ("", _Outlines()))
+    left_out |= {other: one.n_cells for other, one in by_kind.items() if one.n_cells and other != kind}
+    if not outlines.n_corners:
+        what = "outline of a nucleus (nucleusGeometry)" if part == "nucleus" and kind else "polygon"
+        msg = f"{path.name} holds no {what}. Export the cells from QuPath as GeoJSON, as a FeatureCollection."
+        raise InputError(msg)
+    if left_out:
+        counts = ", ".join(f"{n} × {what}" for what, n in left_out.items())
+        logger.info("%s: taken are %d × %s; left out are %s", path.name, outlines.n_cells, kind, counts)
+    polygons = outlines.polygons(shape_px or (0, 0))
+    low, high = polygons.points.min(axis=0), polygons.points.max(axis=0)
+    if shape_px is None:
+        polygons.shape = max(0, math.ceil(high[1])), max(0, math.ceil(high[0]))
+    elif (low < -1).any() or (high > np.array(shape_px[::-1]) + 1).any():
+        msg = (
+            f"the outlines of {path.name} reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) (x, y) but "
+            f"the slide is {shape_px} (Y, X). Export them in pixels of the full resolution, with the origin at the "
+            "slide's upper left corner."
+        )
+        raise InputError(msg)
+    return polygons
+
+
+def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[str]]:
+    """Read the outlines of a GeoJSON file that carry a class, such as QuPath's annotations, and the class of each.
+
+    Number ``i`` of the label image has the class ``classes[i - 1]``. Where outlines overlap, the smallest is on top: a
+    gland counts, not the tumour that it lies in. Classes that QuPath ignores (their names end in ``*``) hide what is
+    beneath them, and are "".
+
+    Parameters
+    ----------
+    path
+        A FeatureCollection, a list of features or a single one; ``.gz`` is unpacked. Objects of any type count:
+        annotations, detections, cells.
+    shape_px
+        Height and width of the label image; outlines may reach beyond it.
+
+    Raises
+    ------
+    InputError
+        If the file is no GeoJSON, or none of its outlines has a class.
+    """
+    outlines, classes = _Outlines(), []
+    for feature in _features(path):
+        geometry = feature.get("geometry") or {}
+        name = _class_of(feature.get("properties") or {})
+        if name and geometry.get("type") in ("Polygon", "MultiPolygon"):
+            outlines.add(path, geometry)
+            classes.append(name)
+    if not outlines.n_corners:
+        msg = (
+            f"{path.name} holds no polygon with a class. Give the annotations a class in QuPath and export them again."
+        )
+        raise InputError(msg)
+    order = outlines.sort_by_area()
+    return outlines.polygons(shape_px), ["" if classes[i].endswith("*") else classes[i] for i in order]
+
+
+def _class_of(properties: dict[str, Any]) -> str:
+    """Return the class of an object as QuPath writes it: {"name": "Tumor"}, {"names": ["Tumor", "CD8"]} or a string."""
+    given = properties.get("classification")
+    if isinstance(given, dict):
+        given = given.get("name") or ": ".join(str(one) for one in given.get("names") or [])
+    return str(given or properties.get("name") or "")
+
+
+class _Outlines:
+    """Outlines as they are read, in arrays rather than lists: a million cells have thirty million corners."""
+
+    def __init__(self) -> None:
+        self.n_cells, self.n_corners = 0, 0
+        self._points: list[np.ndarray] = []
+        self._cells: list[int] = []
+
+    def add(self, path: Path, geometry: dict[str, Any]) -> None:
+        self.n_cells += 1
+        try:
+            coordinates = geometry.get("coordinates") or []
+            polygons = coordinates if geometry.get("type") == "MultiPolygon" else [coordinates]
+            rings = [_corners(ring) for polygon in polygons for ring in polygon if ring]
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            msg = f"{path.name}: the outline of feature {self.n_cells} is not a list of points ({error})."
+            raise InputError(msg) from error
+        for points in rings:
+            if not np.isfinite(points).all():
+                msg = f"{path.name}: the outline of feature {self.n_cells} holds a coordinate that is no number."
+                raise InputError(msg)
+            if len(points) >= 3:
+                self._points.append(points)
+                self._cells.append(self.n_cells)
+                self.n_corners += len(points)
+
+    def sort_by_area(self) -> list[int]:
+        """Put the largest outlines first, and return which one each was, counted from 0."""
+        area = np.zeros(self.n_cells)
+        for points, cell in zip(self._points, self._cells, strict=True):
+            x, y = points.astype(np.float64).T
+            ring = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
+            area[cell - 1] = max(area[cell - 1], ring)  # a hole is smaller than what it lies in
+        order = np.argsort(-area, kind="stable")
+        places = np.argsort(order)[np.array(self._cells) - 1]
+        rings = np.argsort(places, kind="stable")
+        self._points = [self._points[ring] for ring in rings]
+        self._cells = (places[rings] + 1).tolist()
+        return [int(one) for one in order]
+
+    def polygons(self, shape_px: tuple[int, int]) -> Polygons:
+        rings = np.concatenate([[0], np.cumsum([len(ring) for ring in self._points])]).astype(np.int64)
+        return Polygons(shape_px, np.concatenate(self._points), rings, np.array(self._cells, np.uint32))
+
+
+def _corners(ring: Any) -> np.ndarray:
+    """Return the corners of a ring (n, 2), the last of which is the first again."""
+    with np.errstate(over="ignore"):
+        points = np.array(ring, np.float32)
+    if points.ndim != 2 or points.shape[1] < 2:
+        msg = f"an array of shape {points.shape}"
+        raise ValueError(msg)
+    points = points[:, :2]  # a third number is the height
+    return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])
+
+
+def _features(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the features of a file one by one, holding one of them and a piece of the text at a time."""
+    decoder = json.JSONDecoder()
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
+        ):
+            text = file.read(_CHARACTERS)
+            start = re.match(r"\s*\[", text) or re.search(r'"features"\s*:\s*\[', text)
+            if start is None:
+                yield _checked(path, json.loads(text + file.read()))
+                return
+            place = start.end()
+            while True:
+                place = _SEPARATORS.match(text, place).end()  # type: ignore[union-attr]
+                if text[place : place + 1] == "]":
+                    return
+                try:
+                    feature, place = decoder.raw_decode(text, place)
+                except json.JSONDecodeError:
+                    more = file.read(max(_CHARACTERS, len(text) - place))  # a feature may be longer than a piece
+                    if not more:
+                        raise
+                    text, place = text[place:] + more, 0
+                    continue
+                yield _checked(path, feature)
+    except (ValueError, EOFError, OSError, zlib.error, RecursionError) as error:
+        if isinstance(error, InputError | FileNotFoundError | PermissionError):
+            raise
+        said = error.msg if isinstance(error, json.JSONDecodeError) else error
+        msg = f"{path.name} is not readable as GeoJSON ({said}). Export the cells from QuPath again."
+        raise InputError(msg) from error
+
+
+def _checked(path: Path, feature: Any) -> dict[str, Any]:
+    parts = [feature.get(part) or {} for part in ("geometry", "properties")] if isinstance(feature, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        msg = f"{path.name} is JSON but not GeoJSON: it holds other things than features. Export the cells from QuPath."
+        raise InputError(msg)
+    return feature  # type: ignore[no-any-return]
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """Return 0, 1, 2, ... anew for each length."""
+    ends = np.cumsum(lengths)
+    counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return counted
+
+
+def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+    """Return the number of the outline that each point lies in, 0 where in none; (N,).
+
+    Outlines are drawn a window at a time, so that memory does not grow with the slide.
+
+    Parameters
+    ----------
+    outlines
+        As :func:`read_polygons` returns them.
+    x_px, y_px
+        The points, in pixels whose centres are whole numbers, as centroids of cells are; they may lie anywhere.
+    """
+    x, y = (np.floor(along + 0.5).astype(np.int64) for along in (x_px, y_px))
+    found = np.zeros(len(x), dtype=np.int64)
+    height, width = outlines.shape
+    there = np.flatnonzero((x >= 0) & (y >= 0) & (x < width) & (y < height))
+    window = y[there] // _WINDOW_PX * (-(-width // _WINDOW_PX)) + x[there] // _WINDOW_PX
+    order = np.argsort(window, kind="stable")
+    for here in np.split(there[order], np.flatnonzero(np.diff(window[order])) + 1):
+        if len(here):
+            top, left = (int(along[here[0]]) // _WINDOW_PX * _WINDOW_PX for along in (y, x))
+            drawn = outlines[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
+            found[here] = drawn[y[here] - top, x[here] - left]
+    return found

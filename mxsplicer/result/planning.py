@@ -1,0 +1,148 @@
+"""What an embedding will do and cost, and the refusal of what would not fit into memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxsplicer.cells.estimate import estimate_cells
+from mxsplicer.embedding.embed import (
+    seconds_per_cell,
+)
+from mxsplicer.errors import InputError
+from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.planning import plan_extraction, said_seconds
+from mxsplicer.result.cohort import (
+    Sample,
+    every_marker,
+)
+from mxsplicer.result.opening import prepare
+from mxsplicer.result.options import Options, Running
+from mxsplicer.result.work import Work
+from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.system.memory import said_bytes
+
+# What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
+_SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
+_WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
+_BYTES_TO_REPORT, _BYTES_TO_CORRELATE = 1_100_000_000, 870_000_000  # with all libraries and a sample of the cells
+_BYTES_PER_CELL = 240  # of the table and the names of the cells
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What an embedding will do and cost; all figures are estimates."""
+
+    n_cells: int
+    n_features: int
+    disk_bytes: int  # at most at a time, in the result folder, beside the mask and the training sample
+    memory_bytes: int  # at most
+    seconds: dict[str, float]  # by stage
+    dominated_by: str  # the stage that takes longest
+    not_counted: tuple[str, ...]  # stages that are not in ``seconds``
+
+    def __str__(self) -> str:
+        """Return the plan as people read it."""
+        return "\n".join(
+            [
+                f"cells   about {self.n_cells:,}, {self.n_features} features each",
+                f"disk    at most {said_bytes(self.disk_bytes)}",
+                f"memory  at most {said_bytes(self.memory_bytes)}",
+                *said_seconds(self.seconds, self.dominated_by),
+                *[f"  {stage:<22}on top" for stage in self.not_counted],
+            ]
+        )
+
+
+def plan_slides(
+    slides: str | Path | Sequence[str | Path | Sample] = (),
+    out: str | Path | None = None,
+    *,
+    options: Options | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    executor: str = "threads",
+    max_bytes: int | None = None,
+) -> EmbeddingPlan:
+    """Return what :func:`embed_slides` would do and cost, writing nothing.
+
+    A few tiles of each slide are decoded and cut, and a few patches of noise pass the encoder, so that it takes
+    seconds. The arguments are those of ``embed_slides``.
+    """
+    paths = [slides] if isinstance(slides, str | Path) else list(slides)
+    work = prepare(paths, out, options or Options(), Running(device, workers, executor, max_bytes))
+    seconds: dict[str, float] = {}
+    n_cells, memory_bytes = 0, 0
+    for slide, mask in zip(work.slides, work.given_masks, strict=True):
+        if mask is None:
+            n_cells += estimate_cells(slide, nuclear_marker=work.options.nuclear_marker).n_cells
+            continue
+        plan = plan_extraction(
+            slide,
+            mask,
+            patch_size_um=work.patch_size_um,
+            min_area_um2=work.options.min_area_um2,
+            workers=workers,
+            max_bytes=max_bytes,
+            executor=executor,
+        )
+        n_cells += plan.n_cells_of_slide
+        memory_bytes = max(memory_bytes, plan.memory_bytes)
+        for stage in ("measuring cells", "decoding tiles", "cutting patches"):
+            seconds[stage] = seconds.get(stage, 0.0) + plan.seconds[stage]
+    n_markers, patch_px = (
+        len(every_marker([slide.markers for slide in work.slides])),
+        choose_patch_px(work.slides[0], work.patch_size_um),
+    )
+    recipe = work.options.recipe
+    encoder = (
+        work.model.encoder
+        if work.model
+        else make_encoder(recipe.encoder, n_markers, patch_px, width=recipe.encoder_width)
+    )
+    n_inputs = len(work.model.markers) if work.model else n_markers
+    per_cell = seconds_per_cell(encoder, (n_inputs, patch_px, patch_px), device=device)
+    n_features = int(encoder.out_features)  # type: ignore[arg-type]
+    z_bytes = 4 * n_cells * n_features
+    seconds["encoder"] = per_cell * n_cells
+    seconds["clusters"] = _SECONDS_TO_CLUSTER + n_cells * _SECONDS_TO_PLACE
+    seconds["writing z"] = z_bytes / _WRITING_SPEED
+    not_counted = ["segmentation and cells"] if None in work.given_masks else []
+    return EmbeddingPlan(
+        n_cells=n_cells,
+        n_features=n_features,
+        disk_bytes=3 * z_bytes,
+        memory_bytes=max(memory_bytes, _bytes_after_encoder(n_cells, n_inputs, len(work.options.measure))),
+        seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
+        dominated_by=max(seconds, key=lambda stage: seconds[stage]),
+        not_counted=(*not_counted, *([] if work.model else ["training"])),
+    )
+
+
+def check_memory(work: Work) -> None:
+    """Raise where the limit is below what comes after the encoder takes, which would show after hours.
+
+    Cells that were not measured yet are estimated where there is no mask, and not counted where there is one.
+    """
+    limit, marker = work.running.max_bytes, work.options.nuclear_marker
+    if limit is None:
+        return
+    counted = [len(entry.cells) for entry in work.entries if entry.cells is not None]
+    unmasked = [entry.slide for entry in work.entries if entry.given_mask is None]
+    n_cells = sum(counted or (estimate_cells(slide, nuclear_marker=marker).n_cells for slide in unmasked))
+    n_markers = len(work.model.markers if work.model else work.slides[0].markers)
+    needed = _bytes_after_encoder(n_cells, n_markers, len(work.options.measure))
+    if needed > limit:
+        of_cells = f" and of {n_cells:,} cells in {n_markers} markers" if n_cells else ""
+        msg = (
+            f"--max-memory {said_bytes(limit)} is too little: correlations and clusters take {said_bytes(needed)}, of "
+            f"all libraries{of_cells}. Give at least that."
+        )
+        raise InputError(msg)
+
+
+def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
+    table = n_cells * (_BYTES_PER_CELL + 4 * n_markers * (1 + n_measures))
+    reporting = _BYTES_TO_REPORT + n_cells * 105  # clusters take less
+    # A piece of z; of the markers their ranks, and the light around each cell.
+    correlating = _BYTES_TO_CORRELATE + n_cells * (40 + 6 * n_markers)
+    return table + max(reporting, correlating)

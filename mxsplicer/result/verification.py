@@ -1,0 +1,207 @@
+"""Whether a result still is what its inputs make: fingerprints compared, and some cells computed again."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from mxsplicer.embedding.embed import encode_patches, open_cells
+from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage, Slide, drop_markers, fingerprint
+from mxsplicer.patches.cutting import cut_patches
+from mxsplicer.patches.store import THIS_CELL
+from mxsplicer.result.folder import cells_of, open_image, open_result
+from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.run import Run, check_panel, load_run
+from mxsplicer.splicer.scales import in_order
+from mxsplicer.system.location import locate
+from mxsplicer.tl.rows import take
+
+logger = logging.getLogger(__name__)
+
+# Another kind of processor rounds otherwise; a changed pixel or weight moves z by far more than this.
+_TOLERANCE = 1e-3  # of the spread of a feature
+_INTENSITY_TOLERANCE = 1e-4  # relative
+_MOST_SIDE_PX = 512
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    agrees: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` found."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything agrees."""
+        return all(check.agrees for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"agrees": self.agrees, "checks": [asdict(check) for check in self.checks]}
+
+
+def verify(
+    path: str | Path, *, n_cells: int = 64, seed: int = 0, encoder: str = "", device: str = "auto"
+) -> Verification:
+    """Check that a result is what its image, mask, markers and weights make.
+
+    The fingerprints of image, mask and weights are compared with those that the AnnData holds, the markers with those
+    of the slide. Then some cells drawn at random are cut from the slide again: their mean intensities and their learned
+    features are computed anew and compared. On the kind of device that made the result the features agree to the last
+    digit; on another they may differ by rounding, which is told and passes.
+
+    Parameters
+    ----------
+    path
+        A result folder, or the ``cells.h5ad`` in one.
+    n_cells
+        How many cells are computed again, in all; none where 0.
+    seed
+        Draws them.
+    encoder
+        As for :func:`mxsplicer.load_run`.
+    device
+        As for :func:`mxsplicer.embed`.
+
+    Raises
+    ------
+    InputError
+        If there is no finished result; what has changed or is gone is no error but a check that does not agree.
+    """
+    cells = cells_of(path)
+    folder = cells.parent
+    index = open_result(folder)
+    with open_cells(cells) as adata:
+        about = adata.uns.get("mxsplicer")
+        if about is None:
+            msg = f"{cells} does not say how it was made (uns['mxsplicer'] is missing); mxsplicer did not write it."
+            raise InputError(msg)
+        return Verification(tuple(_checks(adata, about, folder, index, _chosen(adata, n_cells, seed), encoder, device)))
+
+
+def _checks(
+    adata: AnnData,
+    about: Mapping[str, Any],
+    folder: Path,
+    index: Mapping[str, Any],
+    chosen: np.ndarray,
+    encoder: str,
+    device: str,
+) -> Iterator[Check]:
+    prints = about["fingerprints"]
+    run_path = folder / index["files"]["run"]  # an absolute one stays as it is
+    yield _same("weights", run_path / "model.safetensors", str(prints["weights"]))
+    run = load_run(run_path, encoder=encoder) if (run_path / "model.safetensors").is_file() else None
+    for entry in index["slides"]:
+        name = entry["name"]
+        for kind in ("image", "mask"):
+            place = locate(entry[kind])
+            place = folder / place if isinstance(place, Path) else place
+            yield _same(f"{kind} of {name}", place, str(prints["slides"][name][kind]))
+        opened = open_image(folder, entry)
+        if opened is None:
+            continue
+        slide, mask = opened
+        yield _same_markers(adata, slide, entry)
+        rows = chosen[(adata.obs["slide"].astype(str).to_numpy()[chosen] == name)] if len(chosen) else chosen
+        if run is not None and len(rows):
+            yield from _same_cells(adata, about, run, slide, mask, rows, device)
+
+
+def _same(what: str, place: Path | str, expected: str) -> Check:
+    if isinstance(place, Path) and not place.exists():
+        return Check(what, agrees=False, said=f"{place} is gone")
+    found = fingerprint(place)
+    if found == expected:
+        return Check(what, agrees=True, said=f"unchanged ({found})")
+    return Check(what, agrees=False, said=f"{place} has changed: its fingerprint was {expected} and is {found}")
+
+
+def _same_markers(adata: AnnData, slide: Slide, entry: Mapping[str, Any]) -> Check:
+    what = f"markers of {slide.name}"
+    filled = adata.uns["mxsplicer"].get("missing_markers", {}).get(slide.name, [])
+    missing = [str(name) for name in adata.var_names if name not in slide.markers and name not in filled]
+    if missing:
+        return Check(what, agrees=False, said=f"the slide lacks {', '.join(missing)}")
+    if list(slide.markers) != list(entry["markers"]):
+        return Check(what, agrees=False, said=f"they were {', '.join(entry['markers'])}; they are another list now")
+    return Check(what, agrees=True, said=f"the same {len(slide.markers)}")
+
+
+def _chosen(adata: AnnData, n_cells: int, seed: int) -> np.ndarray:
+    if n_cells < 0:
+        msg = f"{n_cells} cells cannot be computed again; give 0 or more."
+        raise InputError(msg)
+    return np.sort(np.random.default_rng(seed).choice(adata.n_obs, min(n_cells, adata.n_obs), replace=False))
+
+
+def _same_cells(
+    adata: AnnData,
+    about: Mapping[str, Any],
+    run: Run,
+    slide: Slide,
+    mask: LazyImage,
+    rows: np.ndarray,
+    device: str,
+) -> Iterator[Check]:
+    obs, key = adata.obs.iloc[rows], f"X_{about['method']}"
+    channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
+    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
+    scale = about.get("normalization", {}).get(slide.name)
+    if scale is not None:
+        own = Normalization.from_dict({name: list(values) for name, values in scale.items()})
+        run = replace(run, normalization=in_order(own, channels))
+    places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
+    patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
+    z, stored = (
+        encode_patches(run, patches[:, channels], regions, missing=missing, device=device),
+        take(adata.obsm[key], rows),
+    )
+    what = f"features of {len(rows)} cells of {slide.name}"
+    spread = stored.std(axis=0)
+    off = np.abs(z - stored) / np.where(spread > 0, spread, 1)
+    wrong = int((off.max(axis=1) > _TOLERANCE).sum())
+    if wrong:
+        yield Check(what, agrees=False, said=f"{wrong} differ, by up to {off.max():.2g} of a feature's spread")
+    elif (z == stored).all():
+        yield Check(what, agrees=True, said="the same to the last digit")
+    else:
+        yield Check(what, agrees=True, said=f"the same but for rounding, up to {off.max():.1g} of a feature's spread")
+    yield _same_intensities(adata, slide, mask, rows)
+
+
+def _same_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.ndarray) -> Check:
+    obs = adata.obs.iloc[rows]
+    wanted = [str(name) for name in adata.var_names if name in slide.markers]
+    own = drop_markers(slide, [marker for marker in slide.markers if marker not in wanted])
+    # A window that holds the whole cell: its long axis to either side of the centroid, within reason.
+    longest = float(obs["major_axis_um"].max()) / slide.pixel_size_um if "major_axis_um" in obs else 64.0
+    side = int(min(2 * np.ceil(longest + 2), _MOST_SIDE_PX, min(slide.shape_px) // 2 * 2))
+    places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
+    patches, regions = cut_patches(own, mask, *places, patch_px=side)
+    inside = regions == THIS_CELL  # (n, P, P)
+    n_px = inside.sum(axis=(1, 2))
+    whole = np.isclose(n_px * slide.pixel_size_um**2, obs["area_um2"].to_numpy(), rtol=1e-6)
+    sums = np.einsum("ncyx,nyx->nc", patches.astype(np.float64), inside.astype(np.float64))
+    means = (sums / np.maximum(n_px, 1)[:, None])[:, own.channels_of(wanted)]
+    stored = np.asarray(adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows])
+    stored = stored[:, [name in wanted for name in adata.var_names]]
+    same = np.isclose(means, stored, rtol=_INTENSITY_TOLERANCE, atol=1e-6).all(axis=1) & whole
+    what = f"intensities of {len(rows)} cells of {slide.name}"
+    if same.all():
+        return Check(what, agrees=True, said="the same")
+    return Check(what, agrees=False, said=f"{int((~same).sum())} differ, in their area or in a marker's mean")

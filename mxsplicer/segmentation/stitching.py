@@ -1,0 +1,170 @@
+"""Cells that were found tile by tile become one mask; what is interrupted goes on with the tile that was next."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import zarr
+
+from mxsplicer.images.tiles import Grid, Window, grown, in_order
+from mxsplicer.masks.pyramids import create_labels, finish_labels, open_finest
+from mxsplicer.system.progress import track
+
+logger = logging.getLogger(__name__)
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # of a tile: cells, nuclei, which labels are the tile's own
+
+_PROVISIONAL = np.uint32(1 << 31)  # added to numbers that are given in the order of tiles
+_DONE, _MADE_FROM = "done", "made_from.json"
+
+
+class UnfinishedMasks:
+    """The mask of the cells, and perhaps one of their nuclei, that are being written under other names.
+
+    Numbers are given as tiles come, and last by the cells' first pixels. Until then they carry the highest bit, so that
+    each step can be done again where it was broken off. The first pixels of the cells of each tile are kept beside the
+    mask, as one file that tells that the tile is done.
+
+    Parameters
+    ----------
+    paths
+        Folders that the masks shall have in the end: of the cells, and of the nuclei.
+    grid
+        The tiles, in their order.
+    halo_px
+        What of its surroundings each tile is found with.
+    made_from
+        What decides the mask, as JSON has it. What was begun with the same is gone on with. None begins anew.
+    """
+
+    def __init__(self, paths: Sequence[Path], grid: Grid, halo_px: int, made_from: dict[str, Any] | None) -> None:
+        self._paths, self._grid, self._halo_px = paths, grid, halo_px
+        self._journal = _partial(paths[0]) / _DONE
+        self._firsts: list[np.ndarray] = []
+        if made_from is not None and self._read_made_from() == made_from:
+            self._masks = [open_finest(_partial(one), mode="r+") for one in paths]
+            self._firsts = [np.load(one) for one in sorted(self._journal.glob("*.npy"))]
+            for stray in (one for path in paths for one in _partial(path).rglob("*.partial")):
+                stray.unlink()  # of what zarr was writing
+            logger.info("%s: goes on after %d of %d tiles", paths[0], len(self._firsts), len(grid))
+            return
+        self._masks = [create_labels(_partial(one), grid.shape_px) for one in paths]
+        self._journal.mkdir()
+        if made_from is not None:
+            with _whole(self._journal / _MADE_FROM) as stream:
+                stream.write(json.dumps(made_from).encode())
+
+    def tiles_left(self) -> list[Window]:
+        """Return the tiles that are not done, in their order."""
+        return [self._grid[number] for number in range(len(self._firsts), len(self._grid))]
+
+    def fill(self, found: Iterable[Found]) -> int:
+        """Write the cells of the tiles that are left, and return how many there are in all."""
+        n_cells = sum(map(len, self._firsts))
+        n_done = len(self._firsts)
+        tracked = track(found, "Segmenting", total=len(self._grid), start=n_done)
+        for number, (cells, nuclei, owned) in enumerate(tracked, start=n_done):
+            window = grown(self._grid[number], self._halo_px, self._grid.shape_px)
+            first = _write(self._masks, cells, nuclei if len(self._masks) > 1 else None, owned, window, n_cells)
+            n_cells += len(first)
+            self._firsts.append(first)
+            with _whole(self._journal / f"{number:09d}.npy") as stream:
+                np.save(stream, first)
+        return n_cells
+
+    def discard(self) -> None:
+        """Leave nothing of them."""
+        for one in self._paths:
+            shutil.rmtree(_partial(one))
+
+    def finish(self, *, pixel_size_um: float, about: dict[str, Any], workers: int) -> None:
+        """Give the cells their last numbers, write coarser levels, and give the masks their names."""
+        _number_by_place(self._masks, np.concatenate(self._firsts))
+        for one in self._paths:
+            finish_labels(_partial(one), pixel_size_um=pixel_size_um, about=about, workers=workers)
+        shutil.rmtree(self._journal)
+        for one in reversed(self._paths):  # the cells last: who finds them finds all
+            shutil.rmtree(one, ignore_errors=True)
+            _partial(one).rename(one)
+
+    def _read_made_from(self) -> Any:
+        try:
+            return json.loads((self._journal / _MADE_FROM).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that has its name when it is whole."""
+    unfinished = path.with_name("next")
+    with unfinished.open("wb") as stream:
+        yield stream
+    unfinished.replace(path)
+
+
+def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
+    """Give the cells the numbers 1, 2, ... by their first pixel, so that no number tells how the tiles lay."""
+    numbers = np.empty(len(first_px), dtype=np.uint32)
+    numbers[np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
+
+    def renumber(window: Window) -> None:
+        for mask in masks:
+            labels = np.asarray(mask[window])
+            provisional = labels > _PROVISIONAL  # else it was renumbered before an interruption
+            if provisional.any():
+                labels[provisional] = numbers[labels[provisional] - _PROVISIONAL - 1]
+                mask[window] = labels
+
+    (height, width), (down, across) = masks[0].shape, masks[0].chunks
+    chunks = Grid((height, width), (down, across))
+    for _ in track(in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
+        pass
+
+
+def _write(
+    masks: Sequence[zarr.Array],
+    cells: np.ndarray,
+    nuclei: np.ndarray | None,
+    owned: np.ndarray,
+    window: Window,
+    n_before: int,
+) -> np.ndarray:
+    """Write a tile's own cells where no other tile has written, numbered on from ``n_before``.
+
+    Returns
+    -------
+    Of each cell the place of its first pixel in the flattened slide.
+    """
+    mask = masks[0]
+    last = _PROVISIONAL + np.uint32(n_before)
+    there = np.asarray(mask[window])
+    there = np.where(there > last, 0, there)  # this tile was being written when the work was interrupted
+    n = np.bincount(cells.ravel(), minlength=len(owned))
+    free = np.bincount(cells[there == 0], minlength=len(owned))
+    owned = owned & (2 * free > n)  # the rest was found by the neighbouring tile too, a little differently
+    numbers = np.zeros(len(owned), dtype=np.uint32)
+    numbers[owned] = last + np.arange(1, owned.sum() + 1, dtype=np.uint32)
+    own = np.where(there == 0, numbers[cells], 0)
+    ys, xs = np.nonzero(own)
+    if not len(ys):
+        return np.empty(0, dtype=np.int64)
+    box = (slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs.min()), int(xs.max()) + 1))
+    top, left = window[0].start, window[1].start
+    on_slide = (slice(top + box[0].start, top + box[0].stop), slice(left + box[1].start, left + box[1].stop))
+    mask[on_slide] = np.where(own[box] > 0, own[box], there[box])
+    if nuclei is not None:
+        of_cells = (own[box] > 0) & (nuclei[box] == cells[box])
+        masks[1][on_slide] = np.where(of_cells, own[box], np.asarray(masks[1][on_slide]))
+    _, first = np.unique(own[ys, xs], return_index=True)
+    places: np.ndarray = (ys[first] + top) * mask.shape[1] + xs[first] + left
+    return places

@@ -1,1 +1,0 @@
-"""Files become a slide, a mask and a table of cells."""

@@ -1,0 +1,1 @@
+"""What every part stands on and no part is about: progress, memory, locks, files, imports, workers."""

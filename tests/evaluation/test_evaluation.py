@@ -1,0 +1,266 @@
+"""Results and AnnData files are scored on labels from anywhere, beside baselines, and written only when asked."""
+
+import json
+import shutil
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.embedding.embed import embed_to_file
+from mxsplicer.errors import InputError
+from mxsplicer.evaluation import evaluate, write_scores
+from mxsplicer.images.readers import open_slide
+from mxsplicer.masks.files import open_mask
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.result.folder import Result, write_index
+from mxsplicer.simulation import simulate_slide
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.training import train
+
+SMALL = {"epochs": 1, "batch_size": 64, "encoder_width": 4, "component_width": 2, "chunk_width": 4}
+QUICK = {"guard_um": 8, "reliance_cells": 100, "image_cells": 5000, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a folder with two slides, their truth, and their result; patches were kept of the first slide alone."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("evaluation")
+    result = Result(folder / "both.mxs", ("S01", "S02"))
+    result.path.mkdir()
+    about, stores, truths = [], [], []
+    for number, name in enumerate(result.slide_names):
+        simulated = simulate_slide(folder / f"{name}.ome.tiff", size_px=448, seed=number + 1)
+        slide, mask = open_slide(simulated.image), open_mask(simulated.mask)
+        path = folder / f"{name}.zarr"
+        stores.append(extract_patches(slide, mask, path, patch_size_um=8, cells=measure_cells(slide, mask)))
+        truths.append(pd.read_csv(simulated.truth).assign(slide=name))
+        about.append(
+            {
+                "name": name,
+                "image": str(simulated.image),
+                "mask": str(simulated.mask),
+                "mask_page": None,
+                "markers": list(slide.markers),
+                "markers_table": None,
+                "rename": [],
+                "drop": [],
+                "pixel_size_um": slide.pixel_size_um,
+                "shape_px": list(slide.shape_px),
+                "patches": str(path) if number == 0 else None,
+            }
+        )
+    run = train(stores, result.run, recipe=Recipe(**SMALL), device="cpu")
+    embed_to_file(result.cells, run, stores, device="cpu", compression=None)
+    write_index(result, about, run="run")
+    pd.concat(truths).to_csv(folder / "truth.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def given(made, tmp_path):
+    """Return a copy of that folder, which may be changed."""
+    shutil.copytree(made / "both.mxs", tmp_path / "both.mxs")
+    shutil.copy(made / "truth.csv", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole(made):
+    return evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], **QUICK)
+
+
+def test_every_baseline_stands_beside_on_the_same_cells(whole):
+    scores = whole.scores.set_index("representation")
+
+    assert set(scores.index) == {
+        "SpliCER",
+        "SpliCER + mean intensity",
+        "untrained encoder",
+        "PCA of pixels",
+        "mean intensity",
+        "mean intensity and shape",
+        "PCA of mean intensity",
+    }
+    assert scores["n_cells"].nunique() == 1
+    assert scores.loc["mean intensity", "gain"] == 0
+    together, alone = scores.loc["SpliCER + mean intensity"], scores.drop("SpliCER + mean intensity")
+    assert together["balanced_accuracy"] >= alone.loc["mean intensity", "balanced_accuracy"] - 0.02
+    assert alone[["rank_me", "silhouette", "nmi", "ari"]].notna().all(axis=None)
+    assert (scores["balanced_accuracy"] > 1.5 * scores["chance"]).all()
+    assert len(whole.verdicts) == 1
+
+
+def test_reliance_is_measured_in_the_image_and_beside_it_in_the_means(whole):
+    by_name = dict(list(whole.reliance.groupby("representation")))
+
+    assert set(by_name) == {"SpliCER", "mean intensity"}
+    means = by_name["mean intensity"].set_index("marker")["loss"]
+    assert means.idxmax() in ("CD31", "CD20", "SMA", "CD68", "CD3e", "CD163", "CD45", "Pan-CK", "E-Cadherin")
+    assert len(by_name["SpliCER"]) == len(means)
+
+
+def test_slides_are_told_apart_by_a_probe(whole):
+    mixing = whole.mixing.set_index("representation")
+
+    assert (mixing["chance"] == 0.5).all()
+    assert mixing["predictability"].between(0.2, 1).all()
+
+
+@pytest.fixture(scope="module")
+def without_images(made):
+    then = (made / "both.mxs" / "cells.h5ad").read_bytes()
+    found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], images=False, **QUICK)
+    assert (made / "both.mxs" / "cells.h5ad").read_bytes() == then
+    return found
+
+
+def test_only_scores_are_written_and_in_place_of_earlier_ones(given, without_images):
+    cells = given / "both.mxs" / "cells.h5ad"
+    before = anndata.read_h5ad(cells)
+
+    write_scores(without_images, given / "both.mxs")
+    write_scores(without_images, given / "both.mxs")
+
+    after = anndata.read_h5ad(cells)
+    pd.testing.assert_frame_equal(after.obs, before.obs)
+    np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
+    table = after.uns["mxsplicer_probe"]
+    assert list(table["representation"]) == list(without_images.scores["representation"])
+    np.testing.assert_allclose(table["gain"], without_images.scores["gain"])
+    assert set(after.uns["mxsplicer_evaluation"]) == {*without_images.tables, "verdicts", "notes"}
+    assert not list(given.rglob("*.partial"))
+
+
+def test_without_patches_it_is_said_what_is_missing(without_images):
+    assert "PCA of pixels" not in set(without_images.scores["representation"])
+    assert set(without_images.reliance["representation"]) == {"mean intensity"}
+    assert any("No patches were read" in note for note in without_images.notes)
+
+
+def test_what_is_scored_on_a_part_of_the_cells_says_so(made):
+    few = QUICK | {"image_cells": 300}
+    found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], max_cells=600, **few)
+
+    cells = found.scores.set_index("representation")["n_cells"]
+    assert cells["PCA of pixels"] == cells["untrained encoder"] <= 300 < cells["SpliCER"] == cells["mean intensity"]
+    assert cells["SpliCER"] <= 600 < len(pd.read_csv(made / "truth.csv")) == found.scores["n_labelled"].iloc[0]
+    assert any("PCA of pixels" in note for note in found.notes)
+
+
+def test_slides_that_were_moved_leave_the_patches_that_were_kept(given):
+    index = given / "both.mxs" / "mxsplicer.json"
+    content = json.loads(index.read_text())
+    for slide in content["slides"]:
+        slide["image"] = "/nowhere/slide.ome.tiff"
+    index.write_text(json.dumps(content))
+
+    found = evaluate(given / "both.mxs", labels=given / "truth.csv", label=["lineage"], **QUICK)
+
+    cells = found.scores.set_index("representation")["n_cells"]
+    assert 0 < cells["PCA of pixels"] < cells["SpliCER"]
+
+
+def test_other_embeddings_of_the_same_cells_are_matched_by_name_in_any_order(given):
+    adata = anndata.read_h5ad(given / "both.mxs" / "cells.h5ad")
+    order = np.random.default_rng(0).permutation(adata.n_obs)[: adata.n_obs - 40]
+    other = adata[order].copy()
+    other.write_h5ad(given / "other.h5ad")
+
+    found = evaluate(
+        given / "both.mxs",
+        labels=given / "truth.csv",
+        label=["lineage"],
+        compare=[given / "other.h5ad"],
+        images=False,
+        **QUICK,
+    )
+
+    scores = found.scores.set_index("representation")
+    assert scores.loc["SpliCER (other)", "balanced_accuracy"] == scores.loc["SpliCER", "balanced_accuracy"]
+    assert (scores["n_labelled"] == adata.n_obs - 40).all()
+
+
+def test_cells_of_another_mask_are_not_taken_for_the_same(given):
+    adata = anndata.read_h5ad(given / "both.mxs" / "cells.h5ad")
+    adata.obsm["spatial"] = adata.obsm["spatial"][::-1]
+    adata.write_h5ad(given / "other.h5ad")
+
+    with pytest.raises(InputError, match="it was made with another mask"):
+        evaluate(
+            given / "both.mxs", labels=given / "truth.csv", label=["lineage"], compare=[given / "other.h5ad"], **QUICK
+        )
+
+
+def test_labels_may_be_columns_of_obs_and_keys_of_obsm_are_scored_too(given):
+    cells = given / "mine.h5ad"
+    adata = anndata.read_h5ad(given / "both.mxs" / "cells.h5ad")
+    truth = pd.read_csv(given / "truth.csv").set_index(["slide", "cell_id"])["lineage"]
+    adata.obs["type"] = truth.loc[list(zip(adata.obs["slide"], adata.obs["cell_id"], strict=True))].to_numpy()
+    del adata.uns["mxsplicer"]
+    adata.obsm["X_mine"] = adata.obsm.pop("X_splicer")
+    adata.write_h5ad(cells)
+
+    named = evaluate(cells, labels="type", use_rep=["X_mine"], **QUICK)
+
+    assert named.verdicts[0].startswith("type: X_mine is ")
+    assert "X_mine" in set(named.scores["representation"])
+
+
+def test_patients_of_a_table_of_samples_make_the_folds(given):
+    (given / "samples.csv").write_text("slide,patient\nS01,P1\nS02,P2\n")
+
+    with pytest.raises(InputError, match="'patient' has 2 groups; 3 are needed"):
+        evaluate(
+            given / "both.mxs",
+            labels=given / "truth.csv",
+            label=["lineage"],
+            samples=given / "samples.csv",
+            groups="patient",
+            **QUICK,
+        )
+
+
+def test_outlines_are_labels_and_a_label_that_cannot_be_scored_is_noted(given):
+    folder = given / "outlines"
+    folder.mkdir()
+    boxes = [(0, 0, 448, 220, "Tumor"), (0, 220, 448, 448, {"name": "Stroma"})]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
+            "properties": {"objectType": "annotation", "classification": name},
+        }
+        for x0, y0, x1, y1, name in boxes
+    ]
+    for slide in ("S01", "S02"):
+        (folder / f"{slide}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+    with pytest.raises(InputError, match="'annotation' cannot be scored by quadrant"):
+        evaluate(given / "both.mxs", labels=folder, **QUICK)  # each class fills two quadrants of every slide
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "no label was named"),
+        ({"label": ["type"]}, "no label 'type'"),
+        ({"labels": "nowhere.csv", "label": ["lineage"]}, "there is no table nowhere.csv"),
+        ({"label": ["slide"], "use_rep": ["X_pca"]}, "no representation 'X_pca'"),
+        ({"label": ["slide"], "compare": ["gone.h5ad"]}, "there is no file gone.h5ad"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(made, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        evaluate(made / "both.mxs", **options, **QUICK)
+
+
+def test_what_is_no_anndata_file_is_refused(tmp_path):
+    (tmp_path / "cells.h5ad").write_text("no")
+
+    with pytest.raises(InputError, match="not an AnnData file"):
+        evaluate(tmp_path / "cells.h5ad", label=["type"])

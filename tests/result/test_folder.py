@@ -1,0 +1,17 @@
+"""The result folder: what is written to it, whatever the number of cells."""
+
+import h5py
+import numpy as np
+import zarr
+
+from mxsplicer.result.folder import write_features
+
+
+def test_features_of_any_number_of_cells_are_stored_one_after_the_other(tmp_path):
+    z = np.random.default_rng(0).normal(size=(600_001, 17)).astype(np.float32)  # more than one chunk either way
+    with h5py.File(tmp_path / "z.h5", "w") as file:
+        write_features(tmp_path / "features.zarr", file.create_dataset("z", data=z, chunks=(4096, 16)))
+
+    features = zarr.open_array(tmp_path / "features.zarr", mode="r")
+    assert features.chunks == (1, 1 << 19)
+    np.testing.assert_array_equal(features[:], z.T)
