@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cells import pixels as regions
 from mxsplicer.cells.pixels import Region
 from mxsplicer.errors import InputError
@@ -101,7 +102,7 @@ def measure_cells(
     statistics: Sequence[str] = ("mean",),
     ring_um: float = 1.0,
     surroundings_um: float = 2.0,
-    min_area_um2: float = 5.0,
+    min_area_um2: float = MIN_AREA_UM2,
     tile_px: int = 2048,
     workers: int | None = None,
     executor: str = "threads",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cli.options import (
     INPUT,
     MODEL,
@@ -36,6 +37,7 @@ from mxsplicer.cli.options import (
     Workers,
     takes_recipe,
 )
+from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system import progress
 
@@ -101,11 +103,11 @@ def embed(
         ),
     ] = None,
     nuclear_marker: NuclearMarker = None,
-    nucleus_diameter_um: NucleusDiameter = 7.0,
-    expansion_um: Expansion = 3.0,
+    nucleus_diameter_um: NucleusDiameter = NUCLEUS_DIAMETER_UM,
+    expansion_um: Expansion = EXPANSION_UM,
     membrane_marker: MembraneMarker = None,
     segmenter: SegmenterName = None,
-    min_area_um2: MinArea = 5.0,
+    min_area_um2: MinArea = MIN_AREA_UM2,
     roi: Roi = None,
     measure: Statistics = None,
     patch_size_um: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cli.options import (
     Dask,
     Drop,
@@ -45,7 +46,7 @@ def extract(
     drop: Drop = None,
     pixel_size_um: PixelSize = None,
     patch_size_um: PatchSize = 32.0,
-    min_area_um2: MinArea = 5.0,
+    min_area_um2: MinArea = MIN_AREA_UM2,
     roi: Roi = None,
     cells: Annotated[
         int | None,

@@ -23,6 +23,7 @@ from mxsplicer.cli.options import (
     SlidePath,
     Workers,
 )
+from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.system import progress
 
 
@@ -41,8 +42,8 @@ def segment(
     segmenter: SegmenterName = None,
     nuclear_marker: NuclearMarker = None,
     membrane_marker: MembraneMarker = None,
-    nucleus_diameter_um: NucleusDiameter = 7.0,
-    expansion_um: Expansion = 3.0,
+    nucleus_diameter_um: NucleusDiameter = NUCLEUS_DIAMETER_UM,
+    expansion_um: Expansion = EXPANSION_UM,
     nuclei: Annotated[
         Path | None,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
@@ -66,7 +67,7 @@ def plan_extraction(
     *,
     patch_size_um: float = 32.0,
     max_cells: int | None = None,
-    min_area_um2: float = 5.0,
+    min_area_um2: float = MIN_AREA_UM2,
     workers: int | None = None,
     max_bytes: int | None = None,
     executor: str = "threads",

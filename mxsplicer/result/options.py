@@ -4,8 +4,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
+from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.segment import knows_nuclei
 from mxsplicer.splicer.panels import PANELS
 from mxsplicer.splicer.recipe import Recipe
@@ -24,11 +26,11 @@ class Options:
     drop: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     nuclear_marker: str | None = None
-    nucleus_diameter_um: float = 7.0
-    expansion_um: float = 3.0
+    nucleus_diameter_um: float = NUCLEUS_DIAMETER_UM
+    expansion_um: float = EXPANSION_UM
     membrane_marker: str | None = None
     segmenter: str | None = None  # a name, or module:function; by default the one built in
-    min_area_um2: float = 5.0
+    min_area_um2: float = MIN_AREA_UM2
     measure: tuple[str, ...] = ()  # of each cell and marker beside the mean; each becomes a layer
     patch_size_um: float | None = None  # 32, or what the model takes
     training_cells: int = 200_000

@@ -27,6 +27,7 @@ from mxsplicer.images.slide import Slide, fingerprint, overview
 from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
 from mxsplicer.masks.polygons import Polygons, outlines_at, read_polygons
 from mxsplicer.masks.pyramids import is_made_here, open_finest
+from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
 from mxsplicer.system.distributing import is_cluster
@@ -48,8 +49,8 @@ def segment(
     path: str | Path,
     *,
     nuclear_marker: str | None = None,
-    expansion_um: float = 3.0,
-    nucleus_diameter_um: float = 7.0,
+    expansion_um: float = EXPANSION_UM,
+    nucleus_diameter_um: float = NUCLEUS_DIAMETER_UM,
     min_nucleus_area_um2: float = 8.0,
     membrane_marker: str | None = None,
     segmenter: str | Segmenter | None = None,
