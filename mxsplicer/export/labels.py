@@ -11,12 +11,14 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.export.files import appearing, cells_of_slide
+from mxsplicer.images.ngff import create_labels, finish_labels
 from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.tiles import Grid, Window
 from mxsplicer.pl import colors
 from mxsplicer.system.progress import track
 from mxsplicer.tl.naming import cluster_codes
 
-_CHUNK_PX, _WINDOW_PX, _SMALLEST_PX = 1024, 4096, 512
+_WINDOW_PX = 4096  # a multiple of the chunks that are written
 
 
 def write_labels(
@@ -65,63 +67,27 @@ def write_labels(
         tables[groupby] = (np.where(of_cell == len(names), 0, of_cell + 1), _named(names))
     with appearing(path, overwrite=overwrite) as unfinished:
         root = zarr.create_group(unfinished, zarr_format=2)
-        group = root.create_group("labels", attributes={"labels": list(tables)})
-        levels = {
-            name: _create(group.create_group(name), mask.shape, pixel_size_um, about)
-            for name, (_, about) in tables.items()
+        root.create_group("labels", attributes={"labels": list(tables)})
+        groups = {name: unfinished / "labels" / name for name in tables}
+        finest = {
+            name: create_labels(group, (mask.shape[0], mask.shape[1]), version="0.4") for name, group in groups.items()
         }
-        for (y, x), labels in _windows(mask):
+        for at, labels in _windows(mask):
             codes, known = pd.factorize(labels.ravel())
             place = pd.Index(ids).get_indexer(known)
             for name, (values, _) in tables.items():
                 of_known = np.where((known != 0) & (place >= 0), values[place], 0).astype(np.uint32)
-                window = of_known[codes].reshape(labels.shape)
-                for number, level in enumerate(levels[name]):
-                    small = window[:: 1 << number, :: 1 << number]
-                    top, left = y >> number, x >> number
-                    level[top : top + small.shape[0], left : left + small.shape[1]] = small
+                finest[name][at] = of_known[codes].reshape(labels.shape)
+        for name, (_, image_label) in tables.items():
+            finish_labels(groups[name], pixel_size_um=pixel_size_um, image_label=image_label)
     return path
 
 
-def _windows(mask: LazyImage) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yield the first pixel and the labels of windows whose sides are a multiple of every level's step."""
-    height, width = mask.shape
-    places = [(y, x) for y in range(0, height, _WINDOW_PX) for x in range(0, width, _WINDOW_PX)]
-    for y, x in track(places, "Writing labels"):
-        yield (y, x), np.asarray(mask[y : min(y + _WINDOW_PX, height), x : min(x + _WINDOW_PX, width)])
-
-
-def _n_levels(shape: tuple[int, ...]) -> int:
-    return 1 + max(0, int(np.ceil(np.log2(max(shape) / _SMALLEST_PX))))
-
-
-def _create(group: zarr.Group, shape: tuple[int, ...], pixel_size_um: float, about: dict[str, Any]) -> list[zarr.Array]:
-    levels, datasets = [], []
-    for number in range(_n_levels(shape)):
-        of_level = tuple(-(-side // (1 << number)) for side in shape)
-        chunks = tuple(min(_CHUNK_PX, side) for side in of_level)
-        levels.append(
-            group.create_array(
-                str(number),
-                shape=of_level,
-                chunks=chunks,
-                dtype=np.uint32,
-                fill_value=0,
-                chunk_key_encoding={"name": "v2", "separator": "/"},
-            )
-        )
-        scale = [pixel_size_um * (1 << number)] * 2
-        transform = [{"type": "scale", "scale": scale}]
-        datasets.append({"path": str(number), "coordinateTransformations": transform})
-    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    name = group.basename
-    group.attrs.update(
-        {
-            "multiscales": [{"version": "0.4", "name": name, "axes": axes, "datasets": datasets}],
-            "image-label": {"version": "0.4", **about},
-        }
-    )
-    return levels
+def _windows(mask: LazyImage) -> Iterator[tuple[Window, np.ndarray]]:
+    """Yield windows of the mask and their labels."""
+    windows = Grid((mask.shape[0], mask.shape[1]), (_WINDOW_PX, _WINDOW_PX))
+    for window in track(windows, "Writing labels", total=len(windows)):
+        yield window, np.asarray(mask[window])
 
 
 def _named(names: list[str]) -> dict[str, Any]:

@@ -1,24 +1,28 @@
-"""OME-Zarr, in a folder or at a URL: multiscale images and labels, lazily.
+"""OME-Zarr (NGFF): read multiscale images and labels from a folder or a URL, and write label images.
 
 https://ngff.openmicroscopy.org: 0.4 (zarr format 2, metadata in ``.zattrs``) and 0.5 (zarr format 3, in ``zarr.json``
-below ``ome``); older versions and the layout of bioformats2raw are read as far as they mean the same.
+below ``ome``); older versions and the layout of bioformats2raw are read as far as they mean the same. A written label
+image is a zarr group whose arrays ``0``, ``1``, ... are the levels, finest first.
 """
 
 import itertools
 import json
 import math
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.tiles import Grid, Window, in_order
 from mxsplicer.images.windows import Pick, Reordered, Windowed, as_index
 from mxsplicer.system.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
+from mxsplicer.system.progress import track
 
 if TYPE_CHECKING:  # it takes a quarter of a second to import, and a TIFF does without
     import zarr
@@ -34,7 +38,8 @@ UM_PER_UNIT = {
 }
 _LARGEST_CHUNK = 1 << 31  # bytes: what zarr's compressors can hold, and what a laptop can decode at once
 _MOST_PIXELS = 1 << 44  # of an image: absent chunks are allowed, so that a wrong shape shows by nothing else
-_LARGEST_DOCUMENT = 1 << 26  # bytes
+_LABEL_CHUNK_PX = {"0.4": 1024, "0.5": 512}  # of every level that is written, by version
+_COARSEST_LABELS_PX = 512  # the longest side of the coarsest level that is written
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +150,79 @@ def open_labels(path: Path | str) -> list[LazyImage] | None:
         raise InputError(msg)
     order = [series.axes.index(axis) for axis in "YX"]
     return [Reordered.of(level, order) for level in (series.image, *series.pyramid)]
+
+
+def create_labels(path: Path, shape_px: tuple[int, int], *, version: Literal["0.4", "0.5"] = "0.5") -> "zarr.Array":
+    """Create the group of a label image (Y, X), uint32, and return its finest level for writing.
+
+    What lies at ``path`` is replaced. :func:`finish_labels` completes the image.
+    """
+    import zarr
+
+    shutil.rmtree(path, ignore_errors=True)
+    return _create_level(zarr.create_group(path, zarr_format=3 if version == "0.5" else 2), 0, shape_px)
+
+
+def finish_labels(
+    path: Path,
+    *,
+    pixel_size_um: float,
+    image_label: Mapping[str, Any] | None = None,
+    about: dict[str, Any] | None = None,
+    workers: int = 1,
+) -> None:
+    """Write the coarser levels and the metadata of a label image whose finest level is complete.
+
+    A level takes every second pixel of the one before, since ids cannot be averaged. It is written a chunk at a time,
+    so that memory does not grow with the image.
+
+    Parameters
+    ----------
+    path
+        The group of :func:`create_labels`.
+    pixel_size_um
+        Of the finest level.
+    image_label
+        NGFF's attribute ``image-label``: colours and properties of the labels.
+    about
+        Settings that made the image, stored as the attribute ``mxsplicer``.
+    workers
+        Threads.
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="r+")
+    levels = [_level_of(group, 0)]
+    while max(levels[-1].shape) > _COARSEST_LABELS_PX:
+        height, width = levels[-1].shape
+        levels.append(_create_level(group, len(levels), (-(-height // 2), -(-width // 2))))
+        _halve(levels[-2], levels[-1], workers)
+    multiscale = _multiscale(levels, pixel_size_um)
+    if group.metadata.zarr_format == 3:
+        ome = {"version": "0.5", "multiscales": [multiscale], "image-label": dict(image_label or {})}
+        group.update_attributes({"ome": ome})
+    else:
+        multiscale = {"version": "0.4", "name": path.name, **multiscale}
+        label = {"version": "0.4", **(image_label or {})}
+        group.update_attributes({"multiscales": [multiscale], "image-label": label})
+    if about is not None:
+        levels[0].update_attributes({"mxsplicer": about})  # also here, for readers that open the array alone
+        group.update_attributes({"mxsplicer": about})
+
+
+def open_finest_labels(path: Path, mode: Literal["r", "r+"] = "r") -> "zarr.Array":
+    """Return the finest level of a label image of :func:`create_labels`, for reading or also for writing (r+)."""
+    import zarr
+
+    return _level_of(zarr.open_group(path, mode=mode), 0)
+
+
+def made_by_mxsplicer(path: Path) -> bool:
+    """Return whether a folder holds a label image of :func:`finish_labels` with settings of mxsplicer."""
+    try:
+        return "mxsplicer" in json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _open_series(group: ZarrGroup) -> ZarrSeries:
@@ -310,3 +388,46 @@ def _broken(group: ZarrGroup, said: str) -> InputError:
 def _short(thing: Any) -> str:
     text = " ".join(str(thing).split()) or type(thing).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _level_of(group: "zarr.Group", number: int) -> "zarr.Array":
+    import zarr
+
+    level = group[str(number)]
+    assert isinstance(level, zarr.Array)
+    return level
+
+
+def _create_level(group: "zarr.Group", number: int, shape_px: tuple[int, int]) -> "zarr.Array":
+    is_05 = group.metadata.zarr_format == 3
+    chunk_px = _LABEL_CHUNK_PX["0.5" if is_05 else "0.4"]
+    chunks = (min(chunk_px, shape_px[0]), min(chunk_px, shape_px[1]))
+    how: dict[str, Any] = (
+        {"dimension_names": ("y", "x")} if is_05 else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    )
+    return group.create_array(
+        str(number), shape=shape_px, chunks=chunks, dtype="uint32", fill_value=0, overwrite=True, **how
+    )
+
+
+def _halve(fine: "zarr.Array", coarse: "zarr.Array", workers: int) -> None:
+    def write(window: Window) -> None:
+        rows, columns = (slice(2 * one.start, 2 * one.stop) for one in window)
+        coarse[window] = np.asarray(fine[rows, columns])[::2, ::2]
+
+    chunks = Grid((coarse.shape[0], coarse.shape[1]), (coarse.chunks[0], coarse.chunks[1]))
+    for _ in track(in_order(write, chunks, workers), f"Writing level {coarse.basename}", total=len(chunks)):
+        pass
+
+
+def _multiscale(levels: Sequence["zarr.Array"], pixel_size_um: float) -> dict[str, Any]:
+    """Return the axes and levels of a label image as NGFF describes them."""
+    datasets = [
+        {
+            "path": level.basename,
+            "coordinateTransformations": [{"type": "scale", "scale": [pixel_size_um * (1 << number)] * 2}],
+        }
+        for number, level in enumerate(levels)
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    return {"axes": axes, "datasets": datasets}

@@ -23,10 +23,10 @@ from skimage.segmentation import expand_labels, watershed
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
 from mxsplicer.images.slide import Slide, fingerprint, overview
 from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
 from mxsplicer.masks.polygons import Polygons, outlines_at, read_polygons
-from mxsplicer.masks.pyramids import is_made_here, open_finest
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
@@ -199,7 +199,7 @@ def segment(
         about = settings | {"cells": n_cells}
         unfinished.finish(pixel_size_um=slide.pixel_size_um, about=about, workers=n_workers)
     logger.info("%s: %d cells", path, n_cells)
-    return open_finest(path)
+    return open_finest_labels(path)
 
 
 def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str | None = None) -> bool:
@@ -209,7 +209,7 @@ def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str 
 
 def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
     for path in paths:
-        if path.exists() and not (overwrite and is_made_here(path)):
+        if path.exists() and not (overwrite and made_by_mxsplicer(path)):
             what = "is not a mask that mxsplicer made, so it is not replaced" if overwrite else "exists"
             msg = f"{path} {what}; give another name{'' if overwrite else ', or --overwrite to replace it'}."
             raise InputError(msg)

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import zarr
 
+from mxsplicer.images.ngff import create_labels, finish_labels, open_finest_labels
 from mxsplicer.images.tiles import Grid, Window, grown, in_order
-from mxsplicer.masks.pyramids import create_labels, finish_labels, open_finest
 from mxsplicer.system.progress import track
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class UnfinishedMasks:
         self._journal = _partial(paths[0]) / _DONE
         self._firsts: list[np.ndarray] = []
         if made_from is not None and self._read_made_from() == made_from:
-            self._masks = [open_finest(_partial(one), mode="r+") for one in paths]
+            self._masks = [open_finest_labels(_partial(one), mode="r+") for one in paths]
             self._firsts = [np.load(one) for one in sorted(self._journal.glob("*.npy"))]
             for stray in (one for path in paths for one in _partial(path).rglob("*.partial")):
                 stray.unlink()  # of what zarr was writing
