@@ -16,6 +16,7 @@ from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.export import outlines, write_labels, write_outlines, write_spatialdata
 from mxsplicer.export.outlines import trace
+from mxsplicer.images import ngff
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.masks.polygons import read_polygons
@@ -121,8 +122,8 @@ def test_another_mask_and_a_missing_slide_are_refused_and_leave_nothing(tissue, 
 
 def test_labels_of_cells_and_clusters_are_the_mask_and_its_clusters_at_every_level(tissue, tmp_path, monkeypatch):
     _, mask, adata = tissue
-    monkeypatch.setattr("mxsplicer.export.labels._SMALLEST_PX", 100)
-    monkeypatch.setattr("mxsplicer.export.labels._CHUNK_PX", 32)
+    monkeypatch.setattr("mxsplicer.images.ngff._COARSEST_LABELS_PX", 100)
+    monkeypatch.setitem(ngff._LABEL_CHUNK_PX, "0.4", 32)
     monkeypatch.setattr("mxsplicer.export.labels._WINDOW_PX", 64)
     some = adata[adata.obs["cell_id"] != 9001]
 
