@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from mxsplicer import export, pl, report, tl
     from mxsplicer.cells.measure import Cells, measure_cells
     from mxsplicer.embedding.embed import embed, embed_to_file, from_slide, from_store, open_cells
+    from mxsplicer.embedding.h5ad import write_obs
     from mxsplicer.errors import InputError
     from mxsplicer.evaluation import Evaluation, evaluate, write_scores
+    from mxsplicer.images.markers import find_nuclear_marker
     from mxsplicer.images.readers import open_slide
-    from mxsplicer.images.slide import Slide
+    from mxsplicer.images.slide import LazyImage, Slide, drop_markers
     from mxsplicer.masks.doctor import Diagnosis, examine
     from mxsplicer.masks.files import open_mask
     from mxsplicer.patches.cutting import cut_patches
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from mxsplicer.patches.store import PatchStore
     from mxsplicer.report import write_report
     from mxsplicer.result.composition import embed_slides, write_result_report
-    from mxsplicer.result.folder import Result, open_result
+    from mxsplicer.result.folder import Result, open_result, open_result_slide
     from mxsplicer.result.options import Options
     from mxsplicer.result.planning import plan_slides
+    from mxsplicer.result.sample import simulate_result
     from mxsplicer.result.verification import verify
     from mxsplicer.segmentation.segment import segment
     from mxsplicer.simulation import simulate_slide
@@ -48,6 +51,7 @@ _HOME = {
     "Evaluation": "evaluation",
     "ExtractionPlan": "patches.planning",
     "InputError": "errors",
+    "LazyImage": "images.slide",
     "Options": "result.options",
     "PatchStore": "patches.store",
     "Recipe": "splicer.recipe",
@@ -56,6 +60,7 @@ _HOME = {
     "Slide": "images.slide",
     "Views": "splicer.views",
     "cut_patches": "patches.cutting",
+    "drop_markers": "images.slide",
     "embed": "embedding.embed",
     "embed_slides": "result.composition",
     "embed_to_file": "embedding.embed",
@@ -63,6 +68,7 @@ _HOME = {
     "examine": "masks.doctor",
     "export": "",
     "extract_patches": "patches.extraction",
+    "find_nuclear_marker": "images.markers",
     "from_slide": "embedding.embed",
     "from_store": "embedding.embed",
     "load_run": "splicer.run",
@@ -70,17 +76,20 @@ _HOME = {
     "open_cells": "embedding.embed",
     "open_mask": "masks.files",
     "open_result": "result.folder",
+    "open_result_slide": "result.folder",
     "open_slide": "images.readers",
     "pl": "",
     "plan_extraction": "patches.planning",
     "plan_slides": "result.planning",
     "report": "",
     "segment": "segmentation.segment",
+    "simulate_result": "result.sample",
     "simulate_slide": "simulation",
     "stream_blocks": "patches.extraction",
     "tl": "",
     "train": "splicer.training",
     "verify": "result.verification",
+    "write_obs": "embedding.h5ad",
     "write_report": "report",
     "write_result_report": "result.composition",
     "write_scores": "evaluation",
@@ -92,6 +101,7 @@ __all__ = [
     "Evaluation",
     "ExtractionPlan",
     "InputError",
+    "LazyImage",
     "Options",
     "PatchStore",
     "Recipe",
@@ -100,6 +110,7 @@ __all__ = [
     "Slide",
     "Views",
     "cut_patches",
+    "drop_markers",
     "embed",
     "embed_slides",
     "embed_to_file",
@@ -107,6 +118,7 @@ __all__ = [
     "examine",
     "export",
     "extract_patches",
+    "find_nuclear_marker",
     "from_slide",
     "from_store",
     "load_run",
@@ -114,17 +126,20 @@ __all__ = [
     "open_cells",
     "open_mask",
     "open_result",
+    "open_result_slide",
     "open_slide",
     "pl",
     "plan_extraction",
     "plan_slides",
     "report",
     "segment",
+    "simulate_result",
     "simulate_slide",
     "stream_blocks",
     "tl",
     "train",
     "verify",
+    "write_obs",
     "write_report",
     "write_result_report",
     "write_scores",

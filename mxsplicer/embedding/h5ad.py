@@ -1,5 +1,6 @@
 """Files of cells joined and taken apart by their rows; what is wide stays on the disk, some rows at a time."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,38 @@ def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
                 for name in _common([file]):
                     _copy_rows([file], name, out, (rows[0], rows[-1] + 1) if len(rows) else (0, 0))
             temporary.replace(place)
+
+
+def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
+    """Write columns into ``obs`` of an AnnData file; nothing else in the file changes.
+
+    The file is replaced when the new one is complete.
+
+    Parameters
+    ----------
+    path
+        An ``.h5ad`` file.
+    columns
+        Arrays or Categoricals (N,) by name. A column of the same name is replaced.
+
+    Returns
+    -------
+    The names of all columns of ``obs`` now.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+") as file:
+            obs = file["obs"]
+            for column, values in columns.items():
+                anndata.io.write_elem(obs, column, values)
+            order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
+            obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return [str(column) for column in order]
 
 
 def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

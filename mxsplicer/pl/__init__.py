@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mxsplicer.system.imports import lazily
 
 if TYPE_CHECKING:
+    from mxsplicer.pl.colors import QUALITATIVE, composite, contrast_limits
     from mxsplicer.pl.correlations import correlation, local_map, marker_diagonal, marker_support, volcano
     from mxsplicer.pl.galleries import gallery
     from mxsplicer.pl.maps import embedding, spatial
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from mxsplicer.pl.training import losses
 
 __all__ = [
+    "QUALITATIVE",
+    "composite",
+    "contrast_limits",
     "correlation",
     "embedding",
     "gallery",
@@ -35,6 +39,9 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "QUALITATIVE": "colors",
+        "composite": "colors",
+        "contrast_limits": "colors",
         "correlation": "correlations",
         "embedding": "maps",
         "gallery": "galleries",

@@ -50,7 +50,7 @@ def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: 
     return np.asarray(np.clip(out, 0, 1) * 255, dtype=np.uint8)
 
 
-def contrast(channel: np.ndarray) -> tuple[float, float]:
+def contrast_limits(channel: np.ndarray) -> tuple[float, float]:
     """Return the intensities to show black and full: the 1st and the 99.8th percentile of the pixels that are not 0."""
     seen = channel[np.isfinite(channel) & (channel > 0)]
     if not seen.size:

@@ -34,7 +34,7 @@ class CellImages:
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return for each marker the intensities to show black and full: one contrast for all of these cells."""
         seen = self.patches[self.found]
-        limits = (colors.contrast(seen[:, channel]) for channel in range(len(self.markers)))
+        limits = (colors.contrast_limits(seen[:, channel]) for channel in range(len(self.markers)))
         return {
             marker: (low, low + _HEADROOM * (high - low))
             for marker, (low, high) in zip(self.markers, limits, strict=True)

@@ -51,7 +51,7 @@ def slide(
         image, factor = overview(slide, max_side_px=max_side_px, channels=channels)
     else:
         image, factor = np.stack([slide.image[(channel, *window)] for channel in channels]), 1
-    picture = colors.composite(image, [colors.contrast(channel) for channel in image])
+    picture = colors.composite(image, [colors.contrast_limits(channel) for channel in image])
     if mask is not None and window is not None:
         check_mask(mask, slide)
         picture[find_boundaries(np.asarray(mask[window]), mode="inner")] = 255

@@ -142,7 +142,7 @@ def marker_panel(adata: AnnData, slides: Sequence[Slide]) -> list[dict[str, Any]
         brightest = by_name.get(names[int(np.argmax(top))])
         if brightest is not None and marker in brightest.markers and place < _MOST_MARKERS:
             channel = overview(brightest, max_side_px=300, channels=brightest.channels_of([marker]))[0][0]
-            grey = colors.composite(channel[None], [colors.contrast(channel)], ["#ffffff"])[..., 0]
+            grey = colors.composite(channel[None], [colors.contrast_limits(channel)], ["#ffffff"])[..., 0]
             card |= {"picture": of_pixels(grey, f"{marker} on slide {brightest.name}"), "slide": brightest.name}
         cards.append(card)
     return cards

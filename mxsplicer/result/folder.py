@@ -109,6 +109,27 @@ def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
     return slides, masks
 
 
+def open_result_slide(path: str | Path, name: str) -> tuple[Slide, LazyImage]:
+    """Open the image and the mask of one slide of a result.
+
+    Raises
+    ------
+    InputError
+        If the result has no such slide, or its image or mask was moved.
+    """
+    path = Path(path)
+    entries = {one["name"]: one for one in open_result(path)["slides"]}
+    if name not in entries:
+        msg = f"{path.name} has no slide {name!r}; it has {', '.join(entries)}."
+        raise InputError(msg)
+    entry = entries[name]
+    found = open_image(path, entry)
+    if found is None:
+        msg = f"slide {name!r} of {path.name} was moved: {entry['image']} or {entry['mask']} is missing."
+        raise InputError(msg, f"Put both back, or into {path.resolve().parent}.")
+    return found
+
+
 def open_image(path: Path, entry: Mapping[str, Any]) -> tuple[Slide, LazyImage] | None:
     """Open one slide of a result and its mask by its entry in the index; None where one of them was moved.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mxsplicer.tl.regions import cells_inside, restricted, rows_inside
     from mxsplicer.tl.reliance import measure_reliance
     from mxsplicer.tl.similarity import index_cells, similar
+    from mxsplicer.tl.spillover import find_confounders, neighbourhood_intensity, partial_correlation
     from mxsplicer.tl.structure import measure_structure
 
 __all__ = [
@@ -27,12 +28,15 @@ __all__ = [
     "cluster_profiles",
     "correlate",
     "enrich_neighbourhoods",
+    "find_confounders",
     "index_cells",
     "local_correlation",
     "measure_mixing",
     "measure_reliance",
     "measure_structure",
     "name_clusters",
+    "neighbourhood_intensity",
+    "partial_correlation",
     "partners",
     "pick_examples",
     "probe",
@@ -52,12 +56,15 @@ __getattr__ = lazily(
         "cluster_profiles": "naming",
         "correlate": "correlation",
         "enrich_neighbourhoods": "enrichment",
+        "find_confounders": "spillover",
         "index_cells": "similarity",
+        "local_correlation": "local",
         "measure_mixing": "mixing",
         "measure_reliance": "reliance",
         "measure_structure": "structure",
-        "local_correlation": "local",
         "name_clusters": "naming",
+        "neighbourhood_intensity": "spillover",
+        "partial_correlation": "spillover",
         "partners": "correlation",
         "pick_examples": "examples",
         "probe": "probing",

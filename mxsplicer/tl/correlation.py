@@ -25,7 +25,7 @@ from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.ridge import predict_held_out
 from mxsplicer.tl.rows import columns, count_blocks, representation, rows_by_slide, slices
-from mxsplicer.tl.spillover import check_given, find_confounders, neighbours_light, partial_correlation
+from mxsplicer.tl.spillover import check_given, find_confounders, neighbourhood_intensity, partial_correlation
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ def _prepare_markers(adata: AnnData, left_out: list[str], seed: int, *, hold: bo
     if points is None and "surroundings" not in adata.layers:
         left_out.append('the partial correlation: there is neither obsm["spatial"] nor layers["surroundings"]')
     else:
-        of_light, light_from = neighbours_light(adata, intensities)
+        of_light, light_from = neighbourhood_intensity(adata, intensities)
         light = _Standard.of(of_light, "the surroundings", hold=hold)
     if points is None or adata.n_obs < _FEWEST_CELLS or not np.ptp(points, axis=0).all():
         left_out.append(f'p-values: they need obsm["spatial"] of at least {_FEWEST_CELLS} cells')

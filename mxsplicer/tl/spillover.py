@@ -34,7 +34,7 @@ def check_given(given: Sequence[str], markers: Sequence[str]) -> None:
             raise InputError(msg)
 
 
-def neighbours_light(adata: AnnData, intensities: np.ndarray) -> tuple[np.ndarray, str]:
+def neighbourhood_intensity(adata: AnnData, intensities: np.ndarray) -> tuple[np.ndarray, str]:
     """Return how bright it is around each cell in each marker (N, m), and in words where that is from.
 
     It is ``layers["surroundings"]`` where that was measured, and where a cell has no value the marker's mean. Otherwise

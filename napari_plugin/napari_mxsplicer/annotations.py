@@ -1,18 +1,15 @@
 """Names that people give to cells, kept beside the table; and a quick classifier that carries them to all cells."""
 
-import shutil
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
-from mxsplicer.errors import InputError
+from mxsplicer import InputError, write_obs
 from napari_mxsplicer.study import Study
 
 _FEWEST = 5  # cells of a name that a classifier is trained on
@@ -74,20 +71,8 @@ class Annotations:
 
         ``more`` are further columns (N,), what a classifier says: categories or numbers.
         """
-        cells, columns = self.study.cells, {**self.columns, **(more or {})}
-        temporary = cells.with_name(cells.name + ".partial")
-        try:
-            shutil.copyfile(cells, temporary)
-            with h5py.File(temporary, "r+") as file:
-                obs = file["obs"]
-                for column, values in columns.items():
-                    anndata.io.write_elem(obs, column, values)
-                order = dict.fromkeys([*obs.attrs["column-order"], *columns])
-                obs.attrs["column-order"] = np.array(list(order), dtype=h5py.string_dtype())
-            temporary.replace(cells)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self.study.obs_names = list(order)
+        cells = self.study.cells
+        self.study.obs_names = write_obs(cells, {**self.columns, **(more or {})})
         return cells
 
     def _load(self) -> None:

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import mxsplicer
-from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.slide import drop_markers
-from mxsplicer.pl.colors import composite, contrast
+from mxsplicer import cut_patches, drop_markers, find_nuclear_marker
+from mxsplicer.pl import composite, contrast_limits
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.study import Study
 
@@ -72,11 +70,9 @@ def picture(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | N
     few = drop_markers(slide, [one for one in slide.markers if one not in wanted])
     present = rows[rows >= 0]
     x, y = study.xy_px[present].T
-    patches, _ = mxsplicer.cut_patches(
-        few, opened.labels[0], x, y, study.cell_ids[present], patch_size_um=study.patch_size_um
-    )
+    patches, _ = cut_patches(few, opened.labels[0], x, y, study.cell_ids[present], patch_size_um=study.patch_size_um)
     # One stretch for all of them: a bright cell is to look brighter than a faint one.
-    limits = [contrast(patches[:, channel]) for channel in range(patches.shape[1])]
+    limits = [contrast_limits(patches[:, channel]) for channel in range(patches.shape[1])]
     out = np.zeros((*rows.shape, *patches.shape[2:], 3), dtype=np.uint8)
     out[rows >= 0] = np.stack([composite(patch, limits) for patch in patches]) if len(patches) else 0
     return Strip(out, rows, few.markers)

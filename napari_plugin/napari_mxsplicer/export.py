@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mxsplicer.errors import InputError
-from mxsplicer.pl.colors import QUALITATIVE
+from mxsplicer import InputError
+from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.state import ALL, Painted, State
 from napari_mxsplicer.study import MAP_ENDINGS, Study
 

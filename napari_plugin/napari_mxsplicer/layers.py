@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.errors import InputError
-from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.slide import LazyImage, Slide
-from mxsplicer.pl.colors import contrast
-from mxsplicer.result.folder import open_image
+from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
+from mxsplicer.pl import contrast_limits
 from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
 from napari_mxsplicer.study import Study
 from napari_mxsplicer.views import Channel, Labels, label_levels, with_coarser
@@ -53,19 +50,7 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
         If the result has no such slide, or its image or mask was moved.
     """
     assert study.folder is not None
-    assert study.index is not None
-    entry = next((one for one in study.index["slides"] if one["name"] == name), None)
-    if entry is None:
-        msg = f"{study.name} has no slide {name!r}; it has {', '.join(study.slide_names)}."
-        raise InputError(msg)
-    found = open_image(study.folder, entry)
-    if found is None:
-        msg = (
-            f"slide {name!r} of {study.name} is no longer where it was: {entry['image']} or {entry['mask']} is missing."
-            f" Put both back, or into {study.folder.resolve().parent}, or open its cells.h5ad beside a label image."
-        )
-        raise InputError(msg)
-    slide, mask = found
+    slide, mask = open_result_slide(study.folder, name)
     return join(study, name, tuple(label_levels(mask)), slide=slide)
 
 
@@ -162,11 +147,11 @@ def _visible(slide: Slide, study: Study) -> list[int]:
 def _limits(levels: Sequence[LazyImage], *, has_coarse: bool) -> tuple[float, float]:
     coarse = levels[-1]
     if (has_coarse or len(levels) == 1) and coarse.shape[0] * coarse.shape[1] <= _LARGEST_COARSE:
-        return contrast(np.asarray(coarse[:, :]))
+        return contrast_limits(np.asarray(coarse[:, :]))
     height, width = levels[0].shape  # a full image would be decoded for it: a grid of windows will do
     windows = [
         np.asarray(levels[0][y : y + _SAMPLE_PX, x : x + _SAMPLE_PX]).ravel()
         for y in np.linspace(0, max(0, height - _SAMPLE_PX), 4).astype(int)
         for x in np.linspace(0, max(0, width - _SAMPLE_PX), 4).astype(int)
     ]
-    return contrast(np.concatenate(windows))
+    return contrast_limits(np.concatenate(windows))

@@ -5,7 +5,7 @@ import pandas as pd
 from anndata import AnnData
 
 import mxsplicer
-from mxsplicer.errors import InputError
+from mxsplicer import InputError
 from napari_mxsplicer.study import Study
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import mxsplicer
-from mxsplicer.errors import InputError
+from mxsplicer import InputError
 from napari_mxsplicer.layers import MARKER, LayerData, join, layers_of, map_layer, open_slide
 from napari_mxsplicer.study import Study, open_study
 from napari_mxsplicer.views import label_levels

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage
+from mxsplicer import InputError, LazyImage
 from napari_mxsplicer.views import View
 
 _TILE_PX, _TILES = 256, 32  # that are kept to tell which cell the pointer is on

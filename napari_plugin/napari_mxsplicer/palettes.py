@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.pl.colors import QUALITATIVE
+from mxsplicer.pl import QUALITATIVE
 
 CATEGORIES, SIGNED = "mxsplicer categories", "mxsplicer signed"
 # Blue to orange through the background.

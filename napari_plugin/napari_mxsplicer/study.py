@@ -16,8 +16,8 @@ import pandas as pd
 import zarr
 
 import mxsplicer
-from mxsplicer.errors import InputError
-from mxsplicer.tl.spillover import find_confounders, neighbours_light
+from mxsplicer import InputError
+from mxsplicer.tl import find_confounders, neighbourhood_intensity
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 MAP_ENDINGS = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
@@ -168,7 +168,7 @@ class Study:
             cells.layers["surroundings"] = self._read("layers/surroundings")
         else:
             cells.obsm["spatial"] = self.spatial_um
-        return neighbours_light(cells, self._intensities.T)[0]
+        return neighbourhood_intensity(cells, self._intensities.T)[0]
 
     @cached_property
     def confounders(self) -> list[str]:

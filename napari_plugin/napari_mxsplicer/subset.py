@@ -5,8 +5,8 @@ from collections.abc import Generator
 import numpy as np
 from scipy.stats import rankdata
 
-from mxsplicer.errors import InputError
-from mxsplicer.tl.spillover import partial_correlation
+from mxsplicer import InputError
+from mxsplicer.tl import partial_correlation
 from napari_mxsplicer.study import Study
 
 KINDS = ("Pearson", "Spearman", "partial")

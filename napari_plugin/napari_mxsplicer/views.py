@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.images.slide import LazyImage, complete_key
+from mxsplicer import LazyImage
 
 _SMALLEST_PX = 1024  # no coarser level is made of one that is not longer than this
 _STRIP_PX = 1024  # rows of a level that are read at once to take every k-th pixel of it
@@ -33,7 +33,8 @@ class View:
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        key = complete_key(key, self.ndim)
+        key = key if isinstance(key, tuple) else (key,)
+        key += (slice(None),) * (self.ndim - len(key))
         name = tuple((one.start, one.stop, one.step) if isinstance(one, slice) else one for one in key)
         try:
             known = self._kept.pop(name, None)

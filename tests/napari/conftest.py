@@ -17,9 +17,9 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Path:
     """Return the folder of a small result; read only."""
-    from napari_mxsplicer.sample import make_sample
+    from mxsplicer import simulate_result
 
-    return make_sample(tmp_path_factory.mktemp("sample"))
+    return simulate_result(tmp_path_factory.mktemp("sample"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from scipy.spatial import KDTree
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl.spillover import find_confounders, neighbours_light, partial_correlation
+from mxsplicer.tl.spillover import find_confounders, neighbourhood_intensity, partial_correlation
 
 
 def spilled(*, of_cells: bool, seed: int = 0, n: int = 6000) -> AnnData:
@@ -90,7 +90,7 @@ def test_light_comes_from_the_near_cells_of_the_same_slide(cells):
     x = np.zeros((9, 5), dtype=np.float32)
     x[::3] = 100
 
-    light, said = neighbours_light(adata, x)
+    light, said = neighbourhood_intensity(adata, x)
 
     expected = np.tile([0, 100 * np.exp(-1), 0], 3)
     np.testing.assert_allclose(light[:, 0], expected, rtol=1e-5)
@@ -102,7 +102,7 @@ def test_cells_without_surroundings_are_taken_for_average_ones(cells):
     adata.layers["surroundings"] = np.arange(200, dtype=np.float32).reshape(40, 5)
     adata.layers["surroundings"][3] = np.nan
 
-    light, said = neighbours_light(adata, adata.X)
+    light, said = neighbourhood_intensity(adata, adata.X)
 
     np.testing.assert_allclose(light[3], np.delete(light, 3, axis=0).mean(axis=0), rtol=1e-6)
     assert said == 'layers["surroundings"]'

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
-from mxsplicer.pl.colors import QUALITATIVE
+from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.raster import Raster, rows_inside
 from napari_mxsplicer.widgets.base import Context, Later, Part, button
 from napari_mxsplicer.widgets.map import CellMap

@@ -7,7 +7,7 @@ import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QRectF, Qt, Signal
 
-from mxsplicer.pl.colors import QUALITATIVE
+from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.study import Chunks
 from napari_mxsplicer.widgets.theme import Theme
 

@@ -4,7 +4,7 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QVBoxLayout
 
-from mxsplicer.errors import InputError
+from mxsplicer import InputError
 from napari_mxsplicer.annotations import Annotations, Calls, classify
 from napari_mxsplicer.export import code_of_names
 from napari_mxsplicer.state import Painted

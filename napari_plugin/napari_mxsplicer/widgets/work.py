@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inspect import isgeneratorfunction
 from typing import Any
 
-from mxsplicer.errors import InputError
+from mxsplicer import InputError
 
 logger = logging.getLogger(__name__)
 
