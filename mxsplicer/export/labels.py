@@ -91,7 +91,7 @@ def _windows(mask: LazyImage) -> Iterator[tuple[Window, np.ndarray]]:
 
 
 def _named(names: list[str]) -> dict[str, Any]:
-    rgba = [[*(round(255 * one) for one in colors.rgb(colors.of_category(code))), 255] for code in range(len(names))]
+    rgba = [[*(round(255 * one) for one in colors.rgb(colors.category_color(code))), 255] for code in range(len(names))]
     return {
         "colors": [{"label-value": code + 1, "rgba": rgba[code]} for code in range(len(names))],
         "properties": [{"label-value": code + 1, "class": name} for code, name in enumerate(names)],

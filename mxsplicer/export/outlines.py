@@ -142,7 +142,7 @@ def _classes(adata: AnnData, obs: pd.DataFrame, groupby: str | None) -> list[dic
         first = suggested.groupby(adata.obs[groupby].astype(str).to_numpy(), observed=True).first()
         names = [str(first.get(name, name)) for name in names]
     said = [
-        {"name": name, "color": [round(255 * one) for one in colors.rgb(colors.of_category(code))]}
+        {"name": name, "color": [round(255 * one) for one in colors.rgb(colors.category_color(code))]}
         for code, name in enumerate(names)
     ]
     none = {"name": _UNNAMED, "color": [round(255 * one) for one in colors.rgb(colors.ABSENT)]}

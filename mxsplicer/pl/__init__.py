@@ -1,6 +1,6 @@
-"""Figures of embedded cells and of slides: each draws into the axes it is given, or into new ones, and shows nothing.
+"""Draw embedded cells and slides. Each function draws into the axes it is given, or a new figure, and shows nothing.
 
-A name is loaded when it is first used: matplotlib takes a second.
+A name is loaded when it is first used, because Matplotlib takes a second to import.
 """
 
 from typing import TYPE_CHECKING
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from mxsplicer.system.imports import lazily
 
 if TYPE_CHECKING:
+    from mxsplicer.pl.clusters import markers_by_cluster, neighbourhoods
     from mxsplicer.pl.colors import QUALITATIVE, composite, contrast_limits
-    from mxsplicer.pl.correlations import correlation, local_map, marker_diagonal, marker_support, volcano
+    from mxsplicer.pl.correlations import correlation, marker_diagonal, marker_support, volcano
     from mxsplicer.pl.galleries import gallery
-    from mxsplicer.pl.maps import embedding, spatial
-    from mxsplicer.pl.matrices import markers_by_cluster, neighbourhoods
+    from mxsplicer.pl.slides import slide
     from mxsplicer.pl.spectra import spectrum
-    from mxsplicer.pl.tissue import slide
+    from mxsplicer.pl.tissue import local_map, spatial
     from mxsplicer.pl.training import losses
+    from mxsplicer.pl.umap import embedding
 
 __all__ = [
     "QUALITATIVE",
@@ -43,16 +44,16 @@ __getattr__ = lazily(
         "composite": "colors",
         "contrast_limits": "colors",
         "correlation": "correlations",
-        "embedding": "maps",
+        "embedding": "umap",
         "gallery": "galleries",
-        "local_map": "correlations",
+        "local_map": "tissue",
         "losses": "training",
         "marker_diagonal": "correlations",
         "marker_support": "correlations",
-        "markers_by_cluster": "matrices",
-        "neighbourhoods": "matrices",
-        "slide": "tissue",
-        "spatial": "maps",
+        "markers_by_cluster": "clusters",
+        "neighbourhoods": "clusters",
+        "slide": "slides",
+        "spatial": "tissue",
         "spectrum": "spectra",
         "volcano": "correlations",
     },

@@ -1,4 +1,4 @@
-"""What all figures share: where they are drawn, and what their axes look like."""
+"""Axes: make them, hide their ticks, add a scale bar, write their numbers."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def bare(ax: Axes) -> None:
-    """Take ticks and frame away, for maps whose axes have no meaning of their own."""
+def hide_ticks_and_frame(ax: Axes) -> None:
+    """Remove ticks and frame, for images and UMAPs, whose axes have no meaning."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -22,22 +22,22 @@ def bare(ax: Axes) -> None:
 
 
 def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bool = True) -> None:
-    """Draw a bar of a round length, at most a quarter of the picture: in its lower left corner, or below it.
+    """Draw a scale bar of a round length, at most a quarter of the width, at the lower left.
 
     Parameters
     ----------
     ax
-        Where an image or points are shown.
+        Axes that show an image or points.
     width_um
         Width of what is shown.
     um_per_unit
-        Micrometres of one unit of the x axis: the pixel size for an image shown in pixels.
+        Micrometres in one unit of the x axis: the pixel size for an image shown in pixels.
     inside
-        White, on the picture; otherwise dark, under it.
+        Draw a white bar on the image; otherwise a dark one below it.
     """
-    rounds = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-    length_um = max((one for one in rounds if one <= width_um / 4), default=rounds[0])
-    length = length_um / um_per_unit / abs(ax.get_xlim()[1] - ax.get_xlim()[0])  # as a part of the axes
+    round_lengths = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+    length_um = max((one for one in round_lengths if one <= width_um / 4), default=round_lengths[0])
+    length = length_um / um_per_unit / abs(ax.get_xlim()[1] - ax.get_xlim()[0])  # in axes coordinates
     color, bottom = ("white", 0.025) if inside else ("#333333", -0.02)
     left = 0.03 if inside else 0.0
     place: dict[str, Any] = {"transform": ax.transAxes, "zorder": 5, "clip_on": False}
@@ -50,6 +50,6 @@ def scale_bar(ax: Axes, *, width_um: float, um_per_unit: float = 1.0, inside: bo
         ax.text(left + length + 0.01, bottom + 0.004, text, color=color, fontsize=9, va="center", **place)
 
 
-def plain_number(value: float, _place: object = None) -> str:
-    """Write a number of a logarithmic axis without the formulas that the report cannot typeset."""
+def plain_number(value: float, _position: object = None) -> str:
+    """Format a tick of a logarithmic axis as a plain number: the report does not typeset formulas."""
     return f"{value:g}"

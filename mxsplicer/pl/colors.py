@@ -1,4 +1,4 @@
-"""Colours that people with a colour-vision deficiency can tell apart."""
+"""Colours of categories, intensities and image channels, suitable for people with a colour-vision deficiency."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ QUALITATIVE = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499",
     "#bbbbbb", "#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00", "#666666",
 )  # fmt: skip
-CHANNELS = ("#5a7dff", "#ffb000", "#ff4fa3", "#3fe0c5")  # added up on black: nuclei first, then three markers
+CHANNELS = ("#5a7dff", "#ffb000", "#ff4fa3", "#3fe0c5")  # added on black: nuclei first, then three markers
 INTENSITY = "viridis"
 SIGNED = "RdBu_r"
 ABSENT = "#d9d9d9"
-_GAMMA = 0.7  # below 1 the faint is lifted, so that it is seen on a small picture
+_GAMMA = 0.7  # below 1, so that faint signal is visible in a small image
 
 
 def rgb(color: str) -> np.ndarray:
@@ -22,26 +22,26 @@ def rgb(color: str) -> np.ndarray:
     return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
 
 
-def of_category(code: int) -> str:
-    """Return the colour of the ``code``-th category; they repeat after 26."""
+def category_color(code: int) -> str:
+    """Return the colour of category number ``code``; colours repeat after 26. A negative code is grey."""
     return QUALITATIVE[code % len(QUALITATIVE)] if code >= 0 else ABSENT
 
 
 def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: Sequence[str] = CHANNELS) -> np.ndarray:
-    """Add up channels, each in a colour of its own.
+    """Combine channels into one RGB image, each channel in its own colour.
 
     Parameters
     ----------
     image
         Channels (C, y, x), any dtype.
     limits
-        For each channel the intensity shown black and the one shown in full colour.
+        For each channel the intensity shown as black and the intensity shown in full colour.
     colors
         One per channel, as ``#rrggbb``.
 
     Returns
     -------
-    Picture (y, x, 3), uint8.
+    Image (y, x, 3), uint8.
     """
     out = np.zeros((*image.shape[1:], 3))
     for channel, (low, high), color in zip(image, limits, colors, strict=False):
@@ -51,11 +51,11 @@ def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: 
 
 
 def contrast_limits(channel: np.ndarray) -> tuple[float, float]:
-    """Return the intensities to show black and full: the 1st and the 99.8th percentile of the pixels that are not 0."""
-    seen = channel[np.isfinite(channel) & (channel > 0)]
-    if not seen.size:
+    """Return the intensities to show as black and as full: percentiles 1 and 99.8 of the pixels above 0."""
+    positive = channel[np.isfinite(channel) & (channel > 0)]
+    if not positive.size:
         return 0.0, 1.0
-    low, high = np.percentile(seen, [1, 99.8])
-    if seen.size < 0.5 * channel.size or high <= low:
-        low = 0.0  # most of the picture is empty: what is seen at all is signal
+    low, high = np.percentile(positive, [1, 99.8])
+    if positive.size < 0.5 * channel.size or high <= low:
+        low = 0.0  # most of the image is empty, so any intensity above 0 is signal
     return float(low), float(high)

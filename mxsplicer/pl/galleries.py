@@ -1,4 +1,4 @@
-"""Cells as the microscope saw them: patches cut from the slide, side by side, each marker on one scale."""
+"""Images of single cells: patches cut from the slides, next to each other, with one contrast per marker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from skimage.segmentation import find_boundaries
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, drop_markers
+from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.pl import colors
-from mxsplicer.pl.axes import axes_or_new, bare
+from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame
 
 _GAP_PX = 2
-_HEADROOM = 1.4  # colours of markers that lie together add up; with none they would be white
+_HEADROOM = 1.4  # leaves room for the sum of several colours, which would be white without it
 _OUTLINE = np.array([255, 255, 255])
 
 
@@ -28,13 +29,13 @@ class CellImages:
 
     patches: np.ndarray  # (n, C, P, P)
     regions: np.ndarray  # (n, P, P): background, this cell, another cell
-    found: np.ndarray  # (n,) False where there is no slide of that name; such patches are 0
+    found: np.ndarray  # (n,) False if the slide of the cell was not given; the patch is then 0
     markers: tuple[str, ...]  # (C,)
 
     def limits(self) -> dict[str, tuple[float, float]]:
-        """Return for each marker the intensities to show black and full: one contrast for all of these cells."""
-        seen = self.patches[self.found]
-        limits = (colors.contrast_limits(seen[:, channel]) for channel in range(len(self.markers)))
+        """Return for each marker the intensities to show as black and as full, the same for all cells."""
+        shown = self.patches[self.found]
+        limits = (colors.contrast_limits(shown[:, channel]) for channel in range(len(self.markers)))
         return {
             marker: (low, low + _HEADROOM * (high - low))
             for marker, (low, high) in zip(self.markers, limits, strict=True)
@@ -47,9 +48,9 @@ def cut_cells(
     masks: Sequence[LazyImage],
     *,
     markers: Sequence[str] | None = None,
-    patch_size_um: float = 32.0,
+    patch_size_um: float = PATCH_SIZE_UM,
 ) -> CellImages:
-    """Cut the patches of cells of any of the slides; each tile of a slide is read once.
+    """Cut the patches of cells from their slides. Each tile of a slide is read once.
 
     Parameters
     ----------
@@ -57,31 +58,32 @@ def cut_cells(
         Columns ``slide``, ``cell_id``, ``x_px``, ``y_px``: rows of ``adata.obs``, or what
         :func:`mxsplicer.tl.pick_examples` and :func:`mxsplicer.tl.similar` return.
     slides, masks
-        Where they are from; slides of the same pixel size. Cells of a slide that is not given stay empty.
+        The slides of the cells, all with the same pixel size, and a mask for each. Patches of cells on other slides are
+        empty.
     markers
-        Which to cut; those that all slides have by default. The others are not read.
+        Markers to read; by default those that all slides have.
     patch_size_um
-        Side of a patch.
+        Side of a patch in micrometres.
     """
     if len(slides) != len(masks) or not slides:
-        msg = f"{len(slides)} slides and {len(masks)} masks were given; a mask for each slide is needed."
-        raise InputError(msg)
+        msg = f"{len(slides)} slides and {len(masks)} masks were given."
+        raise InputError(msg, "Pass one mask for each slide, in the same order.")
     shared = [marker for marker in slides[0].markers if all(marker in slide.markers for slide in slides)]
     wanted = tuple(shared if markers is None else markers)
     side_px = 2 * max(1, round(patch_size_um / slides[0].pixel_size_um / 2))
     dtype = np.result_type(*(np.dtype(slide.image.dtype) for slide in slides))
     patches = np.zeros((len(cells), len(wanted), side_px, side_px), dtype.newbyteorder("="))
     regions = np.zeros((len(cells), side_px, side_px), np.uint8)
-    of_row = cells["slide"].astype(str).to_numpy() if "slide" in cells else np.full(len(cells), slides[0].name)
+    slide_of = cells["slide"].astype(str).to_numpy() if "slide" in cells else np.full(len(cells), slides[0].name)
     for slide, mask in zip(slides, masks, strict=True):
-        rows = np.flatnonzero(of_row == slide.name)
+        rows = np.flatnonzero(slide_of == slide.name)
         if not len(rows):
             continue
-        own = drop_markers(slide, [marker for marker in slide.markers if marker not in wanted])
+        reduced = drop_markers(slide, [marker for marker in slide.markers if marker not in wanted])
         columns = (cells[column].to_numpy()[rows] for column in ("x_px", "y_px", "cell_id"))
-        found, regions[rows] = cut_patches(own, mask, *columns, patch_px=side_px)
-        patches[rows] = found[:, own.channels_of(wanted)]
-    return CellImages(patches, regions, np.isin(of_row, [slide.name for slide in slides]), wanted)
+        found, regions[rows] = cut_patches(reduced, mask, *columns, patch_px=side_px)
+        patches[rows] = found[:, reduced.channels_of(wanted)]
+    return CellImages(patches, regions, np.isin(slide_of, [slide.name for slide in slides]), wanted)
 
 
 def contact_sheet(
@@ -93,22 +95,22 @@ def contact_sheet(
     outline: bool = True,
     scale: int = 1,
 ) -> np.ndarray:
-    """Return a picture (y, x, 3) uint8 of rows of patches, up to four markers in colour.
+    """Arrange patches in rows and return one RGB image (y, x, 3) uint8, with up to four markers in colour.
 
     Parameters
     ----------
     images
         The patches.
     rows
-        For each row of the picture the places of its cells in ``images``.
+        For each row of the sheet the indices of its cells in ``images``.
     markers
-        One to four of its markers; the first is blue.
+        One to four markers of ``images``; the first is blue.
     limits
-        For each marker the intensities to show black and full.
+        For each marker the intensities to show as black and as full.
     outline
-        Draw a white line around the cell that is meant.
+        Draw a white line around the cell at the centre of each patch.
     scale
-        Pixels of the picture for one of a patch, along each side.
+        Pixels of the sheet for one pixel of a patch, along each side.
     """
     side = images.patches.shape[-1] * scale
     width = max((len(row) for row in rows), default=0)
@@ -117,13 +119,13 @@ def contact_sheet(
     of_markers = [limits[images.markers[channel]] for channel in chosen]
     for down, row in enumerate(rows):
         for right, cell in enumerate(row):
-            picture = colors.composite(images.patches[cell, chosen], of_markers)
-            picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+            rgb = colors.composite(images.patches[cell, chosen], of_markers)
+            rgb = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
             if outline:
                 inside = (images.regions[cell] == THIS_CELL).repeat(scale, axis=0).repeat(scale, axis=1)
-                picture[find_boundaries(inside, mode="outer")] = _OUTLINE
+                rgb[find_boundaries(inside, mode="outer")] = _OUTLINE
             top, left = down * (side + _GAP_PX), right * (side + _GAP_PX)
-            sheet[top : top + side, left : left + side] = picture
+            sheet[top : top + side, left : left + side] = rgb
     return sheet
 
 
@@ -140,55 +142,40 @@ def gallery(
     columns: int = 8,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show cells as they are on the slide, cut anew, with one fixed contrast per marker over all that are shown.
+    """Show images of cells, cut from their slides, with the same contrast for all cells.
 
     Parameters
     ----------
     adata
         Embedded cells.
     slides, masks
-        The slides they are from, and their label images.
+        The slides of the cells, and a label image (Y, X) for each.
     cells
-        Names of cells, or a table of them: what :func:`mxsplicer.tl.pick_examples` returned fills a row for each
-        cluster and kind, what :func:`mxsplicer.tl.similar` returned a row for each cell asked for, that one first.
+        Names of cells, or a table of cells. The table of :func:`mxsplicer.tl.pick_examples` gives one row for each
+        cluster and kind; the table of :func:`mxsplicer.tl.similar` one row for each queried cell, which comes first.
     markers
-        One to four; the first is shown in blue, as nuclei are.
+        One to four names; the first is blue, as nuclei usually are.
     limits
-        For each marker the intensities to show black and full, where several galleries are to be compared.
+        For each marker the intensities to show as black and as full. Pass them to compare several galleries.
     patch_size_um
-        Side of a patch; that of the embedding by default.
+        Side of a patch; by default as in the embedding.
     outline
         Draw a white line around each cell.
     columns
-        Cells in a row, where names are given.
+        Cells in a row, if ``cells`` are names.
     ax
         Where to draw; a new figure by default.
     """
-    if isinstance(cells, pd.DataFrame) and "group" in cells:
-        table, labels = cells, list(cells["group"].astype(str) + ", " + cells["kind"].astype(str))
-    elif isinstance(cells, pd.DataFrame) and "query" in cells:
-        asked = list(dict.fromkeys(cells["query"]))
-        names = [name for query in asked for name in (query, *cells.index[cells["query"] == query])]
-        labels = [query for query in asked for _ in range(1 + int((cells["query"] == query).sum()))]
-        table = adata.obs.loc[names]
-    else:
-        names = list(cells.index if isinstance(cells, pd.DataFrame) else cells)
-        unknown = [name for name in names if name not in adata.obs_names]
-        if unknown:
-            msg = f"there is no cell {unknown[0]!r}; cells are called as {adata.obs_names[0]!r} is, SLIDE_CELLID."
-            raise InputError(msg)
-        table, labels = adata.obs.loc[names], [f"{place // columns}" for place in range(len(names))]
-    size_um = patch_size_um or float(adata.uns.get("mxsplicer", {}).get("patch_size_um", 32.0))
+    table, rows, names = _gallery_rows(adata, cells, columns)
+    size_um = patch_size_um or float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM))
     images = cut_cells(table, slides, masks, markers=markers[: len(colors.CHANNELS)], patch_size_um=size_um)
-    order = list(dict.fromkeys(labels))
-    rows = [[place for place, label in enumerate(labels) if label == one] for one in order]
     sheet = contact_sheet(images, rows, markers=markers, limits=limits or images.limits(), outline=outline, scale=2)
     ax = axes_or_new(ax, (0.9 * max(map(len, rows), default=1) + 1, 0.9 * len(rows) + 0.5))
     ax.imshow(sheet, interpolation="nearest")
-    bare(ax)
-    if any(label != str(place // columns) for place, label in enumerate(labels)):
+    hide_ticks_and_frame(ax)
+    if names:
         height = sheet.shape[0] / len(rows)
-        ax.set_yticks([(place + 0.5) * height for place in range(len(rows))], order, fontsize=8)
+        ax.set_yticks([(row + 0.5) * height for row in range(len(rows))], names, fontsize=8)
         ax.tick_params(left=False)
     handles = [
         Line2D([], [], marker="s", linestyle="", markersize=8, color=color, label=marker)
@@ -197,3 +184,26 @@ def gallery(
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False, fontsize=9)
     ax.set_title(f"{size_um:g} µm wide", fontsize=9)
     return ax
+
+
+def _gallery_rows(
+    adata: AnnData, cells: pd.DataFrame | Sequence[str], columns: int
+) -> tuple[pd.DataFrame, list[list[int]], list[str]]:
+    """Return the table of cells, the indices of the cells in each row, and the names of the rows, if any."""
+    if isinstance(cells, pd.DataFrame) and "group" in cells:
+        table, labels = cells, list(cells["group"].astype(str) + ", " + cells["kind"].astype(str))
+    elif isinstance(cells, pd.DataFrame) and "query" in cells:
+        queries = list(dict.fromkeys(cells["query"]))
+        names = [name for query in queries for name in (query, *cells.index[cells["query"] == query])]
+        labels = [query for query in queries for _ in range(1 + int((cells["query"] == query).sum()))]
+        table = adata.obs.loc[names]
+    else:
+        names = list(cells.index if isinstance(cells, pd.DataFrame) else cells)
+        unknown = [name for name in names if name not in adata.obs_names]
+        if unknown:
+            msg = f"cell {unknown[0]!r} not found; cells are named SLIDE_CELLID, such as {adata.obs_names[0]!r}."
+            raise InputError(msg)
+        rows = [list(range(first, min(first + columns, len(names)))) for first in range(0, len(names), columns)]
+        return adata.obs.loc[names], rows, []
+    names = list(dict.fromkeys(labels))
+    return table, [[i for i, label in enumerate(labels) if label == name] for name in names], names

@@ -1,4 +1,4 @@
-"""How many directions of the representation are used: its singular values."""
+"""The singular values of a representation, which show how many of its dimensions are used."""
 
 from collections.abc import Sequence
 
@@ -20,36 +20,36 @@ def spectrum(
 ) -> Axes:
     """Show the singular values of a representation, largest first, on a logarithmic scale.
 
-    A curve that falls away early belongs to features that say the same thing; one that drops to nothing has collapsed
-    (Farndale et al. 2025, figure 2b). Beside it stands RankMe, the effective number of directions (Garrido et al. 2023,
-    arXiv 2210.02885, equation 1).
+    A curve that falls early means that features are redundant; one that drops to 0 means that the representation has
+    collapsed (Farndale et al. 2025, figure 2b). The legend gives RankMe, the effective rank (Garrido et al. 2023, arXiv
+    2210.02885, equation 1).
 
     Parameters
     ----------
     adata
-        Cells with representations in ``obsm``; 50,000 drawn at random are used where there are more.
+        Cells with representations in ``obsm``. Of more than 50,000 a random sample is used.
     use_rep
         One key or several; the learned features by default.
     ax
         Where to draw; a new figure by default.
     seed
-        Of the draw.
+        Seed of the sample.
     """
     keys = [use_rep] if isinstance(use_rep, str) else list(use_rep or [learned_features(adata)])
     rows = np.arange(adata.n_obs)
     if adata.n_obs > _MOST_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
     ax = axes_or_new(ax, (5.5, 3.5))
-    for place, key in enumerate(keys):
+    for code, key in enumerate(keys):
         values = singular_values_of(take(representation(adata, key), rows))
         label = f"{key.removeprefix('X_')}, RankMe {rank_me(values):.1f} of {len(values)}"
         shown = np.maximum(values / max(values[0], 1e-30), 1e-12)
-        ax.plot(np.arange(1, len(values) + 1), shown, color=colors.of_category(place), label=label)
+        ax.plot(np.arange(1, len(values) + 1), shown, color=colors.category_color(code), label=label)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(plain_number)
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("direction, largest first")
-    ax.set_ylabel("singular value, of the largest")
+    ax.set_xlabel("dimension, largest first")
+    ax.set_ylabel("singular value / largest")
     ax.legend(frameon=False, fontsize=8)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

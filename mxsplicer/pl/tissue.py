@@ -1,68 +1,106 @@
-"""Pictures of the slide itself: a few markers in colour, and the outlines of cells."""
-
-from collections.abc import Sequence
+"""Cells at their positions in the tissue, by category, number, or local correlation of a feature with a marker."""
 
 import numpy as np
+from anndata import AnnData
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from skimage.segmentation import find_boundaries
+from matplotlib.collections import EllipseCollection
 
-from mxsplicer.images.slide import LazyImage, Slide, check_mask, overview
+from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
-from mxsplicer.pl.axes import axes_or_new, bare, scale_bar
+from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame, scale_bar
+from mxsplicer.pl.points import category_codes, category_legend, color_points, number_legend
+from mxsplicer.tl import local_correlation
 
-Window = tuple[slice, slice]  # rows, columns
+_USUAL_AREA_UM2 = 80.0  # of a cell whose area is unknown
 
 
-def slide(
-    slide: Slide,
+def spatial(
+    adata: AnnData,
     *,
-    markers: Sequence[str],
-    mask: LazyImage | None = None,
-    window: Window | None = None,
-    max_side_px: int = 1024,
+    color: str = "leiden",
+    slide: str | None = None,
     legend: bool = True,
     ax: Axes | None = None,
+    seed: int = 0,
 ) -> Axes:
-    """Show a slide, or a window of it, with up to four markers in colour and cells outlined.
-
-    Each marker is stretched between percentiles of its own pixels: brightness is comparable within a marker of one
-    picture, not between markers.
+    """Show cells at their positions in the tissue. Each is a disc with the area of the cell.
 
     Parameters
     ----------
+    adata
+        Cells with ``obsm["spatial"]``, (x, y) in µm.
+    color
+        Column of ``obs``, or a marker.
     slide
-        Image (C, Y, X) with its markers and pixel size.
-    markers
-        One to four names; the first is shown in blue, as nuclei are.
-    mask
-        Label image (Y, X); its cells are outlined where a window is shown.
-    window
-        Rows and columns to show at full resolution; by default the whole slide, made small.
-    max_side_px
-        Longest side of the small copy.
+        Name of the slide to show, where there are several.
     legend
-        Name the markers under the picture.
+        List the categories to the right, or add a colour bar for numbers.
+    ax
+        Where to draw; a new figure by default.
+    seed
+        Seed of the order in which cells are drawn; cells beyond 200,000 are not drawn.
+    """
+    if slide is not None:
+        adata = adata[np.flatnonzero((adata.obs["slide"] == slide).to_numpy())]
+    ax = axes_or_new(ax, (8, 7))
+    points = np.asarray(adata.obsm["spatial"])
+    low, high = points.min(axis=0), points.max(axis=0)
+    ax.set_xlim(low[0] - 10, high[0] + 10)
+    ax.set_ylim(high[1] + 10, low[1] - 10)  # y grows downwards, as in the image
+    ax.set_aspect("equal")
+    areas_um2 = adata.obs["area_um2"].to_numpy() if "area_um2" in adata.obs else np.full(adata.n_obs, _USUAL_AREA_UM2)
+    order, style = color_points(adata, color, seed)
+    diameters = 2 * np.sqrt(areas_um2[order] / np.pi)
+    discs = EllipseCollection(
+        diameters, diameters, np.zeros(len(order)), units="xy", offsets=points[order], offset_transform=ax.transData
+    )
+    discs.set(rasterized=True, linewidth=0, **style)
+    ax.add_collection(discs)
+    hide_ticks_and_frame(ax)
+    scale_bar(ax, width_um=float(high[0] - low[0] + 20), inside=False)
+    if legend and "array" in style:
+        number_legend(adata, color, discs, ax)
+    elif legend:
+        category_legend(ax, category_codes(adata.obs[color])[0])
+    return ax
+
+
+def local_map(
+    adata: AnnData,
+    marker: str,
+    feature: int,
+    *,
+    scale: str = "neighbourhood",
+    use_rep: str = "X_splicer",
+    slide: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Show where in the tissue a learned feature is correlated with a marker: red positively, blue negatively.
+
+    Parameters
+    ----------
+    adata
+        Cells with their positions. The result of :func:`mxsplicer.tl.local_correlation` is kept in ``obs``.
+    marker, feature, scale, use_rep
+        As in :func:`mxsplicer.tl.local_correlation`.
+    slide
+        Name of the slide to show, where there are several.
     ax
         Where to draw; a new figure by default.
     """
-    channels = slide.channels_of(list(markers)[: len(colors.CHANNELS)])
-    if window is None:
-        image, factor = overview(slide, max_side_px=max_side_px, channels=channels)
-    else:
-        image, factor = np.stack([slide.image[(channel, *window)] for channel in channels]), 1
-    picture = colors.composite(image, [colors.contrast_limits(channel) for channel in image])
-    if mask is not None and window is not None:
-        check_mask(mask, slide)
-        picture[find_boundaries(np.asarray(mask[window]), mode="inner")] = 255
-    ax = axes_or_new(ax, (8, 8 * image.shape[1] / image.shape[2]))
-    ax.imshow(picture, interpolation="nearest" if window is not None else "antialiased")
-    bare(ax)
-    scale_bar(ax, width_um=image.shape[2] * factor * slide.pixel_size_um, um_per_unit=factor * slide.pixel_size_um)
-    if legend:
-        handles = [
-            Line2D([], [], marker="s", linestyle="", markersize=8, color=color, label=slide.markers[channel])
-            for channel, color in zip(channels, colors.CHANNELS, strict=False)
-        ]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False, fontsize=9)
+    name = local_correlation(adata, marker, feature, scale=scale, use_rep=use_rep)
+    if adata.obs[name].isna().all():
+        msg = (
+            f"{marker!r} and feature {feature} have no local correlation: cells lie too far apart, or one is constant."
+        )
+        raise InputError(msg)
+    ax = spatial(adata, color=name, slide=slide, legend=False, ax=ax)
+    (discs,) = ax.collections
+    values = np.abs(adata.obs[name].to_numpy())
+    limit = 1.0 if scale != "cell" else float(np.nanpercentile(values, 99))
+    discs.set(cmap=colormaps[colors.SIGNED].with_extremes(bad=colors.ABSENT), clim=(-limit, limit))
+    ax.set_title(f"{marker} and feature {feature}, {scale}", fontsize=10)
+    label = "contribution to r" if scale == "cell" else "local r"
+    ax.figure.colorbar(discs, ax=ax, label=label, fraction=0.03, pad=0.01)
     return ax

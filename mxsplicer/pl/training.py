@@ -1,4 +1,4 @@
-"""How the loss of each chunk fell."""
+"""The loss of each chunk during training."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,9 @@ _TERMS = ("invariance", "variance", "covariance")
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
-    """Return the log of a training as a table: ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss`` and its terms.
+    """Read the log of a training run: a table of ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss`` and its terms.
 
-    The last line of a run that was killed may be cut; lines that cannot be read are passed over.
+    The last line of a run that was killed may be incomplete; lines that cannot be parsed are skipped.
     """
     rows = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
@@ -24,18 +24,18 @@ def read_log(path: str | Path) -> pd.DataFrame:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        about = {key: entry.get(key) for key in ("step", "epoch", "seconds")}
-        rows += [about | {"chunk": chunk} | terms for chunk, terms in entry.get("chunks", {}).items()]
+        times = {key: entry.get(key) for key in ("step", "epoch", "seconds")}
+        rows += [times | {"chunk": chunk} | terms for chunk, terms in entry.get("chunks", {}).items()]
     return pd.DataFrame(rows, columns=None if rows else ["step", "epoch", "seconds", "chunk", "loss"])
 
 
 def losses(log: str | Path | pd.DataFrame, *, figure: Figure | None = None) -> Figure:
-    """Show the loss of every chunk over the training, one small panel each, all on the same axes.
+    """Show the loss of every chunk during training, one small panel each, with shared axes.
 
     Parameters
     ----------
     log
-        ``log.jsonl`` of a run folder, or what :func:`read_log` made of it.
+        ``log.jsonl`` of a run folder, or the table that :func:`read_log` returns.
     figure
         Where to draw; a new one by default.
     """
@@ -67,16 +67,16 @@ def losses(log: str | Path | pd.DataFrame, *, figure: Figure | None = None) -> F
 
 
 def _short(chunk: str) -> str:
-    # The end says which part of the cell it is.
+    # The end of the name says which part of the cell it is.
     return chunk if len(chunk) <= 22 else f"{chunk[:10]}…{chunk[-11:]}"
 
 
 def last_losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Return per chunk the mean loss, and its terms, over the first and the last twentieth of the training."""
+    """Return the mean loss of each chunk over the first 5 % of the steps, and loss and terms over the last 5 %."""
     terms = ["loss", *(term for term in _TERMS if term in table)]
     steps = np.sort(table["step"].unique())
-    some = max(1, len(steps) // 20)
-    first = table[table["step"] <= steps[some - 1]].groupby("chunk", sort=False)["loss"].mean()
-    last: pd.DataFrame = table[table["step"] >= steps[-some]].groupby("chunk", sort=False)[terms].mean()
+    few = max(1, len(steps) // 20)
+    first = table[table["step"] <= steps[few - 1]].groupby("chunk", sort=False)["loss"].mean()
+    last: pd.DataFrame = table[table["step"] >= steps[-few]].groupby("chunk", sort=False)[terms].mean()
     last.insert(0, "first loss", first)
     return last

@@ -90,7 +90,7 @@ def _slide(adata: AnnData, name: str, rows: np.ndarray) -> dict[str, Any]:
     everywhere = adata.obs["leiden"].astype("category")
     share = obs["leiden"].value_counts(normalize=True).reindex(everywhere.cat.categories, fill_value=0.0)
     usual = everywhere.value_counts(normalize=True)
-    palette = dict(zip(share.index, map(colors.of_category, range(len(share))), strict=True))
+    palette = dict(zip(share.index, map(colors.category_color, range(len(share))), strict=True))
     made["clusters"] = [
         {"name": str(cluster), "share": f"{one:.1%}", "usual": f"{usual[cluster]:.1%}", "color": palette[cluster]}
         for cluster, one in share[share > 0].sort_values(ascending=False, kind="stable").items()

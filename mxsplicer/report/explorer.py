@@ -59,7 +59,7 @@ def explorer(adata: AnnData, names: dict[str, str], rows: np.ndarray | None = No
     return {
         "n": len(chosen),
         "clusters": [
-            {"name": name, "words": names.get(name, ""), "color": colors.of_category(code)}
+            {"name": name, "words": names.get(name, ""), "color": colors.category_color(code)}
             for code, name in enumerate(clusters)
         ],
         "slides": [{"name": name, "um": round(span)} for name, span in zip(slides, spans, strict=True)],

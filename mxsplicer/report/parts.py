@@ -285,7 +285,7 @@ def clusters(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | 
         rows_of_table.append(
             {
                 "name": name,
-                "color": colors.of_category(code),
+                "color": colors.category_color(code),
                 "n": f"{counts[name]:,}",
                 "share": f"{counts[name] / adata.n_obs:.1%}",
                 "words": suggested[str(name)],

@@ -126,7 +126,7 @@ def _efficiency(rows: pd.DataFrame) -> Table | None:
     for code, name in enumerate(names[:_MOST_CURVES]):
         curve = curves[name]
         line: dict[str, Any] = {
-            "color": colors.of_category(code),
+            "color": colors.category_color(code),
             "linewidth": 2.2 if name == judged else 1.0,
             "capsize": 2,
         }

@@ -13,7 +13,7 @@ from mxsplicer.testing import tiny_slide
 
 @pytest.fixture
 def two():
-    """Return two slides of four cells, their masks and their cells."""
+    """Return two slides of four cells each, their masks and an AnnData."""
     at = [(20, 30), (40, 70), (45, 20), (12, 80)]
     slides, masks, tables = [], [], []
     for seed, name in enumerate(["A", "B"]):
@@ -88,8 +88,8 @@ def test_a_gallery_shows_names_examples_or_similar_cells(two, kind):
     assert (height, width) == (34 * rows - 2, 34 * columns - 2)
 
 
-def test_a_cell_that_is_not_there_is_named(two):
+def test_a_cell_that_does_not_exist_is_named(two):
     slides, masks, adata = two
 
-    with pytest.raises(InputError, match="no cell 'C_1'; cells are called as 'A_1' is"):
+    with pytest.raises(InputError, match="cell 'C_1' not found; cells are named SLIDE_CELLID, such as 'A_1'"):
         pl.gallery(adata, slides=slides, masks=masks, cells=["C_1"], markers=["DAPI"])

@@ -1,21 +1,21 @@
-"""Markers against clusters, and clusters against clusters."""
+"""Heatmaps of clusters: their marker profiles, and which clusters are neighbours in the tissue."""
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
-from scipy.cluster.hierarchy import leaves_list, linkage
 
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
+from mxsplicer.pl.ordering import order_by_similarity
 from mxsplicer.tl.naming import cluster_profiles
 
 
 def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
-    """Show which markers are bright in which cluster.
+    """Show how bright each marker is in each cluster.
 
-    A colour is the cluster's mean of log1p intensity, as standard deviations over all cells away from their mean.
+    The colour is the mean of log1p intensity in the cluster, as a z-score over all cells.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
         Where to draw; a new figure by default.
     """
     z = cluster_profiles(adata, groupby=groupby)
-    rows, columns = alike_order(z.to_numpy()), alike_order(z.to_numpy().T)
+    rows, columns = order_by_similarity(z.to_numpy()), order_by_similarity(z.to_numpy().T)
     z = z.iloc[rows, columns]
     counts = adata.obs[groupby].astype(str).value_counts()
     ax = axes_or_new(ax, (2 + 0.25 * z.shape[1], 1.5 + 0.22 * len(z)))
@@ -36,17 +36,17 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
     ax.set_xticks(np.arange(z.shape[1]) + 0.5, list(z.columns), fontsize=8, rotation=90)
     ax.set_ylabel("cluster (cells)")
     ax.invert_yaxis()
-    ax.figure.colorbar(drawn, ax=ax, label="sd from mean", fraction=0.025, pad=0.01, extend="both")
+    ax.figure.colorbar(drawn, ax=ax, label="z-score", fraction=0.025, pad=0.01, extend="both")
     return ax
 
 
 def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
-    """Show which clusters lie beside which in the tissue, more (red) or less (blue) often than with shuffled labels.
+    """Show which clusters are neighbours in the tissue more (red) or less (blue) often than with shuffled labels.
 
     Parameters
     ----------
     adata
-        Cells that :func:`mxsplicer.tl.enrich_neighbourhoods` has gone over.
+        Cells after :func:`mxsplicer.tl.enrich_neighbourhoods`.
     groupby
         Column of ``obs`` with the clusters.
     ax
@@ -54,27 +54,20 @@ def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None =
     """
     key = f"{groupby}_nhood_enrichment"
     if key not in adata.uns:
-        msg = f"the neighbourhoods of {groupby!r} are not counted; run mxsplicer.tl.enrich_neighbourhoods first."
-        raise InputError(msg)
+        msg = f"uns[{key!r}] not found: the neighbourhoods of {groupby!r} were not counted."
+        raise InputError(msg, "Run `mxsplicer.tl.enrich_neighbourhoods` first.")
     z = np.nan_to_num(np.asarray(adata.uns[key]["zscore"], dtype=np.float64))
-    of_cell = adata.obs[groupby].astype("category").cat.remove_unused_categories()
-    names = [str(name) for name in of_cell.cat.categories]
-    order = alike_order(z)
+    clusters = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    names = [str(name) for name in clusters.cat.categories]
+    order = order_by_similarity(z)
     ax = axes_or_new(ax, (1.6 + 0.24 * len(z), 1.2 + 0.22 * len(z)))
     most = float(np.abs(z).max(initial=1))
     drawn = ax.pcolormesh(
         z[np.ix_(order, order)], cmap=colors.SIGNED, norm=SymLogNorm(2, vmin=-most, vmax=most), rasterized=True
     )
-    labels = [names[place] for place in order]
+    labels = [names[code] for code in order]
     ax.set_xticks(np.arange(len(z)) + 0.5, labels, fontsize=8, rotation=90)
     ax.set_yticks(np.arange(len(z)) + 0.5, labels, fontsize=8)
     ax.invert_yaxis()
-    ax.figure.colorbar(drawn, ax=ax, label="sd from shuffled", fraction=0.04, pad=0.02, format=plain_number)
+    ax.figure.colorbar(drawn, ax=ax, label="z-score", fraction=0.04, pad=0.02, format=plain_number)
     return ax
-
-
-def alike_order(rows: np.ndarray) -> np.ndarray:
-    """Return an order in which rows that are alike are neighbours."""
-    if len(rows) < 3:
-        return np.arange(len(rows))
-    return np.asarray(leaves_list(linkage(rows, method="average", optimal_ordering=len(rows) < 200)))
