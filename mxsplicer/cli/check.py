@@ -49,8 +49,8 @@ def check(
     opened = open_slide(
         slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
     )
-    labels = open_mask(mask, page=mask_page, slide=opened)
-    of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened)
+    labels = open_mask(mask, page=mask_page, slide=opened, must_fit=False)
+    of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened, must_fit=False)
     with progress.shown():
         diagnosis = examine(opened, labels, nuclear_marker=nuclear_marker, nuclei=of_nuclei)
     if as_json:

@@ -1,4 +1,4 @@
-"""Masks: label images from files, as unsigned integers, read lazily."""
+"""Open masks: label images from files, read lazily as unsigned integers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,59 +8,74 @@ import zarr
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
-from mxsplicer.images.slide import LazyImage, Slide, complete_key
+from mxsplicer.images.slide import LazyImage, Slide, check_mask, complete_key
 from mxsplicer.images.tiff import open_tiff
 from mxsplicer.masks.copies import tiled
-from mxsplicer.masks.polygons import Part, is_geojson, read_polygons
+from mxsplicer.masks.polygons import OutlineOf, is_geojson, read_polygons
 from mxsplicer.system.location import locate, name_of
 
 _LARGEST_ID = np.iinfo(np.uint32).max
 
 
 class NotLabelsError(InputError):
-    """A mask holds other numbers than ids of cells; it shows when they are read."""
+    """A mask holds numbers that are not ids of cells; this is found when its pixels are read."""
 
 
 def open_mask(
-    path: str | Path, *, page: int | None = None, slide: Slide | None = None, part: Part = "cell"
+    path: str | Path,
+    *,
+    page: int | None = None,
+    slide: Slide | None = None,
+    outline_of: OutlineOf = "cell",
+    must_fit: bool = True,
 ) -> LazyImage:
     """Open a label image (Y, X) whose slices are uint32: 0 is background, every other value one cell.
 
-    Masks of 64-bit or float numbers are taken as long as their values are whole numbers below 2³²; this is checked as
-    they are read.
+    Masks of 64-bit integers or floats are accepted if their values are whole numbers below 2³²; this is checked as
+    their pixels are read.
 
     Parameters
     ----------
     path
         A TIFF or OME-TIFF; a ``.npy`` file; the ``mask.zarr`` of a result; any zarr array; the labels of an OME-Zarr,
-        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself where it holds one label image, also by its URL; or
+        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself if it holds one label image, also by its URL; or
         outlines of cells in GeoJSON as QuPath exports them.
     page
         Which page of a file that holds several, from 0.
     slide
-        The slide that the mask is of. Outlines need it for their height and width; of a pyramid, the level that fits
-        it is taken.
-    part
-        Of outlines: the whole cells, or their nuclei, which have the ids of their cells.
+        The slide that the mask belongs to. Outlines need it for their height and width; from a pyramid, the level that
+        fits the slide is opened.
+    outline_of
+        Which outlines of a GeoJSON file are read: those of the cells, or those of their nuclei, which have the ids of
+        their cells.
+    must_fit
+        Raise if the mask is not as high and wide as ``slide``.
 
     Raises
     ------
     InputError
-        If there is no such mask, or it is no label image.
+        If the file is missing, does not hold a label image, or does not fit the slide.
     """
     location = locate(path)
     if isinstance(location, Path) and not location.exists():
-        msg = f"there is no mask {path}."
+        msg = f"mask {path} not found."
         raise InputError(msg)
     name = name_of(location)
     if isinstance(location, Path) and location.is_file() and is_geojson(location):
         if slide is None:
-            msg = f"mask {name} holds outlines: give the slide too, for its height and width."
-            raise InputError(msg)
-        return read_polygons(location, slide.shape_px, part=part)
-    if part != "cell":
-        msg = f"mask {name} is an image and has no parts: give the mask of the {part} as a file of its own."
-        raise InputError(msg)
+            msg = f"mask {name} holds outlines, which need the height and width of the slide."
+            raise InputError(msg, "Give `slide` too.")
+        return read_polygons(location, slide.shape_px, outline_of=outline_of)
+    if outline_of != "cell":
+        msg = f"mask {name} is a label image and has no outlines of each {outline_of}."
+        raise InputError(msg, f"Give the mask of each {outline_of} in its own file.")
+    mask = _open_image(location, name, page, slide)
+    if slide is not None and must_fit:
+        check_mask(mask, slide)
+    return mask
+
+
+def _open_image(location: Path | str, name: str, page: int | None, slide: Slide | None) -> "Mask":
     levels = [_squeezed(level) for level in _levels(location)]
     shapes = [tuple(level.shape[-2:]) for level in levels]
     if slide is not None and slide.shape_px in shapes:
@@ -68,20 +83,20 @@ def open_mask(
     labels = levels[0]
     if page is not None:
         if labels.ndim != 3 or not 0 <= page < labels.shape[0]:
-            msg = f"mask {name} is {tuple(labels.shape)} and has no page {page}."
+            msg = f"mask {name} has the shape {tuple(labels.shape)} and no page {page}."
             raise InputError(msg)
         levels = [_Plane(level, {0: page}) for level in levels if level.ndim == 3]
         labels = levels[0]
     if labels.ndim != 2:
-        pages = f" It holds {labels.shape[0]} pages: choose one with --mask-page." if labels.ndim == 3 else ""
-        msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed.{pages}"
-        raise InputError(msg)
+        msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed."
+        remedy = f"It holds {labels.shape[0]} pages: choose one by `page`." if labels.ndim == 3 else ""
+        raise InputError(msg, remedy)
     chunk = _chunk_of(labels)
     pyramid = tuple(Mask(level, name) for level in levels[1:] if level.ndim == 2)
     return Mask(labels if chunk is None else tiled(labels, chunk, name), name, pyramid)
 
 
-def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
+def open_nuclei(path: str | Path, slide: Slide, *, must_fit: bool = True) -> LazyImage:
     """Open the mask of the nuclei of a slide, which have the ids of their cells.
 
     Parameters
@@ -89,11 +104,12 @@ def open_nuclei(path: str | Path, slide: Slide) -> LazyImage:
     path
         A label image of the nuclei, or outlines of cells with their nuclei in GeoJSON; see :func:`open_mask`.
     """
-    return open_mask(path, slide=slide, part="nucleus" if is_geojson(Path(path)) else "cell")
+    outline_of: OutlineOf = "nucleus" if is_geojson(Path(path)) else "cell"
+    return open_mask(path, slide=slide, outline_of=outline_of, must_fit=must_fit)
 
 
 class Mask:
-    """A label image (Y, X) of whatever numbers, read as uint32; ``pyramid`` holds its coarser levels, finest first."""
+    """A label image (Y, X) of any number type, read as uint32; ``pyramid`` holds its coarser levels, finest first."""
 
     dtype = np.dtype(np.uint32)
     ndim = 2
@@ -120,18 +136,18 @@ class Mask:
         if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
             strange = labels[~np.isfinite(labels) | (labels != np.floor(labels))][0]
             msg = (
-                f"mask {self._name} holds {strange:g}, which is no cell id: it looks like an intensity or probability "
-                "image. Give the label image, one whole number per cell."
+                f"mask {self._name} holds {strange:g}, which is not a cell id: it looks like an intensity or probability "
+                "image."
             )
-            raise NotLabelsError(msg)
+            raise NotLabelsError(msg, "Give the label image, one whole number per cell.")
         if labels.min() < 0 or labels.max() > _LARGEST_ID:
             strange = labels.min() if labels.min() < 0 else labels.max()
-            msg = f"mask {self._name} holds the id {strange:.0f}; ids from 0 to {_LARGEST_ID} are needed. Relabel it."
-            raise NotLabelsError(msg)
+            msg = f"mask {self._name} holds the id {strange:.0f}; ids from 0 to {_LARGEST_ID} are needed."
+            raise NotLabelsError(msg, "Relabel it.")
 
 
 class _Plane:
-    """An image with an index given for some of its axes."""
+    """An image with a fixed index along some of its axes."""
 
     def __init__(self, image: LazyImage, fixed: dict[int, int]) -> None:
         self._image, self._fixed = image, fixed
@@ -148,28 +164,28 @@ class _Plane:
 
 
 def _squeezed(labels: LazyImage) -> LazyImage:
-    """Leave axes of length one out, as long as two are left."""
+    """Drop axes of length one, as long as two axes remain."""
     single = [axis for axis, n in enumerate(labels.shape) if n == 1][: max(0, labels.ndim - 2)]
     return _Plane(labels, dict.fromkeys(single, 0)) if single else labels
 
 
 def _chunk_of(labels: LazyImage) -> tuple[int, ...] | None:
-    """Return the length along each axis of what is decoded at once, where that is known."""
+    """Return the shape of the stored chunks, or None if it is not known."""
     chunk: tuple[int, ...] | None = getattr(labels, "chunk", None) or getattr(labels, "chunks", None)
     return chunk
 
 
 class _NpyFile:
-    """An array in a ``.npy`` file, mapped for as long as a slice takes: what stays mapped counts as memory held."""
+    """An array in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            hint = " Cellpose's _seg.npy holds Python objects: save its masks as TIFF." if "_seg" in path.name else ""
-            msg = f"mask {path.name} is not a readable .npy array ({error}).{hint}"
-            raise InputError(msg) from error
+            msg = f"mask {path.name} is not a readable .npy array ({error})."
+            remedy = "Cellpose's _seg.npy holds Python objects: save its masks as TIFF." if "_seg" in path.name else ""
+            raise InputError(msg, remedy) from error
         self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -177,7 +193,7 @@ class _NpyFile:
 
 
 def _levels(location: Path | str) -> list[LazyImage]:
-    """Return the image and its coarser levels."""
+    """Return the label image and its coarser levels, as the file stores them."""
     if isinstance(location, str) or location.is_dir():
         levels = open_labels(location)
         return [_zarr_array(location)] if levels is None else levels

@@ -21,7 +21,7 @@ from mxsplicer.images.slide import complete_key
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["cell", "nucleus"]
+OutlineOf = Literal["cell", "nucleus"]
 
 _CHARACTERS = 1 << 20  # read at a time
 _WINDOW_PX = 2048  # drawn at a time where points are looked up
@@ -102,7 +102,7 @@ class Polygons:
         return out.reshape(bottom - top, right - left)
 
 
-def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, part: Part = "cell") -> Polygons:
+def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, outline_of: OutlineOf = "cell") -> Polygons:
     """Read the outlines of a GeoJSON file; features that are not cells are left out.
 
     Where there are objects of the type cell, they are taken; else detections, else annotations and what has no type.
@@ -114,7 +114,7 @@ def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, part: Part = 
     shape_px
         Height and width of the slide; None where it is not known: then outlines may reach anywhere, and the image as
         far as they do.
-    part
+    outline_of
         The outline of the whole cell, or QuPath's ``nucleusGeometry``; both give a cell the same number.
 
     Raises
@@ -132,14 +132,14 @@ def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, part: Part = 
             what = kind if kind not in by_kind else str(geometry.get("type"))
             left_out[what] = left_out.get(what, 0) + 1
             continue
-        if part == "nucleus":
+        if outline_of == "nucleus":
             geometry = feature.get("nucleusGeometry") or properties.get("nucleusGeometry") or {}
             geometry = geometry if isinstance(geometry, dict) else {}
         by_kind[kind].add(path, geometry)
     kind, outlines = next(((kind, one) for kind, one in by_kind.items() if one.n_cells), ("", _Outlines()))
     left_out |= {other: one.n_cells for other, one in by_kind.items() if one.n_cells and other != kind}
     if not outlines.n_corners:
-        what = "outline of a nucleus (nucleusGeometry)" if part == "nucleus" and kind else "polygon"
+        what = "outline of a nucleus (nucleusGeometry)" if outline_of == "nucleus" and kind else "polygon"
         msg = f"{path.name} holds no {what}. Export the cells from QuPath as GeoJSON, as a FeatureCollection."
         raise InputError(msg)
     if left_out:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker, parse_renames
 from mxsplicer.images.readers import open_slide, slide_name
-from mxsplicer.images.slide import Slide, check_mask, select_channels
+from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.result.cohort import (
@@ -116,13 +116,10 @@ def _opened(work: Work, name: str, sample: Sample) -> Entry:
     )
     mask = None if sample.mask is None else open_mask(sample.mask, page=options.mask_page, slide=slide)
     nuclei = None if sample.nuclei is None else open_nuclei(sample.nuclei, slide)
-    if mask is not None:
-        check_mask(mask, slide)
-    elif options.nuclear_marker is not None:
+    own_segmenter = ":" in (options.segmenter or "")  # sees all markers
+    if mask is None and options.nuclear_marker is not None:
         slide.channels_of([options.nuclear_marker])
-    elif ":" in (options.segmenter or ""):
-        pass  # a function of the user's own sees all markers
-    elif find_nuclear_marker(slide.markers) is None:
+    elif mask is None and not own_segmenter and find_nuclear_marker(slide.markers) is None:
         msg = (
             f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
             "Give a mask by --mask, or the nuclear marker by --nuclear-marker."

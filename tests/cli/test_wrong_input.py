@@ -130,7 +130,7 @@ CASES = {
     "a mask of several pages": (masked(np.stack([MASK] * 2)), ["(2, 64, 96)", "--mask-page"]),
     "a mask page that is not there": (with_options("--mask-page", 3), ["mask.tif", "no page 3"]),
     "two masks for a slide": (with_options("--mask", "mask.tif"), ["1 slides and 2 masks"]),
-    "no mask": (lambda _: [write_slide(), "--mask", "gone.tif"], ["there is no mask gone.tif"]),
+    "no mask": (lambda _: [write_slide(), "--mask", "gone.tif"], ["mask gone.tif not found"]),
     "a folder without the mask": (two_slides("--mask", "other", "--out", "o"), ["holds 0 masks", "'slide'"]),
     "no names": (lambda _: [write_slide(markers=None)], ["does not name its 3 channels", "--markers"]),
     "no pixel size": (lambda _: [write_slide(size_um=None)], ["does not tell the size of its pixels", "--pixel-size"]),

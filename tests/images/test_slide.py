@@ -36,7 +36,7 @@ def test_an_image_has_three_axes():
         ((16, 24), "4 times smaller"),
         ((128, 192), "2 times larger"),
         ((64, 90), "It may belong to another slide"),
-        ((2, 64, 96), "choose one with --mask-page"),
+        ((2, 64, 96), "choose one by `page`"),
     ],
 )
 def test_a_mask_of_another_shape_is_refused_with_the_likely_cause(shape, hint):

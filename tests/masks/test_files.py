@@ -79,9 +79,9 @@ def test_a_page_of_a_file_of_several_is_chosen(tmp_path):
     path = as_tiff(tmp_path / "mask.tif", pages)
 
     np.testing.assert_array_equal(open_mask(path, page=1)[5:9, 3], LABELS[5:9, 3] * 2)
-    with pytest.raises(InputError, match="holds 2 pages: choose one with --mask-page"):
+    with pytest.raises(InputError, match="holds 2 pages: choose one by `page`"):
         open_mask(path)
-    with pytest.raises(InputError, match="has no page 2"):
+    with pytest.raises(InputError, match="and no page 2"):
         open_mask(path, page=2)
 
 
@@ -157,7 +157,7 @@ def make_text(path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: path, "there is no mask"),
+        (lambda path: path, "not found"),
         (make_colour, r"\(8, 9, 3\); a label image \(Y, X\) is needed"),
         (make_pickle, "is not a readable .npy array"),
         (make_folder, "is a folder but not a zarr array"),

@@ -76,7 +76,7 @@ def test_nuclei_have_the_ids_of_their_cells(tmp_path):
     path = write(tmp_path, CELLS)
     slide, _ = tiny_slide(shape_px=SHAPE, cells_at=[(20, 30)])
 
-    nuclei = open_mask(path, slide=slide, part="nucleus")[...]
+    nuclei = open_mask(path, slide=slide, outline_of="nucleus")[...]
 
     assert np.unique(nuclei).tolist() == [0, 1, 3]
     assert (nuclei[4:7, 4:6] == 1).all()
@@ -203,8 +203,8 @@ def test_outlines_without_nuclei_or_without_a_slide_are_refused(tmp_path):
     path = write(tmp_path, CELLS[1:2])
 
     with pytest.raises(InputError, match="holds no outline of a nucleus"):
-        read_polygons(path, SHAPE, part="nucleus")
-    with pytest.raises(InputError, match="give the slide too"):
+        read_polygons(path, SHAPE, outline_of="nucleus")
+    with pytest.raises(InputError, match="Give .slide. too"):
         open_mask(path)
 
 
