@@ -6,7 +6,6 @@ cell that lies in one tile is measured there and then, and what a cell that cros
 last tile.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
 from mxsplicer.system.distributing import is_cluster
+from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 
@@ -66,10 +66,7 @@ class Cells:
     def fingerprint(self) -> str:
         """Return a short name for these cells in this order, as 16 hexadecimal digits."""
         # Mean intensities tell images apart, ids and shapes tell masks apart.
-        digest = hashlib.blake2b(self.intensities.tobytes(), digest_size=8)
-        for column in self.table.columns:
-            digest.update(np.ascontiguousarray(self.table[column].to_numpy()).tobytes())
-        return digest.hexdigest()
+        return fingerprint_arrays([self.intensities, *(self.table[column].to_numpy() for column in self.table.columns)])
 
     def take(self, rows: np.ndarray, *, fate: str = "not chosen") -> "Cells":
         """Return some of the cells, or all in another order; the ledger books the others under their fate.

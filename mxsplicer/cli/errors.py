@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 
 # Arguments whose option has another name.
-_RENAMED: dict[str, str] = {"page": "--mask-page"}
+_RENAMED: dict[str, str] = {"max_bytes": "--max-memory", "page": "--mask-page"}
 
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 

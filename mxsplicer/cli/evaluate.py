@@ -9,6 +9,7 @@ import typer
 from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, OwnEncoder, Roi, Seed
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
+from mxsplicer.system.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,9 +149,8 @@ def evaluate(
     else:
         _show(found)
     if out is not None:
-        temporary = out.with_name(out.name + ".partial")
-        found.scores.to_csv(temporary, index=False)
-        temporary.replace(out)
+        with atomic_write(out) as temporary:
+            found.scores.to_csv(temporary, index=False)
     if write:
         evaluation.write_scores(found, path)
 

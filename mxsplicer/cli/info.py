@@ -122,16 +122,16 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
 
 
 def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from mxsplicer.system.memory import said_bytes
-    from mxsplicer.system.progress import said_time
+    from mxsplicer.system.memory import format_bytes
+    from mxsplicer.system.progress import format_duration
 
     n_markers, height, width = facts["shape"]
     um, cells, patches = facts["pixel_size_um"], facts["cells"], facts["patches"]
-    of_file = f", {said_bytes(facts['file_bytes'])} on the disk" if facts["file_bytes"] else ""
+    of_file = f", {format_bytes(facts['file_bytes'])} on the disk" if facts["file_bytes"] else ""
     yield "slide", facts["slide"]
     yield "image", f"{n_markers} channels, {height:,} x {width:,} pixels (Y, X), {facts['dtype']}"
     yield "stored as", facts["storage"]
-    yield "size", f"{said_bytes(facts['image_bytes'])} of pixels{of_file}"
+    yield "size", f"{format_bytes(facts['image_bytes'])} of pixels{of_file}"
     yield "levels", ", ".join(f"{level[0]:,} x {level[1]:,}" for level in facts["levels"])
     yield "pixel size", f"{um:g} µm ({facts['pixel_size_from']})" if um else "unknown; give it by --pixel-size-um"
     if um:
@@ -145,9 +145,9 @@ def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if cells:
         yield "cells", f"about {cells['n']:,} ({cells['from']})"
     if patches:
-        size = f"of {patches['side_um']:g} µm are {patches['side_px']} px, {said_bytes(patches['bytes_each'])} each"
-        yield "patches", f"{size}; of all cells {said_bytes(patches['bytes_all'])} before compression"
+        size = f"of {patches['side_um']:g} µm are {patches['side_px']} px, {format_bytes(patches['bytes_each'])} each"
+        yield "patches", f"{size}; of all cells {format_bytes(patches['bytes_all'])} before compression"
     elif um:
         yield "patches", "do not fit on the slide; give a smaller --patch-size-um"
-    yield "reading it once", f"about {said_time(facts['seconds_to_read'])} on one core"
+    yield "reading it once", f"about {format_duration(facts['seconds_to_read'])} on one core"
     yield "more", "mxsplicer embed SLIDE --plan"

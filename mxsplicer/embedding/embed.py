@@ -8,7 +8,6 @@ and written to a file of its own, whole or not at all; at the end these become o
 Interrupted, the same call embeds the blocks that are missing.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -29,7 +28,7 @@ import torch
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, fingerprint
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
@@ -38,6 +37,8 @@ from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.encoders import folded
 from mxsplicer.splicer.run import Run, check_panel
 from mxsplicer.splicer.scales import has_own_scales, in_order
+from mxsplicer.system.files import atomic_write, remove_partial
+from mxsplicer.system.fingerprints import fingerprint, fingerprint_arrays
 from mxsplicer.system.memory import give_back
 from mxsplicer.system.progress import track
 
@@ -296,12 +297,11 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
         for key in ("ledger", "nuclei_ledger")
         if any(slide[key] for _, slide in numbered)
     }
-    temporary = path.with_name(path.name + ".partial")
     missing = {slide["name"]: slide.get("missing", []) for _, slide in numbered}
     scales = {slide["name"]: slide["normalization"] for _, slide in numbered if slide.get("normalization")}
     of_slides = {**ledgers, **({"normalization": scales} if scales else {})}
-    _write(temporary, files, about["markers"], of_slides, missing, compression)
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        _write(temporary, files, about["markers"], of_slides, missing, compression)
     shutil.rmtree(work)
     return path
 
@@ -333,20 +333,19 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, embedded: str | Path
         Those that changed; new ones are written in any case.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    shutil.copyfile(embedded, temporary)
-    with h5py.File(temporary, "r+") as file:
-        for key in ("obs", "var"):
-            _write_elem(file, key, getattr(adata, key))
-        for key in ("varm", "uns"):
-            _write_elem(file, key, dict(getattr(adata, key)))
-        for key, one in adata.obsm.items():
-            if not isinstance(one, h5py.Dataset):
-                _write_elem(file["obsm"], key, one)
-        for key, one in adata.layers.items():
-            if key in layers or key not in file["layers"]:
-                _write_elem(file["layers"], key, one)
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        shutil.copyfile(embedded, temporary)
+        with h5py.File(temporary, "r+") as file:
+            for key in ("obs", "var"):
+                _write_elem(file, key, getattr(adata, key))
+            for key in ("varm", "uns"):
+                _write_elem(file, key, dict(getattr(adata, key)))
+            for key, one in adata.obsm.items():
+                if not isinstance(one, h5py.Dataset):
+                    _write_elem(file["obsm"], key, one)
+            for key, one in adata.layers.items():
+                if key in layers or key not in file["layers"]:
+                    _write_elem(file["layers"], key, one)
 
 
 def encode_patches(
@@ -442,10 +441,8 @@ def _own_scale(run: Run, source: Source) -> dict[str, list[float]] | None:
 
 
 def _digest(encoder: torch.nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    weights = encoder.state_dict().items()
+    return fingerprint_arrays(one for name, tensor in weights for one in (name.encode(), tensor.cpu().numpy()))
 
 
 def _embed_blocks(
@@ -453,8 +450,7 @@ def _embed_blocks(
 ) -> None:
     """Embed the blocks that ``folder`` lacks."""
     folder.mkdir(exist_ok=True)
-    for leftover in folder.glob("*.partial"):  # of a block whose writing was killed
-        leftover.unlink()
+    remove_partial(folder)  # of a block whose writing was killed
     done = {int(file.stem) for file in folder.glob("*.npz")}
     encoders = {key: _for_embedding(run.encoder, device) for key, run in runs.items()}
     main = next(iter(runs.values()))  # a run and its baselines take the same input
@@ -474,11 +470,8 @@ def _embed_blocks(
         arrays |= {f"obsm/{key}": np.concatenate(parts) for key, parts in z.items()}
         measures = source.measures_of(block.cells["cell_id"].to_numpy())
         arrays |= {f"layers/{name}": values[:, channels] for name, values in measures.items()}
-        file = folder / f"{block.number:07d}.npz"
-        temporary = file.with_suffix(".partial")
-        with temporary.open("wb") as stream:
+        with atomic_write(folder / f"{block.number:07d}.npz") as temporary, temporary.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
-        temporary.replace(file)
 
 
 def _groups(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

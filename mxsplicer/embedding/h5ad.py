@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
+from mxsplicer.system.files import atomic_write
 
 _AT_ONCE = 1 << 14  # rows of z that are held at a time
 _ROWS, _FEATURES = 4096, 16  # a piece of z in the file, as embedding has it
@@ -54,8 +55,7 @@ def join_cells(
             name = table.index[table.index.duplicated()][0]
             msg = f"two of the cells are called {name!r}: their slides have one name. Give slides different names."
             raise InputError(msg)
-        temporary = path.with_name(path.name + ".partial")
-        with h5py.File(temporary, "w") as out:
+        with atomic_write(path) as temporary, h5py.File(temporary, "w") as out:
             out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             elements: dict[str, Any] = {"obs": table, "var": var, "uns": dict(uns), "varm": dict(varm or {})}
             for key, value in {**elements, "obsp": {}, "varp": {}, "layers": {}, "obsm": dict(obsm or {})}.items():
@@ -64,7 +64,6 @@ def join_cells(
             for name in _common(opened):
                 if name not in given:
                     _copy_rows(opened, name, out)
-        temporary.replace(path)
     finally:
         for file in opened:
             file.close()
@@ -89,15 +88,12 @@ def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
             rows = np.flatnonzero(slides == slide)
             own = obs.iloc[rows].copy()
             own["slide"] = own["slide"].cat.remove_unused_categories()
-            place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(place.name + ".partial")
-            with h5py.File(temporary, "w") as out:
+            with atomic_write(place) as temporary, h5py.File(temporary, "w") as out:
                 out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
                 for key, value in {**about, "obs": own, "obsm": {}, "layers": {}, "obsp": {}, "varp": {}}.items():
                     _write(out, key, value)
                 for name in _common([file]):
                     _copy_rows([file], name, out, (rows[0], rows[-1] + 1) if len(rows) else (0, 0))
-            temporary.replace(place)
 
 
 def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:

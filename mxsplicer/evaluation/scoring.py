@@ -16,6 +16,7 @@ from mxsplicer.embedding.embed import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.pictures import open_pictures
 from mxsplicer.evaluation.sampling import draw_sample, find_cells, join_labels_of, names_to_score, rows_with
+from mxsplicer.system.files import atomic_write
 from mxsplicer.tl.labels import join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.probing import MAX_CELLS, probe_few_labels, remember, score, set_task, verdict
@@ -171,15 +172,11 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> Path:
         name: table.set_axis(table.index.astype(str)) for name, table in evaluation.tables.items()
     }
     content |= {name: np.array(getattr(evaluation, name), dtype=object) for name in ("verdicts", "notes")}
-    temporary = cells.with_name(cells.name + ".partial")
-    try:
+    with atomic_write(cells) as temporary:
         shutil.copyfile(cells, temporary)
         with h5py.File(temporary, "r+") as file:
             for key, value in (("mxsplicer_probe", holder.uns["mxsplicer_probe"]), ("mxsplicer_evaluation", content)):
                 anndata.io.write_elem(file, f"uns/{key}", value)
-        temporary.replace(cells)
-    finally:
-        temporary.unlink(missing_ok=True)
     return cells
 
 

@@ -10,11 +10,12 @@ import zarr
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.files import appearing, cells_of_slide
+from mxsplicer.export.files import cells_of_slide
 from mxsplicer.images.ngff import create_labels, finish_labels
 from mxsplicer.images.slide import LazyImage
 from mxsplicer.images.tiles import Grid, Window
 from mxsplicer.pl import colors
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.progress import track
 from mxsplicer.tl.naming import cluster_codes
 
@@ -55,6 +56,7 @@ def write_labels(
         Replace a folder that is there.
     """
     path = Path(path)
+    check_free(path, overwrite=overwrite)
     obs = cells_of_slide(adata, slide)
     if path.exists() and overwrite and not (path / ".zgroup").is_file():
         msg = f"{path} exists and is no zarr group, so it is not replaced. Choose another name."
@@ -65,10 +67,10 @@ def write_labels(
         names, codes = cluster_codes(adata, groupby)
         of_cell = codes[adata.obs_names.get_indexer(obs.index)]
         tables[groupby] = (np.where(of_cell == len(names), 0, of_cell + 1), _named(names))
-    with appearing(path, overwrite=overwrite) as unfinished:
-        root = zarr.create_group(unfinished, zarr_format=2)
+    with atomic_write(path) as temporary:
+        root = zarr.create_group(temporary, zarr_format=2)
         root.create_group("labels", attributes={"labels": list(tables)})
-        groups = {name: unfinished / "labels" / name for name in tables}
+        groups = {name: temporary / "labels" / name for name in tables}
         finest = {
             name: create_labels(group, (mask.shape[0], mask.shape[1]), version="0.4") for name, group in groups.items()
         }

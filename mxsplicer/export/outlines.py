@@ -17,9 +17,10 @@ from scipy.ndimage import find_objects
 from skimage.measure import approximate_polygon, find_contours, points_in_poly
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.files import appearing, cells_of_slide
+from mxsplicer.export.files import cells_of_slide
 from mxsplicer.images.slide import LazyImage
 from mxsplicer.pl import colors
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.progress import track
 
 _TILE_PX, _MARGIN_PX = 2048, 128  # a cell that reaches further is read by itself
@@ -69,14 +70,15 @@ def write_outlines(
         a cell where ``adata`` has it: it is another mask then.
     """
     path = Path(path)
+    check_free(path, overwrite=overwrite)
     obs = cells_of_slide(adata, slide)
     if groupby is not None and groupby not in obs:
         msg = f"the cells have no column {groupby!r}; obs holds: {', '.join(map(str, adata.obs.columns))}."
         raise InputError(msg)
     classes = _classes(adata, obs, groupby)
-    with appearing(path, overwrite=overwrite) as unfinished:
+    with atomic_write(path) as temporary:
         opened = gzip.open if path.suffix == ".gz" else open
-        with opened(unfinished, "wt", encoding="utf-8") as file:
+        with opened(temporary, "wt", encoding="utf-8") as file:
             file.write('{"type":"FeatureCollection","features":[')
             for number, (row, geometry) in enumerate(_outlines(obs, mask, simplify_px)):
                 feature = {

@@ -10,8 +10,8 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.files import appearing
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.labels import obs_name
 
@@ -56,6 +56,7 @@ def write_spatialdata(
     spatialdata, models = (import_extra(name, missing) for name in ("spatialdata", "spatialdata.models"))
     scale = import_extra("spatialdata.transformations", missing).Scale
     path = Path(path)
+    check_free(path, overwrite=overwrite)
     if not slides or len(slides) != len(masks):
         msg = f"{len(slides)} slides and {len(masks)} masks were given; a mask for each slide is needed."
         raise InputError(msg)
@@ -80,8 +81,8 @@ def write_spatialdata(
             _table(adata, names), region=list(names.values()), region_key="slide", instance_key="cell_id"
         )
         data = spatialdata.SpatialData(images=images, labels=labels, tables={"cells": table})
-        with appearing(path, overwrite=overwrite) as unfinished:
-            data.write(unfinished)
+        with atomic_write(path) as temporary:
+            data.write(temporary)
     return path
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.files import appearing
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.rows import representation, slices
 
@@ -60,16 +60,17 @@ def write_table(
         If the file exists, its ending is unknown, or the size of the pixels is.
     """
     path = Path(path)
+    check_free(path, overwrite=overwrite)
     ending = next((one for one in _ENDINGS if path.name.lower().endswith(one)), None)
     if ending is None:
         msg = f"{path.name} has another ending than {', '.join(_ENDINGS)}; it says which kind of table is meant."
         raise InputError(msg)
     parts = _tables(adata, _pixel_sizes(adata, pixel_sizes_um), use_rep)
-    with appearing(path, overwrite=overwrite) as unfinished:
+    with atomic_write(path) as temporary:
         if ending == ".parquet":
-            _write_parquet(parts, unfinished)
+            _write_parquet(parts, temporary)
         else:
-            _write_csv(parts, unfinished, "gzip" if ending == ".csv.gz" else None)
+            _write_csv(parts, temporary, "gzip" if ending == ".csv.gz" else None)
     return path
 
 

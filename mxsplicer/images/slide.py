@@ -1,6 +1,5 @@
 """A slide: one imaged piece of tissue, its markers and its scale, read lazily."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -10,13 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.system.location import below, locate, read_bytes
-
-_SAMPLE_BYTES = 1 << 20  # of a file, at its head, its tail and sixteen places between: enough to tell files apart
-# Of an OME-Zarr, and of its first series and level where it is laid out so.
-_REMOTE_DOCUMENTS = tuple(
-    folder + name for folder in ("", "0/", "0/0/") for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-)
 
 
 class LazyImage(Protocol):
@@ -199,35 +191,6 @@ def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] |
             strip = level[channel, top : top + rows, :][::step, ::step]
             out[place, top // step : top // step + strip.shape[0]] = strip
     return out, factor_of_level * step
-
-
-def fingerprint(path: str | Path) -> str:
-    """Return a short name for what a file holds: its size and samples of its bytes, as 16 hexadecimal digits.
-
-    A folder (a zarr store) is named by the names and sizes of its files and the bytes of its metadata; what lies at a
-    URL by the URL and its metadata documents, since a bucket of a million chunks is not listed to tell it apart.
-    """
-    location = locate(path)
-    digest = hashlib.blake2b(digest_size=8)
-    if isinstance(location, str):
-        digest.update(location.encode())
-        for name in _REMOTE_DOCUMENTS:
-            digest.update(read_bytes(below(location, name)) or b"-")
-        return digest.hexdigest()
-    if location.is_dir():
-        for file in sorted(location.rglob("*")):
-            if file.is_file():
-                digest.update(f"{file.relative_to(location)} {file.stat().st_size}\n".encode())
-                if file.suffix == ".json" or file.name in (".zattrs", ".zarray", ".zgroup"):
-                    digest.update(file.read_bytes())
-        return digest.hexdigest()
-    size = location.stat().st_size
-    digest.update(str(size).encode())
-    with location.open("rb") as stream:
-        for offset in sorted({int(i * max(0, size - _SAMPLE_BYTES) / 17) for i in range(18)}):
-            stream.seek(offset)
-            digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _shape_hint(found: tuple[int, ...], needed: tuple[int, int]) -> str:

@@ -10,12 +10,13 @@ import pandas as pd
 
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, check_mask, fingerprint
+from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
 from mxsplicer.patches.workers import choose_crew, cut_blocks
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 

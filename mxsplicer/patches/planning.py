@@ -18,8 +18,8 @@ from mxsplicer.patches.blocks import choose_patch_px, choose_tile
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
 from mxsplicer.patches.workers import choose_crew
-from mxsplicer.system.memory import Budget, said_bytes
-from mxsplicer.system.progress import said_time
+from mxsplicer.system.memory import Budget, format_bytes
+from mxsplicer.system.progress import format_duration
 
 T = TypeVar("T")
 
@@ -54,9 +54,9 @@ class ExtractionPlan:
             [
                 f"cells   about {self.n_cells:,} of {self.n_cells_of_slide:,}, in {self.n_blocks:,} blocks",
                 f"patch   {shape} {self.dtype}",
-                f"disk    about {said_bytes(self.store_bytes)} ({said_bytes(self.raw_bytes)} before compression)",
-                f"memory  at most {said_bytes(self.memory_bytes)}, {self.workers} {self.executor}",
-                *said_seconds(self.seconds, self.dominated_by),
+                f"disk    about {format_bytes(self.store_bytes)} ({format_bytes(self.raw_bytes)} before compression)",
+                f"memory  at most {format_bytes(self.memory_bytes)}, {self.workers} {self.executor}",
+                *format_seconds(self.seconds, self.dominated_by),
             ]
         )
 
@@ -214,9 +214,9 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - began
 
 
-def said_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]:
+def format_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]:
     """Return the lines of a plan that tell its time, in all and by stage."""
     return [
-        f"time    about {said_time(sum(seconds.values()))}, mostly {dominated_by}",
-        *[f"  {stage:<22}{said_time(each):>9}" for stage, each in seconds.items()],
+        f"time    about {format_duration(sum(seconds.values()))}, mostly {dominated_by}",
+        *[f"  {stage:<22}{format_duration(each):>9}" for stage, each in seconds.items()],
     ]

@@ -6,7 +6,6 @@ at once or not at all (it is written to a temporary file and renamed), so the sh
 """
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from mxsplicer.errors import InputError
+from mxsplicer.system.files import atomic_write, check_free, partial_path, remove, remove_partial, replace
 
 BACKGROUND, THIS_CELL, OTHER_CELL = 0, 1, 2
 NUCLEUS = 3  # of this cell, where a mask of nuclei was given
@@ -224,7 +224,7 @@ class PatchWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = partial_path(self.path)
         self._shape: tuple[int, ...] = (len(cells), intensities.shape[1], patch_px, patch_px)
         self._dtype = dtype
         self._block_size = block_size
@@ -237,7 +237,7 @@ class PatchWriter:
         """Create the unfinished store, or open it, and return the numbers of the blocks that are written already."""
         if not self._goes_on:
             self._create()
-        self._remove_leftovers()
+        remove_partial(self.partial)  # shards whose writing was killed
         return self.written()
 
     def written(self) -> list[int]:
@@ -269,26 +269,16 @@ class PatchWriter:
 
     def finish(self) -> PatchStore:
         """Give the store its name and return it."""
-        self._remove_leftovers()
+        remove_partial(self.partial)  # shards whose writing was killed
         with _full_disk_explained(self.path, self.raw_bytes):
             group = zarr.open_group(LocalStore(self.partial), mode="r+", zarr_format=3)
             group.attrs[_FORMAT] = {**self._header, "complete": True}
-        if self.path.exists():
-            replaced = self.path.with_name(self.path.name + ".replaced")
-            self.path.rename(replaced)
-            self.partial.rename(self.path)
-            shutil.rmtree(replaced)
-        else:
-            self.partial.rename(self.path)
+        replace(self.partial, self.path)
         return PatchStore.open(self.path)
 
     def _check_path(self, *, overwrite: bool) -> None:
-        if not self.path.exists():
-            return
-        if not overwrite:
-            msg = f"{self.path} exists. Choose another name, or pass --overwrite to replace it."
-            raise InputError(msg)
-        if _header(self.path)[0] is None:
+        check_free(self.path, overwrite=overwrite)
+        if self.path.exists() and _header(self.path)[0] is None:
             msg = f"{self.path} exists and is not a patch store, so it is not replaced. Choose another name."
             raise InputError(msg)
 
@@ -308,8 +298,7 @@ class PatchWriter:
         raise InputError(msg)
 
     def _create(self) -> None:
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
+        remove(self.partial)
         with _full_disk_explained(self.path, self.raw_bytes):
             group = zarr.create_group(LocalStore(self.partial), zarr_format=3)
             _create_arrays(group, self._shape, self._dtype, self._block_size)
@@ -318,10 +307,6 @@ class PatchWriter:
             for column in self._cells.columns:
                 table.create_array(column, data=self._cells[column].to_numpy())
             group.attrs[_FORMAT] = self._header  # last: a folder without it was not begun
-
-    def _remove_leftovers(self) -> None:
-        for leftover in self.partial.rglob("*.partial"):  # of a shard whose writing was killed
-            leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -350,12 +335,9 @@ class ShardWriter:
         with _full_disk_explained(self.folder.with_suffix(""), self.raw_bytes):
             (self.folder / "zarr.json").stat()  # a worker that outlived its run must not make the folder anew
             for path, array in zip(self._paths(number), (patches, regions), strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = path.with_suffix(f".{os.getpid()}.partial")
-                with unfinished.open("wb") as file:
+                with atomic_write(path, shared=True) as temporary, temporary.open("wb") as file:
                     for piece in self._encode(array):
                         file.write(piece)
-                unfinished.replace(path)
 
     def size_of(self, patches: np.ndarray, regions: np.ndarray) -> int:
         """Return how many bytes :meth:`write` would write."""

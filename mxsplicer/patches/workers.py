@@ -23,7 +23,7 @@ import numpy as np
 from mxsplicer.errors import InputError
 from mxsplicer.patches.cutting import Cutter
 from mxsplicer.system.distributing import connected, is_cluster, pickled
-from mxsplicer.system.memory import Budget, said_bytes
+from mxsplicer.system.memory import Budget, format_bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def choose_crew(
     budget.require(each + outside, f"a block of {min(cutter.block_size, len(cutter.tops)):,} patches with its tiles")
     n_here = 1 if is_dask else min(n_workers, (budget.free - outside) // each)
     if n_here < n_workers and not is_dask:
-        logger.info("%d of %d workers fit into %s of memory.", n_here, n_workers, said_bytes(budget.total))
+        logger.info("%d of %d workers fit into %s of memory.", n_here, n_workers, format_bytes(budget.total))
         n_workers = n_here
     spare = budget.free - outside - n_here * each
     # What is done early waits, a block per worker. Without room for that, blocks are cut only when they are asked for.

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -25,6 +24,7 @@ from mxsplicer.report.doubts import doubts
 from mxsplicer.report.explorer import explorer
 from mxsplicer.report.pictures import STYLE
 from mxsplicer.report.sheets import contact_sheets
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.tl.naming import suggest_names
 from mxsplicer.tl.rows import learned_features, take
 
@@ -78,9 +78,7 @@ def write_report(
         If ``path`` exists and ``overwrite`` is off, or if there are masks but not one for every slide.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        msg = f"report {path} exists; choose another name, or give --overwrite to replace it."
-        raise InputError(msg)
+    check_free(path, overwrite=overwrite)
     if masks and len(masks) != len(slides):
         msg = f"{len(masks)} masks were given for {len(slides)} slides; give one for each, in the same order, or none."
         raise InputError(msg)
@@ -89,13 +87,8 @@ def write_report(
     with mpl.rc_context(STYLE):
         content = _content(adata, slides, masks, Path(log) if log is not None else None, scores, failed or {})
     page = _template().render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path, shared=True) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     logger.info("Report of %d cells: %s (%.1f MB)", adata.n_obs, path, len(page) / 1e6)
     return path
 

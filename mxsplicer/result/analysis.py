@@ -19,7 +19,6 @@ from mxsplicer.embedding.embed import (
 )
 from mxsplicer.embedding.h5ad import split_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import fingerprint
 from mxsplicer.result.cohort import (
     FILES,
     join_labels_of_slides,
@@ -28,6 +27,7 @@ from mxsplicer.result.folder import Result, write_features
 from mxsplicer.result.options import Options
 from mxsplicer.result.work import Work, record
 from mxsplicer.splicer.run import Run, load_run
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.harmony import harmonize
 from mxsplicer.tl.labels import (

@@ -9,9 +9,10 @@ from mxsplicer.errors import InputError
 from mxsplicer.result.cohort import (
     FILES,
 )
-from mxsplicer.result.folder import differences, write_json
+from mxsplicer.result.folder import differences
 from mxsplicer.result.options import Options, options_as_json
 from mxsplicer.result.work import Work, record
+from mxsplicer.system.files import write_json
 
 
 def begin(work: Work, *, overwrite: bool) -> None:

@@ -24,8 +24,10 @@ import zarr
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.images.readers import open_slide
-from mxsplicer.images.slide import LazyImage, Slide, fingerprint, select_channels
+from mxsplicer.images.slide import LazyImage, Slide, select_channels
 from mxsplicer.masks.files import open_mask
+from mxsplicer.system.files import atomic_write, write_json
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import Location, locate
 from mxsplicer.system.progress import track
 
@@ -222,23 +224,13 @@ def write_features(path: Path, z: Any) -> None:
     A chunk holds one feature of up to 2¹⁹ cells. What is held in memory does not grow with the cells: 16 features of
     as many.
     """
-    temporary = path.with_name("features.partial.zarr")
-    shutil.rmtree(temporary, ignore_errors=True)
     n, d = z.shape
     chunks = (1, min(n, _CELLS_AT_ONCE))
-    features = zarr.create_array(temporary, shape=(d, n), chunks=chunks, dtype=z.dtype, zarr_format=3)
-    for start in track(range(0, n, _CELLS_AT_ONCE), "Writing features"):
-        cells = slice(start, min(start + _CELLS_AT_ONCE, n))
-        for first in range(0, d, _FEATURES_AT_ONCE):
-            some = np.asarray(z[cells, first : first + _FEATURES_AT_ONCE])
-            for number, feature in enumerate(some.T, start=first):  # each compressed by itself: no copy of all of them
-                features[number, cells] = np.ascontiguousarray(feature)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.replace(path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is whole or absent."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        features = zarr.create_array(temporary, shape=(d, n), chunks=chunks, dtype=z.dtype, zarr_format=3)
+        for start in track(range(0, n, _CELLS_AT_ONCE), "Writing features"):
+            cells = slice(start, min(start + _CELLS_AT_ONCE, n))
+            for first in range(0, d, _FEATURES_AT_ONCE):
+                some = np.asarray(z[cells, first : first + _FEATURES_AT_ONCE])
+                for number, feature in enumerate(some.T, start=first):  # each compressed by itself, without a copy
+                    features[number, cells] = np.ascontiguousarray(feature)

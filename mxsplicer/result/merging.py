@@ -19,14 +19,15 @@ from mxsplicer.embedding.embed import open_cells, save_cells
 from mxsplicer.embedding.h5ad import join_cells, join_obs
 from mxsplicer.errors import InputError
 from mxsplicer.images.readers import slide_name
-from mxsplicer.images.slide import fingerprint
 from mxsplicer.result.analysis import interpret, split_result
 from mxsplicer.result.cohort import FILES, Sample, read_cohort
 from mxsplicer.result.composition import embed_slides, write_result_report
-from mxsplicer.result.folder import Result, logged, open_result, write_features, write_index, write_json
+from mxsplicer.result.folder import Result, logged, open_result, write_features, write_index
 from mxsplicer.result.opening import samples_of
 from mxsplicer.result.options import Options
 from mxsplicer.result.outcomes import is_of_slide, note, reason_of
+from mxsplicer.system.files import write_json
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import absolute, locate
 from mxsplicer.system.locks import held
 from mxsplicer.tl.labels import check_samples, join_samples

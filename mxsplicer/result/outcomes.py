@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mxsplicer.errors import InputError
+from mxsplicer.system.files import write_json
 from mxsplicer.system.locks import held
 
 logger = logging.getLogger(__name__)
@@ -140,10 +141,7 @@ def usable(paths: Sequence[str | Path]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _write(file: Path, outcome: Outcome) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".partial")
-    temporary.write_text(json.dumps(asdict(outcome), indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(file)
+    write_json(file, asdict(outcome))
 
 
 def _relative(made: str, file: Path) -> str:

@@ -10,7 +10,7 @@ from mxsplicer.embedding.embed import (
 )
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import choose_patch_px
-from mxsplicer.patches.planning import plan_extraction, said_seconds
+from mxsplicer.patches.planning import format_seconds, plan_extraction
 from mxsplicer.result.cohort import (
     Sample,
     every_marker,
@@ -19,7 +19,7 @@ from mxsplicer.result.opening import prepare
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.work import Work
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.system.memory import said_bytes
+from mxsplicer.system.memory import format_bytes
 
 # What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
 _SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
@@ -45,9 +45,9 @@ class EmbeddingPlan:
         return "\n".join(
             [
                 f"cells   about {self.n_cells:,}, {self.n_features} features each",
-                f"disk    at most {said_bytes(self.disk_bytes)}",
-                f"memory  at most {said_bytes(self.memory_bytes)}",
-                *said_seconds(self.seconds, self.dominated_by),
+                f"disk    at most {format_bytes(self.disk_bytes)}",
+                f"memory  at most {format_bytes(self.memory_bytes)}",
+                *format_seconds(self.seconds, self.dominated_by),
                 *[f"  {stage:<22}on top" for stage in self.not_counted],
             ]
         )
@@ -134,10 +134,10 @@ def check_memory(work: Work) -> None:
     if needed > limit:
         of_cells = f" and of {n_cells:,} cells in {n_markers} markers" if n_cells else ""
         msg = (
-            f"--max-memory {said_bytes(limit)} is too little: correlations and clusters take {said_bytes(needed)}, of "
-            f"all libraries{of_cells}. Give at least that."
+            f"{format_bytes(limit)} of memory is too little: correlations and clusters take "
+            f"{format_bytes(needed)}, including all libraries{of_cells}."
         )
-        raise InputError(msg)
+        raise InputError(msg, f"Raise `max_bytes` to at least {format_bytes(needed)}.")
 
 
 def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:

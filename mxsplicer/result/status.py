@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import fingerprint
 from mxsplicer.result.folder import failures
 from mxsplicer.result.outcomes import read_outcome
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import Location, locate
 from mxsplicer.system.locks import find_lock
 

@@ -11,13 +11,14 @@ from anndata import AnnData
 
 from mxsplicer.embedding.embed import encode_patches, open_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, drop_markers, fingerprint
+from mxsplicer.images.slide import LazyImage, Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result.folder import cells_of, open_image, open_result
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.scales import in_order
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import locate
 from mxsplicer.tl.rows import take
 

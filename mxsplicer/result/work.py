@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, fingerprint
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.result.cohort import (
     Sample,
 )
-from mxsplicer.result.folder import Result, write_json
+from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
 from mxsplicer.result.outcomes import is_of_slide, reason_of
 from mxsplicer.splicer.run import Run
+from mxsplicer.system.files import write_json
+from mxsplicer.system.fingerprints import fingerprint
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -24,13 +24,14 @@ from skimage.segmentation import expand_labels, watershed
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
-from mxsplicer.images.slide import Slide, fingerprint, overview
+from mxsplicer.images.slide import Slide, overview
 from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
 from mxsplicer.masks.polygons import Polygons, outlines_at, read_polygons
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
 from mxsplicer.system.distributing import is_cluster
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import held
 from mxsplicer.system.memory import Budget
 

@@ -3,16 +3,16 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import zarr
 
 from mxsplicer.images.ngff import create_labels, finish_labels, open_finest_labels
 from mxsplicer.images.tiles import Grid, Window, grown, in_order
+from mxsplicer.system.files import atomic_write, partial_path, remove_partial, replace, write_json
 from mxsplicer.system.progress import track
 
 logger = logging.getLogger(__name__)
@@ -44,20 +44,19 @@ class UnfinishedMasks:
 
     def __init__(self, paths: Sequence[Path], grid: Grid, halo_px: int, made_from: dict[str, Any] | None) -> None:
         self._paths, self._grid, self._halo_px = paths, grid, halo_px
-        self._journal = _partial(paths[0]) / _DONE
+        self._journal = partial_path(paths[0]) / _DONE
         self._firsts: list[np.ndarray] = []
         if made_from is not None and self._read_made_from() == made_from:
-            self._masks = [open_finest_labels(_partial(one), mode="r+") for one in paths]
+            self._masks = [open_finest_labels(partial_path(one), mode="r+") for one in paths]
             self._firsts = [np.load(one) for one in sorted(self._journal.glob("*.npy"))]
-            for stray in (one for path in paths for one in _partial(path).rglob("*.partial")):
-                stray.unlink()  # of what zarr was writing
+            for path in paths:
+                remove_partial(partial_path(path))  # what zarr was writing
             logger.info("%s: goes on after %d of %d tiles", paths[0], len(self._firsts), len(grid))
             return
-        self._masks = [create_labels(_partial(one), grid.shape_px) for one in paths]
+        self._masks = [create_labels(partial_path(one), grid.shape_px) for one in paths]
         self._journal.mkdir()
         if made_from is not None:
-            with _whole(self._journal / _MADE_FROM) as stream:
-                stream.write(json.dumps(made_from).encode())
+            write_json(self._journal / _MADE_FROM, made_from)
 
     def tiles_left(self) -> list[Window]:
         """Return the tiles that are not done, in their order."""
@@ -73,43 +72,29 @@ class UnfinishedMasks:
             first = _write(self._masks, cells, nuclei if len(self._masks) > 1 else None, owned, window, n_cells)
             n_cells += len(first)
             self._firsts.append(first)
-            with _whole(self._journal / f"{number:09d}.npy") as stream:
+            with atomic_write(self._journal / f"{number:09d}.npy") as temporary, temporary.open("wb") as stream:
                 np.save(stream, first)
         return n_cells
 
     def discard(self) -> None:
         """Leave nothing of them."""
         for one in self._paths:
-            shutil.rmtree(_partial(one))
+            shutil.rmtree(partial_path(one))
 
     def finish(self, *, pixel_size_um: float, about: dict[str, Any], workers: int) -> None:
         """Give the cells their last numbers, write coarser levels, and give the masks their names."""
         _number_by_place(self._masks, np.concatenate(self._firsts))
         for one in self._paths:
-            finish_labels(_partial(one), pixel_size_um=pixel_size_um, about=about, workers=workers)
+            finish_labels(partial_path(one), pixel_size_um=pixel_size_um, about=about, workers=workers)
         shutil.rmtree(self._journal)
         for one in reversed(self._paths):  # the cells last: who finds them finds all
-            shutil.rmtree(one, ignore_errors=True)
-            _partial(one).rename(one)
+            replace(partial_path(one), one)
 
     def _read_made_from(self) -> Any:
         try:
             return json.loads((self._journal / _MADE_FROM).read_bytes())
         except (OSError, ValueError):
             return None
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that has its name when it is whole."""
-    unfinished = path.with_name("next")
-    with unfinished.open("wb") as stream:
-        yield stream
-    unfinished.replace(path)
 
 
 def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:

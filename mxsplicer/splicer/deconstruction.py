@@ -18,7 +18,7 @@ from torch import Tensor
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
-from mxsplicer.system.imports import import_by_name, told
+from mxsplicer.system.imports import describe_error, import_by_name
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
 
@@ -251,7 +251,7 @@ def find_deconstruction(name: str) -> Deconstruction:
             components = list(own(markers))
             fault = _fault(components, len(markers))
         except Exception as error:  # whatever is wrong in the user's function
-            fault = f"fails on {len(markers)} markers ({told(error)})"
+            fault = f"fails on {len(markers)} markers ({describe_error(error)})"
         if fault:
             msg = f"deconstruction {name!r} {fault}; it must take {must}, with channels that there are."
             raise InputError(msg)

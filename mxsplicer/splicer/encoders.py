@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mxsplicer.errors import InputError
-from mxsplicer.system.imports import import_by_name, is_importable, told
+from mxsplicer.system.imports import describe_error, import_by_name, is_importable
 
 _LANES = 16  # channels that a processor computes at once
 _EXPANSION = 4  # of a block with a bottleneck: what it returns, beside what its inner convolution sees
@@ -300,7 +300,7 @@ def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.
     try:
         encoder = make(n_markers, patch_px, **({"width": width} if _takes_width(make) else {}))
     except Exception as error:  # whatever is wrong in the user's class
-        msg = f"encoder {name!r} could not be made for {n_markers} markers and {patch_px} px: {told(error)}."
+        msg = f"encoder {name!r} could not be made for {n_markers} markers and {patch_px} px: {describe_error(error)}."
         raise InputError(msg) from error
     patches = torch.randn(2, n_markers, patch_px, patch_px, generator=torch.Generator().manual_seed(0))
     if fault := _fault(encoder, patches):
@@ -321,7 +321,7 @@ def _fault(encoder: Any, patches: Tensor) -> str:
         with torch.no_grad():
             z, again, alone = encoder(patches), encoder(patches), encoder(patches[:1])
     except Exception as error:  # whatever is wrong in the user's class
-        return f"fails on patches {tuple(patches.shape)} ({told(error)})"
+        return f"fails on patches {tuple(patches.shape)} ({describe_error(error)})"
     encoder.train()
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(patches):
         return f"returns {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__} for {len(patches)} patches"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.run import RUN_FILES, Run, load_run
+from mxsplicer.system.files import atomic_write, check_free
 
 _NEEDED = ("config.json", "model.safetensors")
 _OF_GIT = (".gitattributes",)  # every repository of the hub has one; it is not fetched
@@ -93,29 +94,19 @@ def pull(
         If the repository holds anything that is no part of a run, or a run that cannot be opened. Then nothing is left.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        msg = f"{path} exists. Choose another folder, or --overwrite to replace it."
-        raise InputError(msg)
-    partial = path.with_name(path.name + ".partial")
+    check_free(path, overwrite=overwrite)
     hub = hub or _hub()
     with _explained(repository):
         files = sorted(set(hub.list_repo_files(repository, revision=revision)) - set(_OF_GIT))
     _check_files(repository, files)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_write(path) as temporary:
         with _explained(repository):
             for file in files:
-                hub.hf_hub_download(repository, file, revision=revision, local_dir=partial / "fetched")
+                hub.hf_hub_download(repository, file, revision=revision, local_dir=temporary / "fetched")
         for file in files:
-            (partial / "fetched" / file).replace(partial / file)
-        shutil.rmtree(partial / "fetched")  # with the notes that the client leaves beside the files
-        load_run(partial, encoder=encoder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if path.exists():
-        shutil.rmtree(path)
-    partial.replace(path)
+            (temporary / "fetched" / file).replace(temporary / file)
+        shutil.rmtree(temporary / "fetched")  # with the notes that the client leaves next to the files
+        load_run(temporary, encoder=encoder)
     return load_run(path, encoder=encoder)
 
 

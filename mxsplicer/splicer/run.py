@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
-from mxsplicer.images.slide import fingerprint
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.imports import is_importable
 
 _VERSION = 1

@@ -37,7 +37,9 @@ from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.scales import common_scale, on_one_scale
 from mxsplicer.splicer.views import Views
 from mxsplicer.splicer.widths import choose_widths
-from mxsplicer.system.imports import source_digest
+from mxsplicer.system.files import atomic_write, check_free, partial_path, remove_partial
+from mxsplicer.system.files import replace as replace_path
+from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 
@@ -108,7 +110,7 @@ def train(
     processes = find_processes(devices, nodes)
     batches = _batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
-    _check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite)
     fabric = make_fabric(
         device, precision, processes, weights_rest=recipe.components_per_step is not None or panel == "union"
     )
@@ -153,7 +155,7 @@ def train(
             "n_cells": batches.n_cells,
             **({} if panel == "same" else {"panel": panel}),
             # So that a run which was interrupted does not go on with other code.
-            **({"own_code": {name: source_digest(name) for name in own}} if (own := recipe.own_code()) else {}),
+            **({"own_code": {name: fingerprint_code(name) for name in own}} if (own := recipe.own_code()) else {}),
         }
         run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
         folder = _begin(fabric, path, run, overwrite=overwrite)
@@ -365,15 +367,9 @@ def _check_nuclei(recipe: Recipe, components: Sequence[Component], stores: Seque
         raise InputError(msg)
 
 
-def _check_free(path: Path, *, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        msg = f"{path} exists. Choose another folder, or --overwrite to replace it."
-        raise InputError(msg)
-
-
 def _begin(fabric: Fabric, path: Path, run: Run, *, overwrite: bool) -> Path:
     """Return the folder that training writes to: a new one, or an interrupted one with the same settings."""
-    folder = path.with_name(path.name + ".partial")
+    folder = partial_path(path)
     settings = json.dumps([run.settings, run.normalization.to_dict()], sort_keys=True)
     marker = folder / "settings.json"
     other = folder.exists() and (not marker.is_file() or marker.read_text(encoding="utf-8") != settings)
@@ -399,9 +395,8 @@ def _finish(run: Run, folder: Path, path: Path) -> None:
     save_run(replace(run, results=last_results(folder / "log.jsonl")), folder)
     for file in ("checkpoint.safetensors", "settings.json"):  # what only an interrupted run needs
         (folder / file).unlink(missing_ok=True)
-    if path.exists():
-        shutil.rmtree(path)
-    folder.replace(path)
+    remove_partial(folder)
+    replace_path(folder, path)
 
 
 def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -> None:
@@ -409,9 +404,8 @@ def _checkpoint(folder: Path, objective: nn.Module, optimizer: Any, step: int) -
     for number, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{number}.{name}": value for name, value in state.items()})
     tensors["step"] = torch.tensor(step)
-    temporary = folder / "checkpoint.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    temporary.replace(folder / "checkpoint.safetensors")
+    with atomic_write(folder / "checkpoint.safetensors") as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def _resume(fabric: Fabric, folder: Path, objective: nn.Module, optimizer: Any) -> int:

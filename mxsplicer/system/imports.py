@@ -3,7 +3,6 @@
 What a user types may be imported. What a file says never is: nobody should run code by opening what they were sent.
 """
 
-import hashlib
 import importlib
 import sys
 import warnings
@@ -104,7 +103,7 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever is wrong in the user's file
-        msg = f"module {module_name!r}, named as {what}, cannot be imported: {told(error)}."
+        msg = f"module {module_name!r}, named as {what}, cannot be imported: {describe_error(error)}."
         raise InputError(msg) from error
     finally:
         sys.path.remove(here)
@@ -116,24 +115,12 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
     return made
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return what is wrong in a user's own code, to stand within a sentence.
 
     Examples
     --------
-    >>> told(ValueError("no such thing."))
+    >>> describe_error(ValueError("no such thing."))
     'ValueError: no such thing'
     """
     return f"{type(error).__name__}: {error}".rstrip(".")
-
-
-def source_digest(name: str) -> str:
-    """Return the SHA-256 of the file that an imported ``module:name`` lies in: it changes where the code does.
-
-    Examples
-    --------
-    >>> len(source_digest("json:dumps"))
-    64
-    """
-    file = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()

@@ -77,10 +77,10 @@ class Budget:
         if n_bytes > self.free:
             enough = (self.taken + n_bytes) / (1 - _MARGIN)
             msg = (
-                f"--max-memory {said_bytes(self.total)} is too little: {what} takes {said_bytes(n_bytes)} beside the "
-                f"{said_bytes(self.taken)} that the program itself holds. Give at least {said_bytes(enough)}."
+                f"{format_bytes(self.total)} of memory is too little: {what} takes {format_bytes(n_bytes)}, in "
+                f"addition to the {format_bytes(self.taken)} that the program itself holds."
             )
-            raise InputError(msg)
+            raise InputError(msg, f"Raise `max_bytes` to at least {format_bytes(enough)}.")
 
 
 def parse_bytes(text: str) -> int:
@@ -98,14 +98,14 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** _UNITS[found[2]])
 
 
-def said_bytes(n_bytes: float) -> str:
+def format_bytes(n_bytes: float) -> str:
     """Return a number of bytes as people, and :func:`parse_bytes`, read it.
 
     Rounded up in the second place, so that what is said to be enough is enough.
 
     Examples
     --------
-    >>> said_bytes(2 << 30), said_bytes(1_700_000_000), said_bytes(300)
+    >>> format_bytes(2 << 30), format_bytes(1_700_000_000), format_bytes(300)
     ('2G', '1.59G', '300')
     """
     for unit, power in reversed(_UNITS.items()):

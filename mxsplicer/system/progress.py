@@ -79,7 +79,7 @@ def shown(console: Console | None = None) -> Iterator[None]:
             _display.reset(token)
 
 
-def said_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as people read it."""
     if seconds < 90:
         return f"{seconds:.2g} s"

@@ -57,7 +57,7 @@ def test_what_cannot_be_written_is_said_before_anything_is(adata, tmp_path):
     with pytest.raises(InputError, match=r"cells.xlsx has another ending than .csv, .csv.gz, .parquet"):
         write_table(adata, tmp_path / "cells.xlsx")
     (tmp_path / "cells.csv").write_text("mine")
-    with pytest.raises(InputError, match=r"exists; choose another name, or give --overwrite"):
+    with pytest.raises(InputError, match=r"exists\. Choose another name, or pass `overwrite=True`"):
         write_table(adata, tmp_path / "cells.csv")
     assert (tmp_path / "cells.csv").read_text() == "mine"
     write_table(adata, tmp_path / "cells.csv", overwrite=True)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import Slide, check_mask, complete_key, fingerprint, overview
+from mxsplicer.images.slide import Slide, check_mask, complete_key, overview
+from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.testing import tiny_slide
 
 

@@ -8,7 +8,7 @@ import pytest
 from napari_mxsplicer.reader import get_reader
 
 from mxsplicer import InputError
-from mxsplicer.images.slide import fingerprint
+from mxsplicer.system.fingerprints import fingerprint
 
 
 def test_a_result_is_read_by_its_folder_and_by_its_index(sample):

@@ -314,7 +314,7 @@ def test_what_exists_is_replaced_only_on_request_and_only_by_its_like(tmp_path):
     extract_patches(slide, mask, path, patch_size_um=16)
     (tmp_path / "thesis").mkdir()
 
-    with pytest.raises(InputError, match=r"exists.*--overwrite"):
+    with pytest.raises(InputError, match=r"exists\. .*`overwrite=True`"):
         extract_patches(slide, mask, path, patch_size_um=8)
     with pytest.raises(InputError, match="is not a patch store, so it is not replaced"):
         extract_patches(slide, mask, tmp_path / "thesis", patch_size_um=8, overwrite=True)

@@ -222,7 +222,7 @@ def test_a_crew_stays_inside_the_budget(kind, streams, wanted):
 def test_a_budget_that_is_too_small_says_what_is_needed():
     cutter = cutter_of()
     with pytest.raises(
-        InputError, match=r"--max-memory 300M is too little: a block of 1,024 patches .* Give at least"
+        InputError, match=r"^300M of memory is too little: a block of 1,024 patches .* Raise `max_bytes` to at least"
     ) as refused:
         choose_crew(cutter, Budget(300 << 20, taken=200 << 20))
 

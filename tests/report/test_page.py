@@ -178,7 +178,7 @@ def test_a_page_that_exists_is_kept_unless_told(page):
     adata = make_cells([make_slide("S01")])
     before = page.read_bytes()
 
-    with pytest.raises(InputError, match=r"report .* exists; .* --overwrite"):
+    with pytest.raises(InputError, match=r"exists\. .*`overwrite=True`"):
         write_report(adata, page)
     assert page.read_bytes() == before
 

@@ -390,7 +390,7 @@ def test_a_dask_cluster_embeds_to_the_same_numbers(tmp_path, simulated, result, 
 
 def test_memory_below_what_clusters_take_is_refused_at_once_and_nothing_is_written(tmp_path, simulated):
     with pytest.raises(
-        InputError, match=r"--max-memory 1G is too little: correlations and clusters .* Give at least that"
+        InputError, match=r"^1G of memory is too little: correlations and clusters .* Raise `max_bytes` to at least"
     ):
         embed_slides(simulated.image, tmp_path / "S01.mxs", options=Options(**SMALL), max_bytes=1 << 30)
 

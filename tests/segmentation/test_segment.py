@@ -308,7 +308,7 @@ def test_a_function_that_finds_the_same_things_in_any_tile_makes_the_same_mask_i
 def test_memory_that_cannot_hold_one_tile_is_refused_and_what_would_do_is_said(tmp_path):
     slide, _ = tissue()
 
-    with pytest.raises(InputError, match="Give at least"):
+    with pytest.raises(InputError, match=r"Raise `max_bytes` to at least"):
         segment(slide, tmp_path / "mask.zarr", max_bytes=1 << 20)
 
     assert not list(tmp_path.iterdir())

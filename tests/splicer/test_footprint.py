@@ -57,7 +57,7 @@ def test_what_is_mixed_shrinks_with_memory_and_never_below_a_block(tmp_path):
 def test_training_is_refused_before_it_begins_where_memory_is_too_little(tmp_path):
     store = tiny_store(tmp_path / "tiny.zarr")
 
-    with pytest.raises(InputError, match="--max-memory"):
+    with pytest.raises(InputError, match="too little"):
         train(store, tmp_path / "run", recipe=SMALL, device="cpu", max_bytes=resident_bytes() // 2)
 
     assert not list(tmp_path.glob("run*"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.system.memory import Budget, give_back, measured_peak, parse_bytes, resident_bytes, said_bytes
+from mxsplicer.system.memory import Budget, format_bytes, give_back, measured_peak, parse_bytes, resident_bytes
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_what_is_no_amount_is_refused(text):
 
 @pytest.mark.parametrize("n_bytes", [1, 1023, 1025, 123_456_789, (2 << 30) + 1, 5 << 40])
 def test_what_is_said_to_be_enough_is_enough(n_bytes):
-    assert n_bytes <= parse_bytes(said_bytes(n_bytes)) <= n_bytes * 1.011
+    assert n_bytes <= parse_bytes(format_bytes(n_bytes)) <= n_bytes * 1.011
 
 
 def test_a_budget_shares_out_what_is_not_taken():
@@ -33,7 +33,7 @@ def test_a_budget_shares_out_what_is_not_taken():
     assert 0 < budget.tiles + budget.queue + budget.batches <= budget.free < budget.total - budget.taken
     assert Budget.of(1 << 20).free == 0
     assert Budget.of(None, default=1 << 30).free == pytest.approx(1 << 30, rel=1e-6)
-    with pytest.raises(InputError, match=r"^--max-memory 1M is too little: a tile takes 1K beside the .*Give at least"):
+    with pytest.raises(InputError, match=r"^1M of memory is too little: a tile takes 1K, .* Raise `max_bytes`"):
         Budget.of(1 << 20).require(1024, "a tile")
 
 

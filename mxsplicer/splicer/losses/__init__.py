@@ -15,7 +15,7 @@ from mxsplicer.splicer.losses.loss import Loss
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.system.imports import import_by_name, told
+from mxsplicer.system.imports import describe_error, import_by_name
 
 __all__ = ["LOSSES", "Loss", "find_loss"]
 
@@ -46,7 +46,7 @@ def find_loss(name: str) -> Loss:
         terms = per_chunk(loss, *e)
         shapes = {term: tuple(values.shape) for term, values in terms.items()}
     except Exception as error:  # whatever is wrong in the user's class
-        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {told(error)}. It takes {must}."
+        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {describe_error(error)}. It takes {must}."
         raise InputError(msg) from error
     if set(shapes.values()) != {(3,)}:
         msg = f"the terms of loss {name!r} are {shapes} for 3 chunks, not one number each. It takes {must}."
