@@ -135,11 +135,9 @@ class Mask:
     def _check(self, labels: np.ndarray) -> None:
         if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
             strange = labels[~np.isfinite(labels) | (labels != np.floor(labels))][0]
-            msg = (
-                f"mask {self._name} holds {strange:g}, which is not a cell id: it looks like an intensity or probability "
-                "image."
-            )
-            raise NotLabelsError(msg, "Give the label image, one whole number per cell.")
+            msg = f"mask {self._name} holds {strange:g}, which is not a cell id."
+            remedy = "It looks like an image of intensities or probabilities: give the label image."
+            raise NotLabelsError(msg, remedy)
         if labels.min() < 0 or labels.max() > _LARGEST_ID:
             strange = labels.min() if labels.min() < 0 else labels.max()
             msg = f"mask {self._name} holds the id {strange:.0f}; ids from 0 to {_LARGEST_ID} are needed."

@@ -313,7 +313,7 @@ def test_an_ome_zarr_is_read_over_http(tmp_path, server, version):
     np.testing.assert_array_equal(slide.image[1:, 10:30, ::5], IMAGE[1:, 10:30, ::5])
     np.testing.assert_array_equal(slide.pyramid[0][...], IMAGE[:, ::2, ::2])
     assert fingerprint(slide.path) == fingerprint(slide.path) != fingerprint(f"{server}/other.ome.zarr")
-    with pytest.raises(InputError, match=rf"there is nothing at {server}/absent\.zarr"):
+    with pytest.raises(InputError, match=rf"nothing found at {server}/absent\.zarr"):
         open_slide(f"{server}/absent.zarr")
 
 

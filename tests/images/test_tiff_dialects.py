@@ -291,16 +291,14 @@ def test_a_file_that_is_missing_from_a_set_is_named(tmp_path, write):
     lost = next(file for file in sorted(tmp_path.glob("slide-CD*")) if file != path)
     lost.unlink()
 
-    with pytest.raises(
-        InputError, match=rf"lacks 1 of the 3 pages it announces. Put beside it what it names: {lost.name}\."
-    ):
+    with pytest.raises(InputError, match=rf"lacks 1 of the 3 pages it announces. Put into its folder: {lost.name}\."):
         open_slide(path)
 
 
 def test_what_a_part_of_a_set_refers_to_must_be_there(tmp_path):
     path = by_companion(tmp_path / "slide.tif", image())
     (tmp_path / "slide.companion.ome").unlink()
-    with pytest.raises(InputError, match=r"is a part of an image described by .slide.companion.ome., which"):
+    with pytest.raises(InputError, match=r"is part of an image described by .slide.companion.ome., which"):
         open_slide(path)
 
     companion = companion_itself(tmp_path / "slide.tif", image())
@@ -374,7 +372,7 @@ def test_a_tiff_is_read_at_a_url(tmp_path, compression):
     np.testing.assert_array_equal(slide.image[1:, 5:60, ::3], written[1:, 5:60, ::3])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(slide)).pyramid[0][0], written[0, ::2, ::2])
     memory.rm("/slide.ome.tif")
-    with pytest.raises(InputError, match=r"there is nothing at memory://slide\.ome\.tif"):
+    with pytest.raises(InputError, match=r"nothing found at memory://slide\.ome\.tif"):
         open_slide("memory://slide.ome.tif")
 
 

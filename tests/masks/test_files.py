@@ -125,7 +125,7 @@ def test_labels_of_an_ome_zarr_are_found_in_it(tmp_path):
 def test_an_intensity_image_is_not_a_mask(tmp_path):
     mask = open_mask(as_tiff(tmp_path / "mask.tif", np.random.default_rng(0).random((8, 8), np.float32)))
 
-    with pytest.raises(InputError, match="looks like an intensity or probability image"):
+    with pytest.raises(InputError, match="looks like an image of intensities or probabilities"):
         mask[...]
 
 
@@ -183,7 +183,7 @@ def test_strips_as_wide_as_the_slide_are_decoded_once_whatever_is_read(tmp_path,
     read = Counter()
     pread = os.pread
     monkeypatch.setattr(
-        "mxsplicer.images.tiff.os.pread", lambda file, n, place: (read.update([place]), pread(file, n, place))[1]
+        "mxsplicer.images.tiff_io.os.pread", lambda file, n, place: (read.update([place]), pread(file, n, place))[1]
     )
 
     mask = open_mask(path, page=page)

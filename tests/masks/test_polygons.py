@@ -204,7 +204,7 @@ def test_outlines_without_nuclei_or_without_a_slide_are_refused(tmp_path):
 
     with pytest.raises(InputError, match="holds no outline of a nucleus"):
         read_polygons(path, SHAPE, outline_of="nucleus")
-    with pytest.raises(InputError, match="Give .slide. too"):
+    with pytest.raises(InputError, match="Give `slide` too"):
         open_mask(path)
 
 
