@@ -18,8 +18,9 @@ from mxsplicer.system.imports import lazily
 if TYPE_CHECKING:
     from mxsplicer import export, pl, report, tl
     from mxsplicer.cells.measure import Cells, measure_cells
-    from mxsplicer.embedding.embed import embed, embed_to_file, from_slide, from_store, open_cells
-    from mxsplicer.embedding.h5ad import write_obs
+    from mxsplicer.embedding.embed import embed, embed_to_file
+    from mxsplicer.embedding.h5ad import open_cells, write_obs
+    from mxsplicer.embedding.sources import from_slide, from_store
     from mxsplicer.errors import InputError
     from mxsplicer.evaluation import Evaluation, evaluate, write_scores
     from mxsplicer.images.markers import find_nuclear_marker
@@ -68,12 +69,12 @@ _HOME = {
     "examine": "masks.doctor",
     "export": "",
     "extract_patches": "patches.extraction",
+    "from_slide": "embedding.sources",
+    "from_store": "embedding.sources",
     "find_nuclear_marker": "images.markers",
-    "from_slide": "embedding.embed",
-    "from_store": "embedding.embed",
     "load_run": "splicer.run",
     "measure_cells": "cells.measure",
-    "open_cells": "embedding.embed",
+    "open_cells": "embedding.h5ad",
     "open_mask": "masks.files",
     "open_result": "result.folder",
     "open_result_slide": "result.folder",

@@ -35,7 +35,7 @@ def cluster(
     With --roi only the cells inside are clustered, and the others are in no cluster.
     """
     from mxsplicer import tl
-    from mxsplicer.embedding.embed import open_cells, save_cells
+    from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import cells_of
     from mxsplicer.tl.rows import learned_features
 
@@ -55,7 +55,7 @@ def cluster(
             names = tl.name_clusters(cells)
             if enrichment:
                 tl.enrich_neighbourhoods(cells)
-        save_cells(adata, path, embedded=path)
+        save_cells(adata, path)
         counts = adata.obs["leiden"].value_counts()
     for name, said in names.items():
         typer.echo(f"{name:>3}  {counts[name]:>9,} cells  {said}")

@@ -56,7 +56,7 @@ def correlate(
     and stand beside those of all cells.
     """
     from mxsplicer import tl
-    from mxsplicer.embedding.embed import open_cells, save_cells
+    from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import cells_of
     from mxsplicer.system.progress import shown
     from mxsplicer.tl.labels import obs_name
@@ -85,7 +85,7 @@ def correlate(
                 changed = True
                 typer.echo(f'{"layers" if marker is None else "obs"}["{name}"]', err=True)
         if changed:
-            save_cells(adata, path, embedded=path, layers=layers)
+            save_cells(adata, path, layers=layers)
             typer.echo(f"{path} is written.", err=True)
         table = tl.partners(adata, key=key, top=top)
         support = _support(adata, key)

@@ -47,7 +47,7 @@ def export(
 ) -> None:
     """Write cells, outlines and clusters of a result in the formats of other programs."""
     from mxsplicer import export
-    from mxsplicer.embedding.embed import open_cells
+    from mxsplicer.embedding.h5ad import open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.result.folder import cells_of, open_images, open_result
     from mxsplicer.tl.regions import cells_inside

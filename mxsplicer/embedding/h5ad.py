@@ -1,7 +1,24 @@
-"""Files of cells joined and taken apart by their rows; what is wide stays on the disk, some rows at a time."""
+"""The only module that opens an .h5ad file for writing; wide arrays are written some rows at a time.
+
+z of a result is computed once and stored
+
+1. in the journal of blocks (:mod:`mxsplicer.embedding.blocks`), because an embedding of hours must survive ``kill -9``.
+   An HDF5 file does not survive being killed while it is written, so the journal is kept until ``cells.h5ad`` is
+   complete, and then removed;
+2. in ``cells.h5ad``, for scanpy. :func:`write_blocks` writes it under a temporary name and :func:`complete_cells` adds
+   all that is computed from z to that same file and renames it, so z is not copied;
+3. in ``features.zarr``, feature by feature: a viewer reads one feature of all cells, for which it would have to
+   decompress all of ``cells.h5ad``. It is written by ``result/features.py``;
+4. of several slides, in an AnnData for each (:func:`split_cells`), because a file per slide is what other programs
+   take. ``per_slide=False`` leaves them out.
+
+A finished file is changed (``cluster``, ``correlate``, ``evaluate --write``, the panel) on a copy that replaces it,
+because nothing in the original can be computed again without the images.
+"""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,90 +27,141 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mxsplicer.embedding.blocks import read_blocks, regroup
 from mxsplicer.errors import InputError
-from mxsplicer.system.files import atomic_write
+from mxsplicer.system.files import atomic_write, partial_path
+from mxsplicer.system.memory import give_back
+from mxsplicer.system.progress import track
 
-_AT_ONCE = 1 << 14  # rows of z that are held at a time
-_ROWS, _FEATURES = 4096, 16  # a piece of z in the file, as embedding has it
+# An HDF5 chunk of z: reading all features of some cells and some features of all cells take about as long.
+_ROWS, _FEATURES = 4096, 16
+_ROWS_IN_MEMORY = 1 << 14  # of z, while cells are copied
 
-
-def join_cells(
-    files: Sequence[str | Path],
-    path: str | Path,
-    *,
-    uns: Mapping[str, Any],
-    varm: Mapping[str, Any] | None = None,
-    obs: pd.DataFrame | None = None,
-    obsm: Mapping[str, np.ndarray] | None = None,
-) -> Path:
-    """Write the cells of several files as one, in their order.
-
-    Numbers are copied as they are. The file appears when it is whole.
-
-    Parameters
-    ----------
-    files
-        AnnData files with the same markers. Representations and layers that one of them lacks are left out.
-    path
-        The file to write; one that is there is replaced.
-    uns, varm
-        What is said of all cells; none of it is taken from the files.
-    obs, obsm
-        Taken instead of what the files have: a table of all cells, and arrays of them.
-
-    Raises
-    ------
-    InputError
-        If the files differ in their markers, or two cells have one name.
-    """
-    path = Path(path)
-    opened = [h5py.File(file, "r") for file in files]
-    try:
-        var = _agreed_markers(opened, [Path(file).parent.name for file in files])
-        table = join_obs([anndata.io.read_elem(file["obs"]) for file in opened]) if obs is None else obs
-        if table.index.has_duplicates:
-            name = table.index[table.index.duplicated()][0]
-            msg = f"two of the cells are called {name!r}: their slides have one name. Give slides different names."
-            raise InputError(msg)
-        with atomic_write(path) as temporary, h5py.File(temporary, "w") as out:
-            out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-            elements: dict[str, Any] = {"obs": table, "var": var, "uns": dict(uns), "varm": dict(varm or {})}
-            for key, value in {**elements, "obsp": {}, "varp": {}, "layers": {}, "obsm": dict(obsm or {})}.items():
-                _write(out, key, value)
-            given = [f"obsm/{key}" for key in obsm or {}]
-            for name in _common(opened):
-                if name not in given:
-                    _copy_rows(opened, name, out)
-    finally:
-        for file in opened:
-            file.close()
-    return path
+_OBS = (
+    "x_px",
+    "y_px",
+    "area_um2",
+    "eccentricity",
+    "major_axis_um",
+    "minor_axis_um",
+    "orientation",
+    "at_border",
+    "nucleus_area_um2",
+    "patch_valid_fraction",
+)
 
 
-def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
-    """Write the cells of each slide to a file of its own, with all that the common file says of them.
+@contextmanager
+def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
+    """Open an AnnData file with its learned representations left on disk.
 
-    Parameters
-    ----------
-    path
-        The file of all cells.
-    places
-        The file to write for each slide, by its name; one that is there is replaced.
+    In the ``with`` block ``obsm["X_splicer"]`` and the like are h5py datasets, from which slices are read when they are
+    needed. Everything else is in memory and may be changed there; the file stays as it is.
     """
     with h5py.File(path, "r") as file:
-        obs = anndata.io.read_elem(file["obs"])
-        about = {key: anndata.io.read_elem(file[key]) for key in ("var", "varm", "uns")}
-        slides = obs["slide"].astype(str).to_numpy()
-        for slide, place in places.items():
-            rows = np.flatnonzero(slides == slide)
-            own = obs.iloc[rows].copy()
-            own["slide"] = own["slide"].cat.remove_unused_categories()
-            with atomic_write(place) as temporary, h5py.File(temporary, "w") as out:
-                out.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-                for key, value in {**about, "obs": own, "obsm": {}, "layers": {}, "obsp": {}, "varp": {}}.items():
-                    _write(out, key, value)
-                for name in _common([file]):
-                    _copy_rows([file], name, out, (rows[0], rows[-1] + 1) if len(rows) else (0, 0))
+        read = {key: anndata.io.read_elem(file[key]) for key in ("X", "obs", "var", "varm", "layers", "uns")}
+        obsm = {key: one if _is_wide(one) else anndata.io.read_elem(one) for key, one in file["obsm"].items()}
+        give_back()  # reading holds the table of millions of cells twice
+        yield anndata.AnnData(**read, obsm=obsm)
+
+
+def write_cells(adata: anndata.AnnData, path: str | Path) -> None:
+    """Write an AnnData that is in memory; the file appears when it is complete."""
+    with atomic_write(Path(path)) as temporary:
+        adata.write_h5ad(temporary)
+
+
+def write_blocks(
+    path: Path,
+    blocks: Mapping[str, Sequence[Path]],
+    *,
+    markers: Sequence[str],
+    missing: Mapping[str, Sequence[str]],
+    uns: Mapping[str, Any],
+    compression: str | None = "gzip",
+) -> None:
+    """Write the blocks of a journal as one AnnData file; it appears when it is complete.
+
+    Parameters
+    ----------
+    path
+        The file to write; an existing one is replaced.
+    blocks
+        The files of the blocks of each slide.
+    markers
+        Names for ``var``.
+    missing
+        The markers that each slide lacks.
+    uns
+        Content of ``uns["mxsplicer"]``.
+    compression
+        ``"gzip"``, ``"lzf"`` or None.
+    """
+    files = [file for of_slide in blocks.values() for file in of_slide]
+    obs = _obs_of(blocks, missing)
+    lacking = {name: list(of_slide) for name, of_slide in missing.items() if of_slide}
+    about = {**uns, **({"missing_markers": lacking} if lacking else {})}
+    elements = {
+        "obs": obs,
+        "var": pd.DataFrame(index=pd.Index(markers)),
+        "obsm": {
+            "spatial": np.stack([np.concatenate(list(read_blocks(files, f"cells/{axis}"))) for axis in "xy"], axis=1)
+        },
+        "uns": {"mxsplicer": about} if about else {},
+    }
+    with np.load(files[0]) as first:
+        wide = [name for name in first.files if name.startswith(("X", "layers/", "obsm/"))]
+    with atomic_write(path) as temporary, _create(temporary, elements, compression) as file:
+        for name in wide:
+            groups = track(regroup(read_blocks(files, name), _ROWS), "Writing", total=-(-len(obs) // _ROWS))
+            for start, rows in groups:
+                if start == 0:
+                    array = _create_array(file, name, (len(obs), rows.shape[1]), np.dtype(np.float32), compression)
+                array[start : start + len(rows)] = rows
+
+
+def complete_cells(
+    adata: anndata.AnnData, embedded: str | Path, path: str | Path, *, layers: Collection[str] = ()
+) -> None:
+    """Add what was computed from z to the file that z lies in, and give that file its final name.
+
+    The file ``embedded`` is changed in place, under a temporary name, and is gone afterwards; it has to be one that can
+    be made again, because a process that is killed here leaves neither of the two.
+
+    Parameters
+    ----------
+    adata
+        Cells that :func:`open_cells` opened from ``embedded``, outside of its ``with`` block.
+    embedded
+        The file that :func:`write_blocks` or :func:`join_cells` wrote.
+    path
+        The file to make; an existing one is replaced.
+    layers
+        Layers that changed; new ones are written in any case.
+    """
+    path = Path(path)
+    temporary = partial_path(path)
+    Path(embedded).replace(temporary)
+    _update(temporary, adata, layers)
+    temporary.replace(path)
+
+
+def save_cells(adata: anndata.AnnData, path: str | Path, *, layers: Collection[str] = ()) -> None:
+    """Save cells that :func:`open_cells` opened from ``path``, with all that was added to them.
+
+    X, layers and representations are copied as they are. The file is replaced when the new one is complete.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    path
+        The file that they were opened from.
+    layers
+        Layers that changed; new ones are written in any case.
+    """
+    with _changed_copy(Path(path)) as temporary:
+        _update(temporary, adata, layers)
 
 
 def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
@@ -112,26 +180,105 @@ def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
     -------
     The names of all columns of ``obs`` now.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+") as file:
-            obs = file["obs"]
-            for column, values in columns.items():
-                anndata.io.write_elem(obs, column, values)
-            order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
-            obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _changed_copy(Path(path)) as temporary, h5py.File(temporary, "r+") as file:
+        obs = file["obs"]
+        for column, values in columns.items():
+            anndata.io.write_elem(obs, column, values)
+        order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
+        obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
     return [str(column) for column in order]
 
 
+def write_uns(path: str | Path, entries: Mapping[str, Any]) -> None:
+    """Write entries into ``uns`` of an AnnData file; nothing else in it changes."""
+    with _changed_copy(Path(path)) as temporary, h5py.File(temporary, "r+") as file:
+        for key, value in entries.items():
+            anndata.io.write_elem(file, f"uns/{key}", value)
+
+
+def read_uns(path: str | Path, key: str = "") -> Any:
+    """Return ``uns`` of an AnnData file, or one entry of it."""
+    with h5py.File(path, "r") as file:
+        return anndata.io.read_elem(file[f"uns/{key}" if key else "uns"])
+
+
+def join_cells(
+    files: Sequence[str | Path],
+    path: str | Path,
+    *,
+    uns: Mapping[str, Any],
+    varm: Mapping[str, Any] | None = None,
+    obs: pd.DataFrame | None = None,
+    obsm: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write the cells of several files as one, in their order.
+
+    Numbers are copied as they are. The file appears when it is complete.
+
+    Parameters
+    ----------
+    files
+        AnnData files with the same markers. Representations and layers that one of them lacks are left out.
+    path
+        The file to write; an existing one is replaced.
+    uns, varm
+        Of the new file; nothing is taken from those of the files.
+    obs, obsm
+        Used instead of what the files hold: a table of all cells, and arrays of them.
+
+    Raises
+    ------
+    InputError
+        If the files differ in their markers, or two cells have the same name.
+    """
+    path = Path(path)
+    opened = [h5py.File(file, "r") for file in files]
+    try:
+        var = _common_var(opened, [Path(file).parent.name for file in files])
+        table = join_obs([anndata.io.read_elem(file["obs"]) for file in opened]) if obs is None else obs
+        if table.index.has_duplicates:
+            name = table.index[table.index.duplicated()][0]
+            msg = f"two cells are called {name!r}: their slides have the same name."
+            raise InputError(msg, "Give slides different names.")
+        elements = {"obs": table, "var": var, "uns": dict(uns), "varm": dict(varm or {}), "obsm": dict(obsm or {})}
+        given = [f"obsm/{key}" for key in obsm or {}]
+        with atomic_write(path) as temporary, _create(temporary, elements) as out:
+            for name in _common_arrays(opened):
+                if name not in given:
+                    _copy_rows(opened, name, out)
+    finally:
+        for file in opened:
+            file.close()
+    return path
+
+
+def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
+    """Write the cells of each slide to a file of its own, with ``var``, ``varm`` and ``uns`` of the common file.
+
+    Parameters
+    ----------
+    path
+        The file of all cells.
+    places
+        The file to write for each slide, by its name; an existing one is replaced.
+    """
+    with h5py.File(path, "r") as file:
+        obs = anndata.io.read_elem(file["obs"])
+        common = {key: anndata.io.read_elem(file[key]) for key in ("var", "varm", "uns")}
+        slides = obs["slide"].astype(str).to_numpy()
+        for slide, place in places.items():
+            rows = np.flatnonzero(slides == slide)
+            own = obs.iloc[rows].copy()
+            own["slide"] = own["slide"].cat.remove_unused_categories()
+            with atomic_write(place) as temporary, _create(temporary, {**common, "obs": own}) as out:
+                for name in _common_arrays([file]):
+                    _copy_rows([file], name, out, (rows[0], rows[-1] + 1) if len(rows) else (0, 0))
+
+
 def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables one below the other; categories are those of all, in the order in which they come."""
+    """Return tables one below the other; categories are those of all tables, in the order in which they come."""
     columns = list(dict.fromkeys(column for table in tables for column in table))
-    joined = pd.concat([table.astype(_plain(table)) for table in tables])[columns]
+    joined = pd.concat([table.astype(_plain_types(table)) for table in tables])[columns]
     for column in columns:
         own = [table[column] for table in tables if column in table]
         if all(isinstance(one.dtype, pd.CategoricalDtype) for one in own):
@@ -140,21 +287,83 @@ def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return joined
 
 
-def _plain(table: pd.DataFrame) -> dict[str, Any]:
+def _plain_types(table: pd.DataFrame) -> dict[str, Any]:
     return {str(name): object for name in table if isinstance(table[name].dtype, pd.CategoricalDtype)}
 
 
-def _agreed_markers(files: Sequence[h5py.File], names: Sequence[str]) -> pd.DataFrame:
+def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the table of all cells; column by column, because each copy for millions of cells is hundreds of MB."""
+    files = [file for of_slide in blocks.values() for file in of_slide]
+    lengths = [sum(len(ids) for ids in read_blocks(of_slide, "cells/cell_id")) for of_slide in blocks.values()]
+    slides, codes = list(blocks), np.repeat(np.arange(len(blocks)), lengths)
+    obs: dict[str, Any] = {"cell_id": np.concatenate(list(read_blocks(files, "cells/cell_id")))}
+    obs["slide"] = pd.Categorical.from_codes(codes, pd.Index(slides))
+    with np.load(files[0]) as first:
+        present = [column for column in _OBS if f"cells/{column}" in first.files]
+    for column in present:
+        obs[column] = np.concatenate(list(read_blocks(files, f"cells/{column}")))
+    if any(missing.values()):
+        of_slides = [", ".join(missing.get(name, [])) for name in slides]
+        obs["missing_markers"] = pd.Categorical(np.array(of_slides, dtype=object)[codes])
+    names = pd.Index([f"{slides[code]}_{cell}" for code, cell in zip(codes, obs["cell_id"], strict=True)])
+    return pd.DataFrame(obs, index=names, copy=False)
+
+
+@contextmanager
+def _create(path: Path, elements: Mapping[str, Any], compression: str | None = "gzip") -> Iterator[h5py.File]:
+    """Create an AnnData file with some elements, the others empty, to which wide arrays are then added."""
+    empty: dict[str, Any] = {key: {} for key in ("uns", "obsm", "varm", "layers", "obsp", "varp")}
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        for key, element in {**empty, **elements}.items():
+            _write_elem(file, key, element, compression)
+        yield file
+
+
+def _create_array(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], compression: str | None = "gzip"
+) -> h5py.Dataset:
+    chunks = (max(1, min(_ROWS, shape[0])), *(min(_FEATURES, side) for side in shape[1:]))
+    array = file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression)
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return array
+
+
+@contextmanager
+def _changed_copy(path: Path) -> Iterator[Path]:
+    """Yield a copy of a file, which replaces it at the end of the block."""
+    with atomic_write(path) as temporary:
+        shutil.copyfile(path, temporary)
+        yield temporary
+
+
+def _update(path: Path, adata: anndata.AnnData, layers: Collection[str]) -> None:
+    """Write everything in memory of cells into their file; datasets that stayed on disk are left as they are."""
+    with h5py.File(path, "r+") as file:
+        for key in ("obs", "var"):
+            _write_elem(file, key, getattr(adata, key))
+        for key in ("varm", "uns"):
+            _write_elem(file, key, dict(getattr(adata, key)))
+        for key, one in adata.obsm.items():
+            if not isinstance(one, h5py.Dataset):
+                _write_elem(file["obsm"], key, one)
+        for key, one in adata.layers.items():
+            if key in layers or key not in file["layers"]:
+                _write_elem(file["layers"], key, one)
+
+
+def _common_var(files: Sequence[h5py.File], names: Sequence[str]) -> pd.DataFrame:
+    """Return the markers of all files, or raise where they differ."""
     of_files: list[pd.DataFrame] = [anndata.io.read_elem(file["var"]) for file in files]
     for name, var in zip(names[1:], of_files[1:], strict=True):
         if list(var.index) != list(of_files[0].index):
             differ = sorted(set(map(str, var.index)) ^ set(map(str, of_files[0].index))) or ["the order"]
-            msg = f"the cells of {names[0]} and {name} differ in their markers ({', '.join(differ)}). Use one model."
-            raise InputError(msg)
+            msg = f"the cells of {names[0]} and {name} differ in their markers ({', '.join(differ)})."
+            raise InputError(msg, "Embed all slides with one `model`.")
     return pd.DataFrame(index=of_files[0].index)
 
 
-def _common(files: Sequence[h5py.File]) -> list[str]:
+def _common_arrays(files: Sequence[h5py.File]) -> list[str]:
     """Return the names of the dense arrays of cells that all files have."""
     of_each = [
         ["X", *(f"{group}/{key}" for group in ("layers", "obsm") if group in file for key in file[group])]
@@ -166,17 +375,20 @@ def _common(files: Sequence[h5py.File]) -> list[str]:
 def _copy_rows(files: Sequence[h5py.File], name: str, out: h5py.File, rows: tuple[int, int] | None = None) -> None:
     ranges = [rows or (0, file[name].shape[0]) for file in files]
     n = sum(stop - start for start, stop in ranges)
-    rest, dtype = files[0][name].shape[1:], np.result_type(*(file[name].dtype for file in files))
-    pieces = (max(1, min(_ROWS, n)), *(min(_FEATURES, side) for side in rest))
-    array = out.create_dataset(name, (n, *rest), dtype, chunks=pieces, compression="gzip")
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    dtype = np.result_type(*(file[name].dtype for file in files))
+    array = _create_array(out, name, (n, *files[0][name].shape[1:]), dtype)
     at = 0
     for file, (first, last) in zip(files, ranges, strict=True):
-        for start in range(first, last, _AT_ONCE):
-            part = file[name][start : min(start + _AT_ONCE, last)]
-            array[at : at + len(part)] = part
-            at += len(part)
+        for start in range(first, last, _ROWS_IN_MEMORY):
+            some = file[name][start : min(start + _ROWS_IN_MEMORY, last)]
+            array[at : at + len(some)] = some
+            at += len(some)
 
 
-def _write(file: h5py.File, key: str, value: Any) -> None:
-    anndata.io.write_elem(file, key, value, dataset_kwargs={"compression": "gzip"})
+def _write_elem(group: h5py.Group, key: str, value: Any, compression: str | None = "gzip") -> None:
+    anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": compression})
+
+
+def _is_wide(element: h5py.Group | h5py.Dataset) -> bool:
+    # Positions in the tissue and in a UMAP are tiny compared with features, and always needed as a whole.
+    return isinstance(element, h5py.Dataset) and element.ndim == 2 and element.shape[1] > 3

@@ -14,7 +14,7 @@ from anndata import AnnData
 from sklearn.decomposition import PCA
 
 from mxsplicer.cells.measure import Cells
-from mxsplicer.embedding.embed import encode_inputs
+from mxsplicer.embedding.encode import encode_inputs
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore

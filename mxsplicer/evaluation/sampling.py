@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mxsplicer.embedding.embed import open_cells
+from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.masks.polygons import is_geojson
 from mxsplicer.result.folder import open_result

@@ -1,22 +1,18 @@
 """The composition: labels, cells and patches go through every measure, and come out as tables and a verdict."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mxsplicer.embedding.embed import open_cells
+from mxsplicer.embedding.h5ad import open_cells, read_uns, write_uns
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.pictures import open_pictures
 from mxsplicer.evaluation.sampling import draw_sample, find_cells, join_labels_of, names_to_score, rows_with
-from mxsplicer.system.files import atomic_write
 from mxsplicer.tl.labels import join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.probing import MAX_CELLS, probe_few_labels, remember, score, set_task, verdict
@@ -164,19 +160,14 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> Path:
     ``uns["mxsplicer_evaluation"]`` all else. Nothing else in the file changes.
     """
     cells, _ = find_cells(path)
-    with h5py.File(cells, "r") as file:
-        uns = anndata.io.read_elem(file["uns"]) if "uns" in file else {}
+    uns = read_uns(cells)
     holder = AnnData(uns={key: pd.DataFrame(uns[key]) for key in ("mxsplicer_probe",) if key in uns})
     remember(holder, evaluation.scores)
     content: dict[str, Any] = {
         name: table.set_axis(table.index.astype(str)) for name, table in evaluation.tables.items()
     }
     content |= {name: np.array(getattr(evaluation, name), dtype=object) for name in ("verdicts", "notes")}
-    with atomic_write(cells) as temporary:
-        shutil.copyfile(cells, temporary)
-        with h5py.File(temporary, "r+") as file:
-            for key, value in (("mxsplicer_probe", holder.uns["mxsplicer_probe"]), ("mxsplicer_evaluation", content)):
-                anndata.io.write_elem(file, f"uns/{key}", value)
+    write_uns(cells, {"mxsplicer_probe": holder.uns["mxsplicer_probe"], "mxsplicer_evaluation": content})
     return cells
 
 

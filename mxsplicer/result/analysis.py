@@ -13,11 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer import tl
-from mxsplicer.embedding.embed import (
-    open_cells,
-    save_cells,
-)
-from mxsplicer.embedding.h5ad import split_cells
+from mxsplicer.embedding.h5ad import complete_cells, open_cells, split_cells
 from mxsplicer.errors import InputError
 from mxsplicer.result.cohort import (
     FILES,
@@ -65,7 +61,7 @@ def analyse(work: Work) -> None:
             interpret(adata, use_rep, options, of_slides, work.timed)
             write_features(result.features, adata.obsm[use_rep])
         adata.uns["mxsplicer"]["seconds"] = work.seconds
-        save_cells(adata, result.cells, embedded=result.embedded)
+    complete_cells(adata, result.embedded, result.cells)
 
 
 def split_result(result: Result, slides: Sequence[str], *, wanted: bool = True) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mxsplicer.embedding.embed import (
-    join_blocks,
-    open_cells,
-)
+from mxsplicer.embedding.blocks import BlockJournal
+from mxsplicer.embedding.embed import join_blocks
+from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.result.analysis import analyse, split_result
@@ -105,7 +104,7 @@ def _make(work: Work) -> None:
         gc.collect()  # an AnnData refers to itself
         give_back()
     split_result(work.result, [slide.name for slide in work.slides], wanted=work.options.per_slide)
-    work.result.embedded.unlink(missing_ok=True)
+    BlockJournal.of(work.result.embedded).remove()
     if not (work.result.report.is_file() or work.options.only_cells):
         with work.timed("report"):
             masks = [mask_of(entry) for entry in work.entries]

@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
-from mxsplicer.embedding.embed import open_cells, save_cells
-from mxsplicer.embedding.h5ad import join_cells, join_obs
+from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, open_cells, read_uns
 from mxsplicer.errors import InputError
 from mxsplicer.images.readers import slide_name
 from mxsplicer.result.analysis import interpret, split_result
@@ -253,16 +250,14 @@ def _join(
         interpret(adata, use_rep, options, labels_of, timed)
         about["seconds"] = seconds
         write_features(result.features, adata.obsm[use_rep])
-        save_cells(adata, result.cells, embedded=result.embedded)
-    result.embedded.unlink()
+    complete_cells(adata, result.embedded, result.cells)
 
 
 def _common_settings(folders: Sequence[Path]) -> dict[str, Any]:
     """Return ``uns["mxsplicer"]`` of all cells, or raise where they are not of one model."""
     merged: dict[str, Any] = {}
     for folder in folders:
-        with h5py.File(folder / "cells.h5ad", "r") as file:
-            about = anndata.io.read_elem(file["uns/mxsplicer"])
+        about = read_uns(folder / "cells.h5ad", "mxsplicer")
         if merged and about["fingerprints"]["weights"] != merged["fingerprints"]["weights"]:
             msg = f"{folders[0]} and {folder} were embedded by different models. Embed all slides by one, by --model."
             raise InputError(msg)

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxsplicer.cells.estimate import estimate_cells
-from mxsplicer.embedding.embed import (
-    seconds_per_cell,
-)
+from mxsplicer.embedding.encode import seconds_per_cell
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.planning import format_seconds, plan_extraction

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.cells.measure import Cells, measure_cells
+from mxsplicer.embedding.h5ad import write_cells
 from mxsplicer.images.readers import open_slide
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
@@ -54,7 +55,7 @@ def simulate_result(folder: str | Path, *, size_px: int = 512, seed: int = 0) ->
     correlate(adata)
     result = Result(folder / "sample.mxs", (slide.name,))
     result.path.mkdir()
-    adata.write_h5ad(result.cells)
+    write_cells(adata, result.cells)
     write_features(result.features, adata.obsm["X_splicer"])
     write_index(result, [_index_entry(slide, files.image, files.mask)], run="run")
     return result.path

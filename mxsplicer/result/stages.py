@@ -4,12 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mxsplicer.embedding.embed import (
-    Source,
-    embed_blocks,
-    from_slide,
-    from_store,
-)
+from mxsplicer.embedding.embed import embed_blocks
+from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
@@ -95,7 +91,7 @@ def embed(work: Work) -> None:
             baselines=baselines,
             device=running.device,
             fill_missing=work.options.fill_missing or run.fills_missing,
-            when_failing=lambda name, error: work.leave_out(entries[name], "embedding", error),
+            on_failure=lambda name, error: work.leave_out(entries[name], "embedding", error),
         )
 
 

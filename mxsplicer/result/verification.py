@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from mxsplicer.embedding.embed import encode_patches, open_cells
+from mxsplicer.embedding.encode import encode_patches
+from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from mxsplicer import tl
 from mxsplicer.cells.measure import Cells
-from mxsplicer.embedding.embed import Source, embed_blocks, join_blocks, open_cells, save_cells
+from mxsplicer.embedding.blocks import BlockJournal
+from mxsplicer.embedding.embed import embed_blocks, join_blocks
+from mxsplicer.embedding.h5ad import complete_cells, open_cells
+from mxsplicer.embedding.sources import Source
 from mxsplicer.patches.store import Block
 from mxsplicer.report import write_report
 from mxsplicer.result.folder import write_features
@@ -130,9 +133,9 @@ def main() -> None:
             say("clusters")
             write_features(folder / "features.zarr", adata.obsm["X_splicer"])
             say("features")
-            save_cells(adata, folder / "cells.h5ad", embedded=embedded)
-            embedded.unlink()
-            say("cells.h5ad")
+        complete_cells(adata, embedded, folder / "cells.h5ad")
+        BlockJournal.of(embedded).remove()
+        say("cells.h5ad")
         del adata
         gc.collect()
         with open_cells(folder / "cells.h5ad") as adata:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer import tl
-from mxsplicer.embedding.embed import open_cells
+from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.system.memory import measured_peak
 from mxsplicer.testing import lone_tissue
 from mxsplicer.tl import nulls

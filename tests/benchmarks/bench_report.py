@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer import tl
-from mxsplicer.embedding.embed import open_cells
+from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.images.slide import Slide, complete_key
 from mxsplicer.report import write_report
 

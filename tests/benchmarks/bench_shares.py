@@ -18,7 +18,7 @@ import numpy as np
 from napari_mxsplicer.study import Chunks
 
 from mxsplicer import load_run
-from mxsplicer.embedding.embed import encode_inputs
+from mxsplicer.embedding.encode import encode_inputs
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.run import Run
 

@@ -25,7 +25,9 @@ import torch
 from torch import nn
 
 from mxsplicer.cells.measure import measure_cells
-from mxsplicer.embedding.embed import _AT_ONCE, embed_blocks, from_slide, from_store
+from mxsplicer.embedding.embed import embed_blocks
+from mxsplicer.embedding.encode import PATCHES_PER_PASS
+from mxsplicer.embedding.sources import from_slide, from_store
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
@@ -188,7 +190,7 @@ def compare_embedding(cells: int, repeats: int, n: int) -> None:
     encoder.to(memory_format=torch.channels_last).eval()
     settings = {"method": "splicer", "surroundings": "hide"}
     run = Run(encoder, normalization(n_markers), slide.markers, PATCH_PX, 0.5, settings)
-    at_once = _AT_ONCE["cpu"]
+    at_once = PATCHES_PER_PASS["cpu"]
     x = torch.randn(at_once, n_markers, PATCH_PX, PATCH_PX).contiguous(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         table = measure_cells(slide, mask)

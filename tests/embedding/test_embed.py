@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from mxsplicer.cells.measure import measure_cells
-from mxsplicer.embedding import embed as embedding
-from mxsplicer.embedding.embed import Source, embed, embed_to_file, from_slide, from_store, open_cells, save_cells
+from mxsplicer.embedding import h5ad
+from mxsplicer.embedding.embed import embed, embed_to_file
+from mxsplicer.embedding.h5ad import complete_cells, open_cells, save_cells, write_obs, write_uns
+from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.store import Block
@@ -141,7 +143,7 @@ def test_the_file_holds_what_memory_would_whatever_blocks_and_pieces_it_is_made_
     store, run, tmp_path, monkeypatch, size, rows
 ):
     whole = embed(run, store)
-    monkeypatch.setattr(embedding, "_ROWS", rows)
+    monkeypatch.setattr(h5ad, "_ROWS", rows)
     source, _ = in_blocks(store, size)
 
     path = embed_to_file(tmp_path / "cells.h5ad", run, source)
@@ -202,8 +204,9 @@ def test_blocks_of_other_cells_are_not_gone_on_with(store, run, tmp_path):
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
-def test_z_stays_on_disk_and_what_is_added_to_the_cells_is_saved_beside_it(store, run, tmp_path):
+def test_z_stays_on_disk_and_what_is_added_to_the_cells_is_saved_with_it(store, run, tmp_path):
     embedded = embed_to_file(tmp_path / "embedded.h5ad", run, store)
+    before = anndata.read_h5ad(embedded)
 
     with open_cells(embedded) as adata:
         assert isinstance(adata.obsm["X_splicer"], h5py.Dataset)
@@ -211,14 +214,41 @@ def test_z_stays_on_disk_and_what_is_added_to_the_cells_is_saved_beside_it(store
         adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2), np.float32)
         adata.varm["r"] = np.ones((3, 2))
         adata.uns["mxsplicer"]["version"] = "0"
-        save_cells(adata, tmp_path / "cells.h5ad", embedded=embedded)
+    complete_cells(adata, embedded, tmp_path / "cells.h5ad")
 
-    saved, before = anndata.read_h5ad(tmp_path / "cells.h5ad"), anndata.read_h5ad(embedded)
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.h5ad"]
+    saved = anndata.read_h5ad(tmp_path / "cells.h5ad")
     assert (saved.obs["leiden"] == "a").all()
     assert set(saved.obsm) == {"spatial", "X_splicer", "X_umap"}
     assert (saved.varm["r"].shape, saved.uns["mxsplicer"]["version"]) == ((3, 2), "0")
     np.testing.assert_array_equal(saved.obsm["X_splicer"], before.obsm["X_splicer"])
     np.testing.assert_array_equal(saved.X, before.X)
+
+
+def test_a_finished_file_is_changed_on_a_copy_and_nothing_else_in_it_changes(store, run, tmp_path, monkeypatch):
+    path = embed_to_file(tmp_path / "cells.h5ad", run, store)
+    before = anndata.read_h5ad(path)
+    with open_cells(path) as adata:
+        adata.obs["leiden"] = pd.Categorical(["a"] * adata.n_obs)
+        save_cells(adata, path)
+    write_obs(path, {"kind": pd.Categorical(["b"] * before.n_obs)})
+    write_uns(path, {"scores": np.ones(3)})
+    bytes_before = path.read_bytes()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(h5ad.anndata.io, "write_elem", interrupt)
+    for change in (write_obs, write_uns):
+        with pytest.raises(KeyboardInterrupt):
+            change(path, {"kind": np.zeros(before.n_obs)})
+
+    assert path.read_bytes() == bytes_before
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.h5ad"]
+    after = anndata.read_h5ad(path)
+    assert set(after.obs["leiden"].astype(str) + after.obs["kind"].astype(str)) == {"ab"}
+    np.testing.assert_array_equal(after.uns["scores"], np.ones(3))
+    np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
 
 
 def test_what_else_was_measured_of_the_cells_becomes_layers(store, run):

@@ -237,7 +237,7 @@ def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, mon
         (stages, "extract_patches"),
         (training, "train"),
         (composition, "join_blocks"),
-        (analysis, "save_cells"),
+        (analysis, "complete_cells"),
         (report, "write_report"),
         (composition, "write_index"),
     )
@@ -250,7 +250,7 @@ def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, mon
             patched.setattr(module, stage, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 embed_slides(simulated.image, out, options=options, device="cpu")
-        there = [name for name in finals[:done] if name != "embedded.h5ad" or stage == "save_cells"]
+        there = [name for name in finals[:done] if name != "embedded.h5ad" or stage == "complete_cells"]
         assert [name for name in finals if (out / name).exists()] == there
     before = files_of(out)
     again = embed_slides(simulated.image, out, options=options, device="cpu")

@@ -134,9 +134,9 @@ def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study
     options = Options(cohort=study / "samples.csv", patch_size_um=8, recipe=SMALL, model=cohort.path)
     failing, interrupted = stages.embed_blocks, composition.join_blocks
 
-    def one_fails(path, run, sources, *, when_failing, **how):
-        failing(path, run, sources[1:], when_failing=when_failing, **how)
-        when_failing(sources[0].name, ValueError("a tile is damaged"))
+    def one_fails(path, run, sources, *, on_failure, **how):
+        failing(path, run, sources[1:], on_failure=on_failure, **how)
+        on_failure(sources[0].name, ValueError("a tile is damaged"))
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -282,7 +282,7 @@ def test_files_of_other_markers_or_the_same_cells_are_not_joined(tmp_path):
 
     with pytest.raises(InputError, match=r"a and b differ in their markers \(y, z\)"):
         join_cells([a, b], tmp_path / "ab.h5ad", uns={})
-    with pytest.raises(InputError, match="two of the cells are called 'a_1'"):
+    with pytest.raises(InputError, match="two cells are called 'a_1'"):
         join_cells([a, c], tmp_path / "ac.h5ad", uns={})
 
 

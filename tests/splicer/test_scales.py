@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mxsplicer.embedding.embed import embed, from_store
+from mxsplicer.embedding.embed import embed
+from mxsplicer.embedding.sources import from_store
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer.batches import Batches, measure_normalization

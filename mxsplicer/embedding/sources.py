@@ -1,0 +1,157 @@
+"""What is embedded: the cells of a patch store, or those of a slide whose patches are cut on the way."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mxsplicer.cells.measure import Cells
+from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.extraction import stream_blocks
+from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.splicer.batches import Normalization
+from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.system.progress import track
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Cells to embed: the blocks of a store, or of a slide as they are cut.
+
+    Attributes
+    ----------
+    name, markers, patch_px, pixel_size_um
+        Of the slide and its patches.
+    blocks
+        Yields all blocks but those whose numbers are given.
+    ledger
+        Counts of cells by outcome.
+    cells
+        The measured cells; their further measurements (beyond the mean) become layers.
+    normalization
+        The slide's own, for a run that normalises each slide by its own numbers.
+    made_from
+        Identifies these cells of this image, so that an interrupted embedding is not continued with others.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    patch_px: int
+    pixel_size_um: float
+    blocks: Callable[[Collection[int]], Iterator[Block]]
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    cells: Cells | None = None
+    normalization: Normalization | None = None
+    made_from: str = ""
+
+    def measures_of(self, cell_ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the measurements of some cells other than the mean intensity, each (n, C)."""
+        if self.cells is None or not self.cells.measures:
+            return {}
+        rows = self._ids.get_indexer(pd.Index(cell_ids))
+        return {name: values[rows] for name, values in self.cells.measures.items()}
+
+    def describe(self, markers: Sequence[str], *, own_scale: bool) -> dict[str, Any]:
+        """Return, as JSON, what z of these cells depends on, for a run of these markers.
+
+        ``own_scale`` is whether the run normalises each slide by its own numbers.
+        """
+        own = self.normalization if own_scale else None
+        return {
+            "name": self.name,
+            "markers": list(self.markers),
+            "patch_px": self.patch_px,
+            "pixel_size_um": self.pixel_size_um,
+            "ledger": dict(self.ledger),
+            "nuclei_ledger": dict(self.cells.nuclei_ledger) if self.cells else {},
+            "made_from": self.made_from,
+            "normalization": own.to_dict() if own is not None else None,
+            "missing": [marker for marker in markers if marker not in self.markers],
+        }
+
+    @cached_property
+    def _ids(self) -> Any:
+        assert self.cells is not None
+        return pd.Index(self.cells.table["cell_id"].to_numpy())
+
+
+def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: Normalization | None = None) -> Source:
+    """Return the cells of a patch store as something to embed.
+
+    Parameters
+    ----------
+    store
+        The patches.
+    cells
+        The measured cells, whose further measurements become layers.
+    normalization
+        The slide's own, for a run that normalises each slide by its own numbers.
+    """
+
+    def blocks(skip: Collection[int]) -> Iterator[Block]:
+        numbers = [number for number in range(store.n_blocks) if number not in skip]
+        read = (store.read_block(number) for number in numbers)
+        return track(read, f"Embedding {store.slide_name}", total=store.n_blocks, start=store.n_blocks - len(numbers))
+
+    return Source(
+        name=store.slide_name,
+        markers=store.markers,
+        patch_px=store.patch_px,
+        pixel_size_um=store.pixel_size_um,
+        blocks=blocks,
+        ledger=store.ledger,
+        cells=cells,
+        normalization=normalization,
+        made_from=json.dumps(store.made_from, sort_keys=True),
+    )
+
+
+def from_slide(
+    slide: Slide,
+    mask: LazyImage,
+    cells: Cells,
+    *,
+    patch_size_um: float,
+    normalization: Normalization | None = None,
+    workers: int | None = None,
+    executor: str = "threads",
+    max_bytes: int | None = None,
+) -> Source:
+    """Return the cells of a slide as something to embed; patches are cut when they are needed and not stored.
+
+    Parameters
+    ----------
+    slide, mask, cells, patch_size_um, workers, executor, max_bytes
+        As for :func:`~mxsplicer.patches.extraction.stream_blocks`.
+    normalization
+        The slide's own, for a run that normalises each slide by its own numbers.
+    """
+
+    def blocks(skip: Collection[int]) -> Iterator[Block]:
+        return stream_blocks(
+            slide,
+            mask,
+            cells,
+            patch_size_um=patch_size_um,
+            skip=skip,
+            workers=workers,
+            executor=executor,
+            max_bytes=max_bytes,
+        )
+
+    return Source(
+        name=slide.name,
+        markers=slide.markers,
+        patch_px=choose_patch_px(slide, patch_size_um),
+        pixel_size_um=slide.pixel_size_um,
+        blocks=blocks,
+        ledger=cells.ledger,
+        cells=cells,
+        normalization=normalization,
+        made_from=f"{fingerprint(slide.path) if slide.path else ''} {cells.fingerprint()}",
+    )
