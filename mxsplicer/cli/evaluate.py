@@ -139,7 +139,7 @@ def evaluate(
             max_cells=max_cells,
             images=images,
             image_cells=image_cells,
-            reliance_cells=reliance_cells,
+            importance_cells=reliance_cells,
             seed=seed,
             encoder=encoder,
             device=device,
@@ -178,8 +178,8 @@ def _show(found: "Evaluation") -> None:
         if len(found.efficiency) and (of_label := found.efficiency[found.efficiency["label"] == label]).size:
             console.print(_efficiency_table(of_label))
         console.print(_structure_table(rows))
-        if len(found.reliance):
-            console.print(_reliance_table(found.reliance[found.reliance["label"] == label]))
+        if len(found.importance):
+            console.print(_importance_table(found.importance[found.importance["label"] == label]))
         console.print(f"\n[bold]{sentence}[/]")
     if len(found.mixing):
         console.print(_mixing_table(found.mixing))
@@ -233,7 +233,7 @@ def _structure_table(rows: "pd.DataFrame") -> Any:
     return table
 
 
-def _reliance_table(rows: "pd.DataFrame") -> Any:
+def _importance_table(rows: "pd.DataFrame") -> Any:
     names = list(dict.fromkeys(rows["representation"]))
     table = _table("points lost without a marker", *names)
     by_marker = {name: rows[rows["representation"] == name].set_index("marker") for name in names}

@@ -50,7 +50,7 @@ def export(
     from mxsplicer.embedding.h5ad import open_cells
     from mxsplicer.errors import InputError
     from mxsplicer.result.folder import cells_of, open_images, open_result
-    from mxsplicer.tl.regions import cells_inside
+    from mxsplicer.tl.outlines import cells_inside
     from mxsplicer.tl.rows import learned_features
 
     if not any((spatialdata, geojson, csv, parquet, labels_zarr)):

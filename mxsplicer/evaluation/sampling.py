@@ -1,4 +1,4 @@
-"""Which cells are scored: their file, their labels, and the same cells in the files of others."""
+"""The cells that are scored: their file, their labels, and the same cells in other files."""
 
 import logging
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.masks.polygons import is_geojson
 from mxsplicer.result.folder import open_result
-from mxsplicer.tl.labels import join_labels, join_regions
+from mxsplicer.tl.labels import join_labels, join_outlines
 from mxsplicer.tl.representations import UNTRAINED, available, is_baseline, key_of, learned
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 
-_SAME_PLACE_UM, _MOST_MOVED = 1.0, 0.01  # of cells in two files
+_MAX_DISTANCE_UM, _MAX_SHARE_MOVED = 1.0, 0.01  # between the centroids of the same cells in two files
 
 
 def find_cells(path: str | Path) -> tuple[Path, Path | None]:
-    """Return the AnnData file, and the result folder that it lies in."""
+    """Return the AnnData file of a result or path, and its result folder if it has one."""
     given = Path(path)
     result = given if given.is_dir() else given.parent
     cells = given / open_result(given)["files"]["cells"] if given.is_dir() else given
     if not cells.is_file():
-        msg = f"there is no file {cells}."
+        msg = f"file {cells} was not found."
         raise InputError(msg)
     if not h5py.is_hdf5(cells):
         msg = f"{cells} is not an AnnData file (h5ad)."
@@ -45,28 +45,28 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
 
 
 def join_labels_of(adata: AnnData, labels: str | Path | None, label: Sequence[str]) -> list[str]:
-    """Return the columns of ``obs`` that are scored, brought there from a file where one is given."""
+    """Return the columns of ``obs`` to score, after joining them from a file if one is given."""
     if labels is not None and not Path(labels).exists() and str(labels) in adata.obs:
         labels, label = None, [*label, str(labels)]
     if labels is None:
         if not label:
             words = [str(column) for column in adata.obs.select_dtypes(exclude="number")]
-            msg = f"no label was named. Give --labels, or name a column of obs by --label: {', '.join(words)}."
-            raise InputError(msg)
+            msg = "no label was named."
+            raise InputError(msg, f"Pass `labels`, or name a column of obs with `label`: {', '.join(words)}.")
         return list(label)
     path = Path(labels)
     if path.is_dir() or is_geojson(path):
         if len(label) > 1:
-            msg = f"{path.name} holds outlines, which make one label; --label names {len(label)}."
-            raise InputError(msg)
-        return [join_regions(adata, path, label[0] if label else "annotation")]
+            msg = f"{path.name} holds outlines, which make one label, but {len(label)} labels are named."
+            raise InputError(msg, "Name one `label`.")
+        return [join_outlines(adata, path, label[0] if label else "annotation")]
     return join_labels(adata, path, label)
 
 
 def rows_with(adata: AnnData, name: str) -> np.ndarray:
     """Return the rows of the cells that have a label."""
     if name not in adata.obs:
-        msg = f"the cells have no label {name!r}; obs holds: {', '.join(adata.obs.columns)}."
+        msg = f"label {name!r} was not found; obs has the columns {', '.join(adata.obs.columns)}."
         raise InputError(msg)
     values = adata.obs[name].astype(object)
     return np.flatnonzero((values.notna() & (values.astype(str) != "")).to_numpy())
@@ -75,26 +75,27 @@ def rows_with(adata: AnnData, name: str) -> np.ndarray:
 def draw_sample(
     adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], n: int, seed: int
 ) -> tuple[AnnData, int]:
-    """Return at most ``n`` of some cells in memory, with their representations and those of others.
+    """Return a sample of at most ``n`` cells in memory, with the representations of all files.
 
-    They are drawn at random from those that all files hold; how many these are is returned too.
+    Cells are drawn at random from those that every file contains; their number is returned too.
     """
     others = {_short_name(other): find_cells(other)[0] for other in compare}
     if len(others) < len(compare):
-        msg = f"two of the files to compare with are called {next(iter(others))!r}: give them different names."
-        raise InputError(msg)
+        msg = f"two of the files to compare with have the name {next(iter(others))!r}."
+        raise InputError(msg, "Give them different names.")
     names_of = {name: pd.Index(_obs_names(path)) for name, path in others.items()}
     for name, names in names_of.items():
         rows = rows[np.isin(adata.obs_names[rows], names)]
         if not len(rows):
             msg = (
-                f"no scored cell is in {others[name]}: cells are matched by obs_names, such as {adata.obs_names[0]!r}."
+                f"none of the scored cells was found in {others[name]}; cells are matched by obs_names, for example "
+                f"{adata.obs_names[0]!r}."
             )
             raise InputError(msg)
     n_candidates = len(rows)
     if n_candidates > n:
         rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
-        logger.info("%d of %d cells are taken, at random", n, n_candidates)
+        logger.info("A random sample of %d of %d cells is used", n, n_candidates)
     keys = [*learned(adata).values(), *use_rep]
     for key in use_rep:
         _check_key(adata, key)
@@ -109,7 +110,7 @@ def draw_sample(
             found = [(title, key) for title, key in learned(other).items() if title != UNTRAINED]
             found += [(key, key) for key in use_rep if key in other.obsm]
             if not found:
-                msg = f"{path} has no learned representation; obsm holds: {', '.join(other.obsm)}."
+                msg = f"{path} has no learned representation; its obsm has the keys {', '.join(other.obsm)}."
                 raise InputError(msg)
             places = names_of[name].get_indexer(pd.Index(sample.obs_names))
             _check_places(sample, other, places, path)
@@ -121,7 +122,7 @@ def draw_sample(
 
 
 def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
-    """Return what is scored of a sample: what its cells were embedded by, those of other files, what stands beside."""
+    """Return the representations to score: that of the run, those of other files, and the baselines."""
     names = available(sample)
     known = {"spatial", *(key_of(name) for name in names)}
     own = [name for name in names[:1] if not is_baseline(name)]
@@ -129,22 +130,22 @@ def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
 
 
 def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
-    """Raise if cells of the same names lie elsewhere: another mask numbers other cells alike."""
+    """Raise if cells of the same names have other centroids, as cells of another mask have."""
     if "spatial" not in sample.obsm or "spatial" not in other.obsm:
         return
-    apart = np.abs(np.asarray(sample.obsm["spatial"]) - np.asarray(other.obsm["spatial"])[places]).max(axis=1)
-    moved = (apart > _SAME_PLACE_UM).mean()
-    if moved > _MOST_MOVED:
+    distance_um = np.abs(np.asarray(sample.obsm["spatial"]) - np.asarray(other.obsm["spatial"])[places]).max(axis=1)
+    moved = (distance_um > _MAX_DISTANCE_UM).mean()
+    if moved > _MAX_SHARE_MOVED:
         msg = (
-            f"{moved:.0%} of cells of {path} have names of scored cells but lie elsewhere ({np.median(apart):.3g} µm "
-            "in the middle): it was made with another mask. Embed the same cells to compare."
+            f"{moved:.0%} of the cells of {path} have the name of a scored cell but another centroid (median distance "
+            f"{np.median(distance_um):.3g} µm): the file was made with another mask."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Embed the same cells to compare them.")
 
 
 def _check_key(adata: AnnData, key: str) -> None:
     if key not in adata.obsm:
-        msg = f"the cells have no representation {key!r}; obsm holds: {', '.join(adata.obsm) or 'nothing'}."
+        msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
         raise InputError(msg)
 
 

@@ -17,8 +17,9 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.training import last_losses, read_log
 from mxsplicer.report.pictures import Picture, new_figure, of_figure, of_pixels
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
-from mxsplicer.tl.probing import verdict
+from mxsplicer.tl.representations import METHOD_TITLES
 from mxsplicer.tl.rows import learned_features, rows_by_slide
+from mxsplicer.tl.verdicts import verdict
 
 _MOST_SLIDES = 60  # pictures of slides on one page
 _MOST_MARKERS = 64
@@ -42,7 +43,6 @@ def title(adata: AnnData) -> str:
 
 # As they follow each other; a file of HDF5 gives them back by the alphabet.
 _STAGES = ("segmentation", "cells", "patches", "training", "embedding", "harmony", "correlation", "mixing", "scores")
-_METHODS = {"splicer": "SpliCER", "joint": "plain joint embedding", "sigma": "Σ-JE", "trident": "TriDeNT"}
 
 
 def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
         "n_markers": adata.n_vars,
         "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
-        "method": _METHODS.get(method, method),
+        "method": METHOD_TITLES.get(method, method),
         "use_rep": key,
         "verdicts": verdict(scores) if scores is not None and len(scores) else [],
     }

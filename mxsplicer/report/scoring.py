@@ -10,8 +10,8 @@ import pandas as pd
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import plain_number
 from mxsplicer.report.pictures import Picture, new_figure, of_figure
-from mxsplicer.tl.probing import MEAN_INTENSITY, verdict
-from mxsplicer.tl.representations import is_baseline, trained
+from mxsplicer.tl.representations import MEAN_INTENSITY, is_baseline, trained
+from mxsplicer.tl.verdicts import verdict
 
 _MOST_CURVES = 10  # as many as there are colours
 

@@ -28,7 +28,7 @@ from mxsplicer.result.work import Work, mask_of, record
 from mxsplicer.system.location import absolute
 from mxsplicer.system.locks import held
 from mxsplicer.system.memory import give_back
-from mxsplicer.tl.regions import cells_inside
+from mxsplicer.tl.outlines import cells_inside
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.result.work import Entry, Work, cells_of, mask_of
 from mxsplicer.tl.labels import (
     check_labels,
-    regions_of_slides,
+    outline_files,
 )
 
 
@@ -62,7 +62,7 @@ def _check_labels_of(work: Work, entry: Entry) -> None:
 
 def roi_files(roi: Path, slides: Sequence[Slide]) -> dict[str, Path]:
     """Return the file of outlines of each slide, or raise where one lacks it."""
-    files = regions_of_slides(roi, [slide.name for slide in slides])
+    files = outline_files(roi, [slide.name for slide in slides])
     missing = [slide.name for slide in slides if slide.name not in files]
     if missing:
         msg = f"folder {roi} of --roi holds no GeoJSON file for slide {missing[0]!r}; each slide needs one."

@@ -10,17 +10,20 @@ from mxsplicer.system.imports import lazily
 if TYPE_CHECKING:
     from mxsplicer.tl.clustering import cluster
     from mxsplicer.tl.correlation import correlate, partners
+    from mxsplicer.tl.efficiency import probe_few_labels
     from mxsplicer.tl.enrichment import enrich_neighbourhoods
     from mxsplicer.tl.examples import pick_examples
+    from mxsplicer.tl.importance import permutation_importance
     from mxsplicer.tl.local import local_correlation
     from mxsplicer.tl.mixing import measure_mixing
     from mxsplicer.tl.naming import cluster_profiles, name_clusters
-    from mxsplicer.tl.probing import probe, probe_few_labels, set_task, verdict
-    from mxsplicer.tl.regions import cells_inside, restricted, rows_inside
-    from mxsplicer.tl.reliance import measure_reliance
+    from mxsplicer.tl.outlines import cells_inside, restricted, rows_inside
+    from mxsplicer.tl.probing import probe
     from mxsplicer.tl.similarity import index_cells, similar
     from mxsplicer.tl.spillover import find_confounders, neighbourhood_intensity, partial_correlation
     from mxsplicer.tl.structure import measure_structure
+    from mxsplicer.tl.tasks import set_task
+    from mxsplicer.tl.verdicts import verdict
 
 __all__ = [
     "cells_inside",
@@ -32,12 +35,12 @@ __all__ = [
     "index_cells",
     "local_correlation",
     "measure_mixing",
-    "measure_reliance",
     "measure_structure",
     "name_clusters",
     "neighbourhood_intensity",
     "partial_correlation",
     "partners",
+    "permutation_importance",
     "pick_examples",
     "probe",
     "probe_few_labels",
@@ -51,7 +54,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "cells_inside": "regions",
+        "cells_inside": "outlines",
         "cluster": "clustering",
         "cluster_profiles": "naming",
         "correlate": "correlation",
@@ -60,19 +63,19 @@ __getattr__ = lazily(
         "index_cells": "similarity",
         "local_correlation": "local",
         "measure_mixing": "mixing",
-        "measure_reliance": "reliance",
         "measure_structure": "structure",
         "name_clusters": "naming",
         "neighbourhood_intensity": "spillover",
         "partial_correlation": "spillover",
         "partners": "correlation",
+        "permutation_importance": "importance",
         "pick_examples": "examples",
         "probe": "probing",
-        "probe_few_labels": "probing",
-        "restricted": "regions",
-        "rows_inside": "regions",
-        "set_task": "probing",
+        "probe_few_labels": "efficiency",
+        "restricted": "outlines",
+        "rows_inside": "outlines",
+        "set_task": "tasks",
         "similar": "similarity",
-        "verdict": "probing",
+        "verdict": "verdicts",
     },
 )

@@ -11,8 +11,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.tl.rows import rows_by_slide
 
 LEFT_OUT = -1
-FEWEST_GROUPS = 3  # one to test, one to choose the regularisation, one to train
-_MOST_FOLDS = 5
+MIN_GROUPS = 3  # one to test, one to choose the regularisation, one to train
+_MAX_FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +49,13 @@ def fold_by_group(groups: pd.Series, labels: np.ndarray, *, seed: int = 0) -> Fo
     known = groups.notna().to_numpy()
     names = groups.astype(str).to_numpy()
     n_groups = len(np.unique(names[known]))
-    if n_groups < FEWEST_GROUPS:
+    if n_groups < MIN_GROUPS:
         msg = (
-            f"{groups.name!r} has {n_groups} groups; {FEWEST_GROUPS} are needed to train, choose and test apart. "
+            f"{groups.name!r} has {n_groups} groups; {MIN_GROUPS} are needed to train, choose and test apart. "
             "Leave groups out to score by quadrants of the slide."
         )
         raise InputError(msg)
-    n_folds = min(_MOST_FOLDS, n_groups)
+    n_folds = min(_MAX_FOLDS, n_groups)
     counts = pd.Series(labels[known]).value_counts()
     # Classes with fewer cells than folds cannot be spread; as one class they do not disturb the others.
     strata = np.where(pd.Series(labels).map(counts).fillna(0).to_numpy() < n_folds, "", labels)

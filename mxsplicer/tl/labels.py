@@ -90,7 +90,7 @@ def join_labels(adata: anndata.AnnData, path: str | Path, wanted: Sequence[str])
     return [_bring(adata, column, table[column], places) for column in _label_columns(table, name, wanted)]
 
 
-def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
+def join_outlines(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     """Bring the classes of outlines (GeoJSON, as QuPath exports annotations) to the cells whose centroids they hold.
 
     Where outlines overlap, the smallest counts. Cells in no outline have no label.
@@ -114,7 +114,7 @@ def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     """
     x, y = pixels_of(adata).T
     found = np.full(adata.n_obs, "", dtype=object)
-    for here, file in regions_by_rows(adata, Path(path)):
+    for here, file in outline_files_by_rows(adata, Path(path)):
         shape_px = (int(y[here].max()) + 2, int(x[here].max()) + 2)
         polygons, classes = read_classes(file, shape_px)
         found[here] = np.array(["", *classes], dtype=object)[outlines_at(polygons, x[here], y[here])]
@@ -130,14 +130,14 @@ def join_regions(adata: anndata.AnnData, path: str | Path, name: str) -> str:
     return column
 
 
-def regions_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.ndarray, Path]]:
-    """Return the rows of each slide that has outlines, and the file of these, as :func:`regions_of_slides` finds it."""
+def outline_files_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.ndarray, Path]]:
+    """Return the rows of each slide that has outlines, and the file of these, as :func:`outline_files` finds it."""
     slides = _slide_of(adata.obs)
-    files = regions_of_slides(path, _slides(adata.obs))
+    files = outline_files(path, _slides(adata.obs))
     return [(np.flatnonzero(slides == slide), file) for slide, file in files.items()]
 
 
-def regions_of_slides(path: Path, slides: Sequence[str]) -> dict[str, Path]:
+def outline_files(path: Path, slides: Sequence[str]) -> dict[str, Path]:
     """Return the file of each slide: the one there is, or those of a folder by their names."""
     if path.is_file() and len(slides) == 1:
         return {slides[0]: path}

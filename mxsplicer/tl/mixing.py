@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.preprocessing import StandardScaler
 
-from mxsplicer.tl.probing import QUADRANTS, score, set_task
+from mxsplicer.tl.probing import score
 from mxsplicer.tl.representations import available, features_of
+from mxsplicer.tl.tasks import QUADRANTS, set_task
 
 logger = logging.getLogger(__name__)
 

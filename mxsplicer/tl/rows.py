@@ -15,7 +15,7 @@ _COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
 def representation(adata: AnnData, key: str) -> Any:
     """Return ``adata.obsm[key]``, an array or an h5py dataset, or say which keys there are."""
     if key not in adata.obsm:
-        msg = f"the cells have no representation {key!r}; obsm holds: {', '.join(adata.obsm) or 'nothing'}."
+        msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
         raise InputError(msg)
     return adata.obsm[key]
 

@@ -12,8 +12,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mxsplicer.tl.probing import Task
 from mxsplicer.tl.representations import available, features_of, scalers
+from mxsplicer.tl.tasks import Task
 
 _SILHOUETTE_CELLS = 4_000  # every pair of them is compared
 _KMEANS_CELLS = 10_000
@@ -33,7 +33,7 @@ def measure_structure(
     adata
         Cells with a label in ``obs``; intensities in ``X``; representations in ``obsm``.
     task
-        What :func:`~mxsplicer.tl.probing.set_task` returns.
+        What :func:`~mxsplicer.tl.tasks.set_task` returns.
     representations
         As for :func:`~mxsplicer.tl.probing.probe`.
 

@@ -92,8 +92,8 @@ def test_a_map_in_the_tissue_is_added_on_request(command, result):
     [
         (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
         (["--local", "CD3e=99"], "no feature 99; the 6 features are counted from 0"),
-        (["--use-rep", "X_joint"], "no representation 'X_joint'"),
-        (["--given", "CD4"], "no marker 'CD4' to hold fixed"),
+        (["--use-rep", "X_joint"], "representation 'X_joint' was not found"),
+        (["--given", "CD4"], "marker 'CD4' was not found"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(command, result, arguments, said):

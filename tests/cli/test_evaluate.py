@@ -33,7 +33,7 @@ def test_tables_and_a_verdict_are_shown_and_nothing_is_written(command, saved_ce
 
     assert (said.code, said.written) == (0, [])
     assert "kind: SpliCER is better than mean intensity by " in said.out
-    assert "deviations over the folds" in said.out
+    assert "× the standard deviation across folds" in said.out
     for part in ("macro-F1", "RankMe", "labels per class", "points lost without a marker", "leak", "chance"):
         assert part in said.out
     assert "Hoechst" in said.out
@@ -56,9 +56,9 @@ def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_ce
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["gone.h5ad", "--label", "kind"], "there is no file gone.h5ad"),
+        (["gone.h5ad", "--label", "kind"], "file gone.h5ad was not found"),
         (["cells.h5ad"], "no label was named"),
-        (["cells.h5ad", "--label", "kind", "--groups", "patient"], "no column 'patient'"),
+        (["cells.h5ad", "--label", "kind", "--groups", "patient"], "column 'patient' was not found"),
         (["cells.h5ad", "--label", "kind", "--out", "nowhere/scores.csv"], "there is no folder nowhere"),
     ],
 )

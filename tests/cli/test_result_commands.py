@@ -173,7 +173,7 @@ def test_scores_can_be_those_of_outlines(command, result, left):
     answer = json.loads(done.out)
     assert done.code == 0
     assert answer["scores"][0]["n_labelled"] == len(left)
-    assert f"Only the {len(left)} cells in the outlines of left.geojson count." in answer["notes"]
+    assert f"Only the {len(left)} cells in the outlines of left.geojson are used." in answer["notes"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, a
         (("export", "S01.mxs"), "nothing is to be exported"),
         (("export", "nowhere.mxs", "--csv", "c.csv"), "no finished result"),
         (("cluster", "nowhere.mxs"), "neither a finished result nor an .h5ad file"),
-        (("cluster", "S01.mxs", "--use-rep", "X_pca"), "no representation 'X_pca'"),
+        (("cluster", "S01.mxs", "--use-rep", "X_pca"), "representation 'X_pca' was not found"),
         (("cluster", "S01.mxs", "--backend", "rapids"), "needs rapids-singlecell"),
         (("verify", "nowhere.mxs"), "neither a finished result nor an .h5ad file"),
     ],

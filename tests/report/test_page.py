@@ -87,7 +87,7 @@ def page(tmp_path_factory):
     mixing = {"batch": "slide", "representation": ["SpliCER"], "predictability": 0.41, "predictability_sd": 0.02}
     adata.uns["mxsplicer_evaluation"] = {
         "efficiency": tl.probe_few_labels(adata, task, labels_per_class=(10, 20)),
-        "reliance": tl.measure_reliance(adata, task),
+        "reliance": tl.permutation_importance(adata, task),
         "mixing": pd.DataFrame(mixing | {"chance": 0.25, "n_batches": 4, "ilisi": 0.87}),
         "spectrum": spectrum,
         "notes": np.array(["No patches were read."], dtype=object),

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import correlation, rows
+from mxsplicer.tl import rows, standardization
 
 
 def test_correlations_are_pearsons(cells):
@@ -21,7 +21,7 @@ def test_correlations_are_pearsons(cells):
     assert adata.varm["splicer_correlation"].dtype == np.float32
 
 
-def test_a_marker_without_signal_and_a_dead_feature_follow_nothing(cells):
+def test_constant_markers_and_features_have_the_correlation_0(cells):
     adata = cells(200)
     adata.obsm["X_splicer"][:, 3] = 0.1  # not exact in binary: its variance is not exactly 0 either
 
@@ -63,8 +63,8 @@ def test_large_offsets_do_not_spoil_the_correlation(cells):
     np.testing.assert_allclose(adata.varm["shifted_correlation"], adata.varm["splicer_correlation"], atol=1e-3)
 
 
-def test_a_missing_representation_is_named_with_those_there_are(cells):
-    with pytest.raises(InputError, match=r"'X_pca'; obsm holds: spatial, X_splicer, X_untrained"):
+def test_a_missing_representation_is_named_with_the_keys_of_obsm(cells):
+    with pytest.raises(InputError, match=r"'X_pca' was not found; obsm has the keys spatial, X_splicer, X_untrained"):
         tl.correlate(cells(50), use_rep="X_pca")
 
 
@@ -81,7 +81,7 @@ def test_spearmans_are_scipys(cells):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["normal", "lognormal", "zeros", "whole", "one outlier"]))
-def test_ranks_by_steps_are_as_good_as_ranks_by_sorting(seed, kind):
+def test_ranks_by_steps_give_the_same_rho_as_ranks_by_sorting(seed, kind):
     rng = np.random.default_rng(seed)
     x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 4000).T.astype(np.float32)
     shaped = {
@@ -92,14 +92,14 @@ def test_ranks_by_steps_are_as_good_as_ranks_by_sorting(seed, kind):
         "one outlier": np.append(x[:-1], np.float32(1e6)),
     }[kind]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(correlation, "_CODES", 2048)  # as many steps for 4,000 cells as there are for more
+        patch.setattr(standardization, "_N_STEPS", 2048)  # fewer steps than cells, as beyond 65,536 cells
         adata = AnnData(shaped[:, None], obsm={"X_splicer": y[:, None]})
         tl.correlate(adata)
 
     assert adata.varm["splicer_spearman"][0, 0] == pytest.approx(spearmanr(shaped, y).statistic, abs=1e-4)
 
 
-def test_columns_on_disk_are_the_same_however_the_file_holds_them(cells, tmp_path):
+def test_correlations_do_not_depend_on_the_chunks_of_the_file(cells, tmp_path):
     adata = cells(500, d=40)
     z = adata.obsm["X_splicer"]
     tl.correlate(adata)
@@ -121,20 +121,20 @@ def test_columns_on_disk_are_the_same_however_the_file_holds_them(cells, tmp_pat
 
 @pytest.fixture
 def measured():
-    """Return cells whose z holds the mean of the first marker, the texture of the second, the place of the third."""
+    """Return cells whose z encodes mean, texture and localisation of one marker each."""
     rng = np.random.default_rng(1)
     n, m = 3000, 3
     mean, texture, place = rng.lognormal(5, 0.6, (n, m)), rng.normal(size=(n, m)), rng.normal(size=(n, m))
     adata = AnnData(mean.astype(np.float32), obsm={"spatial": rng.uniform(0, 900, (n, 2))})
     adata.var_names = ["CD3e", "CD8", "PD-L1"]
-    adata.layers["std"] = np.sqrt(mean) * np.exp(0.3 * texture)  # photon noise: the more light, the more texture
+    adata.layers["std"] = np.sqrt(mean) * np.exp(0.3 * texture)  # photon noise: brighter cells have more texture
     adata.layers["ring"] = mean**1.1 * np.exp(0.2 * place)
     hidden = np.stack([np.log(mean[:, 0]), texture[:, 1], place[:, 2], rng.normal(size=n)], axis=1)
     adata.obsm["X_splicer"] = (hidden @ rng.normal(size=(4, 12)) + 0.05 * rng.normal(size=(n, 12))).astype(np.float32)
     return adata
 
 
-def test_r2_tells_mean_texture_and_place_apart(measured):
+def test_r2_distinguishes_mean_texture_and_localisation(measured):
     tl.correlate(measured)
 
     expected = {"mean": [1, 0, 0], "texture": [0, 1, 0], "localisation": [0, 0, 1]}
@@ -143,7 +143,7 @@ def test_r2_tells_mean_texture_and_place_apart(measured):
     assert measured.uns["splicer_correlation"]["left_out"].size == 0
 
 
-def test_a_percentile_and_the_nucleus_stand_in_for_what_was_not_measured(measured):
+def test_a_percentile_and_the_nucleus_replace_std_and_ring(measured):
     layers = {"p90": measured.layers["std"], "p10": measured.X, "nucleus": measured.layers["ring"]}
     instead = AnnData(measured.X, var=measured.var, obsm=measured.obsm, layers=layers)
 
@@ -157,7 +157,7 @@ def test_a_percentile_and_the_nucleus_stand_in_for_what_was_not_measured(measure
     assert instead.var["splicer_r2_localisation"].iloc[2] > 0.85
 
 
-def test_r2_of_nothing_is_about_zero_and_never_flatters(cells):
+def test_r2_of_an_untrained_representation_is_about_zero(cells):
     adata = cells(2000)
 
     tl.correlate(adata, use_rep="X_untrained")
@@ -167,9 +167,9 @@ def test_r2_of_nothing_is_about_zero_and_never_flatters(cells):
     assert np.isnan(r2.iloc[4])  # the empty channel
 
 
-def test_the_diagonal_tells_which_markers_z_holds_apart(measured):
+def test_the_diagonal_shows_which_markers_z_distinguishes(measured):
     rng = np.random.default_rng(0)
-    both = np.log(measured.X[:, 0]) + np.log(measured.X[:, 1])  # of CD3e and CD8 only their sum is in z
+    both = np.log(measured.X[:, 0]) + np.log(measured.X[:, 1])  # z encodes only the sum of CD3e and CD8
     measured.obsm["X_splicer"] = np.stack([both, np.log(measured.X[:, 2])], 1) + 0.01 * rng.normal(size=(3000, 2))
 
     tl.correlate(measured)
@@ -180,7 +180,7 @@ def test_the_diagonal_tells_which_markers_z_holds_apart(measured):
     assert diagonal[2, :2].max() < 0.1
 
 
-def test_cells_without_places_get_what_needs_none(cells):
+def test_without_centroids_only_pearson_and_spearman_are_computed(cells):
     adata = cells(300)
     del adata.obsm["spatial"]
 
@@ -192,7 +192,7 @@ def test_cells_without_places_get_what_needs_none(cells):
         assert what in left_out
 
 
-def test_correlating_again_leaves_nothing_of_before(measured):
+def test_correlating_again_deletes_earlier_results(measured):
     tl.correlate(measured)
     del measured.layers["ring"]
 
@@ -202,7 +202,7 @@ def test_correlating_again_leaves_nothing_of_before(measured):
     assert "splicer_r2_texture" in measured.var
 
 
-def test_partners_are_the_strongest_features_and_chance_is_marked(cells):
+def test_partners_are_the_strongest_features_and_what_is_not_significant_is_marked(cells):
     adata = cells(600)
     tl.correlate(adata)
 
@@ -213,13 +213,13 @@ def test_partners_are_the_strongest_features_and_chance_is_marked(cells):
     assert of_cd3["r"].abs().is_monotonic_decreasing
     assert not of_cd3["by_chance"].iloc[0]
     assert table[table["marker"] == "CD20"]["by_chance"].all()
-    with pytest.raises(InputError, match="no correlations 'joint_correlation'"):
+    with pytest.raises(InputError, match="correlations 'joint_correlation' were not found"):
         tl.partners(adata, key="joint_correlation")
 
 
-def test_values_that_are_not_finite_are_refused(cells):
+def test_values_that_are_not_finite_raise(cells):
     adata = cells(100)
     adata.obsm["X_splicer"][[3, 5], 2] = np.nan
 
-    with pytest.raises(InputError, match="the representation holds values that are not finite in 2 cells"):
+    with pytest.raises(InputError, match="the representation has values that are not finite in 2 cells"):
         tl.correlate(adata)

@@ -12,7 +12,7 @@ from mxsplicer.tl.labels import (
     check_labels,
     check_samples,
     join_labels,
-    join_regions,
+    join_outlines,
     join_samples,
     obs_name,
     read_table,
@@ -205,7 +205,7 @@ def test_a_cell_has_the_class_of_the_smallest_outline_around_it_in_every_window(
     adata = with_pixels(cells(400))  # over 2,500 pixels: nine windows
     path = write_outlines(tmp_path / "S00.geojson", ((100, 100, 400, 2000), "Gland"), ((0, 0, 1500, 2500), "Tumor"))
 
-    assert join_regions(adata, path, "region of interest") == "region_of_interest"
+    assert join_outlines(adata, path, "region of interest") == "region_of_interest"
 
     x, y = np.round(adata.obs[["x_px", "y_px"]].to_numpy()).T
     gland = (x >= 100) & (x < 400) & (y >= 100) & (y < 2000)
@@ -218,7 +218,7 @@ def test_each_slide_has_its_own_file_of_outlines(tmp_path, cells):
     write_outlines(tmp_path / "S01.ome.geojson", ((0, 0, 3000, 3000), "Tumor"))
     write_outlines(tmp_path / "S010.geojson", ((0, 0, 3000, 3000), "other slide"))
 
-    join_regions(adata, tmp_path, "region")
+    join_outlines(adata, tmp_path, "region")
 
     assert adata.obs.groupby("slide", observed=True)["region"].apply(lambda of: set(of.dropna())).to_dict() == {
         "S00": set(),
@@ -241,7 +241,7 @@ def test_outlines_that_do_not_fit_are_refused(tmp_path, cells, n_slides, given, 
     write_outlines(tmp_path / "far.geojson", ((9000, 9000, 9100, 9100), "Tumor"))
 
     with pytest.raises(InputError, match=sentence):
-        join_regions(with_pixels(cells(40, n_slides=n_slides)), tmp_path / given, "region")
+        join_outlines(with_pixels(cells(40, n_slides=n_slides)), tmp_path / given, "region")
 
 
 def test_cells_without_ids_or_places_are_told_apart_from_a_table_that_does_not_fit(tmp_path, cells):
@@ -252,4 +252,4 @@ def test_cells_without_ids_or_places_are_told_apart_from_a_table_that_does_not_f
     with pytest.raises(InputError, match="no ids"):
         join_labels(adata, write(tmp_path / "labels.csv", cell_id=[1, 2], type=["a", "b"]), [])
     with pytest.raises(InputError, match="no places in pixels"):
-        join_regions(adata, write_outlines(tmp_path / "S00.geojson", ((0, 0, 9, 9), "Tumor")), "region")
+        join_outlines(adata, write_outlines(tmp_path / "S00.geojson", ((0, 0, 9, 9), "Tumor")), "region")

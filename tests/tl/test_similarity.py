@@ -173,7 +173,7 @@ def test_tables_of_different_models_are_not_compared(adata):
         (500, {}, "rows 0 to 499"),
         (0, {"metric": "manhattan"}, "no metric 'manhattan'"),
         (0, {"n": 0}, "n is at least 1"),
-        (0, {"use_rep": "X_pca"}, "no representation 'X_pca'"),
+        (0, {"use_rep": "X_pca"}, "representation 'X_pca' was not found"),
         (0, {"among": np.ones(3, bool)}, r"shape \(3,\)"),
     ],
 )

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 
-from mxsplicer.tl.probing import set_task
 from mxsplicer.tl.structure import measure_structure, rank_me, singular_values_of
+from mxsplicer.tl.tasks import set_task
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,4 +1,4 @@
-"""Results and AnnData files are scored on labels from anywhere, beside baselines, and written only when asked."""
+"""Results and AnnData files are scored on labels, compared with baselines, and written only on request."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
 
 SMALL = {"epochs": 1, "batch_size": 64, "encoder_width": 4, "component_width": 2, "chunk_width": 4}
-QUICK = {"guard_um": 8, "reliance_cells": 100, "image_cells": 5000, "device": "cpu"}
+QUICK = {"guard_um": 8, "importance_cells": 100, "image_cells": 5000, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return a folder with two slides, their truth, and their result; patches were kept of the first slide alone."""
+    """Return a folder with two slides, their truth, and their result; patches of the first slide only are stored."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("evaluation")
     result = Result(folder / "both.mxs", ("S01", "S02"))
@@ -63,7 +63,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def given(made, tmp_path):
-    """Return a copy of that folder, which may be changed."""
+    """Return a copy of that folder that a test may change."""
     shutil.copytree(made / "both.mxs", tmp_path / "both.mxs")
     shutil.copy(made / "truth.csv", tmp_path)
     return tmp_path
@@ -74,7 +74,7 @@ def whole(made):
     return evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], **QUICK)
 
 
-def test_every_baseline_stands_beside_on_the_same_cells(whole):
+def test_every_baseline_is_scored_on_the_same_cells(whole):
     scores = whole.scores.set_index("representation")
 
     assert set(scores.index) == {
@@ -95,8 +95,8 @@ def test_every_baseline_stands_beside_on_the_same_cells(whole):
     assert len(whole.verdicts) == 1
 
 
-def test_reliance_is_measured_in_the_image_and_beside_it_in_the_means(whole):
-    by_name = dict(list(whole.reliance.groupby("representation")))
+def test_permutation_importance_is_measured_for_the_embedding_and_for_mean_intensity(whole):
+    by_name = dict(list(whole.importance.groupby("representation")))
 
     assert set(by_name) == {"SpliCER", "mean intensity"}
     means = by_name["mean intensity"].set_index("marker")["loss"]
@@ -104,7 +104,7 @@ def test_reliance_is_measured_in_the_image_and_beside_it_in_the_means(whole):
     assert len(by_name["SpliCER"]) == len(means)
 
 
-def test_slides_are_told_apart_by_a_probe(whole):
+def test_a_probe_predicts_the_slide(whole):
     mixing = whole.mixing.set_index("representation")
 
     assert (mixing["chance"] == 0.5).all()
@@ -119,7 +119,7 @@ def without_images(made):
     return found
 
 
-def test_only_scores_are_written_and_in_place_of_earlier_ones(given, without_images):
+def test_only_scores_are_written_and_replace_earlier_ones(given, without_images):
     cells = given / "both.mxs" / "cells.h5ad"
     before = anndata.read_h5ad(cells)
 
@@ -136,13 +136,13 @@ def test_only_scores_are_written_and_in_place_of_earlier_ones(given, without_ima
     assert not list(given.rglob("*.partial"))
 
 
-def test_without_patches_it_is_said_what_is_missing(without_images):
+def test_without_patches_a_note_names_what_is_missing(without_images):
     assert "PCA of pixels" not in set(without_images.scores["representation"])
-    assert set(without_images.reliance["representation"]) == {"mean intensity"}
+    assert set(without_images.importance["representation"]) == {"mean intensity"}
     assert any("No patches were read" in note for note in without_images.notes)
 
 
-def test_what_is_scored_on_a_part_of_the_cells_says_so(made):
+def test_baselines_scored_on_some_of_the_cells_are_noted(made):
     few = QUICK | {"image_cells": 300}
     found = evaluate(made / "both.mxs", labels=made / "truth.csv", label=["lineage"], max_cells=600, **few)
 
@@ -152,7 +152,7 @@ def test_what_is_scored_on_a_part_of_the_cells_says_so(made):
     assert any("PCA of pixels" in note for note in found.notes)
 
 
-def test_slides_that_were_moved_leave_the_patches_that_were_kept(given):
+def test_stored_patches_are_used_if_a_slide_was_moved(given):
     index = given / "both.mxs" / "mxsplicer.json"
     content = json.loads(index.read_text())
     for slide in content["slides"]:
@@ -185,12 +185,12 @@ def test_other_embeddings_of_the_same_cells_are_matched_by_name_in_any_order(giv
     assert (scores["n_labelled"] == adata.n_obs - 40).all()
 
 
-def test_cells_of_another_mask_are_not_taken_for_the_same(given):
+def test_cells_of_another_mask_raise(given):
     adata = anndata.read_h5ad(given / "both.mxs" / "cells.h5ad")
     adata.obsm["spatial"] = adata.obsm["spatial"][::-1]
     adata.write_h5ad(given / "other.h5ad")
 
-    with pytest.raises(InputError, match="it was made with another mask"):
+    with pytest.raises(InputError, match="the file was made with another mask"):
         evaluate(
             given / "both.mxs", labels=given / "truth.csv", label=["lineage"], compare=[given / "other.h5ad"], **QUICK
         )
@@ -248,18 +248,18 @@ def test_outlines_are_labels_and_a_label_that_cannot_be_scored_is_noted(given):
     ("options", "sentence"),
     [
         ({}, "no label was named"),
-        ({"label": ["type"]}, "no label 'type'"),
+        ({"label": ["type"]}, "label 'type' was not found"),
         ({"labels": "nowhere.csv", "label": ["lineage"]}, "there is no table nowhere.csv"),
-        ({"label": ["slide"], "use_rep": ["X_pca"]}, "no representation 'X_pca'"),
-        ({"label": ["slide"], "compare": ["gone.h5ad"]}, "there is no file gone.h5ad"),
+        ({"label": ["slide"], "use_rep": ["X_pca"]}, "representation 'X_pca' was not found"),
+        ({"label": ["slide"], "compare": ["gone.h5ad"]}, "file gone.h5ad was not found"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_sentence(made, options, sentence):
+def test_arguments_that_cannot_be_used_raise_one_sentence(made, options, sentence):
     with pytest.raises(InputError, match=sentence):
         evaluate(made / "both.mxs", **options, **QUICK)
 
 
-def test_what_is_no_anndata_file_is_refused(tmp_path):
+def test_a_file_that_is_not_anndata_raises(tmp_path):
     (tmp_path / "cells.h5ad").write_text("no")
 
     with pytest.raises(InputError, match="not an AnnData file"):

@@ -1,4 +1,4 @@
-"""Cells in outlines are found, taken, and what is set of them comes back to all."""
+"""Cells in outlines are found and subset, and what is set for them is copied back to all cells."""
 
 import json
 
@@ -27,7 +27,7 @@ def placed(cells):
 
 
 def test_cells_of_a_slide_without_outlines_are_outside(placed, tmp_path):
-    write(tmp_path / "S01.geojson", -50, 100, 600, 90_000)  # beyond the slide, which nobody knows the size of
+    write(tmp_path / "S01.geojson", -50, 100, 600, 90_000)  # beyond the slide, whose size is unknown
 
     rows = tl.rows_inside(placed, tmp_path)
 
@@ -42,21 +42,21 @@ def test_the_ledger_of_cells_inside_closes_and_names_the_outlines(placed, tmp_pa
 
     about = inside.uns["mxsplicer"]
     assert about["roi"] == tmp_path.name
-    assert all(sum(fates.values()) == 2 * fates["in mask"] for fates in about["ledger"].values())
+    assert all(sum(outcomes.values()) == 2 * outcomes["in mask"] for outcomes in about["ledger"].values())
     assert about["ledger"]["S00"]["kept"] == inside.n_obs
     assert about["ledger"]["S01"]["kept"] == 0
     assert "roi" not in placed.uns["mxsplicer"]
 
 
-def test_what_is_set_inside_comes_back_and_the_rest_stays(placed, tmp_path):
+def test_what_is_set_inside_is_copied_back_and_the_rest_stays(placed, tmp_path):
     write(tmp_path / "S00.geojson", 0, 0, 800, 800)
     write(tmp_path / "S01.geojson", 0, 0, 800, 800)
     before = placed.copy()
 
-    with tl.restricted(placed, tmp_path) as part:
-        part.obs["number"] = 1.0
-        tl.cluster(part)
-        tl.correlate(part, key_added="here_correlation")
+    with tl.restricted(placed, tmp_path) as inside_only:
+        inside_only.obs["number"] = 1.0
+        tl.cluster(inside_only)
+        tl.correlate(inside_only, key_added="here_correlation")
 
     inside = np.isin(np.arange(300), tl.rows_inside(before, tmp_path))
     assert 0 < inside.sum() < 300
@@ -70,13 +70,13 @@ def test_what_is_set_inside_comes_back_and_the_rest_stays(placed, tmp_path):
     assert (placed.obs[before.obs.columns].dtypes == before.obs.dtypes).all()
 
 
-def test_without_a_file_the_cells_are_given_as_they_are(placed):
+def test_without_a_file_the_cells_are_returned_unchanged(placed):
     assert tl.cells_inside(placed, None) is placed
-    with tl.restricted(placed, None) as part:
-        assert part is placed
+    with tl.restricted(placed, None) as inside_only:
+        assert inside_only is placed
 
 
-def test_outlines_that_hold_no_cell_are_refused(placed, tmp_path):
+def test_outlines_without_a_cell_raise(placed, tmp_path):
     write(tmp_path / "S00.geojson", 5000, 5000, 5100, 5100)
 
     with pytest.raises(InputError, match="none of the 300 cells lies in an outline"):

@@ -1,0 +1,132 @@
+"""Tasks: the cells of a label that are scored, their classes and their folds."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.errors import InputError
+from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.tl.folds import LEFT_OUT, MIN_GROUPS, Folds, fold_by_group, fold_by_quadrant
+
+logger = logging.getLogger(__name__)
+
+QUADRANTS = "quadrants"  # as a value of ``groups``
+MAX_CELLS = 100_000  # scored for one label
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The cells of a label that are scored, their classes and their folds.
+
+    Attributes
+    ----------
+    rows
+        Rows of the cells, ascending (n).
+    codes
+        Index of the class of each cell in ``classes`` (n).
+    folds
+        Folds of these cells.
+    left_out
+        Classes that have too few cells in one of the folds.
+    n_labelled
+        Cells that have a label. ``rows`` lacks those in the guard band, of rare classes, and above the largest number.
+    """
+
+    label: str
+    rows: np.ndarray
+    codes: np.ndarray
+    folds: Folds
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    n_labelled: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The columns of a table of scores that describe the task."""
+        return {
+            "label": self.label,
+            "chance": 1 / len(self.classes),
+            "n_cells": len(self.rows),
+            "n_labelled": self.n_labelled,
+            "n_classes": len(self.classes),
+            "folds": self.folds.n,
+            "folds_by": self.folds.by,
+            "classes": ", ".join(self.classes),
+            "left_out": ", ".join(self.left_out),
+        }
+
+
+def set_task(
+    adata: AnnData,
+    *,
+    label: str,
+    groups: str | None = None,
+    guard_um: float | None = None,
+    min_cells: int = 5,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+) -> Task:
+    """Choose the cells that are scored and assign them to folds; the arguments are those of :func:`probe`."""
+    labels = _labels(adata, label)
+    folds = _folds(adata, labels, groups, guard_um, seed)
+    candidates = np.flatnonzero((labels != "") & (folds.of_cell != LEFT_OUT))
+    if len(candidates) > max_cells:
+        candidates = np.sort(np.random.default_rng(seed).choice(candidates, max_cells, replace=False))
+        logger.info("Label %s: %d of %d labelled cells are scored", label, max_cells, (labels != "").sum())
+    classes, left_out = _classes(labels, candidates, folds, min_cells, label)
+    rows = candidates[np.isin(labels[candidates], classes)]
+    return Task(
+        label=label,
+        rows=rows,
+        codes=np.searchsorted(classes, labels[rows]),
+        folds=Folds(folds.of_cell[rows], folds.by),
+        classes=tuple(classes),
+        left_out=tuple(left_out),
+        n_labelled=int((labels != "").sum()),
+    )
+
+
+def _labels(adata: AnnData, label: str) -> np.ndarray:
+    """Return the label of each cell as text, "" where it is missing."""
+    if label not in adata.obs:
+        msg = f"label {label!r} was not found; obs has the columns {', '.join(adata.obs.columns)}."
+        raise InputError(msg)
+    values = adata.obs[label].astype(object)
+    return np.asarray(values.where(values.notna(), "").astype(str), dtype=object)
+
+
+def _folds(adata: AnnData, labels: np.ndarray, groups: str | None, guard_um: float | None, seed: int) -> Folds:
+    if groups is None:
+        known = (column for column in ("patient", "slide") if column in adata.obs)
+        groups = next((column for column in known if adata.obs[column].nunique() >= MIN_GROUPS), QUADRANTS)
+    if groups != QUADRANTS or groups in adata.obs:
+        if groups not in adata.obs:
+            msg = f"column {groups!r} was not found to make folds; obs has the columns {', '.join(adata.obs.columns)}."
+            raise InputError(msg)
+        return fold_by_group(adata.obs[groups], labels, seed=seed)
+    if guard_um is None:
+        guard_um = float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM))
+    return fold_by_quadrant(adata, guard_um=guard_um)
+
+
+def _classes(
+    labels: np.ndarray, candidates: np.ndarray, folds: Folds, min_cells: int, label: str
+) -> tuple[np.ndarray, list[str]]:
+    """Return the classes that have enough cells in every fold, and those that have not."""
+    counts = pd.crosstab(labels[candidates], folds.of_cell[candidates])
+    counts = counts.reindex(columns=range(folds.n), fill_value=0)
+    enough = counts.index[(counts >= min_cells).all(axis=1)]
+    left_out = sorted(set(labels[labels != ""]) - set(enough))
+    if len(enough) < 2:
+        msg = (
+            f"label {label!r} cannot be scored by {folds.by}: {len(enough)} classes have {min_cells} or more cells in "
+            "every fold, and two are needed."
+        )
+        raise InputError(msg, "Label more cells, or leave out classes that are rare.")
+    if left_out:
+        logger.info("Label %s: left out, fewer than %d cells in a fold: %s", label, min_cells, ", ".join(left_out))
+    return np.array(sorted(enough), dtype=object), left_out
