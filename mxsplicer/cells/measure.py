@@ -20,11 +20,12 @@ from mxsplicer.cells import pixels as regions
 from mxsplicer.cells.pixels import Region
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
-from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
-from mxsplicer.system.distributing import is_cluster
+from mxsplicer.images.tiles import Grid, Window, fit, grown
+from mxsplicer.system.cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
+from mxsplicer.system.workers import map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,8 @@ def measure_cells(
         budget=budget,
         workers=workers,
     )
-    read = in_order(
-        partial(_pieces_of_tile, slide, mask, nuclei), grid, n_workers, executor=executor, doing="reading the mask"
+    read = map_in_order(
+        partial(_pieces_of_tile, slide, mask, nuclei), grid, n_workers, executor=executor, activity="reading the mask"
     )
     pieces = [piece for piece in track(read, "Reading the mask", total=len(grid)) if len(piece)]
     if not any(len(piece.columns["cell_id"]) for piece in pieces):
@@ -450,7 +451,7 @@ def _measure(
             result["sum"][rows] = totals
 
     of_tile = partial(_measure_tile, slide, mask, nuclei, cells, wanted)
-    work = in_order(of_tile, grid, n_workers, executor=executor, doing="measuring cells")
+    work = map_in_order(of_tile, grid, n_workers, executor=executor, activity="measuring cells")
     for number, tile in enumerate(track(work, "Measuring cells", total=len(grid))):
         for part, (region, totals) in tile.sums.items():
             here = ~cells.crossing[region.cells]

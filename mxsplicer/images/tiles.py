@@ -1,23 +1,15 @@
-"""A slide is worked through in tiles: how large they are, what they see around them, and how many threads do it."""
+"""Tiles that a slide is processed in: how large they are, and what surrounds them."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
-from typing import TypeVar
 
 import numpy as np
 
-from mxsplicer.system.distributing import in_order_there, is_cluster
 from mxsplicer.system.memory import Budget
+from mxsplicer.system.workers import default_workers
 
-T = TypeVar("T")
-R = TypeVar("R")
 Window = tuple[slice, slice]  # rows and columns of a slide
-
-_MAX_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ def fit(
     pixels = (budget.free - reserved) / bytes_per_px
     smallest = (min(shape_px[0], down + 2 * halo_px)) * (min(shape_px[1], across + 2 * halo_px))
     budget.require(reserved + int(smallest * bytes_per_px), f"a tile of {down} x {across} pixels")
-    n_workers = max(1, min(workers or min(_MAX_WORKERS, os.cpu_count() or 1), int(pixels // smallest)))
+    n_workers = max(1, min(workers or default_workers(), int(pixels // smallest)))
     of_one = pixels / n_workers
     square = min(max_px, isqrt(int(of_one)) - 2 * halo_px)
     wide = max(1, min(square, shape_px[1]) // across) * across
@@ -110,29 +102,3 @@ def grown(core: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
         slice(max(0, rows.start - halo_px), min(shape_px[0], rows.stop + halo_px)),
         slice(max(0, columns.start - halo_px), min(shape_px[1], columns.stop + halo_px)),
     )
-
-
-def in_order(
-    function: Callable[[T], R], items: Iterable[T], workers: int, *, executor: str = "threads", doing: str = ""
-) -> Iterator[R]:
-    """Yield ``function(item)`` of each item, in order, worked out by threads that are never far ahead.
-
-    Where ``executor`` is the address of a dask scheduler, its cluster does it, and ``doing`` says what, for people.
-    """
-    if is_cluster(executor):
-        yield from in_order_there(function, items, executor, doing)
-        return
-    if workers == 1:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tiles")
-    ahead: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            if len(ahead) == workers:
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(function, item))
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

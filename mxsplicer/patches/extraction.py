@@ -15,7 +15,7 @@ from mxsplicer.patches.blocks import choose_patch_px
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
-from mxsplicer.patches.workers import choose_crew, cut_blocks
+from mxsplicer.patches.workers import cut_blocks, plan_workers
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
@@ -120,7 +120,7 @@ def extract_patches(
         "seed": None if len(chosen) == len(listed) else seed,
         **({} if nuclei is None else {"nuclei": True}),
     }
-    crew = choose_crew(cutter, Budget.of(max_bytes), workers=workers, kind=executor)
+    plan = plan_workers(cutter, Budget.of(max_bytes), workers=workers, executor=executor)
     writer = PatchWriter(
         path,
         header={**described, "ledger": chosen.ledger, "made_from": made_from},
@@ -136,7 +136,7 @@ def extract_patches(
     if done:
         logger.info("%s: going on after %d of %d blocks.", path, len(done), cutter.n_blocks)
     left = sorted(set(range(cutter.n_blocks)) - set(done))
-    written = cut_blocks(cutter, left, _Write(writer.shards), crew, in_order=False)
+    written = cut_blocks(cutter, left, _Write(writer.shards), plan, in_order=False)
     for _ in track(written, "Cutting patches", total=cutter.n_blocks, start=len(done)):
         pass
     missing = cutter.n_blocks - len(writer.written())
@@ -181,9 +181,9 @@ def stream_blocks(
     x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
     patch_px = choose_patch_px(slide, patch_size_um)
     cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px)
-    crew = choose_crew(cutter, Budget.of(max_bytes), workers=workers, kind=executor, streams=True)
+    plan = plan_workers(cutter, Budget.of(max_bytes), workers=workers, executor=executor, streams=True)
     numbers = [number for number in range(cutter.n_blocks) if number not in skip]
-    cut = cut_blocks(cutter, numbers, _Keep(), crew, in_order=True)
+    cut = cut_blocks(cutter, numbers, _Keep(), plan, in_order=True)
     done = cutter.n_blocks - len(numbers)
     tracked = track(cut, "Cutting patches", total=cutter.n_blocks, start=done)
     for number, (patches, regions) in zip(numbers, tracked, strict=True):

@@ -17,7 +17,7 @@ from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches.blocks import choose_patch_px, choose_tile
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
-from mxsplicer.patches.workers import choose_crew
+from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget, format_bytes
 from mxsplicer.system.progress import format_duration
 
@@ -101,7 +101,7 @@ def plan_extraction(
     y_px, x_px = (rng.uniform(0, side - 1, n_cells) for side in slide.shape_px)
     cutter, _ = prepare_cutter(slide, mask, x_px, y_px, np.arange(n_cells), patch_px=patch_px)
     budget = Budget.of(max_bytes, to_come=_CELL_BYTES * n_of_slide)
-    crew = choose_crew(cutter, budget, workers=workers, kind=executor)
+    workers_plan = plan_workers(cutter, budget, workers=workers, executor=executor)
 
     tiles_px = math.prod(cutter.grid.tile_px)
     n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, cutter.grid.tile_px, strict=True))
@@ -115,7 +115,7 @@ def plan_extraction(
         "cutting patches": trial.seconds_to_cut * n_cells,
         "compressing": trial.seconds_to_pack * n_cells,
     }
-    seconds = {stage: value / crew.n_workers for stage, value in seconds.items()}
+    seconds = {stage: value / workers_plan.n_workers for stage, value in seconds.items()}
     seconds["writing"] = store_bytes / _DISK_SPEED
     return ExtractionPlan(
         n_cells=n_cells,
@@ -125,8 +125,8 @@ def plan_extraction(
         dtype=str(cutter.dtype),
         raw_bytes=raw_bytes,
         store_bytes=store_bytes,
-        memory_bytes=budget.taken + crew.peak_bytes,
-        workers=crew.n_workers,
+        memory_bytes=budget.taken + workers_plan.peak_bytes,
+        workers=workers_plan.n_workers,
         executor=executor,
         n_tiles=n_tiles,
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},

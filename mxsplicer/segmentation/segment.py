@@ -25,15 +25,16 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
 from mxsplicer.images.slide import Slide, overview
-from mxsplicer.images.tiles import Grid, Window, fit, grown, in_order
+from mxsplicer.images.tiles import Grid, Window, fit, grown
 from mxsplicer.masks.polygons import Polygons, outlines_at, read_polygons
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
-from mxsplicer.system.distributing import is_cluster
+from mxsplicer.system.cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import held
 from mxsplicer.system.memory import Budget
+from mxsplicer.system.workers import map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +191,8 @@ def segment(
             paths, grid, halo_px, None if own_function else _made_from(slide, channels, settings, grid, len(paths))
         )
         look = partial(_look, slide, channels, find_cells, halo_px, outlines)
-        found = in_order(
-            look, unfinished.tiles_left(), n_workers, executor="threads" if named else executor, doing="segmenting"
+        found = map_in_order(
+            look, unfinished.tiles_left(), n_workers, executor="threads" if named else executor, activity="segmenting"
         )
         n_cells = unfinished.fill(found)
         if not n_cells:

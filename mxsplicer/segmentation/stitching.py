@@ -11,9 +11,10 @@ import numpy as np
 import zarr
 
 from mxsplicer.images.ngff import create_labels, finish_labels, open_finest_labels
-from mxsplicer.images.tiles import Grid, Window, grown, in_order
+from mxsplicer.images.tiles import Grid, Window, grown
 from mxsplicer.system.files import atomic_write, partial_path, remove_partial, replace, write_json
 from mxsplicer.system.progress import track
+from mxsplicer.system.workers import map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
 
     (height, width), (down, across) = masks[0].shape, masks[0].chunks
     chunks = Grid((height, width), (down, across))
-    for _ in track(in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
+    for _ in track(map_in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
         pass
 
 

@@ -17,9 +17,9 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.tiles import in_order
 from mxsplicer.system.memory import give_back
 from mxsplicer.system.progress import track
+from mxsplicer.system.workers import map_in_order
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.rows import columns, count_blocks, representation, rows_by_slide
@@ -214,7 +214,7 @@ def _correlate_blocks(
 ) -> dict[str, np.ndarray]:
     """Return the matrices (markers, features) of all features, and copy z of the sample into ``z_of_sample``."""
     work = partial(_correlate_block, markers, sample, z_of_sample)
-    done = list(in_order(work, blocks, min(2, os.cpu_count() or 1)))
+    done = list(map_in_order(work, blocks, min(2, os.cpu_count() or 1)))
     return {name: np.concatenate([block[name] for block in done], axis=1) for name in done[0]}
 
 

@@ -28,7 +28,7 @@ from mxsplicer.patches.blocks import Place, TileReader
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
-from mxsplicer.patches.workers import choose_crew
+from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget
 
 N_MARKERS, PIXEL_UM, PATCH_PX = 19, 0.325, 64
@@ -137,12 +137,12 @@ def decodes_of_whole_slide(size_px: int, tile_px: int) -> tuple[float, int, int]
     n = int(size_px**2 * 1e-3)  # dense tissue
     y, x = np.random.default_rng(0).uniform(0, size_px, (2, n))
     cutter, _ = prepare_cutter(slide, no_cell, x, y, np.arange(n), patch_px=PATCH_PX)
-    crew = choose_crew(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
-    reader = PlannedReader(cutter, crew.cache_bytes)
+    plan = plan_workers(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
+    reader = PlannedReader(cutter, plan.cache_bytes)
     for number in range(cutter.n_blocks):
         for place in cutter.places(number):
             reader.read(place, block=number)
-    return reader.n_decoded / len(reader.tiles), crew.n_workers, crew.cache_bytes
+    return reader.n_decoded / len(reader.tiles), plan.n_workers, plan.cache_bytes
 
 
 class PlannedReader(TileReader):

@@ -50,12 +50,12 @@ def test_cells_from_a_list(command, slide, tmp_path):
     [
         (["--max-memory", "much"], "is no amount of memory"),
         (["--max-memory", "1M"], "too little"),
-        (["--executor", "elves"], "no workers called 'elves'"),
+        (["--executor", "elves"], "'elves' is not a kind of worker. Set --executor to threads"),
         (["--dask", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_one_sentence(command, slide, options, said, monkeypatch):
-    monkeypatch.setattr("mxsplicer.system.distributing._TIMEOUT", 0.3)
+    monkeypatch.setattr("mxsplicer.system.cluster._TIMEOUT", 0.3)
 
     refused = command(*slide, *options)
 

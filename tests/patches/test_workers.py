@@ -16,9 +16,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
-from mxsplicer.patches.workers import choose_crew
+from mxsplicer.patches.workers import plan_workers
 from mxsplicer.segmentation.segment import segment
-from mxsplicer.system import distributing
+from mxsplicer.system import cluster
 from mxsplicer.system.memory import Budget, parse_bytes
 from mxsplicer.testing import tiny_slide
 
@@ -83,7 +83,9 @@ def test_workers_that_die_again_and_again_end_in_one_sentence_and_may_be_gone_on
     slide, mask, cells, expected = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=99)
 
-    with pytest.raises(InputError, match=r"3 worker processes ended at block \d, the last by signal 9\. .*goes on"):
+    with pytest.raises(
+        InputError, match=r"3 worker processes ended at block \d, the last one by signal 9\. .*continues"
+    ):
         extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=1, executor="processes")
     assert victims.read_text() == "xxx"
 
@@ -188,11 +190,11 @@ def test_a_dask_cluster_streams_the_same_blocks_in_order_though_a_worker_is_kill
 
 def test_a_cluster_that_is_not_there_and_workers_of_no_kind_are_refused(whole, tmp_path, monkeypatch):
     slide, mask, cells, _ = whole
-    monkeypatch.setattr(distributing, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(cluster, "_TIMEOUT", 0.3)
 
     for executor, message in [
         ("tcp://127.0.0.1:1", "no dask scheduler answers"),
-        ("elves", "no workers called 'elves'"),
+        ("elves", "'elves' is not a kind of worker"),
     ]:
         with pytest.raises(InputError, match=message):
             extract_patches(slide, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, executor=executor)
@@ -207,16 +209,16 @@ def cutter_of(n_cells=5000, n_markers=19):
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("wanted", [1, 4, 64])
-def test_a_crew_stays_inside_the_budget(kind, streams, wanted):
+def test_a_plan_of_workers_stays_within_the_budget(kind, streams, wanted):
     cutter = cutter_of()
 
     for gigabytes in (1.5, 2, 8):
         budget = Budget(total=int(gigabytes * 2**30), taken=200 << 20)
-        crew = choose_crew(cutter, budget, workers=wanted, kind=kind, streams=streams)
+        plan = plan_workers(cutter, budget, workers=wanted, executor=kind, streams=streams)
 
-        assert 1 <= crew.n_workers <= wanted
-        assert crew.cache_bytes >= 0
-        assert crew.peak_bytes <= budget.free
+        assert 1 <= plan.n_workers <= wanted
+        assert plan.cache_bytes >= 0
+        assert plan.peak_bytes <= budget.free
 
 
 def test_a_budget_that_is_too_small_says_what_is_needed():
@@ -224,11 +226,11 @@ def test_a_budget_that_is_too_small_says_what_is_needed():
     with pytest.raises(
         InputError, match=r"^300M of memory is too little: a block of 1,024 patches .* Raise `max_bytes` to at least"
     ) as refused:
-        choose_crew(cutter, Budget(300 << 20, taken=200 << 20))
+        plan_workers(cutter, Budget(300 << 20, taken=200 << 20))
 
     enough = str(refused.value).rsplit(" ", 1)[1].rstrip(".")
 
-    assert choose_crew(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
+    assert plan_workers(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
 
 
 KILLED = """
