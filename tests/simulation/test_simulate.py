@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_the_slide(tmp_path):
     assert peaks[1] < 1.4 * peaks[0]  # of a slide 2.25 times as large
 
 
-def test_a_file_that_exists_is_kept_unless_told_otherwise(tmp_path):
+def test_an_existing_file_is_kept_without_overwrite(tmp_path):
     path = tmp_path / "tissue.ome.tiff"
     (tmp_path / "tissue_truth.csv").write_text("mine")
 
@@ -258,10 +258,10 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("tissue.tiff", {}, "end its name in .ome.tiff"),
+        ("tissue.tiff", {}, "End the name in .ome.tiff"),
         ("nowhere/tissue.ome.tiff", {}, "does not exist"),
         ("tissue.ome.tiff", {"size_px": 10}, "at least 64"),
-        ("tissue.ome.tiff", {"seed": -1}, "count from 0"),
+        ("tissue.ome.tiff", {"seed": -1}, "neither can be negative"),
         ("tissue.ome.tiff", {"pixel_size_um": 5.0}, "0.1 to 1.0"),
         ("tissue.ome.tiff", {"tile_px": 100}, "multiple of 16"),
     ],
