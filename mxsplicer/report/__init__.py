@@ -1,4 +1,4 @@
-"""One self-contained HTML page about what was done to a slide and what came out."""
+"""One self-contained HTML page that describes a result. Each section of the page has a file of its own here."""
 
 from mxsplicer.report.page import write_report
 

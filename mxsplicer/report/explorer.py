@@ -1,4 +1,4 @@
-"""The part of the page that answers: a sample of cells on the map and in the tissue, to hover over and to filter."""
+"""The interactive part of the section "UMAP of the cells": a sample of cells to hover over and to filter."""
 
 import base64
 from typing import Any
@@ -9,68 +9,86 @@ from anndata import AnnData
 from mxsplicer.pl import colors
 from mxsplicer.tl.naming import cluster_codes
 
-_CELLS, _FEWEST, _MOST_MARKERS = 15_000, 30, 80
+_CELLS, _FEWEST_OF_CLUSTER, _MOST_MARKERS = 15_000, 30, 80
 _STEPS = 65_535
 
 
-def explorer(adata: AnnData, names: dict[str, str], rows: np.ndarray | None = None) -> dict[str, Any] | None:
-    """Return what the script of the page draws: places, clusters and intensities of some cells, as small numbers.
+def explorer_data(adata: AnnData, names: dict[str, str]) -> dict[str, Any] | None:
+    """Return what the script of the page draws: positions, clusters and intensities of cells, as small integers.
+
+    The cells are a random sample of 15,000 cells of the UMAP, with at least 30 of each cluster.
 
     Parameters
     ----------
     adata
-        Clustered cells with a map and places in the tissue.
+        Clustered cells with a UMAP and positions in the tissue.
     names
-        Of the clusters, as suggested.
-    rows
-        Which cells; by default 15,000 of those on the map, at random, and at least 30 of each cluster.
+        Suggested names of the clusters.
     """
     if "X_umap" not in adata.obsm or "leiden" not in adata.obs or "spatial" not in adata.obsm:
         return None
     clusters, codes = cluster_codes(adata, "leiden")
-    on_map = np.flatnonzero(np.isfinite(np.asarray(adata.obsm["X_umap"])).all(axis=1))
-    chosen = on_map[_sample(codes[on_map], len(clusters))] if rows is None else rows
-    slide_of = (
-        adata.obs["slide"].astype("category").cat.remove_unused_categories().cat if "slide" in adata.obs else None
-    )
-    slides = [str(name) for name in slide_of.categories] if slide_of is not None else [""]
-    of_slide = slide_of.codes.to_numpy()[chosen] if slide_of is not None else np.zeros(len(chosen), np.int64)
-    places = np.asarray(adata.obsm["spatial"])[chosen]
-    spans = []
-    scaled = np.zeros((len(chosen), 2))
-    for code in range(len(slides)):
-        here = of_slide == code
-        low, span = _box(places[here])
-        scaled[here] = (places[here] - low) / span
+    on_umap = np.flatnonzero(np.isfinite(np.asarray(adata.obsm["X_umap"])).all(axis=1))
+    chosen = on_umap[_sample(codes[on_umap], len(clusters))]
+    slides, slide_of = _slides_of(adata, chosen)
+    tissue, spans = _tissue_positions(np.asarray(adata.obsm["spatial"])[chosen], slide_of, len(slides))
+    markers, values = _intensities(adata, chosen)
+    identity = adata.obs["cell_id"].to_numpy()[chosen] if "cell_id" in adata.obs else chosen
+    return {
+        "n": len(chosen),
+        "clusters": [
+            {"name": name, "suggested": names.get(name, ""), "color": colors.category_color(code)}
+            for code, name in enumerate(clusters)
+        ],
+        "slides": [{"name": name, "um": round(span)} for name, span in zip(slides, spans, strict=True)],
+        "markers": markers,
+        "umap": _encode((_umap_positions(adata, chosen) * _STEPS).astype("<u2")),
+        "tissue": _encode((np.clip(tissue, 0, 1) * _STEPS).astype("<u2")),
+        "slide": _encode(slide_of.astype("<u2")),
+        "cluster": _encode(codes[chosen].astype("<u2")),  # the number of clusters for a cell without one
+        "id": _encode(identity.astype("<u4")),
+        "values": _encode(values),
+    }
+
+
+def _slides_of(adata: AnnData, chosen: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the names of the slides and the code of each cell's slide."""
+    if "slide" not in adata.obs:
+        return [""], np.zeros(len(chosen), np.int64)
+    slides = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat
+    return [str(name) for name in slides.categories], slides.codes.to_numpy()[chosen]
+
+
+def _tissue_positions(points: np.ndarray, slide_of: np.ndarray, n_slides: int) -> tuple[np.ndarray, list[float]]:
+    """Return the positions scaled to 0 to 1 within each slide, and the side of the square around each slide."""
+    spans, scaled = [], np.zeros((len(points), 2))
+    for code in range(n_slides):
+        here = slide_of == code
+        low, span = _bounding_square(points[here])
+        scaled[here] = (points[here] - low) / span
         spans.append(span)
+    return scaled, spans
+
+
+def _umap_positions(adata: AnnData, chosen: np.ndarray) -> np.ndarray:
+    points = np.asarray(adata.obsm["X_umap"])[chosen, :2]
+    low, span = _bounding_square(points)
+    scaled = (points - low) / span
+    scaled[:, 1] = 1 - scaled[:, 1]  # y grows upwards on a UMAP and downwards on a screen
+    return np.asarray(scaled)
+
+
+def _intensities(adata: AnnData, chosen: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return the markers with their contrast limits, and log intensities as uint8, marker after marker."""
     markers, values = [], []
-    for place, marker in list(enumerate(adata.var_names.astype(str)))[:_MOST_MARKERS]:
-        column = adata.X[chosen, place]
+    for number, marker in list(enumerate(adata.var_names.astype(str)))[:_MOST_MARKERS]:
+        column = adata.X[chosen, number]
         column = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
         logged = np.log1p(np.maximum(column.ravel(), 0))
         dark, bright = (float(one) for one in np.percentile(logged, [1, 99.5]))
         values.append(np.clip((logged - dark) / max(bright - dark, 1e-6) * 255, 0, 255).astype(np.uint8))
         markers.append({"name": marker, "low": float(np.expm1(dark)), "high": float(np.expm1(bright))})
-    umap = np.asarray(adata.obsm["X_umap"])[chosen, :2]
-    low, span = _box(umap)
-    flipped = (umap - low) / span
-    flipped[:, 1] = 1 - flipped[:, 1]  # y grows upwards on a map and downwards on a screen
-    identity = adata.obs["cell_id"].to_numpy()[chosen] if "cell_id" in adata.obs else chosen
-    return {
-        "n": len(chosen),
-        "clusters": [
-            {"name": name, "words": names.get(name, ""), "color": colors.category_color(code)}
-            for code, name in enumerate(clusters)
-        ],
-        "slides": [{"name": name, "um": round(span)} for name, span in zip(slides, spans, strict=True)],
-        "markers": markers,
-        "map": _text((flipped * _STEPS).astype("<u2")),
-        "tissue": _text((np.clip(scaled, 0, 1) * _STEPS).astype("<u2")),
-        "slide": _text(of_slide.astype("<u2")),
-        "cluster": _text(codes[chosen].astype("<u2")),  # one beyond the last for none
-        "id": _text(identity.astype("<u4")),
-        "values": _text(np.concatenate(values) if values else np.empty(0, np.uint8)),  # marker by marker
-    }
+    return markers, np.concatenate(values) if values else np.empty(0, np.uint8)
 
 
 def _sample(codes: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -80,14 +98,14 @@ def _sample(codes: np.ndarray, n_clusters: int) -> np.ndarray:
     chosen = [rng.choice(len(codes), _CELLS, replace=False)]
     counts = np.bincount(codes, minlength=n_clusters)
     for code in range(n_clusters):
-        if 0 < counts[code] < len(codes) * _FEWEST / _CELLS:
+        if 0 < counts[code] < len(codes) * _FEWEST_OF_CLUSTER / _CELLS:
             rows = np.flatnonzero(codes == code)
-            chosen.append(rng.choice(rows, min(_FEWEST, len(rows)), replace=False))
+            chosen.append(rng.choice(rows, min(_FEWEST_OF_CLUSTER, len(rows)), replace=False))
     return np.unique(np.concatenate(chosen))
 
 
-def _box(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return where a square around points begins, and its side."""
+def _bounding_square(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the lower corner and the side of a square around points."""
     if not len(points):
         return np.zeros(2), 1.0
     low, high = points.min(axis=0), points.max(axis=0)
@@ -95,5 +113,5 @@ def _box(points: np.ndarray) -> tuple[np.ndarray, float]:
     return low - (span - (high - low)) / 2, span
 
 
-def _text(values: np.ndarray) -> str:
+def _encode(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

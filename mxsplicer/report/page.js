@@ -1,8 +1,8 @@
 "use strict";
-// Filters: a search field hides the items of its list that do not hold the words.
+// Filters: a search field hides the items of its list that do not contain the words.
 for (const field of document.querySelectorAll("input[data-filter]")) {
   const items = [...document.querySelectorAll(field.dataset.filter)];
-  const said = document.getElementById(field.dataset.count);
+  const status = document.getElementById(field.dataset.count);
   const texts = items.map((item) => item.textContent.toLowerCase());
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -11,18 +11,18 @@ for (const field of document.querySelectorAll("input[data-filter]")) {
       item.hidden = !words.every((word) => texts[i].includes(word));
       shown += !item.hidden;
     });
-    if (said) said.textContent = words.length ? `${shown} of ${items.length}` : "";
+    if (status) status.textContent = words.length ? `${shown} of ${items.length}` : "";
   });
 }
-// What is folded away is printed too.
+// Collapsed parts are printed too.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
 
-// The cells: a canvas that shows them on the map or in the tissue, by cluster or by marker.
+// The cells: a canvas that shows them on the UMAP or in the tissue, by cluster or by marker.
 const holder = document.getElementById("cells-data");
 if (holder) {
   const data = JSON.parse(holder.textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
-  const places = { map: new Uint16Array(bytes(data.map)), tissue: new Uint16Array(bytes(data.tissue)) };
+  const positions = { umap: new Uint16Array(bytes(data.umap)), tissue: new Uint16Array(bytes(data.tissue)) };
   const slideOf = new Uint16Array(bytes(data.slide));
   const clusterOf = new Uint16Array(bytes(data.cluster));
   const ids = new Uint32Array(bytes(data.id));
@@ -48,7 +48,7 @@ if (holder) {
     box.addEventListener("change", () => { box.checked ? hidden.delete(i) : hidden.add(i); draw(); });
     swatch.className = "swatch";
     swatch.style.background = cluster.color;
-    label.append(box, swatch, cluster.words ? `${cluster.name}: ${cluster.words}` : cluster.name);
+    label.append(box, swatch, cluster.suggested ? `${cluster.name}: ${cluster.suggested}` : cluster.name);
     legend.append(label);
   });
   document.getElementById("cells-all").addEventListener("click", () => {
@@ -60,8 +60,8 @@ if (holder) {
   // Viridis, from dark to yellow, in nine steps.
   const stops = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"];
   const ramp = Array.from({ length: 256 }, (_, i) => {
-    const at = (i / 255) * 8, low = Math.min(7, Math.floor(at)), part = at - low;
-    const mix = (k) => Math.round(parseInt(stops[low].slice(k, k + 2), 16) * (1 - part) + parseInt(stops[low + 1].slice(k, k + 2), 16) * part);
+    const at = (i / 255) * 8, low = Math.min(7, Math.floor(at)), weight = at - low;
+    const mix = (k) => Math.round(parseInt(stops[low].slice(k, k + 2), 16) * (1 - weight) + parseInt(stops[low + 1].slice(k, k + 2), 16) * weight);
     return `rgb(${mix(0)},${mix(2)},${mix(4)})`;
   });
   const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
@@ -71,14 +71,14 @@ if (holder) {
     canvas.width = canvas.height = Math.round(side * ratio);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, side, side);
-    const slide = where.value === "map" ? -1 : Number(where.value);
+    const slide = where.value === "umap" ? -1 : Number(where.value);
     const marker = colour.value === "cluster" ? -1 : Number(colour.value);
-    const at = slide < 0 ? places.map : places.tissue;
+    const at = slide < 0 ? positions.umap : positions.tissue;
     const rows = [];
     for (let i = 0; i < data.n; i++) {
       if ((slide < 0 || slideOf[i] === slide) && !hidden.has(clusterOf[i])) rows.push(i);
     }
-    if (marker >= 0) rows.sort((a, b) => values[marker * data.n + a] - values[marker * data.n + b]); // the bright on top
+    if (marker >= 0) rows.sort((a, b) => values[marker * data.n + a] - values[marker * data.n + b]); // bright cells on top
     const radius = Math.max(1.1, Math.min(3.5, side / Math.sqrt(rows.length + 1) / 5)), margin = 8;
     drawn = rows.map((i) => ({
       i,
@@ -94,7 +94,7 @@ if (holder) {
     }
     if (marker >= 0) {
       const { name, low, high } = data.markers[marker];
-      scale.textContent = `${name}: dark ${number(low)}, yellow ${number(high)} (mean intensity, logarithmic between)`;
+      scale.textContent = `${name}: dark ${number(low)}, yellow ${number(high)} (mean intensity, logarithmic scale)`;
     } else {
       scale.textContent = `${drawn.length.toLocaleString("en")} of ${data.n.toLocaleString("en")} sampled cells shown`;
     }
@@ -117,10 +117,10 @@ if (holder) {
     const marker = colour.value === "cluster" ? -1 : Number(colour.value);
     let text = `cell ${ids[i]}`;
     if (data.slides[slideOf[i]].name) text += ` of ${data.slides[slideOf[i]].name}`;
-    text += cluster ? `, cluster ${cluster.name}${cluster.words ? ` (${cluster.words})` : ""}` : ", no cluster";
+    text += cluster ? `, cluster ${cluster.name}${cluster.suggested ? ` (${cluster.suggested})` : ""}` : ", no cluster";
     if (marker >= 0) {
-      const { name, low, high } = data.markers[marker], part = values[marker * data.n + i] / 255;
-      text += `, ${name} about ${number(Math.expm1(Math.log1p(low) + part * (Math.log1p(high) - Math.log1p(low))))}`;
+      const { name, low, high } = data.markers[marker], level = values[marker * data.n + i] / 255;
+      text += `, ${name} about ${number(Math.expm1(Math.log1p(low) + level * (Math.log1p(high) - Math.log1p(low))))}`;
     }
     tip.textContent = text;
     tip.style.left = `${Math.min(point.x + 12, canvas.clientWidth - 40)}px`;
@@ -156,6 +156,6 @@ if (holder) {
   colour.addEventListener("change", draw);
   new ResizeObserver(draw).observe(canvas);
   document.getElementById("explore").hidden = false;
-  document.documentElement.classList.add("moving"); // the still picture is for print
+  document.documentElement.classList.add("interactive"); // the still image is for print
   draw();
 }

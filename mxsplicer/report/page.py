@@ -1,4 +1,4 @@
-"""The page: every part is made by one function, from the cells and what lies beside them, and set by the template."""
+"""Write the page: each section is computed by one function and laid out by the template."""
 
 import base64
 import hashlib
@@ -18,19 +18,30 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
-from mxsplicer.report import parts, scoring
-from mxsplicer.report.cohort import cohort
-from mxsplicer.report.doubts import doubts
-from mxsplicer.report.explorer import explorer
-from mxsplicer.report.pictures import STYLE
-from mxsplicer.report.sheets import contact_sheets
+from mxsplicer.report import header
+from mxsplicer.report.clusters import clusters_section, profiles_of
+from mxsplicer.report.correlations import correlation_key, correlations_section
+from mxsplicer.report.examples import examples_section
+from mxsplicer.report.explorer import explorer_data
+from mxsplicer.report.figures import STYLE
+from mxsplicer.report.ledger import ledger_section
+from mxsplicer.report.limitations import limitations_section
+from mxsplicer.report.markers import marker_cards
+from mxsplicer.report.quality import quality_section
+from mxsplicer.report.scores import mixing_tables, scores_section
+from mxsplicer.report.settings import durations, settings_section
+from mxsplicer.report.slides import slides_section
+from mxsplicer.report.spectrum import spectrum_section
+from mxsplicer.report.tissue import tissue_section
+from mxsplicer.report.training import training_section
+from mxsplicer.report.umap import umap_section
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.tl.naming import suggest_names
 from mxsplicer.tl.rows import learned_features, take
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 25_000  # cells whose representation is looked at
+_SAMPLE = 25_000  # cells for the singular values, and for the nearest neighbours among slides
 
 
 def write_report(
@@ -44,29 +55,29 @@ def write_report(
     failed: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one HTML page that tells what was done, what came out, and what to doubt.
+    """Write one HTML page with the methods, the results and their limitations.
 
-    The page holds its pictures itself: it can be mailed, archived and opened without a network. Parts whose input is
-    missing are left out, and the page says what would add them.
+    The page contains its images, so it can be mailed, archived and opened without a network. Sections whose input is
+    missing are left out.
 
     Parameters
     ----------
     adata
-        Embedded cells; clustered and correlated ones give the full page.
+        Embedded cells. The page is complete if they are clustered and correlated with the markers.
     path
-        The page to write, ``report.html``. It appears when it is complete.
+        The page to write, such as ``report.html``. It appears when it is complete.
     slides
-        The slides the cells are from, for pictures; their names are those in ``adata.obs["slide"]``.
+        Slides of the cells, for images; their names are those in ``adata.obs["slide"]``.
     masks
         Label image (Y, X) of each of ``slides``, for outlines.
     log
         ``log.jsonl`` of the run folder, for the losses.
     scores
-        What :func:`mxsplicer.tl.probe` returned; by default what it left in ``adata``.
+        What :func:`mxsplicer.tl.probe` returned; by default ``adata.uns["mxsplicer_probe"]``.
     failed
-        Slides that could not be used, and why.
+        Slides that failed, each with the reason.
     overwrite
-        Replace a page that is there.
+        Replace an existing page.
 
     Returns
     -------
@@ -75,13 +86,13 @@ def write_report(
     Raises
     ------
     InputError
-        If ``path`` exists and ``overwrite`` is off, or if there are masks but not one for every slide.
+        If ``path`` exists and ``overwrite`` is False, or if there are masks but not one for every slide.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
     if masks and len(masks) != len(slides):
-        msg = f"{len(masks)} masks were given for {len(slides)} slides; give one for each, in the same order, or none."
-        raise InputError(msg)
+        msg = f"{len(masks)} masks were given for {len(slides)} slides."
+        raise InputError(msg, "Pass one mask for each slide in the same order, or no `masks`.")
     if scores is None:
         scores = adata.uns.get("mxsplicer_probe")
     with mpl.rc_context(STYLE):
@@ -103,34 +114,33 @@ def _content(
 ) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
     evaluated = adata.uns.get("mxsplicer_evaluation", {})
-    panel = parts.marker_panel(adata, slides)
-    profiles = parts.profiles_of(adata)
-    names = {} if profiles is None else dict(suggest_names(profiles))
+    cards = marker_cards(adata, slides)
+    profiles = profiles_of(adata)
     key = learned_features(adata)
     rows = np.sort(np.random.default_rng(0).choice(adata.n_obs, min(_SAMPLE, adata.n_obs), replace=False))
     z = take(adata.obsm[key], rows) if key in adata.obsm else None
-    cells = explorer(adata, names)
+    cells = explorer_data(adata, {} if profiles is None else dict(suggest_names(profiles)))
     return {
-        "title": parts.title(adata),
-        "summary": parts.summary(adata, scores),
-        "tissue": parts.tissue(adata, slides, masks),
-        "panel": panel,
-        "quality": parts.slide_quality(adata, panel),
-        "ledger": parts.ledger(about),
-        "losses": parts.losses(log),
-        "spectrum": parts.spectrum(key, z),
-        "embedding": parts.embedding(adata),
+        "title": header.title(adata),
+        "summary": header.summary(adata, scores),
+        "tissue": tissue_section(adata, slides, masks),
+        "markers": cards,
+        "quality": quality_section(adata, cards),
+        "ledger": ledger_section(about),
+        "training": training_section(log),
+        "spectrum": spectrum_section(key, z),
+        "umap": umap_section(adata),
         "explorer": None if cells is None else json.dumps(cells, ensure_ascii=True).replace("<", "\\u003c"),
-        "clusters": parts.clusters(adata, profiles),
-        "sheets": contact_sheets(adata, profiles, slides, masks),
-        "correlation": parts.correlation(adata),
-        "cohort": cohort(adata, failed),
-        "scores": scoring.scores(scores, evaluated),
-        "mixing": scoring.mixing(evaluated),
+        "clusters": clusters_section(adata, profiles),
+        "examples": examples_section(adata, profiles, slides, masks),
+        "correlations": correlations_section(adata),
+        "scores": scores_section(scores, evaluated),
+        "mixing": mixing_tables(evaluated),
         "notes": [str(one) for one in evaluated.get("notes", [])],
-        "settings": parts.settings(about),
-        "seconds": parts.seconds(about),
-        "doubts": doubts(adata, panel, scores, parts.correlation_key(adata), z, rows),
+        "slides": slides_section(adata, failed),
+        "limitations": limitations_section(adata, cards, scores, correlation_key(adata), z, rows),
+        "settings": settings_section(about),
+        "durations": durations(about),
         "version": about.get("version") or version("mxsplicer"),
         "script": _script(),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),

@@ -13,13 +13,15 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
-from mxsplicer.report import parts, write_report
+from mxsplicer.report import write_report
+from mxsplicer.report.markers import marker_cards
+from mxsplicer.report.quality import quality_section
 
 NAME = "S<01></script><script>console.error(1)</script>"
 MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")
 SECTIONS = (
-    *("tissue", "markers", "cells", "training", "map", "clusters", "sheets", "features", "scores", "doubts"),
-    "settings",
+    *("tissue", "markers", "cells", "training", "umap", "clusters", "examples", "correlations", "scores"),
+    *("limitations", "settings"),
 )
 
 
@@ -39,7 +41,7 @@ def make_slide(name, seed=0):
 
 
 def make_cells(slides):
-    """Make what embedding makes of the slides, with features that follow CD3e."""
+    """Make the AnnData of the slides, with features that are correlated with CD3e."""
     rng = np.random.default_rng(1)
     tables, intensities = [], []
     for slide, mask, bright in slides:
@@ -103,7 +105,7 @@ def page(tmp_path_factory):
     return write_report(adata, folder / "report.html", slides=[slide], masks=[mask], log=log)
 
 
-def test_the_page_has_every_part(page):
+def test_the_page_has_every_section(page):
     text = page.read_text()
 
     for section in SECTIONS:
@@ -125,7 +127,7 @@ def test_the_page_needs_no_network_and_runs_its_own_script_alone(page):
     assert len(text) < 20e6
 
 
-def test_names_of_others_are_shown_as_text(page):
+def test_names_from_the_file_are_shown_as_text_and_not_run(page):
     text = page.read_text()
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -134,56 +136,56 @@ def test_names_of_others_are_shown_as_text(page):
     assert NAME not in text
 
 
-def test_every_picture_says_what_it_shows(page):
-    pictures = re.findall(r"<img [^>]*>", page.read_text())
+def test_every_image_has_a_description(page):
+    images = re.findall(r"<img [^>]*>", page.read_text())
 
-    assert len(pictures) >= 12
-    assert all(re.search(r'alt="[^"]+"', picture) for picture in pictures)
+    assert len(images) >= 12
+    assert all(re.search(r'alt="[^"]+"', image) for image in images)
 
 
-def test_the_page_says_the_verdict_the_ledger_and_what_to_doubt(page):
+def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
     text = page.read_text()
 
     assert "SpliCER is" in text
-    assert "The fates add up to what the mask holds." in text
+    assert "The outcomes add up to the number of cells in the mask." in text
     assert "Markers without any signal: Empty." in text
-    assert "There is one slide" in text
+    assert "There is only one slide" in text
     assert "1 min 15 s" in text
 
 
-def test_the_page_tells_all_that_was_measured_of_a_label(page):
+def test_the_page_reports_all_measurements_of_a_label(page):
     text = page.read_text()
 
-    for part in (
-        "With few labels",
-        "Which markers the label rests on",
-        "mean intensity (1.00 intact)",
+    for sentence in (
+        "Balanced accuracy with few labels per class",
+        "Permutation importance",
+        "mean intensity (1.00 unpermuted)",
         "Without a classifier",
         "RankMe",
-        "would have flattered",
-        "How well a slide can be told from the features; guessing is right in 0.250",
+        "overestimate balanced accuracy",
+        "How well the slide can be predicted from the features; chance is 0.250",
         "0.410 ± 0.020",
         "iLISI",
         "No patches were read.",
-        "What is left once the light around the cell",
+        "neighbourhood intensity and for Hoechst, Empty. Correlations that are weaker",
     ):
-        assert part in text, part
+        assert sentence in text, sentence
 
 
-def test_nothing_half_written_is_left_beside_the_page(page):
+def test_no_temporary_file_is_left(page):
     assert {path.name for path in page.parent.iterdir()} == {"report.html", "log.jsonl"}
 
 
-def test_a_page_that_exists_is_kept_unless_told(page):
+def test_an_existing_page_is_kept_without_overwrite(page):
     adata = make_cells([make_slide("S01")])
     before = page.read_bytes()
 
-    with pytest.raises(InputError, match=r"exists\. .*`overwrite=True`"):
+    with pytest.raises(InputError, match=r"report\.html exists\. .*`overwrite=True`"):
         write_report(adata, page)
     assert page.read_bytes() == before
 
 
-def test_cells_alone_make_a_page_that_says_what_is_missing(tmp_path):
+def test_sections_without_input_are_left_out(tmp_path):
     adata = make_cells([make_slide("S01")])
     del adata.uns["mxsplicer"]
 
@@ -191,10 +193,10 @@ def test_cells_alone_make_a_page_that_says_what_is_missing(tmp_path):
 
     assert "No labels were given" in text
     assert '<section id="tissue"' not in text
-    assert '<section id="map"' not in text
+    assert '<section id="umap"' not in text
 
 
-def test_several_slides_are_pictured_side_by_side(tmp_path):
+def test_several_slides_are_shown_on_one_page(tmp_path):
     slides = [make_slide(f"S{i:02d}", seed=i) for i in range(3)]
     adata = make_cells(slides)
     adata.obs["leiden"] = adata.obs["kind"].map({"other": "0", "T cell": "1"}).astype("category")
@@ -208,24 +210,24 @@ def test_several_slides_are_pictured_side_by_side(tmp_path):
     assert "1,209" in text  # all ids of the three masks
 
 
-def test_staining_that_differs_is_told_and_a_median_of_nothing_is_not():
+def test_staining_that_differs_is_flagged_and_a_median_near_zero_is_not():
     rng = np.random.default_rng(0)
     x = rng.gamma(4, 50, (900, 3))
     x[:300, 0] *= 8
-    x[:, 1] = rng.poisson(0.4, 900)  # counts: some slides have a median of 0, and one of hardly more
+    x[:, 1] = rng.poisson(0.4, 900)  # counts: some slides have a median of 0, and one a median just above
     x[300:600, 1] += 0.01
     obs = pd.DataFrame({"slide": np.repeat(["S01", "S02", "S03"], 300)}, index=[str(i) for i in range(900)])
     adata = AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=["CD3e", "CD20", "CD8a"]))
 
-    rows = parts.slide_quality(adata, parts.marker_panel(adata, []))["rows"]
+    rows = quality_section(adata, marker_cards(adata, []))["rows"]
 
-    first, *others = [row["said"] for row in rows]
-    assert first.startswith("far from the other slides: CD3e (6×)")
+    first, *others = [row["flags"] for row in rows]
+    assert first.startswith("differs from other slides: CD3e (6×)")
     assert others == ["–", "–"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_opens_the_page_without_complaint(page, tmp_path):
+def test_a_browser_opens_the_page_without_errors(page, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     quiet = "--disable-component-update --disable-sync --enable-logging=stderr --v=0"
     command = ["chromium", *flags.split(), *quiet.split(), f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
@@ -233,6 +235,6 @@ def test_a_browser_opens_the_page_without_complaint(page, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
 
     assert "CONSOLE" not in done.stderr
-    assert "What to doubt" in done.stdout
-    assert '<html lang="en" class="moving">' in done.stdout  # the script came to its end
+    assert "Limitations" in done.stdout
+    assert '<html lang="en" class="interactive">' in done.stdout  # the script ran to its end
     assert re.search(r'id="cells-legend".*?type="checkbox".*?1: CD3e\+', done.stdout, re.DOTALL)

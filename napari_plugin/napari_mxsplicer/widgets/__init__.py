@@ -1,1 +1,1 @@
-"""The widgets of the panel: the only modules that import Qt."""
+"""What is seen of the panel: the only modules that know Qt."""

@@ -1,4 +1,4 @@
-"""Bars with intervals for the strongest correlations of a marker or a feature."""
+"""The best partners of a marker or a feature, as bars with their intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +27,11 @@ class Bars(QWidget):
 
     @property
     def partners(self) -> Sequence[Partner]:
-        """The partners shown."""
+        """What is shown."""
         return self._partners
 
     def set_theme(self, theme: Theme) -> None:
-        """Use the colours of napari's theme."""
+        """Take the colours of napari's theme."""
         self._theme = theme
         self.update()
 
@@ -67,10 +67,10 @@ class Bars(QWidget):
         painter.drawLine(QPointF(middle, 0), QPointF(middle, self.height()))
 
     def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802
-        """Show the interval as a tool tip."""
+        """Tell the interval in words."""
         one = self._at(event)
         self.setToolTip(
-            f"{one.name}: r = {one.r:+.3f}, 95 % interval over blocks of tissue {one.low:+.3f} to {one.high:+.3f}, "
+            f"{one.name}: r = {one.r:+.3f}, 95 % of draws of blocks of tissue from {one.low:+.3f} to {one.high:+.3f}, "
             f"{one.n:,} cells"
             if one
             else ""

@@ -1,4 +1,4 @@
-"""A part of the panel with a title that folds it."""
+"""A part of the panel with a title that folds it away."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 
 
 class Section(QWidget):
-    """A title with content below it, which can be folded."""
+    """A title, and below it what it is of."""
 
     opened = Signal()
 
@@ -30,15 +30,15 @@ class Section(QWidget):
 
     @property
     def is_open(self) -> bool:
-        """Whether the content is shown."""
+        """Whether what it holds is shown."""
         return bool(self._title.isChecked())
 
     def unfold(self, is_open: bool = True) -> None:
-        """Show or hide the content."""
+        """Show what it holds, or fold it away."""
         self._title.setChecked(is_open)
 
     def set_title(self, title: str) -> None:
-        """Change the title."""
+        """Call it otherwise."""
         self._title.setText(title)
 
     def _fold(self, is_open: bool) -> None:

@@ -1,4 +1,4 @@
-"""Rows of small images of cells."""
+"""A strip of cells: those of the highest, the middle and the lowest values of what is painted."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _GAP_PX = 2
 
 
 class PatchStrip(QWidget):
-    """Rows of images of cells, each row with a title; cells can be clicked."""
+    """Rows of small pictures, each with a title; a click tells the cell."""
 
     chosen = Signal(int)
 
@@ -25,15 +25,15 @@ class PatchStrip(QWidget):
         self._images: list[list[QImage | None]] = []
         self._titles: tuple[str, ...] = KINDS
         self._theme = Theme.dark()
-        self.setAccessibleName("Images of cells")
+        self.setAccessibleName("Pictures of cells")
 
     @property
     def strip(self) -> Strip | None:
-        """The cells shown."""
+        """What is shown."""
         return self._strip
 
     def set_theme(self, theme: Theme) -> None:
-        """Use the colours of napari's theme."""
+        """Take the colours of napari's theme."""
         self._theme = theme
         self.update()
 
@@ -42,18 +42,18 @@ class PatchStrip(QWidget):
         self._strip, self._titles, self._images = strip, titles, []
         if strip is not None:
             self._images = [
-                [_to_qimage(one) if row >= 0 else None for one, row in zip(images, rows, strict=True)]
-                for images, rows in zip(strip.images, strip.rows, strict=True)
+                [_image(one) if row >= 0 else None for one, row in zip(pictures, rows, strict=True)]
+                for pictures, rows in zip(strip.pictures, strip.rows, strict=True)
             ]
         self._resized()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802
-        """Adjust the height to the new size of the images."""
+        """Make room for the pictures at their new size."""
         self._resized()
         super().resizeEvent(event)
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
-        """Draw the images and titles."""
+        """Draw the pictures."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         painter.setPen(QColor(self._theme.text))
@@ -66,7 +66,7 @@ class PatchStrip(QWidget):
                     painter.drawImage(QRectF(place * (side + _GAP_PX), top + _TITLE_PX, side, side), image)
 
     def mousePressEvent(self, event: Any) -> None:  # noqa: N802
-        """Emit the cell that was clicked."""
+        """Tell which cell was clicked."""
         if self._strip is None or not self._images:
             return
         side = self._side()
@@ -86,7 +86,7 @@ class PatchStrip(QWidget):
         self.update()
 
 
-def _to_qimage(image: np.ndarray) -> QImage:
-    height, width = image.shape[:2]
-    # A copy, because QImage does not keep the array alive.
-    return QImage(np.ascontiguousarray(image).tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+def _image(picture: np.ndarray) -> QImage:
+    height, width = picture.shape[:2]
+    # The copy owns its pixels; the array may go.
+    return QImage(np.ascontiguousarray(picture).tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from mxsplicer.report.doubts import doubts
+from mxsplicer.report.limitations import limitations_section
 
 MARKERS = ["DAPI", "CD3e", "CD20", "AF1", "CD8a"]
 
@@ -18,36 +18,36 @@ def cells(n=4000, n_slides=2, seed=0):
     adata = AnnData(rng.gamma(2, 9, (n, 5)).astype(np.float32), obs=obs, var=pd.DataFrame(index=MARKERS))
     r = rng.uniform(-0.3, 0.3, (5, 50))
     r[np.arange(50) % 5, np.arange(50)] = 0.6
-    r[3] = np.clip(r[3], -0.2, 0.2)  # autofluorescence is not followed
+    r[3] = np.clip(r[3], -0.2, 0.2)  # no feature is correlated with autofluorescence
     adata.varm["splicer_correlation"] = r
     return adata, rng.normal(size=(n, 8)).astype(np.float32)
 
 
-def said(adata, z, scores=None):
+def limitations_of(adata, z, scores=None):
     rows = np.arange(adata.n_obs)
-    return " ".join(doubts(adata, [], scores, "splicer_correlation", z, rows))
+    return " ".join(limitations_section(adata, [], scores, "splicer_correlation", z, rows))
 
 
-def test_cells_without_fault_are_not_doubted():
-    text = said(*cells())
+def test_good_data_without_labels_has_one_limitation():
+    text = limitations_of(*cells())
 
-    assert text == "No labels were given, so nothing here measures whether the features are better than mean intensity."
+    assert text == "No labels were given, so it was not measured whether the features are better than mean intensity."
 
 
-def test_features_that_follow_one_marker_or_autofluorescence_or_nothing_are_doubted():
+def test_features_that_represent_one_marker_or_autofluorescence_or_nothing_are_reported():
     adata, z = cells()
     adata.varm["splicer_correlation"][1, :30] = 0.9
     adata.varm["splicer_correlation"][3, 40] = 0.95
     adata.varm["splicer_correlation"][4] = 0.05
 
-    text = said(adata, z)
+    text = limitations_of(adata, z)
 
-    assert "76% of the features follow CD3e more than any other marker" in text
-    assert "Features follow channels that stain nothing (AF1)" in text
-    assert "Hardly any feature follows CD8a" in text
+    assert "76% of the features are correlated with CD3e more strongly than with any other marker" in text
+    assert "with channels without an antibody (AF1)" in text
+    assert "No feature represents CD8a (|r| below 0.15 for all)" in text
 
 
-def test_what_spill_over_or_chance_would_explain_is_doubted():
+def test_correlations_that_spill_over_or_chance_could_explain_are_reported():
     adata, z = cells()
     partial = adata.varm["splicer_correlation"].copy()
     partial[2] *= 0.3
@@ -57,13 +57,13 @@ def test_what_spill_over_or_chance_would_explain_is_doubted():
     adata.varm["splicer_correlation_p"] = p
     adata.uns["splicer_correlation"] = {"p_5pct_fdr": 0.03}
 
-    text = said(adata, z)
+    text = limitations_of(adata, z)
 
-    assert "how closely features follow CD20: spill-over" in text
-    assert "No feature follows CD3e more closely than chance" in text
+    assert "Less than half of the correlation of the features with CD20 remains" in text
+    assert "No feature is significantly correlated with CD3e," in text
 
 
-def test_slides_that_show_in_the_features_and_clusters_that_are_tiny_or_of_one_slide_are_doubted():
+def test_slides_that_can_be_recognised_and_clusters_that_are_small_or_of_one_slide_are_reported():
     adata, z = cells()
     z[:, 0] += 6 * adata.obs["slide"].cat.codes.to_numpy()
     clusters = np.where(adata.obs["slide"] == "S0", "a", "b").astype(object)
@@ -71,16 +71,16 @@ def test_slides_that_show_in_the_features_and_clusters_that_are_tiny_or_of_one_s
     adata.obs["leiden"] = pd.Categorical(clusters)
     adata.uns["mxsplicer_cluster"] = {"n_clustered": 1000}
 
-    text = said(adata, z)
+    text = limitations_of(adata, z)
 
-    assert "The slide can be read from the features: of the cells most like a cell, 100% are of the same slide" in text
-    assert "Tiny clusters, of fewer than 10 cells: c." in text
+    assert "can be recognised from the features: 100% of its nearest neighbours are from the same slide" in text
+    assert "Clusters with fewer than 10 cells: c." in text
     assert "1,000 of the 4,000 cells were clustered" in text
-    assert "90 % or more lie on one slide: a, b" in text
+    assert "90 % or more of their cells on one slide: a, b" in text
 
 
-@pytest.mark.parametrize(("untrained", "doubted"), [(0.79, True), (0.85, True), (0.6, False)])
-def test_an_untrained_encoder_that_is_as_good_is_told(untrained, doubted):
+@pytest.mark.parametrize(("untrained", "reported"), [(0.79, True), (0.85, True), (0.6, False)])
+def test_an_untrained_encoder_with_a_similar_score_is_reported(untrained, reported):
     scores = pd.DataFrame(
         {
             "label": "kind",
@@ -91,4 +91,4 @@ def test_an_untrained_encoder_that_is_as_good_is_told(untrained, doubted):
         }
     )
 
-    assert ("an encoder that never learned" in said(*cells(), scores)) == doubted
+    assert ("an untrained encoder scores" in limitations_of(*cells(), scores)) == reported

@@ -1,0 +1,81 @@
+"""The section "Clusters in the tissue": positions, marker profiles, suggested names and neighbourhoods."""
+
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer import pl
+from mxsplicer.pl import colors
+from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
+from mxsplicer.report.tissue import MOST_SLIDES
+from mxsplicer.tl.naming import cluster_profiles, suggest_names
+from mxsplicer.tl.rows import rows_by_slide
+
+_MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
+
+
+def profiles_of(adata: AnnData) -> pd.DataFrame | None:
+    """Return the marker profile of each cluster, or None without clusters."""
+    return cluster_profiles(adata) if "leiden" in adata.obs else None
+
+
+def clusters_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return figures of the clusters in the tissue and of their marker profiles, and a table of the clusters."""
+    if profiles is None:
+        return None
+    names = list(rows_by_slide(adata))
+    return {
+        "positions": _draw_positions(adata, names[:MOST_SLIDES]),
+        "heatmap": _draw_profiles(adata, len(profiles)),
+        "rows": _table(adata, profiles),
+        "not_shown": max(0, len(names) - MOST_SLIDES),
+        "neighbourhoods": _draw_neighbourhoods(adata, len(profiles)),
+    }
+
+
+def _draw_positions(adata: AnnData, slides: list[str]) -> InlineImage:
+    if len(slides) == 1:
+        figure = new_figure(9.2, 7.5)
+        pl.spatial(adata, ax=figure.subplots())
+        return inline_figure(figure, "Cells at their positions in the tissue, coloured by cluster.", dpi=140)
+    return grid_of_slides(
+        slides,
+        lambda name, ax: pl.spatial(adata, slide=name, legend=False, ax=ax),
+        f"Cells of {len(slides)} slides at their positions, coloured by cluster.",
+    )
+
+
+def _draw_profiles(adata: AnnData, n_clusters: int) -> InlineImage:
+    figure = new_figure(min(9.6, 2.6 + 0.26 * adata.n_vars), 1.6 + 0.2 * n_clusters)
+    pl.markers_by_cluster(adata, ax=figure.subplots())
+    return inline_figure(figure, "Heatmap: intensity of each marker in each cluster.", vector=True)
+
+
+def _draw_neighbourhoods(adata: AnnData, n_clusters: int) -> InlineImage | None:
+    if "leiden_nhood_enrichment" not in adata.uns:
+        return None
+    figure = new_figure(min(9.6, 2.2 + 0.24 * n_clusters), min(9, 1.6 + 0.22 * n_clusters))
+    pl.neighbourhoods(adata, ax=figure.subplots())
+    return inline_figure(figure, "Heatmap: which clusters are neighbours in the tissue.", vector=True)
+
+
+def _table(adata: AnnData, profiles: pd.DataFrame) -> list[dict[str, Any]]:
+    counts = adata.obs["leiden"].value_counts()
+    suggested = suggest_names(profiles)
+    rows = []
+    for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories):
+        if name not in profiles.index:
+            continue
+        brightest = profiles.loc[name].sort_values(ascending=False)[:_MOST_BRIGHT]
+        rows.append(
+            {
+                "name": name,
+                "color": colors.category_color(code),
+                "n": f"{counts[name]:,}",
+                "share": f"{counts[name] / adata.n_obs:.1%}",
+                "suggested": suggested[str(name)],
+                "bright": ", ".join(brightest.index[brightest.to_numpy() > _BRIGHT_Z]) or "none",
+            }
+        )
+    return rows

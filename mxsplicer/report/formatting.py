@@ -1,0 +1,46 @@
+"""Numbers and names as the page writes them."""
+
+from collections.abc import Sequence
+
+_MOST_LISTED = 8
+
+
+def format_number(value: float) -> str:
+    """Return a number with thousands separators, or with three digits if it is small.
+
+    Examples
+    --------
+    >>> format_number(8478.2), format_number(0.12345)
+    ('8,478', '0.123')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def format_ratio(ratio: float) -> str:
+    """Return a ratio, such as 6×."""
+    return f"{ratio:.0f}×" if ratio >= 1 else f"{ratio:.1g}×"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    Examples
+    --------
+    >>> format_duration(7.25), format_duration(75), format_duration(7500)
+    ('7.2 s', '1 min 15 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shorten(name: str) -> str:
+    """Return a name of at most 24 characters for a title or an axis."""
+    return name if len(name) <= 24 else f"{name[:21]}…"
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first eight names, and how many more there are."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

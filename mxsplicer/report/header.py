@@ -1,0 +1,33 @@
+"""The head of the page: its title, the numbers of cells, markers and clusters, and the verdicts."""
+
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.tl.representations import METHOD_TITLES
+from mxsplicer.tl.rows import learned_features, rows_by_slide
+from mxsplicer.tl.verdicts import verdict
+
+
+def title(adata: AnnData) -> str:
+    """Return the name of the slide, or the number of slides."""
+    names = list(rows_by_slide(adata))
+    return names[0] if len(names) == 1 else f"{len(names)} slides"
+
+
+def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
+    """Return the numbers and the verdicts at the head of the page."""
+    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
+    key = learned_features(adata)
+    return {
+        "n_cells": adata.n_obs,
+        "roi": str(adata.uns.get("mxsplicer", {}).get("roi", "")),
+        "n_slides": len(rows_by_slide(adata)),
+        "n_markers": adata.n_vars,
+        "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
+        "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
+        "method": "joint embedding" if method == "joint" else METHOD_TITLES.get(method, method),
+        "use_rep": key,
+        "verdicts": verdict(scores) if scores is not None and len(scores) else [],
+    }

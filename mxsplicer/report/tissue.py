@@ -1,0 +1,101 @@
+"""The section "Tissue and cells": images of the slides, and a window with outlined cells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from mxsplicer import pl
+from mxsplicer.images.markers import find_nuclear_marker, is_nuclear
+from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.pl import colors
+from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
+
+MOST_SLIDES = 60  # images of slides on one page
+_WINDOW_UM = 150.0
+_CELLS_FOR_CONTRAST = 20_000
+
+
+def tissue_section(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) -> dict[str, Any] | None:
+    """Return images of the slides, a window of one of them with outlined cells, and how each slide was read."""
+    if not slides:
+        return None
+    shown = slides[:MOST_SLIDES]
+    markers = [marker for marker in _contrasting_markers(adata) if all(marker in slide.markers for slide in shown)]
+    largest = int(np.argmax([(adata.obs["slide"] == slide.name).sum() for slide in slides]))
+    window = _draw_window(adata, slides[largest], masks[largest], markers) if masks else None
+    return {
+        "whole": _draw_slides(shown, markers),
+        "window": window,
+        "window_slide": slides[largest].name,
+        "markers": list(zip(markers, colors.CHANNELS, strict=False)),
+        "not_shown": len(slides) - len(shown),
+        "slides": [_describe(slide) for slide in slides],
+    }
+
+
+def _draw_slides(slides: Sequence[Slide], markers: list[str]) -> InlineImage:
+    names = ", ".join(markers)
+    if len(slides) == 1:
+        height, width = slides[0].shape_px
+        figure = new_figure(7, min(max(7 * height / width, 2), 12))
+        pl.slide(slides[0], markers=markers, max_side_px=1200, legend=False, ax=figure.subplots())
+        return inline_figure(figure, f"Slide {slides[0].name} in the colours of {names}.", dpi=150)
+    by_name = {slide.name: slide for slide in slides}
+    return grid_of_slides(
+        list(by_name),
+        lambda name, ax: pl.slide(by_name[name], markers=markers, max_side_px=320, legend=False, ax=ax),
+        f"{len(slides)} slides in the colours of {names}.",
+    )
+
+
+def _draw_window(adata: AnnData, slide: Slide, mask: LazyImage, markers: list[str]) -> InlineImage:
+    figure = new_figure(7, 7)
+    window = _densest_window(adata, slide)
+    pl.slide(slide, markers=markers, mask=mask, window=window, legend=False, ax=figure.subplots())
+    return inline_figure(figure, f"A window of slide {slide.name} with the outline of every cell in white.", dpi=130)
+
+
+def _describe(slide: Slide) -> dict[str, str]:
+    height_mm, width_mm = (side * slide.pixel_size_um / 1000 for side in slide.shape_px)
+    return {
+        "name": slide.name,
+        "size": f"{slide.shape_px[1]:,} × {slide.shape_px[0]:,} px",
+        "mm": f"{width_mm:.2f} × {height_mm:.2f} mm",
+        "pixel": f"{slide.pixel_size_um:.4g} µm ({slide.pixel_size_from})",
+        "markers": f"{len(slide.markers)} ({slide.markers_from})",
+        "storage": slide.storage,
+    }
+
+
+def _contrasting_markers(adata: AnnData) -> list[str]:
+    """Return the nuclear marker and three markers with high contrast between cells, each in different cells."""
+    names = [str(name) for name in adata.var_names]
+    nuclear = find_nuclear_marker(names)
+    some = adata.X[:: max(1, adata.n_obs // _CELLS_FOR_CONTRAST)]
+    logged = np.log1p(np.maximum(some.toarray() if hasattr(some, "toarray") else np.asarray(some), 0))
+    contrast = np.percentile(logged, 98, axis=0) - np.percentile(logged, 40, axis=0)
+    sd = logged.std(axis=0)
+    z = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
+    chosen = [names.index(nuclear)] if nuclear else []
+    nuclear_stains = {i for i, name in enumerate(names) if is_nuclear(name)}
+    while len(chosen) < min(len(colors.CHANNELS), len(names)):
+        free = [i for i in range(len(names)) if i not in chosen and (i not in nuclear_stains or len(names) <= 4)]
+        if not free:
+            break
+        similarity = np.abs(z[:, free].T @ z[:, chosen]).max(axis=1, initial=0) / len(z)
+        chosen.append(free[int(np.argmax(contrast[free] * (1 - similarity)))])
+    return [names[i] for i in chosen]
+
+
+def _densest_window(adata: AnnData, slide: Slide) -> tuple[slice, slice]:
+    height, width = slide.shape_px
+    side = min(round(_WINDOW_UM / slide.pixel_size_um), height, width)
+    here = (adata.obs["slide"] == slide.name).to_numpy() if "slide" in adata.obs else np.full(adata.n_obs, True)
+    points = np.asarray(adata.obsm["spatial"])[here] / slide.pixel_size_um  # x, y in pixels
+    rows, columns = max(1, height // side), max(1, width // side)
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=(rows, columns), range=((0, height), (0, width)))
+    row, column = np.unravel_index(int(counts.argmax()), counts.shape)
+    top, left = min(int(row) * height // rows, height - side), min(int(column) * width // columns, width - side)
+    return slice(top, top + side), slice(left, left + side)
