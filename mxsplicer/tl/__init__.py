@@ -1,6 +1,6 @@
-"""Analyses of embedded cells: each takes an AnnData and writes its result into it.
+"""Analyses of embedded cells: each function takes an AnnData and writes its result into it.
 
-A name is loaded when it is first used: scanpy and scikit-learn take seconds.
+A name is loaded when it is first used, because importing scanpy and scikit-learn takes seconds.
 """
 
 from typing import TYPE_CHECKING

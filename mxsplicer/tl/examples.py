@@ -1,4 +1,4 @@
-"""Cells to look at: of each cluster the typical ones, those at the border to another, and those that fit worst."""
+"""Example cells of each cluster: typical cells, borderline cells and outliers."""
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,12 @@ def pick_examples(
     among: np.ndarray | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Choose cells of each cluster that are worth looking at, by their place among the learned features.
+    """Choose typical, borderline and outlying cells of each cluster, by distances in a representation.
 
-    *Typical* cells are drawn from the quarter that lies nearest to the cluster's centre, *borderline* cells are as near
-    to the centre of another cluster as to their own, *outliers* lie farthest from their own. No cell is chosen twice.
-    Of larger clusters a random sample is considered, so that memory does not grow with the cells; the representation
-    may lie on disk and is gone through once.
+    *Typical* cells are drawn from the quarter nearest to the centre of their cluster, *borderline* cells are about as
+    near to the centre of another cluster as to their own, *outliers* are farthest from their own centre. No cell is
+    chosen twice. Large clusters are sampled at random, so memory does not grow with the number of cells. The
+    representation may lie on disk; it is read once.
 
     Parameters
     ----------
@@ -37,42 +37,42 @@ def pick_examples(
     use_rep
         Key of the representation.
     n
-        Cells of each kind and cluster; fewer where a cluster is small.
+        Number of cells of each kind and cluster; fewer where a cluster is small.
     max_cells
-        Cells of one cluster that are considered, at most.
+        Largest number of cells of one cluster that are considered.
     among
         Which cells may be chosen, one boolean per cell; all by default.
     seed
-        Draws the sample, and the typical cells.
+        Seed of the sample and of the typical cells.
 
     Returns
     -------
-    One row per chosen cell, named as in ``obs_names``: ``group`` (the cluster), ``kind``, ``row`` (place in
-    ``adata``), ``distance`` (Euclidean, to the centre), ``nearest_other`` (the cluster whose centre is nearest but its
-    own; "" where there is one cluster), and of ``obs`` ``slide``, ``cell_id``, ``x_px``, ``y_px``.
+    One row per chosen cell, with the index of ``obs_names``: ``group`` (the cluster), ``kind``, ``row`` (in ``adata``),
+    ``distance`` (Euclidean, to the centre of the cluster), ``nearest_other`` (the other cluster with the nearest
+    centre, "" if there is only one cluster), and ``slide``, ``cell_id``, ``x_px``, ``y_px`` from ``obs``.
 
     Raises
     ------
     InputError
-        If there are no such clusters or no such representation.
+        If the clusters or the representation were not found.
     """
     names, codes = cluster_codes(adata, groupby)
     z = representation(adata, use_rep)
     rng = np.random.default_rng(seed)
     allowed = np.ones(adata.n_obs, dtype=bool) if among is None else np.asarray(among, dtype=bool)
-    chosen = [np.flatnonzero((codes == code) & allowed) for code in range(len(names))]
-    sample = [rng.choice(rows, max_cells, replace=False) if len(rows) > max_cells else rows for rows in chosen]
+    members = [np.flatnonzero((codes == code) & allowed) for code in range(len(names))]
+    sample = [rng.choice(rows, max_cells, replace=False) if len(rows) > max_cells else rows for rows in members]
     rows = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype=np.int64)
     of_row = codes[rows]
     present = np.unique(of_row)
     features = take(z, rows)
     centres = np.stack([features[of_row == code].mean(axis=0) for code in present]) if len(present) else features[:0]
     tables = []
-    for place, code in enumerate(present):
+    for number, code in enumerate(present):
         own = np.flatnonzero(of_row == code)
         distances = cdist(features[own], centres)  # (cells, clusters)
-        to_own, to_others = distances[:, place].copy(), distances
-        to_others[:, place] = np.inf
+        to_own, to_others = distances[:, number].copy(), distances
+        to_others[:, number] = np.inf
         picked = _pick(to_own, to_others.min(axis=1), n, rng)
         at = np.concatenate([picked[kind] for kind in KINDS])
         other = present[to_others[at].argmin(axis=1)]
@@ -97,7 +97,7 @@ def pick_examples(
 
 
 def _pick(to_own: np.ndarray, to_other: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return places of the cells of each kind; of a small cluster each kind gets its share."""
+    """Return the indices of the cells of each kind; the kinds share the cells of a small cluster equally."""
     n = min(n, -(-len(to_own) // len(KINDS)))
     near = np.argsort(to_own, kind="stable")
     typical = np.sort(rng.permutation(max(n, len(near) // 4))[:n])

@@ -1,4 +1,4 @@
-"""A representation with what is a batch's own taken out, by Harmony (Korsunsky et al. 2019)."""
+"""Batch correction of a representation by Harmony (Korsunsky et al. 2019)."""
 
 import warnings
 from importlib.util import find_spec
@@ -13,38 +13,38 @@ from mxsplicer.tl.rows import representation
 def harmonize(
     adata: AnnData, *, batch: str = "slide", use_rep: str = "X_splicer", key_added: str = "X_harmony", seed: int = 0
 ) -> None:
-    """Take out of a representation what tells batches apart, as ``scanpy.external.pp.harmony_integrate`` does.
+    """Remove differences between batches from a representation, like ``scanpy.external.pp.harmony_integrate``.
 
-    It needs the package harmonypy, and all of the representation in memory. What is biology and differs between batches
-    goes too: use it where batches should be alike.
+    This needs the package harmonypy, and the whole representation in memory. Biological differences between batches are
+    removed too, so use it only for batches that should be similar.
 
     Parameters
     ----------
     batch
         Column of ``obs``.
     use_rep, key_added
-        Keys of ``obsm``: what is taken, and where the outcome goes, (N, d) float32.
+        Keys of ``obsm``: the representation to correct, and the result (N, d), float32.
     seed
-        Of Harmony's clusters.
+        Seed of Harmony's clusters.
 
     Raises
     ------
     InputError
-        If harmonypy is not installed, or there are no two batches.
+        If harmonypy is not installed, or the column has fewer than two batches.
     """
     if batch not in adata.obs or adata.obs[batch].nunique() < 2:
-        found = "is not in obs" if batch not in adata.obs else "has one value"
-        msg = f"Harmony needs a column of two or more batches, and {batch!r} {found}. Name another one."
-        raise InputError(msg)
+        found = "was not found in obs" if batch not in adata.obs else "has one value"
+        msg = f"Harmony needs a column with two or more batches, but {batch!r} {found}."
+        raise InputError(msg, "Name another column.")
     if find_spec("harmonypy") is None:
-        msg = "Harmony needs the package harmonypy, which is not installed: pip install harmonypy."
-        raise InputError(msg)
+        msg = "Harmony needs the package harmonypy, which is not installed."
+        raise InputError(msg, "Run `pip install harmonypy`.")
     import harmonypy
 
     z = np.asarray(representation(adata, use_rep)[...], dtype=np.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # harmonypy tells of its own future
+        warnings.simplefilter("ignore")  # FutureWarnings of harmonypy
         corrected = harmonypy.run_harmony(z, adata.obs[[batch]].astype(str), batch, random_state=seed).Z_corr
-    # Cells are its columns until version 1, and its rows since, where scanpy.external still turns them.
+    # Before harmonypy 1 cells were in columns; since then they are in rows, which scanpy.external still transposes.
     corrected = np.asarray(corrected if len(corrected) == len(z) else corrected.T, dtype=np.float32)
     adata.obsm[key_added] = corrected

@@ -1,4 +1,4 @@
-"""Where in the tissue a learned feature follows a marker: correlation within the surroundings of every cell."""
+"""Local correlation: where in the tissue a learned feature correlates with a marker."""
 
 import numpy as np
 from anndata import AnnData
@@ -10,8 +10,8 @@ from mxsplicer.tl.labels import obs_name
 from mxsplicer.tl.rows import representation, rows_by_slide, slices
 
 SCALES = {"cell": 0.0, "neighbourhood": 50.0, "region": 250.0}  # µm
-_STEPS = 8  # strips to a radius
-_FEWEST = 10  # cells; the correlation of fewer is noise
+_STEPS = 8  # strips per radius
+_MIN_CELLS = 10  # fewer give no reliable correlation
 
 
 def local_correlation(
@@ -25,55 +25,55 @@ def local_correlation(
     use_rep: str = "X_splicer",
     key_added: str | None = None,
 ) -> str:
-    """Correlate a marker with a learned feature in the surroundings of every cell.
+    """Correlate a marker with a learned feature in the neighbourhood of every cell.
 
-    At the scale of the cell it is each cell's own share: the product of the two standardised values, whose mean over
-    all cells is Pearson's r. At the others it is Pearson's r of the cells around, the cell itself among them. Discs are
-    drawn to an eighth of their radius, so that a million cells take seconds.
+    At the scale ``"cell"`` it is the contribution of each cell: the product of the two standardised values, whose mean
+    over all cells is Pearson's r. At the other scales it is Pearson's r of the cells in the neighbourhood, including
+    the cell itself. Discs are approximated by strips of an eighth of their radius, so a million cells take seconds.
 
     Parameters
     ----------
     adata
-        Cells with ``obsm["spatial"]`` in µm; surroundings end with the slide.
+        Cells with ``obsm["spatial"]`` in µm; a neighbourhood has cells of one slide only.
     marker
-        Which marker; None for all of them, into ``layers``.
+        Name of the marker; None for all markers, which sets a layer.
     feature
-        Which element of the representation, from 0.
+        Index of the feature in the representation, from 0.
     scale
         ``"cell"``, ``"neighbourhood"`` (within 50 µm) or ``"region"`` (within 250 µm).
     radius_um
-        How far the surroundings reach instead.
+        Radius of the neighbourhood, instead of ``scale``.
     n_neighbours
-        How many nearest cells they are instead, the cell among them: the same number in crowded and in loose tissue.
+        Number of nearest cells in the neighbourhood, including the cell itself, instead of ``scale``.
     use_rep
         Key of the representation.
     key_added
-        Where the result goes; by default as below.
+        Key of the result; by default as below.
 
     Sets
     ----
     ``adata.obs["local_<marker>_<feature>_<scale>"]``
-        -1 to 1, or at the scale of the cell any number; float32. NaN where fewer than 10 cells are near, or the marker
-        or feature has one value in all of them. Of another representation than ``X_splicer`` its name stands before
+        -1 to 1, or any number at the scale ``"cell"``; float32. NaN where the neighbourhood has fewer than 10 cells, or
+        the marker or the feature is constant in it. For another representation than ``X_splicer``, its name precedes
         the feature: ``local_CD3e_joint12_cell``.
     ``adata.layers["local_<feature>_<scale>"]``
-        The same of every marker, where ``marker`` is None.
+        The same for every marker, if ``marker`` is None.
 
     Returns
     -------
-    The name of what was set.
+    The key that was set.
 
     Raises
     ------
     InputError
-        If the marker, the feature or the scale is unknown, or two of them are given.
+        If the marker, the feature or the scale is unknown, or both ``radius_um`` and ``n_neighbours`` are given.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> z = rng.normal(size=(500, 1))
     >>> points = rng.uniform(0, 200, (500, 2))
-    >>> sign = np.where(points[:, :1] < 100, 1, -1)  # to the right, the marker falls where the feature rises
+    >>> sign = np.where(points[:, :1] < 100, 1, -1)  # negative correlation on the right
     >>> adata = AnnData(z * sign, obsm={"X_splicer": z, "spatial": points})
     >>> adata.var_names = ["CD3e"]
     >>> name = local_correlation(adata, "CD3e", 0, radius_um=30)
@@ -83,67 +83,67 @@ def local_correlation(
     """
     z = representation(adata, use_rep)
     _check(adata, marker, feature, z.shape[1], scale)
-    said = _said(scale, radius_um, n_neighbours)
+    neighbourhood = _name_of(scale, radius_um, n_neighbours)
     of_feature = _standardized(np.asarray(z[:, feature], dtype=np.float64)[:, None])[:, 0]
-    places = range(adata.n_vars) if marker is None else [adata.var_names.get_loc(marker)]
-    out = np.empty((adata.n_obs, len(places)), dtype=np.float32)
-    x = _columns_of(adata, list(places))
-    if said == "cell":
+    markers = range(adata.n_vars) if marker is None else [adata.var_names.get_loc(marker)]
+    out = np.empty((adata.n_obs, len(markers)), dtype=np.float32)
+    x = _standardized_markers(adata, list(markers))
+    if neighbourhood == "cell":
         out[:] = x * of_feature[:, None]
     else:
         points = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-        for rows in track(list(rows_by_slide(adata).values()), "Correlating in the tissue"):
+        for rows in track(list(rows_by_slide(adata).values()), "Computing local correlations"):
             if n_neighbours is not None:
                 out[rows] = _among_nearest(points[rows], x[rows], of_feature[rows], n_neighbours)
             else:
                 out[rows] = _within(points[rows], x[rows], of_feature[rows], radius_um or SCALES[scale])
     of_rep = "" if use_rep == "X_splicer" else use_rep.removeprefix("X_")
     if marker is None:
-        name = key_added or f"local_{of_rep}{feature}_{said}"
+        name = key_added or f"local_{of_rep}{feature}_{neighbourhood}"
         adata.layers[name] = out
     else:
-        name = key_added or obs_name(f"local_{marker}_{of_rep}{feature}_{said}")
+        name = key_added or obs_name(f"local_{marker}_{of_rep}{feature}_{neighbourhood}")
         adata.obs[name] = out[:, 0]
     return name
 
 
 def _check(adata: AnnData, marker: str | None, feature: int, n_features: int, scale: str) -> None:
     if marker is not None and marker not in adata.var_names:
-        msg = f"the cells have no marker {marker!r}; they have {', '.join(adata.var_names)}."
+        msg = f"marker {marker!r} was not found; the cells have the markers {', '.join(adata.var_names)}."
         raise InputError(msg)
     if not 0 <= feature < n_features:
-        msg = f"there is no feature {feature}; the {n_features} features are counted from 0."
+        msg = f"feature {feature} was not found; the {n_features} features are counted from 0."
         raise InputError(msg)
     if scale not in SCALES:
-        msg = f"there is no scale {scale!r}; there are {', '.join(SCALES)}."
+        msg = f"scale {scale!r} is unknown; the scales are {', '.join(SCALES)}."
         raise InputError(msg)
 
 
-def _said(scale: str, radius_um: float | None, n_neighbours: int | None) -> str:
-    """Return what the surroundings are, in a word."""
+def _name_of(scale: str, radius_um: float | None, n_neighbours: int | None) -> str:
+    """Return the name of a neighbourhood, as it stands in the key of the result."""
     if radius_um is not None and n_neighbours is not None:
-        msg = "the surroundings are given twice, by radius_um and by n_neighbours; give one of them."
-        raise InputError(msg)
+        msg = "both `radius_um` and `n_neighbours` are given."
+        raise InputError(msg, "Pass one of them.")
     if radius_um is not None:
         if radius_um <= 0:
-            msg = f"a radius of {radius_um:g} µm holds nothing; give more than 0."
+            msg = f"`radius_um` is {radius_um:g}; it must be more than 0."
             raise InputError(msg)
         return f"{radius_um:g}um"
     if n_neighbours is not None:
         if n_neighbours < 3:
-            msg = f"{n_neighbours} cells have no correlation of use; give 3 n_neighbours or more."
+            msg = f"`n_neighbours` is {n_neighbours}; a correlation needs 3 or more cells."
             raise InputError(msg)
         return f"{n_neighbours}nearest"
     return scale
 
 
-def _columns_of(adata: AnnData, places: list[int]) -> np.ndarray:
-    some = adata.X[:, places]
+def _standardized_markers(adata: AnnData, markers: list[int]) -> np.ndarray:
+    some = adata.X[:, markers]
     return _standardized(np.asarray(some.toarray() if hasattr(some, "toarray") else some, dtype=np.float64))
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:
-    # Over all cells: the correlations within are the same, and their sums lose no digits to an offset.
+    # A common offset and scale do not change the local correlations, and sums of centred values keep their digits.
     sd = values.std(axis=0)
     mean = values.mean(axis=0)
     return np.asarray((values - mean) / np.where(sd > 1e-6 * np.abs(mean), sd, np.inf))
@@ -151,39 +151,39 @@ def _standardized(values: np.ndarray) -> np.ndarray:
 
 def _within(points: np.ndarray, x: np.ndarray, z: np.ndarray, radius_um: float) -> np.ndarray:
     """Return the correlation within a disc around each cell (n, m)."""
-    # Along strips of an eighth of the radius cells are sorted by x; of each strip a disc holds a stretch, and what a
-    # stretch adds up to is the difference of two sums from the first cell on.
+    # Cells are sorted by strip (an eighth of the radius high) and by x. A disc contains one interval of each strip, and
+    # the sum over an interval is the difference of two cumulative sums.
     height = radius_um / _STEPS
-    places = points - points.min(axis=0)
-    strip = np.floor(places[:, 1] / height)
-    length = places[:, 0].max() + 3 * radius_um
-    order = np.lexsort((places[:, 0], strip))
-    strip, along = strip[order], places[order, 0]
+    xy = points - points.min(axis=0)
+    strip = np.floor(xy[:, 1] / height)
+    length = xy[:, 0].max() + 3 * radius_um
+    order = np.lexsort((xy[:, 0], strip))
+    strip, along = strip[order], xy[order, 0]
     position = strip * length + along
-    stretches = []
+    intervals = []
     for step in range(1 - _STEPS, _STEPS):
         reach, middle = np.sqrt(radius_um**2 - (step * height) ** 2), (strip + step) * length + along
         ends = np.searchsorted(position, [middle - reach, middle + reach])
-        stretches.append(ends.astype(np.int32))
+        intervals.append(ends.astype(np.int32))
 
-    def around(values: np.ndarray) -> np.ndarray:
-        """Return sums over the discs of columns given in order (n, w)."""
+    def sum_in_discs(values: np.ndarray) -> np.ndarray:
+        """Return sums over the disc of each cell, of columns (n, w) sorted by ``order``."""
         sums = np.zeros((len(values) + 1, values.shape[1]))
         np.cumsum(values, axis=0, out=sums[1:])
-        return np.asarray(sum(sums[last] - sums[first] for first, last in stretches))
+        return np.asarray(sum(sums[last] - sums[first] for first, last in intervals))
 
     of_z = z[order]
-    n, sum_z, sum_zz = around(np.stack([np.ones(len(z)), of_z, of_z**2], axis=1)).T
+    n, sum_z, sum_zz = sum_in_discs(np.stack([np.ones(len(z)), of_z, of_z**2], axis=1)).T
     out = np.empty(x.shape, dtype=np.float32)
     for column in range(x.shape[1]):
         own = x[order, column]
-        sum_x, sum_xx, sum_xz = around(np.stack([own, own**2, own * of_z], axis=1)).T
+        sum_x, sum_xx, sum_xz = sum_in_discs(np.stack([own, own**2, own * of_z], axis=1)).T
         out[order, column] = _pearson(n, sum_x, sum_z, sum_xx, sum_zz, sum_xz)
     return out
 
 
 def _among_nearest(points: np.ndarray, x: np.ndarray, z: np.ndarray, n_neighbours: int) -> np.ndarray:
-    """Return the correlation among the nearest cells of each, the cell among them (n, m)."""
+    """Return the correlation among the nearest cells of each cell, including itself (n, m)."""
     tree, k = KDTree(points), min(n_neighbours, len(points))
     out = np.empty(x.shape, dtype=np.float32)
     for part in slices(len(points)):
@@ -193,7 +193,7 @@ def _among_nearest(points: np.ndarray, x: np.ndarray, z: np.ndarray, n_neighbour
         for column in range(x.shape[1]):
             own = x[near, column]
             sums = own.sum(axis=1), sum_z, np.square(own).sum(axis=1), sum_zz, (own * near_z).sum(axis=1)
-            out[part, column] = _pearson(np.full(len(near), float(k)), *sums, fewest=min(_FEWEST, n_neighbours))
+            out[part, column] = _pearson(np.full(len(near), float(k)), *sums, fewest=min(_MIN_CELLS, n_neighbours))
     return out
 
 
@@ -204,10 +204,10 @@ def _pearson(
     sum_xx: np.ndarray,
     sum_zz: np.ndarray,
     sum_xz: np.ndarray,
-    fewest: int = _FEWEST,
+    fewest: int = _MIN_CELLS,
 ) -> np.ndarray:
     of_x, of_z = sum_xx - sum_x**2 / n, sum_zz - sum_z**2 / n
-    # What rounding of the sums leaves of a constant is no variation.
+    # The thresholds exclude constants, whose variance is not exactly 0 after rounding.
     defined = (n > fewest - 0.5) & (of_x > 1e-9 * (sum_xx + n)) & (of_z > 1e-9 * (sum_zz + n))
     scale = np.sqrt(np.where(defined, of_x * of_z, 1.0))
     return np.asarray(np.where(defined, np.clip((sum_xz - sum_x * sum_z / n) / scale, -1, 1), np.nan))

@@ -1,4 +1,4 @@
-"""Whether a representation tells slides, or batches, apart: what it knows of them besides biology."""
+"""Mixing of slides or batches: how well a representation predicts which one a cell is from."""
 
 import logging
 import warnings
@@ -17,9 +17,10 @@ from mxsplicer.tl.tasks import QUADRANTS, set_task
 
 logger = logging.getLogger(__name__)
 
-_CELLS = 20_000
-_CELLS_OF_NEIGHBOURS = 10_000
-_NEIGHBOURS = 90  # as scib-metrics has it for iLISI
+_MAX_CELLS = 20_000
+_MAX_CELLS_PER_CLASS = 500  # training cells
+_MAX_SCIB_CELLS = 10_000
+_N_NEIGHBOURS = 90  # the default of scib-metrics for iLISI
 
 
 def measure_mixing(
@@ -30,18 +31,18 @@ def measure_mixing(
     guard_um: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure how well slides or batches can be told apart by each representation.
+    """Measure how well each representation predicts the slide or batch of a cell.
 
-    A linear probe, trained in some quadrants of every slide and tested in another, guesses the batch of a cell. At
-    chance the batches are mixed. Above it they differ in staining or in biology: which of the two, this cannot tell;
-    compare with mean intensity, and among batches that should be alike. Where scib-metrics is installed (extra
-    ``metrics``), iLISI and kBET (1 is mixed, 0 is apart) and PCR (share of the variance of principal components that
-    follows the batch) stand beside.
+    A linear probe is trained in some quadrants of every slide and predicts the batch of cells in another. At chance the
+    batches are mixed. Above chance they differ in staining or in biology, and the measure does not distinguish the two:
+    compare with mean intensity, and use batches that should be similar. If scib-metrics is installed (extra
+    ``metrics``), iLISI and kBET (1 is mixed, 0 is separate) and PCR (share of the variance of principal components
+    that the batch explains) are measured too.
 
     Parameters
     ----------
     adata
-        Cells with ``obs[batch]`` and ``obsm["spatial"]``; 20,000 of them are taken at random.
+        Cells with ``obs[batch]`` and ``obsm["spatial"]``; a random sample of 20,000 is used.
     batch
         Column of ``obs``.
     representations, guard_um, seed
@@ -50,17 +51,18 @@ def measure_mixing(
     Returns
     -------
     One row per representation: ``predictability`` (balanced accuracy), its ``_sd`` over quadrants, ``chance``,
-    ``n_batches``; and ``ilisi``, ``kbet``, ``pcr`` where they could be measured.
+    ``n_batches``; and ``ilisi``, ``kbet``, ``pcr`` if scib-metrics is installed.
 
     Raises
     ------
     InputError
         If fewer than two batches have enough cells in every quadrant.
     """
-    task = set_task(adata, label=batch, groups=QUADRANTS, guard_um=guard_um, max_cells=_CELLS, seed=seed)
+    task = set_task(adata, label=batch, groups=QUADRANTS, guard_um=guard_um, max_cells=_MAX_CELLS, seed=seed)
     names = list(representations) if representations is not None else available(adata)
-    scores = score(adata, task, representations=names, max_cells_per_class=500, seed=seed).set_index("representation")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(task.rows))[:_CELLS_OF_NEIGHBOURS])
+    scores = score(adata, task, representations=names, max_cells_per_class=_MAX_CELLS_PER_CLASS, seed=seed)
+    scores = scores.set_index("representation")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(task.rows))[:_MAX_SCIB_CELLS])
     rows = []
     for name in names:
         row: dict[str, Any] = {
@@ -80,12 +82,12 @@ def measure_mixing(
 def _scib(features: np.ndarray, batches: np.ndarray) -> dict[str, float]:
     """Return the measures of scib-metrics for features (n, d) of cells and their batches (n)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jax and scib-metrics tell of their own future, not of these cells
+        warnings.simplefilter("ignore")  # FutureWarnings of jax and scib-metrics
         import scib_metrics
         from scib_metrics.nearest_neighbors import pynndescent
 
         x = StandardScaler().fit_transform(features).astype(np.float32)
-        neighbours = pynndescent(x, n_neighbors=min(_NEIGHBOURS, len(x) - 1), random_state=0)
+        neighbours = pynndescent(x, n_neighbors=min(_N_NEIGHBOURS, len(x) - 1), random_state=0)
         acceptance, _, _ = scib_metrics.kbet(neighbours, batches)
         return {
             "ilisi": float(scib_metrics.ilisi_knn(neighbours, batches)),

@@ -1,4 +1,4 @@
-"""What clusters are like, in markers: how bright each is in each cluster, and a name that says what stands out."""
+"""Mean intensity of each marker in each cluster, and names of clusters from their bright markers."""
 
 import logging
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ NOTHING = "nothing stands out"
 
 
 def cluster_profiles(adata: AnnData, *, groupby: str = "leiden") -> pd.DataFrame:
-    """Return how bright each marker is in each cluster.
+    """Return the standardised mean intensity of each marker in each cluster.
 
     Parameters
     ----------
     adata
-        Cells with intensities in ``X``, which are gone through in slices.
+        Cells with intensities in ``X``, which are read in slices.
     groupby
-        Column of ``obs`` with the clusters; cells where it is missing count for the mean of all, and for no cluster.
+        Column of ``obs`` with the clusters. Cells without a cluster count only in the mean of all cells.
 
     Returns
     -------
-    Clusters x markers: the cluster's mean of log1p intensity, in standard deviations from the mean of all cells. A
-    marker that is the same in all cells is 0.
+    Z-scores (clusters, markers): the mean of log1p intensity in the cluster, in standard deviations from the mean of
+    all cells. A marker that is constant over all cells has 0.
     """
     names, codes = cluster_codes(adata, groupby)
     sums = np.zeros((len(names) + 1, adata.n_vars))
@@ -56,11 +56,11 @@ def name_clusters(
 ) -> pd.Series:
     """Suggest a name for each cluster by the markers that are bright in it, as "CD8a+ CD3e+".
 
-    A marker is named where the cluster's mean of log1p intensity lies at least ``threshold`` standard deviations of all
-    cells above their mean; where none is, those as far below are ("CD45-"). Stains of nuclei and channels without an
-    antibody (autofluorescence, blanks) name nothing. Clusters that would share a name get the next marker that tells
-    them apart, if there is one. These are words for intensities, not cell types: the clusters were found by the learned
-    features, and what sets one apart may not be an intensity at all.
+    A name lists the markers whose mean of log1p intensity in the cluster is at least ``threshold`` standard deviations
+    above the mean of all cells; if there are none, the markers as far below ("CD45-"). Nuclear stains and channels
+    without an antibody (autofluorescence, blanks) are never used. Clusters that would share a name get further markers
+    that distinguish them, if there are any. The names describe intensities, not cell types: clusters are found from the
+    learned features, and may differ in other properties than intensity.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def name_clusters(
     threshold
         In standard deviations.
     most
-        Markers in a name, at most, where no two clusters share it.
+        Largest number of markers in a name that no other cluster has.
     key_added
         Column of ``obs`` for the names; ``<groupby>_name`` by default.
 
@@ -93,7 +93,7 @@ def name_clusters(
 
 
 def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:
-    """Return a name for each row of what :func:`cluster_profiles` returned; see :func:`name_clusters`.
+    """Return a name for each row of a table from :func:`cluster_profiles`; see :func:`name_clusters`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int =
 
 
 def _words(row: "pd.Series[float]", threshold: float) -> list[str]:
-    """Return what can be said of a cluster, what stands out most first."""
+    """Return the markers of a cluster with their sign, the most extreme first."""
     ordered = row.sort_values(ascending=False, kind="stable")
     bright = [f"{marker}+" for marker, z in ordered.items() if z >= threshold]
     return bright or [f"{marker}-" for marker, z in ordered[::-1].items() if z <= -threshold]
@@ -121,21 +121,21 @@ def _words(row: "pd.Series[float]", threshold: float) -> list[str]:
 def _shared(names: dict[str, str], words: dict[str, list[str]], length: int) -> list[str]:
     """Return the clusters that share their name with another and have a further word."""
     counts = pd.Series(names).value_counts()
-    return [name for name, said in names.items() if counts[said] > 1 and len(words[name]) > length]
+    return [name for name, suggested in names.items() if counts[suggested] > 1 and len(words[name]) > length]
 
 
 def cluster_codes(adata: AnnData, groupby: str) -> tuple[list[str], np.ndarray]:
-    """Return the names of the clusters and the place of each cell's among them; one beyond the last for none."""
+    """Return the names of the clusters and the code of each cell; cells without a cluster get the next code."""
     if groupby not in adata.obs:
-        msg = f"the cells have no clusters {groupby!r}; run mxsplicer.tl.cluster first."
-        raise InputError(msg)
+        msg = f"clusters {groupby!r} were not found in obs."
+        raise InputError(msg, "Run mxsplicer.tl.cluster first.")
     of_cell = adata.obs[groupby].astype("category").cat
     codes = of_cell.codes.to_numpy().astype(np.int64)
     return [str(name) for name in of_cell.categories], np.where(codes < 0, len(of_cell.categories), codes)
 
 
 def _logged(adata: AnnData) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield log1p of the intensities, some cells at a time."""
+    """Yield slices of cells and log1p of their intensities."""
     for part in slices(adata.n_obs):
         rows = adata.X[part]
         rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)

@@ -1,12 +1,12 @@
-"""How strong a correlation of two pictures of the same tissue is by chance, where neighbours resemble each other.
+"""P-values of the correlation of two fields of the same tissue, where neighbouring cells are similar.
 
-A thousand neighbouring cells of one gland say little more than one of them, so the p-value of independent cells is far
-too small. The null slides the one picture over the other by every vector, together with all that is alike in
-neighbours, and asks how r scatters when the two have nothing to do with each other. Nothing has to be slid: the
-variance of the sum of products is the sum, over all pairs of cells, of the product of the two autocovariances at their
-distance (Clifford, Richardson, Hémon 1989, Biometrics 45:123, equation 2), and r with an effective number of cells that
-belongs to this variance follows Student's t (Dutilleul 1993, Biometrics 49:305). Unlike shifts on a torus it neither
-joins opposite edges of the tissue nor needs a rectangle.
+A thousand neighbouring cells of one gland carry little more information than one of them, so a p-value for independent
+cells is far too small. Under the null, one field is shifted against the other by every vector, so each keeps its
+spatial autocorrelation, but the two are unrelated. No shift has to be computed: the variance of the sum of products is
+the sum, over all pairs of cells, of the product of the two autocovariances at their distance (Clifford, Richardson,
+Hémon 1989, Biometrics 45:123, equation 2). With the effective number of cells that gives this variance, r follows
+Student's t (Dutilleul 1993, Biometrics 49:305). Unlike shifts on a torus, this neither joins opposite edges of the
+tissue nor needs a rectangle.
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,32 @@ import numpy as np
 import scipy.fft
 from scipy.special import stdtr
 
-_MOST_BINS = 384  # along the longer side of a slide: its raster; of many slides together as many as of one
-_AT_ONCE = 16  # fields
-_NEAR = 3  # bins: pairs closer than this are taken one by one, for on the raster their distance is not known well
-_PAIRS = 200_000  # that are looked at for near distances; of far ones all are
-_RATIO = 1.3  # of the distances that limit a class of pairs
-# Of one slide's longest distance, as for variograms. How alike pairs further apart are is known too badly, since the
-# mean of the same cells was taken off: with them, fields alike over a fifth of the slide are called significant half as
-# often as they should be. Of several slides whole ones may differ, so there all pairs count.
+_MAX_BINS = 384  # along the longer side of the raster of a slide; several slides share as many bins as one has
+_BATCH = 16  # fields transformed at once
+_NEAR = 3  # bins; the raster gives the distance of closer pairs poorly, so a sample of these is computed exactly
+_N_NEAR_PAIRS = 200_000
+_RATIO = 1.3  # between the upper and lower distance of a class of pairs
+# Share of the longest distance of a single slide up to which pairs count, as for variograms. The autocovariance at
+# larger distances is estimated poorly, because the mean of the same cells was subtracted: with these pairs, fields that
+# are similar over a fifth of the slide are called significant half as often as they should be. Several slides may
+# differ as a whole, so all their pairs count.
 _REACH = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class PairClasses:
-    """The pairs of cells of one or more slides by their distance, and how alike the cells of a pair are in each class.
+    """Pairs of cells of one or more slides, in classes by distance, and the autocovariance of fields in each class.
 
     Attributes
     ----------
     n_cells
         Number of cells.
     n_pairs
-        Ordered pairs of different cells in each class (K,), estimated for near classes.
+        Number of ordered pairs of different cells in each class (K,), estimated for near classes.
     counted
         Share of each class that counts for the null (K,): 0 beyond half of a single slide's longest distance.
     upper_um
-        Distance up to which a pair belongs to each class (K,), in the unit of the points.
+        Upper distance of each class (K,), in the unit of the points.
     """
 
     n_cells: int
@@ -65,20 +66,20 @@ class PairClasses:
         return out
 
     def effective_cells(self, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
-        """Return how many independent cells would let r scatter as much as these do (A, B), between 3 and N.
+        """Return the number of independent cells for which r has the same variance (A, B), between 3 and N.
 
         Parameters
         ----------
         of_a, of_b
             Autocovariances (A, K) and (B, K).
         """
-        # Each cell with itself, and every pair. Below that of independent cells the variance is not believed.
+        # Each cell with itself, and every pair. The variance is at least that of independent cells.
         variance = 1 + (of_a * (self.n_pairs * self.counted / self.n_cells)) @ of_b.T
         return np.asarray(np.clip(self.n_cells / np.maximum(variance, 1.0), 3.0, self.n_cells))
 
 
 def p_values(r: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
-    """Return how often |r| is at least this large by chance, by Student's t with the effective number of cells."""
+    """Return the two-sided p-values of r, by Student's t with the effective number of cells."""
     degrees = n_effective - 2
     t = np.abs(r) * np.sqrt(degrees / np.maximum(1 - np.square(r, dtype=np.float64), 1e-12))
     p: np.ndarray = 2 * stdtr(degrees, -t)
@@ -86,26 +87,26 @@ def p_values(r: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
 
 
 def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed: int = 0) -> PairClasses:
-    """Sort the pairs of cells of a slide by their distance.
+    """Sort the pairs of cells of each slide into classes by distance.
 
     Parameters
     ----------
     points
-        Where the cells lie (N, 2), in µm.
+        Centroids of the cells (N, 2), in µm.
     slides
-        Slide of each cell as a number (N,); cells of different slides are no pair.
+        Index of the slide of each cell (N,); only cells of one slide form pairs.
     seed
-        Of the near pairs that are looked at.
+        Seed of the sample of near pairs.
     """
     points = np.asarray(points, dtype=np.float64)
     slides = np.zeros(len(points), dtype=np.int64) if slides is None else slides
     rows = [np.flatnonzero(slides == slide) for slide in np.unique(slides)]
     extents = [np.ptp(points[some], axis=0) for some in rows]
     spacing = np.sqrt(sum(float(np.prod(extent)) for extent in extents) / len(points))
-    width = max(max(float(extent.max()) for extent in extents) * np.sqrt(len(rows)) / _MOST_BINS, 1.5 * spacing, 1e-9)
+    width = max(max(float(extent.max()) for extent in extents) * np.sqrt(len(rows)) / _MAX_BINS, 1.5 * spacing, 1e-9)
     longest = max(float(np.hypot(*extent)) for extent in extents)
     farthest = longest + 2 * width
-    upper = [max(0.7 * spacing, 0.01 * width)]  # cells in a row, or one on each slide, have no area
+    upper = [max(0.7 * spacing, 0.01 * width)]  # the spacing is 0 for cells in a row, or one cell per slide
     while upper[-1] < farthest:
         upper.append(upper[-1] * _RATIO)
     upper_um = np.array(upper)
@@ -115,7 +116,7 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
     for some in rows:
         raster, bins = _rasterise(points[some], some, width, upper_um)
         rasters.append(raster)
-        near.append(_draw_near_pairs(some, bins, raster.shape, max(1, _PAIRS * len(some) // len(points)), rng))
+        near.append(_draw_near_pairs(some, bins, raster.shape, max(1, _N_NEAR_PAIRS * len(some) // len(points)), rng))
     pairs = _NearPairs.joined(near, points, upper_um)
     n_pairs = pairs.n_pairs(len(upper_um)) + sum(raster.n_pairs for raster in rasters)
     lower_um = np.concatenate([[0.0], upper_um[:-1]])
@@ -126,32 +127,32 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
 
 @dataclass(frozen=True, eq=False)
 class _Raster:
-    """A slide in square bins; pairs whose bins are more than ``_NEAR`` apart."""
+    """The cells of a slide in square bins, for pairs whose bins are more than ``_NEAR`` apart."""
 
-    rows: np.ndarray  # of the cells of this slide, sorted by bin
-    starts: np.ndarray  # where each occupied bin begins among them
-    occupied: np.ndarray  # which bins these are
+    rows: np.ndarray  # cells of this slide, sorted by bin
+    starts: np.ndarray  # index in ``rows`` of the first cell of each occupied bin
+    occupied: np.ndarray  # flat indices of these bins
     shape: tuple[int, int]
-    padded: tuple[int, int]  # twice as large, so that sliding does not come round
-    of_lags: Any  # (Q, K) float32: to a class each frequency's power adds this much
+    padded: tuple[int, int]  # twice as large, so that shifts do not wrap around
+    of_lags: Any  # (Q, K) float32: weight of the power at each frequency in each class
     n_pairs: np.ndarray  # (K,)
 
     def sum_products(self, fields: np.ndarray) -> np.ndarray:
         """Return the sum of products over the pairs of each class (F, K)."""
         of_bins = np.add.reduceat(fields[self.rows], self.starts, axis=0, dtype=np.float32)  # (bins, F)
-        picture = np.zeros(self.shape, dtype=np.float32)
+        image = np.zeros(self.shape, dtype=np.float32)
         sums = []
-        for first in range(0, fields.shape[1], _AT_ONCE):
+        for first in range(0, fields.shape[1], _BATCH):
             powers = []
-            for values in of_bins[:, first : first + _AT_ONCE].T:
-                picture.ravel()[self.occupied] = values
-                powers.append(_power(picture, self.padded))
+            for values in of_bins[:, first : first + _BATCH].T:
+                image.ravel()[self.occupied] = values
+                powers.append(_power(image, self.padded))
             sums.append(np.stack(powers) @ self.of_lags)
         return np.concatenate(sums, dtype=np.float64)
 
 
-def _power(picture: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
-    spectrum = scipy.fft.rfft2(picture, padded)
+def _power(image: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
+    spectrum = scipy.fft.rfft2(image, padded)
     return np.asarray(spectrum.real**2 + spectrum.imag**2).ravel()
 
 
@@ -165,12 +166,12 @@ def _rasterise(points: np.ndarray, rows: np.ndarray, width: float, upper_um: np.
     padded = (scipy.fft.next_fast_len(2 * shape[0], real=True), scipy.fft.next_fast_len(2 * shape[1], real=True))
     lag_y, lag_x = (np.minimum(np.arange(n), n - np.arange(n)) for n in padded)
     distance = np.hypot(lag_y[:, None], lag_x[None, :])
-    # Parseval: a sum over lags is one over frequencies, so no spectrum has to be taken back.
+    # By Parseval's theorem a sum over lags is a sum over frequencies, so no inverse transform is needed.
     of_class = np.where(distance > _NEAR, np.searchsorted(upper_um, distance * width), -1)
     columns = []
     for number in range(len(upper_um)):
         transform = scipy.fft.rfft2((of_class == number).astype(np.float32)).real
-        transform[:, 1 : (padded[1] + 1) // 2] *= 2  # the half of the spectrum that is not kept
+        transform[:, 1 : (padded[1] + 1) // 2] *= 2  # rfft2 omits the other half of the spectrum
         columns.append(transform.ravel() / np.prod(padded))
     of_lags = np.stack(columns, axis=1).astype(np.float32)
     raster = _Raster(rows[order], starts, occupied, shape, padded, of_lags, np.zeros(len(upper_um)))
@@ -183,7 +184,7 @@ def _rasterise(points: np.ndarray, rows: np.ndarray, width: float, upper_um: np.
 
 @dataclass(frozen=True, eq=False)
 class _NearPairs:
-    """Some of the pairs whose bins are at most ``_NEAR`` apart, and how many each of them stands for."""
+    """A sample of the pairs whose bins are at most ``_NEAR`` apart, and how many pairs each of them represents."""
 
     first: np.ndarray  # rows (P,)
     second: np.ndarray
@@ -219,7 +220,7 @@ def _draw_near_pairs(
     n: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a cell, a bin near its own and a cell of that bin, ``n`` times; return rows and what a pair stands for."""
+    """Draw ``n`` times a cell, a bin near its own and a cell of that bin; return their rows and weights."""
     steps = np.arange(-_NEAR, _NEAR + 1)
     offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     offsets = offsets[np.hypot(*offsets.T) <= _NEAR]
@@ -227,12 +228,12 @@ def _draw_near_pairs(
     order = np.argsort(flat, kind="stable")
     bounds = np.searchsorted(flat[order], np.arange(shape[0] * shape[1] + 1))
     first = rng.integers(0, len(rows), n)
-    there = bins[first] + offsets[rng.integers(0, len(offsets), n)]
-    inside = ((there >= 0) & (there < shape)).all(axis=1)
-    first, there = first[inside], there[inside]
-    bin_there = there[:, 0] * shape[1] + there[:, 1]
-    count = bounds[bin_there + 1] - bounds[bin_there]
-    second = order[np.minimum(bounds[bin_there] + (rng.random(len(first)) * count).astype(np.int64), len(rows) - 1)]
+    other = bins[first] + offsets[rng.integers(0, len(offsets), n)]
+    inside = ((other >= 0) & (other < shape)).all(axis=1)
+    first, other = first[inside], other[inside]
+    other_bin = other[:, 0] * shape[1] + other[:, 1]
+    count = bounds[other_bin + 1] - bounds[other_bin]
+    second = order[np.minimum(bounds[other_bin] + (rng.random(len(first)) * count).astype(np.int64), len(rows) - 1)]
     kept = (count > 0) & (first != second)
     weight = count * (len(offsets) * len(rows) / n)
     return rows[first[kept]], rows[second[kept]], weight[kept]

@@ -1,4 +1,4 @@
-"""How much of a marker z holds: ridge regression from z, judged on cells of other parts of the tissue."""
+"""Ridge regression of marker values from z, evaluated on cells of other parts of the tissue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,34 +11,36 @@ _PENALTIES = 10.0 ** np.arange(-4, 3)  # relative to the number of cells, for st
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """What ridge regression said of cells that it had not seen.
+class HeldOutPredictions:
+    """Predictions of ridge regression for held-out cells.
 
     Attributes
     ----------
     r2
-        For every group of targets its R² (T,): one minus the squared error of all held-out cells, over that of the
-        training cells' mean. It is negative where the mean would have been better, and NaN where nothing varies.
+        R² (T,) of every group of targets: one minus the squared error over all held-out cells, divided by that of the
+        mean of the training cells. It is negative where the mean is the better prediction, and NaN for constants.
     predictions
-        Of the first group (N, T), NaN for cells that are in no fold.
+        Predictions of the first group (N, T), NaN for cells that are in no fold.
     """
 
     r2: dict[str, np.ndarray]
     predictions: np.ndarray
 
 
-def predict_held_out(z: np.ndarray, targets: Mapping[str, np.ndarray], given: np.ndarray, folds: Folds) -> Held:
-    """Predict targets from z, fold by fold; the penalty of each target is chosen on the fold after the one that tests.
+def predict_held_out(
+    z: np.ndarray, targets: Mapping[str, np.ndarray], given: np.ndarray, folds: Folds
+) -> HeldOutPredictions:
+    """Predict targets from z in each fold; the penalty of each target is chosen on the fold after the tested one.
 
     Parameters
     ----------
     z
         Features (N, d).
     targets
-        Groups of targets, each (N, T). Of all but the first, what a cubic of ``given`` predicts is taken off before:
-        the cubic is fitted to the training cells.
+        Groups of targets, each (N, T). For all groups but the first, a cubic polynomial of ``given``, fitted to the
+        training cells, is subtracted first.
     given
-        For each target column what is known already (N, T): the log of the mean intensity.
+        What is known of each target (N, T): the log of the mean intensity.
     folds
         The fold of each of the N cells.
     """
@@ -46,38 +48,51 @@ def predict_held_out(z: np.ndarray, targets: Mapping[str, np.ndarray], given: np
     first = next(iter(targets))
     predictions = np.full(targets[first].shape, np.nan)
     for fold in range(folds.n):
-        train, validate, test = folds.train_validate_test(fold)
-        mean, sd = z[train].mean(axis=0, dtype=np.float64), z[train].std(axis=0, dtype=np.float64)
-        scale = 1 / np.where(sd > 1e-6 * np.abs(mean) + 1e-12, sd, np.inf)
-        z_train, z_validate, z_test = (
-            ((z[rows] - mean) * scale).astype(np.float32) for rows in (train, validate, test)
-        )
-        power, axes = np.linalg.eigh(z_train.T @ z_train / np.float32(len(train)))
-        rotated = {"validate": z_validate @ axes, "test": z_test @ axes}
-        for name, y in targets.items():
-            own = y.astype(np.float64)
+        train, validation, test = folds.train_validate_test(fold)
+        ridge = _Ridge(z, train, validation, test)
+        for name, target in targets.items():
+            y = target.astype(np.float64)
             if name != first:
-                own = _residuals(own, given, train)
-            centre = own[train].mean(axis=0)
-            slopes = axes.T @ (z_train.T @ (own[train] - centre)) / len(train)  # (d, T)
-            shrunk = [slopes / (np.maximum(power, 0)[:, None] + penalty) for penalty in _PENALTIES]
-            wrong = np.stack(
-                [np.square(rotated["validate"] @ one - (own[validate] - centre)).sum(axis=0) for one in shrunk]
-            )
-            best = np.stack(shrunk)[wrong.argmin(axis=0), :, np.arange(own.shape[1])].T
-            predicted = rotated["test"] @ best + centre
+                y = _residuals(y, given, train)
+            predicted, centre = ridge.predict(y)
             if name == first:
                 predictions[test] = predicted
-            errors[name][0] += np.square(own[test] - predicted).sum(axis=0)
-            errors[name][1] += np.square(own[test] - centre).sum(axis=0)
+            errors[name][0] += np.square(y[test] - predicted).sum(axis=0)
+            errors[name][1] += np.square(y[test] - centre).sum(axis=0)
     r2 = {}
-    for name, (left, whole) in errors.items():
-        r2[name] = 1 - np.divide(left, whole, out=np.full_like(left, np.nan), where=whole > 1e-9 * len(z))
-    return Held(r2, predictions)
+    for name, (of_model, of_mean) in errors.items():
+        varies = of_mean > 1e-9 * len(z)
+        r2[name] = 1 - np.divide(of_model, of_mean, out=np.full_like(of_model, np.nan), where=varies)
+    return HeldOutPredictions(r2, predictions)
+
+
+class _Ridge:
+    """Ridge regression with the training, validation and test cells of one fold; features are decomposed once."""
+
+    def __init__(self, z: np.ndarray, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
+        self._train, self._validation = train, validation
+        mean, sd = z[train].mean(axis=0, dtype=np.float64), z[train].std(axis=0, dtype=np.float64)
+        scale = 1 / np.where(sd > 1e-6 * np.abs(mean) + 1e-12, sd, np.inf)
+        self._z_train, z_validation, z_test = (
+            ((z[rows] - mean) * scale).astype(np.float32) for rows in (train, validation, test)
+        )
+        self._power, self._axes = np.linalg.eigh(self._z_train.T @ self._z_train / np.float32(len(train)))
+        self._rotated_validation, self._rotated_test = z_validation @ self._axes, z_test @ self._axes
+
+    def predict(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions for the test cells, and the mean of each target (N, T) over the training cells."""
+        train, n_targets = self._train, y.shape[1]
+        centre = y[train].mean(axis=0)
+        slopes = self._axes.T @ (self._z_train.T @ (y[train] - centre)) / len(train)  # (d, T)
+        shrunk = [slopes / (np.maximum(self._power, 0)[:, None] + penalty) for penalty in _PENALTIES]
+        centred = y[self._validation] - centre
+        errors = np.stack([np.square(self._rotated_validation @ one - centred).sum(axis=0) for one in shrunk])
+        best = np.stack(shrunk)[errors.argmin(axis=0), :, np.arange(n_targets)].T
+        return self._rotated_test @ best + centre, centre
 
 
 def _residuals(y: np.ndarray, given: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return what a cubic of ``given``, fitted to the training cells column by column, leaves of ``y``."""
+    """Return ``y`` minus a cubic polynomial of ``given``, fitted to the training cells for each column."""
     out = np.empty_like(y)
     for column in range(y.shape[1]):
         known = given[:, column].astype(np.float64)

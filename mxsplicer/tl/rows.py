@@ -1,4 +1,4 @@
-"""Rows of a representation that may lie on disk: read some at a time, so that memory does not grow with the cells."""
+"""Rows and columns of a representation on disk, read in parts to bound the memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 
-AT_ONCE = 16_384  # cells: 512 features of them are 67 MB in float64
+AT_ONCE = 16_384  # cells; with 512 features they take 67 MB in float64
 _COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
 
 
 def representation(adata: AnnData, key: str) -> Any:
-    """Return ``adata.obsm[key]``, an array or an h5py dataset, or say which keys there are."""
+    """Return ``adata.obsm[key]``, an array or an h5py dataset, or raise InputError with the keys that it has."""
     if key not in adata.obsm:
         msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
         raise InputError(msg)
@@ -21,18 +21,18 @@ def representation(adata: AnnData, key: str) -> Any:
 
 
 def learned_features(adata: AnnData) -> str:
-    """Return the key of the representation that the cells were embedded by: "X_splicer", or "X_joint"."""
+    """Return the key of the representation of the run that embedded the cells, such as "X_splicer" or "X_joint"."""
     method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
     return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
 
 
 def slices(n: int) -> Sequence[slice]:
-    """Return the stretches in which ``n`` rows are gone through."""
+    """Return consecutive slices of ``AT_ONCE`` rows that cover ``n`` rows."""
     return [slice(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE)]
 
 
 def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
-    """Return some rows, given in ascending order, as float32; of what lies on disk each piece is read once."""
+    """Return some rows, given in ascending order, as float32; a dataset on disk is read once."""
     out = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
     for part in slices(matrix.shape[0]):
         first, last = np.searchsorted(rows, (part.start, part.stop))
@@ -42,10 +42,10 @@ def take(matrix: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def columns(matrix: Any, at_once: int = 16, *, lean: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield all columns as float32, some at a time (N, w); of what lies on disk each piece is read about once.
+    """Yield all columns as float32, some at a time (N, w); a dataset on disk is read about once.
 
-    At most ``at_once`` columns come together, and fewer of many cells: about 64 MB, where ``lean`` 16 MB. A file that
-    holds whole rows together is gone through as often as its columns exceed ``_COLUMN_BYTES``.
+    At most ``at_once`` columns are yielded together, and fewer for many cells: about 64 MB, or 16 MB if ``lean``. A
+    dataset that is chunked by rows is read once for every ``_COLUMN_BYTES`` of its columns.
     """
     n, d = matrix.shape
     group, width = _widths(matrix, at_once, lean)
@@ -58,19 +58,19 @@ def columns(matrix: Any, at_once: int = 16, *, lean: bool = False) -> Iterator[t
                 read[part, : stop - start] = matrix[part, start:stop]
         for left in range(first, stop, width):
             some = slice(left, min(left + width, stop))
-            # A copy, because what was read makes room for the next columns.
+            # A copy, because the buffer is reused for the next columns.
             yield some, np.array(read[:, some.start - start : some.stop - start], dtype=np.float32)
 
 
 def count_blocks(matrix: Any, at_once: int = 16, *, lean: bool = False) -> int:
-    """Return how often :func:`columns` yields."""
+    """Return the number of items that :func:`columns` yields."""
     d = matrix.shape[1]
     group, width = _widths(matrix, at_once, lean)
     return sum(-(-min(group, d - first) // width) for first in range(0, d, group))
 
 
 def _widths(matrix: Any, at_once: int, lean: bool) -> tuple[int, int]:
-    """Return how many columns are read together, and how many of them are yielded together."""
+    """Return how many columns are read at once, and how many of them are yielded at once."""
     n, d = matrix.shape
     chunks = getattr(matrix, "chunks", None)
     width = max(1, min(at_once, _BLOCK_BYTES // (4 if lean else 1) // (4 * max(n, 1))))
@@ -82,7 +82,7 @@ def _widths(matrix: Any, at_once: int, lean: bool) -> tuple[int, int]:
 
 
 def rows_by_slide(adata: AnnData) -> Mapping[str, np.ndarray]:
-    """Return the rows of each slide, ascending, the slides in the order of their names."""
+    """Return the rows of each slide, ascending, with slides sorted by name."""
     if "slide" not in adata.obs:
         return {"": np.arange(adata.n_obs)}
     of_cell = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat

@@ -1,4 +1,4 @@
-"""Cells that look like a cell: the nearest of the learned representation, exactly or by an index."""
+"""Similar cells: the nearest neighbours of a cell in a representation, exactly or by an index."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 Metric = Literal["cosine", "euclidean"]
 
 _METRICS = ("cosine", "euclidean")
-_COMPONENTS, _PCA_CELLS = 50, 50_000
-_CANDIDATES = 10  # times as many as are asked for; of those the exact distance decides
-_LINKS = 32  # of a cell in a small world
+_N_COMPONENTS, _PCA_CELLS = 50, 50_000
+_CANDIDATES = 10  # per requested cell; exact distances then decide
+_LINKS = 32  # per cell in the HNSW graph
 _NO_ROW = -1
-_SHOWN = ("slide", "cell_id", "x_px", "y_px")
+_OBS_COLUMNS = ("slide", "cell_id", "x_px", "y_px")
 
 
 @dataclass(frozen=True, eq=False)
 class CellIndex:
-    """Finds about the nearest cells without going through all of them; see :func:`index_cells`."""
+    """Approximate nearest-neighbour index of cells; see :func:`index_cells`."""
 
     use_rep: str
     metric: Metric
@@ -39,7 +39,7 @@ class CellIndex:
     _tree: Any
 
     def candidates(self, z: np.ndarray, n: int) -> np.ndarray:
-        """Return for each row of z (q, d) the rows of about the ``n`` nearest cells, (q, n)."""
+        """Return the rows (q, n) of approximately the ``n`` nearest cells of each query z (q, d)."""
         found, _ = self._tree.query(_reduced(self._pca, z, self.metric), k=min(n, self.n_cells))
         return np.asarray(found)
 
@@ -55,45 +55,46 @@ def similar(
     others: Mapping[str, AnnData] | None = None,
     index: CellIndex | Mapping[str, CellIndex] | None = None,
 ) -> pd.DataFrame:
-    """Find the cells that look most like a cell, by their learned features, over all slides of the table.
+    """Find the most similar cells of a cell by their learned features, on all slides.
 
-    All cells are compared, a slice at a time: the answer is exact, memory does not grow with their number, and the
-    representation may lie on disk, as :func:`mxsplicer.open_cells` leaves it. For many questions to the same cells an
-    index from :func:`index_cells` answers each at once; it may miss some of the nearest, and the distances are exact.
+    All cells are compared, one slice at a time: the result is exact, memory does not grow with the number of cells, and
+    the representation may lie on disk, as :func:`mxsplicer.open_cells` leaves it. For many queries of the same cells,
+    pass an index from :func:`index_cells`; it may miss some of the nearest cells, but distances are exact.
 
-    Cells of other tables, of a cohort's other results say, are found as well where ``others`` names them; one model has
-    to have embedded them all.
+    Pass ``others`` to search further tables too, for example the other results of a cohort. One model must have
+    embedded all of them.
 
     Parameters
     ----------
     adata
         Cells with a representation in ``obsm``.
     cell
-        Name of a cell (of ``obs_names``) or its row; or several, each of which is asked for by itself.
+        Name of a cell (of ``obs_names``) or its row; or several, each of which is a query of its own.
     n
-        How many to return for each; the cell itself is not among them.
+        Number of similar cells of each query. The cell itself is never returned.
     use_rep
         Key of the representation.
     metric
         ``"cosine"``, 0 for the same direction to 2 for the opposite, or ``"euclidean"``.
     among
-        Which cells of ``adata`` may be found, one boolean per cell: those of other slides, say. All by default.
+        Which cells of ``adata`` may be returned, one boolean per cell, for example those of other slides. All by
+        default.
     others
-        Further tables to search, each by a name.
+        Further tables to search, by name.
     index
-        Of these cells, as :func:`index_cells` made it; its metric and representation count. With ``others`` the index
-        of each table by its name, that of ``adata`` by "".
+        Index of these cells from :func:`index_cells`, whose metric and representation are used. With ``others``, the
+        index of each table by its name, and that of ``adata`` by "".
 
     Returns
     -------
-    One row per found cell, nearest first, named as in ``obs_names``: ``query`` (the name of the cell asked for),
-    ``table`` (where there are ``others``; "" for ``adata``), ``row`` (its place in its table), ``distance``, and
-    ``slide``, ``cell_id``, ``x_px``, ``y_px`` where ``obs`` has them.
+    One row per similar cell, nearest first, with the index of ``obs_names``: ``query`` (name of the queried cell),
+    ``table`` (with ``others``; "" for ``adata``), ``row`` (in its table), ``distance``, and ``slide``, ``cell_id``,
+    ``x_px``, ``y_px`` if ``obs`` has them.
 
     Raises
     ------
     InputError
-        If there is no such cell, representation or metric, the index is of other cells, or another model embedded
+        If the cell, representation or metric was not found, the index is of other cells, or another model embedded
         ``others``.
 
     Examples
@@ -110,18 +111,18 @@ def similar(
     if indices:
         use_rep, metric = _check_indices(tables, indices)
     _check(adata, metric, n, among)
-    z, asked = representation(adata, use_rep), _rows_of(adata, cell)
-    queries = np.concatenate([np.asarray(z[row : row + 1], dtype=np.float32) for row in asked])
+    z, query_rows = representation(adata, use_rep), _rows_of(adata, cell)
+    queries = np.concatenate([np.asarray(z[row : row + 1], dtype=np.float32) for row in query_rows])
     found = []
     for name, table in tables.items():
         _check_model(adata, table, name, use_rep)
         searched = representation(table, use_rep)
-        own, allowed = (asked, among) if name == "" else ([_NO_ROW] * len(asked), None)
+        own, allowed = (query_rows, among) if name == "" else ([_NO_ROW] * len(query_rows), None)
         if indices:
             rows, distances = _nearest_by_index(searched, queries, own, n, indices[name], allowed)
         else:
             rows, distances = _nearest(searched, queries, own, n, metric, allowed)
-        found += [_as_table(adata, asked, name, table, rows, distances)]
+        found += [_as_table(adata, query_rows, name, table, rows, distances)]
     if len(found) == 1:
         return found[0].drop(columns=["table", "order"])
     merged = pd.concat(found).sort_values(["order", "distance"], kind="stable")
@@ -129,24 +130,24 @@ def similar(
 
 
 def _as_table(
-    adata: AnnData, asked: Sequence[int], name: str, table: AnnData, rows: np.ndarray, distances: np.ndarray
+    adata: AnnData, query_rows: Sequence[int], name: str, table: AnnData, rows: np.ndarray, distances: np.ndarray
 ) -> pd.DataFrame:
-    """Return what was found (q, n) in one table; ``order`` is the place of the question."""
-    kept = np.isfinite(distances)  # an index, or a choice of few cells, may bring fewer than n
-    order, places = np.nonzero(kept)[0], rows[kept]
+    """Return the similar cells (q, n) of one table; ``order`` is the index of the query."""
+    kept = np.isfinite(distances)  # an index, or few allowed cells, may give fewer than n
+    order, found_rows = np.nonzero(kept)[0], rows[kept]
     found = pd.DataFrame(
         {
-            "query": adata.obs_names[np.asarray(asked)[order]],
+            "query": adata.obs_names[np.asarray(query_rows)[order]],
             "table": name,
-            "row": places,
+            "row": found_rows,
             "distance": distances[kept],
             "order": order,
         },
-        index=table.obs_names[places],
+        index=table.obs_names[found_rows],
     )
-    for column in _SHOWN:
+    for column in _OBS_COLUMNS:
         if column in table.obs:
-            found[column] = table.obs[column].to_numpy()[places]
+            found[column] = table.obs[column].to_numpy()[found_rows]
     return found
 
 
@@ -158,34 +159,34 @@ def index_cells(
     backend: Literal["pynndescent", "faiss"] = "pynndescent",
     seed: int = 0,
 ) -> CellIndex:
-    """Make an index of the cells for many calls of :func:`similar`.
+    """Build an index of the cells for many calls of :func:`similar`.
 
-    The first 50 principal components are indexed: 200 MB for a million cells, and the index takes about as much again.
-    They decide who is a candidate, and all features who is nearest.
+    The first 50 principal components are indexed, which take 200 MB for a million cells; the index takes about as much
+    again. They give the candidates; all features then decide which of these are nearest.
 
     Parameters
     ----------
     backend
-        ``"pynndescent"``: nearest-neighbour descent (Dong et al. 2011). ``"faiss"``: a navigable small world (Malkov
-        and Yashunin 2016) by faiss, where that is installed.
+        ``"pynndescent"``: nearest-neighbour descent (Dong et al. 2011). ``"faiss"``: a hierarchical navigable
+        small world graph (HNSW; Malkov and Yashunin 2016), if faiss is installed.
     """
     if backend not in _BACKENDS:
-        msg = f"there is no backend {backend!r}; there are {', '.join(_BACKENDS)}."
+        msg = f"backend {backend!r} is unknown; the backends are {', '.join(_BACKENDS)}."
         raise InputError(msg)
     _check(adata, metric, 1, None)
     z = representation(adata, use_rep)
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(adata.n_obs, min(_PCA_CELLS, adata.n_obs), replace=False))
     of_sample = _scaled(take(z, sample), metric)
-    pca = PCA(min(_COMPONENTS, *of_sample.shape), svd_solver="randomized", random_state=seed).fit(of_sample)
+    pca = PCA(min(_N_COMPONENTS, *of_sample.shape), svd_solver="randomized", random_state=seed).fit(of_sample)
     reduced = np.empty((adata.n_obs, pca.n_components_), dtype=np.float32)
     for part in track(slices(adata.n_obs), "Indexing cells"):
         reduced[part] = _reduced(pca, np.asarray(z[part], dtype=np.float32), metric)
-    # Of directions the Euclidean distance orders as the cosine does.
+    # Between vectors of length 1, Euclidean distance and cosine give the same order.
     return CellIndex(use_rep, metric, adata.n_obs, pca, _BACKENDS[backend](reduced, seed))
 
 
-def _descent(reduced: np.ndarray, seed: int) -> Any:
+def _build_pynndescent(reduced: np.ndarray, seed: int) -> Any:
     from pynndescent import NNDescent
 
     tree = NNDescent(reduced, metric="euclidean", n_neighbors=min(30, len(reduced) - 1), random_state=seed)
@@ -193,125 +194,123 @@ def _descent(reduced: np.ndarray, seed: int) -> Any:
     return tree
 
 
-class _SmallWorld:
-    """An index of faiss that answers as pynndescent's does."""
+class _FaissIndex:
+    """An HNSW index of faiss with the interface of pynndescent's index."""
 
-    def __init__(self, reduced: np.ndarray, seed: int) -> None:  # noqa: ARG002, faiss draws by itself
-        missing = "backend 'faiss' needs faiss; run `pip install 'mxsplicer[faiss]'`, or leave it out."
+    def __init__(self, reduced: np.ndarray, seed: int) -> None:  # noqa: ARG002, faiss has no seed
+        missing = "backend 'faiss' needs faiss; run `pip install 'mxsplicer[faiss]'`, or leave out `backend`."
         self._index = import_extra("faiss", missing).IndexHNSWFlat(reduced.shape[1], _LINKS)
         self._index.hnsw.efConstruction = 2 * _LINKS
         self._index.add(reduced)
 
     def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and distances (q, k); a row that was not found is the last that was."""
+        """Return rows and distances (q, k); where faiss finds fewer than k cells, one of them is repeated."""
         self._index.hnsw.efSearch = max(4 * _LINKS, k)
         distances, rows = self._index.search(queries, k)
         return np.where(rows < 0, rows.max(axis=1, keepdims=True), rows), distances
 
 
-_BACKENDS: dict[str, Callable[[np.ndarray, int], Any]] = {"pynndescent": _descent, "faiss": _SmallWorld}
+_BACKENDS: dict[str, Callable[[np.ndarray, int], Any]] = {"pynndescent": _build_pynndescent, "faiss": _FaissIndex}
 
 
 def _check_indices(tables: Mapping[str, AnnData], indices: Mapping[str, CellIndex]) -> tuple[str, Metric]:
-    """Return the representation and the metric that the indices share."""
+    """Return the representation and the metric of the indices, which must be the same."""
     missing = [name for name in tables if name not in indices]
     if missing:
-        msg = f"there is no index of {missing[0]!r}: give index={{'': ..., {missing[0]!r}: ...}}, or none at all."
-        raise InputError(msg)
+        msg = f"table {missing[0]!r} has no index."
+        raise InputError(msg, f"Pass `index={{'': ..., {missing[0]!r}: ...}}`, or leave out `index`.")
     for name, table in tables.items():
         if indices[name].n_cells != table.n_obs:
-            msg = (
-                f"the index is of {indices[name].n_cells:,} cells and there are {table.n_obs:,}; make it anew of these."
-            )
-            raise InputError(msg)
-    made = {(one.use_rep, one.metric) for one in indices.values()}
-    if len(made) > 1:
-        msg = f"the indices were made differently ({', '.join(map(str, sorted(made)))}); make them alike."
-        raise InputError(msg)
-    return made.pop()
+            msg = f"the index has {indices[name].n_cells:,} cells, but the table has {table.n_obs:,}."
+            raise InputError(msg, "Build the index again.")
+    settings = {(one.use_rep, one.metric) for one in indices.values()}
+    if len(settings) > 1:
+        msg = f"the indices have different settings ({', '.join(map(str, sorted(settings)))})."
+        raise InputError(msg, "Build all of them with the same settings.")
+    return settings.pop()
 
 
 def _check_model(adata: AnnData, other: AnnData, name: str, use_rep: str) -> None:
-    """Raise if the features of two tables are not those of one model."""
+    """Raise InputError if the features of two tables are not of the same model."""
     width, own = (representation(one, use_rep).shape[1] for one in (other, adata))
     models = [one.uns.get("mxsplicer", {}).get("fingerprints", {}).get("weights") for one in (other, adata)]
     if width != own or (None not in models and models[0] != models[1]):
-        how = f"{width} features against {own}" if width != own else f"weights {models[0]} against {models[1]}"
-        msg = f"table {name!r} was embedded by another model ({how}). Embed it with --model to compare its cells."
-        raise InputError(msg)
+        how = f"{width} features instead of {own}" if width != own else f"weights {models[0]} instead of {models[1]}"
+        msg = f"table {name!r} was embedded by another model ({how})."
+        raise InputError(msg, "Embed its cells with the same `model`.")
 
 
 def _check(adata: AnnData, metric: str, n: int, among: np.ndarray | None) -> None:
     if metric not in _METRICS:
-        msg = f"there is no metric {metric!r}; there are {', '.join(_METRICS)}."
+        msg = f"metric {metric!r} is unknown; the metrics are {', '.join(_METRICS)}."
         raise InputError(msg)
     if n < 1:
-        msg = f"{n} cells cannot be found; n is at least 1."
+        msg = f"`n` is {n}; it must be at least 1."
         raise InputError(msg)
     if adata.n_obs < 2:
-        msg = f"{adata.n_obs} cells have none to compare with; at least 2 are needed."
+        msg = f"{adata.n_obs} cells cannot be compared; at least 2 are needed."
         raise InputError(msg)
     if among is not None and np.shape(among) != (adata.n_obs,):
-        msg = f"among has the shape {np.shape(among)}; one boolean for each of the {adata.n_obs:,} cells is needed."
+        msg = f"`among` has the shape {np.shape(among)}; one boolean for each of the {adata.n_obs:,} cells is needed."
         raise InputError(msg)
 
 
 def _rows_of(adata: AnnData, cell: str | int | Sequence[str] | Sequence[int]) -> list[int]:
     several: list[Any] = [cell] if isinstance(cell, str | int | np.integer) else list(cell)
     names = [one for one in several if isinstance(one, str)]
-    places = dict(zip(names, adata.obs_names.get_indexer(pd.Index(names)), strict=True)) if names else {}
-    rows = [int(places[one]) if isinstance(one, str) else int(one) for one in several]
+    row_of = dict(zip(names, adata.obs_names.get_indexer(pd.Index(names)), strict=True)) if names else {}
+    rows = [int(row_of[one]) if isinstance(one, str) else int(one) for one in several]
     for one, row in zip(several, rows, strict=True):
         if isinstance(one, str) and row < 0:
-            msg = f"there is no cell {one!r}; cells are called as {adata.obs_names[0]!r} is, SLIDE_CELLID."
+            msg = f"cell {one!r} was not found; names have the form SLIDE_CELLID, for example {adata.obs_names[0]!r}."
             raise InputError(msg)
         if not 0 <= row < adata.n_obs:
-            msg = f"there is no row {row}; the {adata.n_obs:,} cells are the rows 0 to {adata.n_obs - 1}."
+            msg = f"row {row} was not found; the {adata.n_obs:,} cells are in the rows 0 to {adata.n_obs - 1}."
             raise InputError(msg)
     return rows
 
 
 def _nearest(
-    z: Any, queries: np.ndarray, asked: Sequence[int], n: int, metric: Metric, among: np.ndarray | None
+    z: Any, queries: np.ndarray, query_rows: Sequence[int], n: int, metric: Metric, among: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and distances (q, n) of the nearest; infinitely far where there are fewer."""
+    """Return rows and distances (q, n) of the nearest cells; the distance is infinite if there are fewer."""
     best = np.full((len(queries), n), np.inf)
     rows = np.zeros((len(queries), n), dtype=np.int64)
     for part in track(slices(z.shape[0]), "Comparing cells"):
         distances = _distances(queries, np.asarray(z[part], dtype=np.float32), metric)  # (q, rows)
         if among is not None:
             distances[:, ~np.asarray(among[part], dtype=bool)] = np.inf
-        for query, row in enumerate(asked):
+        for query, row in enumerate(query_rows):
             if part.start <= row < part.stop:
                 distances[query, row - part.start] = np.inf
             near = distances[query] <= best[query, -1]
             merged = np.concatenate([best[query], distances[query, near]])
             of_merged = np.concatenate([rows[query], part.start + np.flatnonzero(near)])
-            order = np.argsort(merged, kind="stable")[:n]  # of equals the earlier row stays first
+            order = np.argsort(merged, kind="stable")[:n]  # among equal distances the earlier row comes first
             best[query], rows[query] = merged[order], of_merged[order]
     return rows, best
 
 
 def _nearest_by_index(
-    z: Any, queries: np.ndarray, asked: Sequence[int], n: int, index: CellIndex, among: np.ndarray | None
+    z: Any, queries: np.ndarray, query_rows: Sequence[int], n: int, index: CellIndex, among: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    wanted = _CANDIDATES * n
-    if among is not None:  # so that enough are left
-        wanted = min(index.n_cells, int(wanted / max(np.mean(among), 1e-3)))
-    candidates = index.candidates(queries, wanted + 1)
+    n_candidates = _CANDIDATES * n
+    if among is not None:  # so that enough of them are allowed
+        n_candidates = min(index.n_cells, int(n_candidates / max(np.mean(among), 1e-3)))
+    candidates = index.candidates(queries, n_candidates + 1)
     best = np.full((len(queries), n), np.inf)
     rows = np.zeros((len(queries), n), dtype=np.int64)
     at_once = max(1, AT_ONCE // candidates.shape[1])
     for first in range(0, len(queries), at_once):
-        # Of all questions together: where z lies on disk, a few rows from all over it cost as much as a thousand.
+        # For all queries together: reading a few scattered rows from disk takes as long as reading a thousand.
         some = np.unique(candidates[first : first + at_once])
         features = take(z, some)
         for query in range(first, min(first + at_once, len(queries))):
             ones = np.unique(candidates[query])
-            ones = ones[(ones != asked[query]) & (True if among is None else np.asarray(among, dtype=bool)[ones])]
+            ones = ones[(ones != query_rows[query]) & (True if among is None else np.asarray(among, dtype=bool)[ones])]
             if len(ones):
-                its = features[np.searchsorted(some, ones)]
-                distances = _distances(queries[query : query + 1], its, index.metric)[0]
+                z_of_ones = features[np.searchsorted(some, ones)]
+                distances = _distances(queries[query : query + 1], z_of_ones, index.metric)[0]
                 order = np.argsort(distances, kind="stable")[:n]
                 best[query, : len(order)], rows[query, : len(order)] = distances[order], ones[order]
     return rows, best
@@ -319,7 +318,7 @@ def _nearest_by_index(
 
 def _distances(queries: np.ndarray, rows: np.ndarray, metric: Metric) -> np.ndarray:
     distances = cdist(queries, rows, metric)
-    # What has no direction resembles nothing.
+    # The cosine with a zero vector is undefined; 1 means unrelated.
     return np.asarray(np.nan_to_num(distances, copy=False, nan=1.0) if metric == "cosine" else distances)
 
 

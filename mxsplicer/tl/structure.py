@@ -1,6 +1,6 @@
-"""What a representation looks like without a probe: its rank, and whether a label shows in its distances and groups.
+"""Structure of a representation without a probe: its rank, and how well distances and clusters agree with a label.
 
-RankMe is that of Garrido et al. 2023 (arXiv 2210.02885), equation 1.
+RankMe is from Garrido et al. 2023 (arXiv 2210.02885), equation 1.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from mxsplicer.tl.representations import available, features_of, scalers
 from mxsplicer.tl.tasks import Task
 
-_SILHOUETTE_CELLS = 4_000  # every pair of them is compared
+_SILHOUETTE_CELLS = 4_000  # the cost is quadratic
 _KMEANS_CELLS = 10_000
 _RANK_CELLS = 25_600  # as in the paper
 
@@ -23,10 +23,10 @@ _RANK_CELLS = 25_600  # as in the paper
 def measure_structure(
     adata: AnnData, task: Task, *, representations: Sequence[str] | None = None, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure rank, silhouette, and agreement of groups with a label, on samples of the scored cells.
+    """Measure rank, silhouette, and the agreement of k-means clusters with a label, on samples of the scored cells.
 
-    Distances and groups are those of features brought to one scale. Groups are of k-means with as many groups as the
-    label has classes. Silhouettes are of 4,000 cells, groups of 10,000, ranks of 25,600, at most.
+    Silhouettes and clusters are of standardised features. k-means has as many clusters as the label has classes. The
+    samples have at most 4,000 cells for silhouettes, 10,000 for clusters and 25,600 for ranks.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ def measure_structure(
     Returns
     -------
     One row per representation: ``features``, ``rank_me``, ``silhouette`` (of the classes, -1 to 1), ``nmi`` and ``ari``
-    (of groups and classes; 0 is chance, 1 the same). And the spectrum: one row per representation and singular value.
+    (of clusters and classes; 0 is chance, 1 is identical). And the spectrum: one row per representation and singular
+    value.
     """
     names = list(representations) if representations is not None else available(adata)
     rng = np.random.default_rng(seed)
@@ -52,7 +53,7 @@ def measure_structure(
             z = features_of(adata, name, task.rows[np.sort(order[:_RANK_CELLS])])
             singular_values = singular_values_of(z)
             scaled = scalers(adata, name)[-1].fit_transform(features_of(adata, name, task.rows[some]))
-            groups = KMeans(len(task.classes), n_init=3, random_state=seed).fit_predict(scaled)
+            clusters = KMeans(len(task.classes), n_init=3, random_state=seed).fit_predict(scaled)
             among_few = np.isin(some, few)
             rows.append(
                 {
@@ -61,8 +62,8 @@ def measure_structure(
                     "features": z.shape[1],
                     "rank_me": rank_me(singular_values),
                     "silhouette": _silhouette(scaled[among_few], task.codes[some[among_few]]),
-                    "nmi": float(normalized_mutual_info_score(task.codes[some], groups)),
-                    "ari": float(adjusted_rand_score(task.codes[some], groups)),
+                    "nmi": float(normalized_mutual_info_score(task.codes[some], clusters)),
+                    "ari": float(adjusted_rand_score(task.codes[some], clusters)),
                 }
             )
             spectra.append(
@@ -80,14 +81,14 @@ def measure_structure(
 
 def singular_values_of(z: np.ndarray) -> np.ndarray:
     """Return the singular values of features (n, d), largest first, (d)."""
-    wide = z.astype(np.float64)  # through the small matrix of products, whose digits halve
-    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(wide.T @ wide)[::-1], 0)))
+    z = z.astype(np.float64)  # the eigenvalues of zᵀz have half the digits, so float32 would not do
+    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(z.T @ z)[::-1], 0)))
 
 
 def rank_me(singular_values: np.ndarray) -> float:
-    """Return how many directions features fill, smoothly counted: the exponential of the spectrum's entropy.
+    """Return RankMe, the effective number of dimensions of features: the exponential of the entropy of their spectrum.
 
-    Garrido et al. 2023 (arXiv 2210.02885), equation 1: features are taken as they are, not centred.
+    Garrido et al. 2023 (arXiv 2210.02885), equation 1; features are not centred.
 
     Examples
     --------

@@ -91,7 +91,7 @@ def test_a_map_in_the_tissue_is_added_on_request(command, result):
     ("arguments", "said"),
     [
         (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
-        (["--local", "CD3e=99"], "no feature 99; the 6 features are counted from 0"),
+        (["--local", "CD3e=99"], "feature 99 was not found; the 6 features are counted from 0"),
         (["--use-rep", "X_joint"], "representation 'X_joint' was not found"),
         (["--given", "CD4"], "marker 'CD4' was not found"),
     ],

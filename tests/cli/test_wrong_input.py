@@ -160,10 +160,10 @@ CASES = {
         ["table labels.csv has no column 'typ'. Its columns: cell_id, type"],
     ),
     "labels without ids": (with_labels(type=["a", "b"]), ["no column of cell ids"]),
-    "labels of no column of words": (with_labels(cell_id=IDS), ["labels.csv has no column of words", "--label"]),
+    "labels of no column of words": (with_labels(cell_id=IDS), ["labels.csv has no text column", "--label"]),
     "labels of other cells": (with_labels(cell_id=[900, 901], type=["a", "b"]), ["none of the 35 cells"]),
-    "labels that name a cell twice": (with_labels(cell_id=[1, 1], type=["a", "b"]), ["tells of cell 1 twice"]),
-    "no labels": (with_options("--labels", "gone.csv"), ["there is no table gone.csv"]),
+    "labels that name a cell twice": (with_labels(cell_id=[1, 1], type=["a", "b"]), ["has cell 1 twice"]),
+    "no labels": (with_options("--labels", "gone.csv"), ["table gone.csv was not found"]),
     "a label of no table": (with_options("--label", "type"), ["--label type", "--labels"]),
     "labels without a mask": (
         lambda _: [write_slide(), "--labels", write_table("labels.csv", cell_id=IDS, type="a")],

@@ -249,7 +249,7 @@ def test_outlines_are_labels_and_a_label_that_cannot_be_scored_is_noted(given):
     [
         ({}, "no label was named"),
         ({"label": ["type"]}, "label 'type' was not found"),
-        ({"labels": "nowhere.csv", "label": ["lineage"]}, "there is no table nowhere.csv"),
+        ({"labels": "nowhere.csv", "label": ["lineage"]}, "table nowhere.csv was not found"),
         ({"label": ["slide"], "use_rep": ["X_pca"]}, "representation 'X_pca' was not found"),
         ({"label": ["slide"], "compare": ["gone.h5ad"]}, "file gone.h5ad was not found"),
     ],

@@ -323,5 +323,5 @@ def test_a_cell_gets_the_cluster_of_those_beside_it_and_less_confidence_between_
     np.testing.assert_allclose(found.confidence[:2], 1)
     assert 0.5 <= found.confidence[2] < 0.9
     assert found.umap.shape == (3, 2)
-    with pytest.raises(InputError, match="no clusters 'types'"):
+    with pytest.raises(InputError, match="clusters 'types' were not found"):
         transfer_clusters(adata, z, key="types")

@@ -1,4 +1,4 @@
-"""Cells whose answers are known."""
+"""Simulated cells with known answers."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ MARKERS = ["Hoechst", "CD3e", "CD20", "CK", "Empty"]
 
 
 def make_cells(n: int = 600, *, d: int = 32, n_slides: int = 1, seed: int = 0) -> AnnData:
-    """Cells of two types: X_splicer knows the type, intensities know it a little, X_untrained knows nothing."""
+    """Return cells of two types: X_splicer predicts the type well, intensities a little, X_untrained not at all."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 2, n)
     intensity = rng.gamma(2.0, 50.0, (n, len(MARKERS))).astype(np.float32)
@@ -47,5 +47,5 @@ def make_cells(n: int = 600, *, d: int = 32, n_slides: int = 1, seed: int = 0) -
 
 @pytest.fixture(scope="session")
 def cells() -> Callable[..., AnnData]:
-    """Return the maker of cells."""
+    """Return the function that simulates cells."""
     return make_cells

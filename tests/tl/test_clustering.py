@@ -39,7 +39,7 @@ def test_few_cells_are_clustered_too(cells, n):
     assert np.isfinite(adata.obsm["X_umap"]).all()
 
 
-def test_beyond_the_most_cells_the_others_join_their_nearest(cells):
+def test_above_max_cells_the_others_get_the_cluster_of_their_nearest_sampled_cells(cells):
     adata = _two_groups(cells, 400)
 
     tl.cluster(adata, resolution=0.1, max_cells=250)
@@ -49,7 +49,7 @@ def test_beyond_the_most_cells_the_others_join_their_nearest(cells):
     assert np.isfinite(adata.obsm["X_umap"]).all()
 
 
-def test_the_same_seed_gives_the_same_clusters_and_they_survive_a_file(cells, tmp_path):
+def test_the_same_seed_gives_the_same_clusters_also_after_writing_and_reading(cells, tmp_path):
     first, second = cells(120), cells(120)
     tl.cluster(first, seed=4)
     tl.cluster(second, seed=4)
@@ -61,11 +61,11 @@ def test_the_same_seed_gives_the_same_clusters_and_they_survive_a_file(cells, tm
     np.testing.assert_array_equal(back.obsm["X_umap"], second.obsm["X_umap"])
 
 
-def test_rapids_is_asked_as_its_functions_are_called(cells, monkeypatch):
-    asked = []
+def test_functions_of_rapids_get_the_right_arguments(cells, monkeypatch):
+    calls = []
 
     def neighbors(adata, n_neighbors=15, n_pcs=None, *, use_rep=None, random_state=0, algorithm="brute"):
-        asked.append((n_neighbors, use_rep, random_state, algorithm))
+        calls.append((n_neighbors, use_rep, random_state, algorithm))
         sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep=use_rep, transformer="sklearn")
 
     def leiden(adata, resolution=1.0, *, random_state=0):
@@ -81,11 +81,11 @@ def test_rapids_is_asked_as_its_functions_are_called(cells, monkeypatch):
     tl.cluster(adata, resolution=0.1, backend="rapids", seed=3)
 
     assert adjusted_rand_score(adata.obs["kind"], adata.obs["leiden"]) > 0.95
-    assert asked == [(15, "z", 3, "brute")]
+    assert calls == [(15, "z", 3, "brute")]
     assert adata.uns["mxsplicer_cluster"]["backend"] == "rapids"
     assert adata.obsm["X_umap"].dtype == np.float32
 
 
-def test_two_cells_are_too_few(cells):
+def test_two_cells_raise(cells):
     with pytest.raises(InputError, match="2 cells cannot be clustered"):
         tl.cluster(cells(2))

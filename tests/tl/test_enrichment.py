@@ -10,7 +10,7 @@ from mxsplicer.errors import InputError
 
 
 def tissue(n_slides=1):
-    """Cells whose clusters 0 and 1 are mixed on the left, and whose cluster 2 is alone on the right."""
+    """Return cells whose clusters 0 and 1 are mixed on the left, with cluster 2 on the right."""
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 300, (600, 2))
     left = points[:, 0] < 150
@@ -32,17 +32,17 @@ def test_clusters_of_one_region_are_neighbours_and_those_of_two_are_not(n_slides
     assert adata.uns["leiden_nhood_enrichment"]["zscore"].shape == (3, 3)
 
 
-def test_without_squidpy_it_is_said_how_to_install_it(monkeypatch):
+def test_without_squidpy_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "squidpy", None)
 
     with pytest.raises(InputError, match="pip install squidpy"):
         tl.enrich_neighbourhoods(tissue())
 
 
-def test_one_cluster_has_no_neighbours():
+def test_one_cluster_raises():
     pytest.importorskip("squidpy")
     adata = tissue()
     adata.obs["one"] = "a"
 
-    with pytest.raises(InputError, match="'one' holds 1 clusters"):
+    with pytest.raises(InputError, match="'one' has 1 clusters"):
         tl.enrich_neighbourhoods(adata, groupby="one")

@@ -17,7 +17,7 @@ def cells_in(clusters, seed=0):
     return AnnData(obs=obs, obsm={"X_splicer": z})
 
 
-def test_typical_cells_lie_near_their_centre_borderline_ones_towards_another_and_outliers_far():
+def test_typical_cells_are_near_their_centre_borderline_ones_between_two_and_outliers_far():
     adata = cells_in(np.repeat([0, 1], 400))
     adata.obsm["X_splicer"][5] = [4.9, 0, 0]  # of cluster 0, half-way to cluster 1
     adata.obsm["X_splicer"][6] = [-30, 0, 0]
@@ -46,7 +46,7 @@ def test_no_cell_is_chosen_twice_and_every_cluster_has_an_example(clusters, n, m
     assert (adata.obs["leiden"].to_numpy()[chosen["row"]].astype(str) == chosen["group"]).all()
 
 
-def test_only_cells_that_may_be_chosen_are():
+def test_only_allowed_cells_are_chosen():
     adata = cells_in(np.repeat([0, 1], 100))
 
     chosen = tl.pick_examples(adata, among=np.arange(200) % 5 == 0)

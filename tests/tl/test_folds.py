@@ -21,15 +21,15 @@ def test_a_patient_is_never_in_two_folds(n_groups, n, n_classes, seed):
     assert (pd.crosstab(patients, folds.of_cell) > 0).sum(axis=1).eq(1).all()
     assert folds.n == min(5, n_groups)
     for fold in range(folds.n):
-        parts = folds.train_validate_test(fold)
-        assert all(len(part) for part in parts)
-        whose = [set(patients.iloc[part]) for part in parts]
-        assert sum(map(len, whose)) == len(set.union(*whose))
+        splits = folds.train_validate_test(fold)
+        assert all(len(rows) for rows in splits)
+        of_splits = [set(patients.iloc[rows]) for rows in splits]
+        assert sum(map(len, of_splits)) == len(set.union(*of_splits))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(30, 300), st.floats(0, 80), st.integers(0, 5))
-def test_cells_of_two_quadrants_are_a_patch_apart(cells, n, guard_um, seed):
+def test_cells_of_two_quadrants_are_separated_by_the_guard_band(cells, n, guard_um, seed):
     adata = cells(n, seed=seed)
 
     folds = fold_by_quadrant(adata, guard_um=guard_um)
@@ -37,9 +37,9 @@ def test_cells_of_two_quadrants_are_a_patch_apart(cells, n, guard_um, seed):
     points = adata.obsm["spatial"]
     for fold in range(folds.n):
         train, validation, test = folds.train_validate_test(fold)
-        for part in (train, validation):
-            if len(part) and len(test):
-                assert cdist(points[part], points[test], "chebyshev").min() >= guard_um - 1e-9
+        for rows in (train, validation):
+            if len(rows) and len(test):
+                assert cdist(points[rows], points[test], "chebyshev").min() >= guard_um - 1e-9
 
 
 def test_every_slide_is_cut_into_its_own_quadrants(cells):
@@ -59,14 +59,14 @@ def test_cells_without_a_patient_are_left_out():
     assert (folds.of_cell[patients.isna()] == LEFT_OUT).all()
 
 
-def test_two_patients_are_too_few():
+def test_two_patients_raise():
     with pytest.raises(InputError, match="'patient' has 2 groups; 3 are needed"):
         fold_by_group(pd.Series(["a", "b"] * 10, name="patient"), np.array(["x"] * 20, dtype=object))
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 5), st.integers(10, 80), st.integers(2, 4), st.integers(0, 5))
-def test_random_folds_hold_every_cell_once_and_every_class_alike(n_folds, n, n_classes, seed):
+def test_random_folds_have_every_cell_once_and_are_stratified_by_class(n_folds, n, n_classes, seed):
     codes = np.repeat(np.arange(n_classes), n)
 
     folds = fold_at_random(codes, n_folds, seed=seed)

@@ -1,4 +1,4 @@
-"""Harmony is asked as it wants to be, and what it answers is put beside the features."""
+"""Harmony gets the right arguments, and its result is written next to the features."""
 
 import sys
 from types import SimpleNamespace
@@ -18,11 +18,11 @@ def cells():
     return anndata.AnnData(obs=obs, obsm={"X_splicer": rng.normal(size=(20, 3)).astype(np.float32)})
 
 
-@pytest.mark.parametrize("turned", [True, False])  # harmonypy before version 1 had cells in columns
-def test_what_harmony_corrects_is_kept_beside_the_features(monkeypatch, turned):
+@pytest.mark.parametrize("transposed", [True, False])  # harmonypy before version 1 had cells in columns
+def test_the_corrected_representation_is_a_new_key_of_obsm(monkeypatch, transposed):
     def run_harmony(z, obs, batch, *, random_state):
         assert (z.shape, list(obs[batch][:2]), random_state) == ((20, 3), ["a", "b"], 7)
-        return SimpleNamespace(Z_corr=(z + 1).T if turned else z + 1)
+        return SimpleNamespace(Z_corr=(z + 1).T if transposed else z + 1)
 
     monkeypatch.setitem(sys.modules, "harmonypy", SimpleNamespace(run_harmony=run_harmony, __spec__=object()))
     adata = cells()
@@ -34,7 +34,7 @@ def test_what_harmony_corrects_is_kept_beside_the_features(monkeypatch, turned):
     np.testing.assert_array_equal(adata.obsm["X_splicer"], before)
 
 
-def test_one_batch_and_harmony_that_is_missing_are_told(monkeypatch):
+def test_a_single_batch_or_a_missing_harmonypy_raises(monkeypatch):
     with pytest.raises(InputError, match="'one' has one value"):
         harmony.harmonize(cells(), batch="one")
     monkeypatch.setattr(harmony, "find_spec", lambda _: None)

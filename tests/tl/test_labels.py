@@ -1,4 +1,4 @@
-"""Labels from tables reach the cells that they are of, and no others."""
+"""Labels are joined to the right cells, from tables and from outlines."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def test_labels_are_matched_by_the_id_of_the_cell_in_any_order(tmp_path, cells, 
     assert adata.obs["type"].tolist() == adata.obs["kind"].tolist()
 
 
-def test_cells_that_the_table_does_not_know_have_no_label(tmp_path, cells):
+def test_cells_that_are_not_in_the_table_have_no_label(tmp_path, cells):
     adata = cells(4)
 
     join_labels(adata, write(tmp_path / "labels.csv", cell_id=[2, 4, 99], type=["T", "B", "T"]), [])
@@ -46,7 +46,7 @@ def test_cells_that_the_table_does_not_know_have_no_label(tmp_path, cells):
     assert adata.obs["type"].dropna().tolist() == ["T", "B"]
 
 
-def test_the_slide_tells_cells_of_one_id_apart(tmp_path, cells):
+def test_the_slide_distinguishes_cells_with_the_same_id(tmp_path, cells):
     adata = cells(40, n_slides=2)
     adata.obs["cell_id"] = np.uint32(adata.obs.groupby("slide", observed=True).cumcount() + 1)
     table = write(
@@ -61,7 +61,7 @@ def test_the_slide_tells_cells_of_one_id_apart(tmp_path, cells):
     assert adata.obs["type"].tolist() == [f"of {slide}" for slide in adata.obs["slide"]]
 
 
-def test_of_a_table_of_a_cohort_one_slide_takes_its_own_rows(tmp_path, cells):
+def test_one_slide_uses_its_own_rows_of_the_table_of_a_cohort(tmp_path, cells):
     adata = cells(2)
     table = write(
         tmp_path / "labels.csv", slide=["S01", "S00", "S01", "S00"], cell_id=[1, 1, 2, 2], type=["x", "a", "x", "b"]
@@ -72,7 +72,7 @@ def test_of_a_table_of_a_cohort_one_slide_takes_its_own_rows(tmp_path, cells):
     assert adata.obs["type"].tolist() == ["a", "b"]
 
 
-def test_what_was_measured_is_not_replaced_and_names_keep_to_the_rule(tmp_path, cells):
+def test_measurements_are_not_overwritten_and_names_follow_the_rule(tmp_path, cells):
     adata = cells(3)
     measured = adata.obs["area_um2"].copy()
 
@@ -87,7 +87,7 @@ def test_what_was_measured_is_not_replaced_and_names_keep_to_the_rule(tmp_path, 
     pd.testing.assert_series_equal(adata.obs["area_um2"], measured)
 
 
-def test_a_label_that_is_there_already_is_not_brought_again(tmp_path, cells):
+def test_a_label_that_was_joined_before_is_not_joined_again(tmp_path, cells):
     adata = cells(3)
     table = write(tmp_path / "labels.csv", cell_id=[1, 2], type=["a", "b"], size=[1.5, 2.0])
 
@@ -97,7 +97,7 @@ def test_a_label_that_is_there_already_is_not_brought_again(tmp_path, cells):
     assert "type_given" not in adata.obs
 
 
-def test_mixed_columns_survive_the_file(tmp_path, cells):
+def test_mixed_columns_can_be_written_and_read(tmp_path, cells):
     adata = cells(4)
     table = write(
         tmp_path / "labels.csv", cell_id=[1, 2, 3], mixed=["T", 7, None], flag=[True, False, True], n=[1, 2, 3]
@@ -115,26 +115,26 @@ def test_mixed_columns_survive_the_file(tmp_path, cells):
     ("columns", "wanted", "n_slides", "sentence"),
     [
         ({"type": ["a", "b"]}, [], 1, "no column of cell ids"),
-        ({"cell_id": [1, 1], "type": ["a", "b"]}, [], 1, "tells of cell 1 twice"),
-        ({"cell_id": [8, 9], "type": ["a", "b"]}, [], 1, "none of the 6 cells is in table labels.csv"),
+        ({"cell_id": [1, 1], "type": ["a", "b"]}, [], 1, "has cell 1 twice"),
+        ({"cell_id": [8, 9], "type": ["a", "b"]}, [], 1, "none of the 6 cells was found in table labels.csv"),
         ({"cell_id": [1, 2], "type": ["a", "b"]}, ["typ"], 1, "no column 'typ'. Its columns: cell_id, type"),
-        ({"cell_id": [1, 2], "area": [3.5, 4]}, [], 1, "no column of words"),
-        ({"cell_id": [1, 2], "type": ["a", "b"]}, [], 2, "no column that tells the slide"),
+        ({"cell_id": [1, 2], "area": [3.5, 4]}, [], 1, "no text column"),
+        ({"cell_id": [1, 2], "type": ["a", "b"]}, [], 2, "no column of slides"),
         ({"cell_id": [1, 2], "fov": ["X", "X"], "type": ["a", "b"]}, [], 2, "none of the 6 cells"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused_before_and_while_it_is_joined(
+def test_a_table_that_does_not_match_raises_when_checked_and_when_joined(
     tmp_path, cells, columns, wanted, n_slides, sentence
 ):
     adata = cells(6, n_slides=n_slides)
     table = write(tmp_path / "labels.csv", **columns)
 
-    for refused in (lambda: check_labels(table, wanted, adata.obs), lambda: join_labels(adata, table, wanted)):
+    for join in (lambda: check_labels(table, wanted, adata.obs), lambda: join_labels(adata, table, wanted)):
         with pytest.raises(InputError, match=sentence):
-            refused()
+            join()
 
 
-def test_what_is_known_of_slides_reaches_their_cells(tmp_path, cells):
+def test_columns_of_slides_are_joined_to_their_cells(tmp_path, cells):
     adata = cells(30, n_slides=3)
     table = write(
         tmp_path / "samples.csv", image=["S02", "S00", "S01", "S07"], patient=["c", "a", "b", "x"], age=[3, 1, 2, 9]
@@ -146,7 +146,7 @@ def test_what_is_known_of_slides_reaches_their_cells(tmp_path, cells):
     assert adata.obs["age"].tolist() == [{"S00": 1, "S01": 2, "S02": 3}[one] for one in adata.obs["slide"]]
 
 
-def test_a_column_whose_name_anndata_cannot_write_gets_another(tmp_path, cells):
+def test_a_column_whose_name_anndata_cannot_write_is_renamed(tmp_path, cells):
     adata = cells(3, n_slides=1)
     table = write(tmp_path / "samples.csv", slide=["S00"], dtype=["uint8"])
 
@@ -158,25 +158,25 @@ def test_a_column_whose_name_anndata_cannot_write_gets_another(tmp_path, cells):
     ("columns", "groups", "sentence"),
     [
         ({"slide": ["S00"], "patient": [1]}, None, "it lacks S01"),
-        ({"slide": ["S00", "S01", "S01"], "patient": [1, 2, 3]}, None, "it names S01 twice"),
+        ({"slide": ["S00", "S01", "S01"], "patient": [1, 2, 3]}, None, "it has S01 twice"),
         ({"name": ["S00", "S01"]}, None, "it has no such column"),
         ({"slide": ["S00", "S01"], "patient": [1, 2]}, "donor", "no column 'donor'. Its columns: slide, patient"),
     ],
 )
-def test_a_table_of_samples_that_does_not_fit_is_refused(tmp_path, columns, groups, sentence):
+def test_a_table_of_samples_that_does_not_match_raises(tmp_path, columns, groups, sentence):
     with pytest.raises(InputError, match=sentence):
         check_samples(write(tmp_path / "samples.csv", **columns), ["S00", "S01"], groups)
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n3,4,5\n", b"\xff\xfe\x00a"])
-def test_what_is_no_table_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_table_raises(tmp_path, content):
     (tmp_path / "labels.csv").write_bytes(content)
 
     with pytest.raises(InputError, match=r"labels\.csv cannot be read"):
         read_table(tmp_path / "labels.csv")
 
 
-def test_a_table_that_only_pretends_to_be_compressed_is_refused(tmp_path):
+def test_a_damaged_compressed_table_raises(tmp_path):
     (tmp_path / "labels.csv.gz").write_bytes(b"cell_id,type\n1,a\n")
     with pytest.raises(InputError, match="cannot be read"):
         read_table(tmp_path / "labels.csv.gz")
@@ -201,8 +201,8 @@ def with_pixels(adata):
     return adata
 
 
-def test_a_cell_has_the_class_of_the_smallest_outline_around_it_in_every_window(tmp_path, cells):
-    adata = with_pixels(cells(400))  # over 2,500 pixels: nine windows
+def test_a_cell_has_the_class_of_the_smallest_outline_around_it_for_every_tile(tmp_path, cells):
+    adata = with_pixels(cells(400))  # over 2,500 pixels: nine tiles
     path = write_outlines(tmp_path / "S00.geojson", ((100, 100, 400, 2000), "Gland"), ((0, 0, 1500, 2500), "Tumor"))
 
     assert join_outlines(adata, path, "region of interest") == "region_of_interest"
@@ -229,13 +229,13 @@ def test_each_slide_has_its_own_file_of_outlines(tmp_path, cells):
 @pytest.mark.parametrize(
     ("n_slides", "given", "sentence"),
     [
-        (1, "nowhere.geojson", "there is no file"),
-        (2, "S00.geojson", "holds the outlines of one slide, and there are 2"),
+        (1, "nowhere.geojson", "nowhere.geojson was not found"),
+        (2, "S00.geojson", "has the outlines of one slide, but there are 2 slides"),
         (1, "far.geojson", "no cell lies in an outline with a class of far.geojson"),
-        (1, "", "holds 2 GeoJSON files whose name begins with 'S00'"),
+        (1, "", "has 2 GeoJSON files whose name begins with 'S00'"),
     ],
 )
-def test_outlines_that_do_not_fit_are_refused(tmp_path, cells, n_slides, given, sentence):
+def test_outlines_that_do_not_match_raise(tmp_path, cells, n_slides, given, sentence):
     for name in ("S00.geojson", "S00_again.geojson"):
         write_outlines(tmp_path / name, ((0, 0, 100, 100), "Tumor"))
     write_outlines(tmp_path / "far.geojson", ((9000, 9000, 9100, 9100), "Tumor"))
@@ -244,12 +244,12 @@ def test_outlines_that_do_not_fit_are_refused(tmp_path, cells, n_slides, given, 
         join_outlines(with_pixels(cells(40, n_slides=n_slides)), tmp_path / given, "region")
 
 
-def test_cells_without_ids_or_places_are_told_apart_from_a_table_that_does_not_fit(tmp_path, cells):
+def test_cells_without_ids_or_centroids_raise(tmp_path, cells):
     adata = cells(20)
     adata.uns = {}
     del adata.obs["cell_id"]
 
     with pytest.raises(InputError, match="no ids"):
         join_labels(adata, write(tmp_path / "labels.csv", cell_id=[1, 2], type=["a", "b"]), [])
-    with pytest.raises(InputError, match="no places in pixels"):
+    with pytest.raises(InputError, match="no centroids in pixels"):
         join_outlines(adata, write_outlines(tmp_path / "S00.geojson", ((0, 0, 9, 9), "Tumor")), "region")

@@ -20,13 +20,13 @@ def tissue(cells):
 
 
 def within(adata, feature, marker, radius_um):
-    """Return Pearson's r in the disc around each cell, one cell after the other."""
+    """Return Pearson's r in the disc around each cell, computed for one cell at a time."""
     distance = np.hypot(*(adata.obsm["spatial"][:, None] - adata.obsm["spatial"][None]).transpose(2, 0, 1))
     x, z = adata.X[:, marker], adata.obsm["X_splicer"][:, feature]
     return np.array([np.corrcoef(x[near], z[near])[0, 1] for near in distance <= radius_um])
 
 
-def test_a_feature_that_follows_a_marker_on_one_side_only_is_seen(tissue):
+def test_correlations_of_opposite_sign_are_found_on_each_side(tissue):
     name = tl.local_correlation(tissue, "CD3e", 1)
 
     x, found = tissue.obsm["spatial"][:, 0], tissue.obs[name]
@@ -40,7 +40,7 @@ def test_the_correlation_is_pearsons_in_a_disc_around_the_cell(tissue, radius_um
     name = tl.local_correlation(tissue, "CD3e", 1, radius_um=radius_um)
 
     expected = within(tissue, 1, 1, radius_um)
-    assert np.nanmedian(np.abs(tissue.obs[name] - expected)) < 0.06  # the disc is one of bins
+    assert np.nanmedian(np.abs(tissue.obs[name] - expected)) < 0.06  # the disc is approximated by strips
 
 
 def test_nearest_neighbours_are_counted_exactly(tissue):
@@ -52,7 +52,7 @@ def test_nearest_neighbours_are_counted_exactly(tissue):
     assert tissue.obs[name].iloc[7] == pytest.approx(expected, abs=1e-4)
 
 
-def test_shares_of_the_cells_add_up_to_pearsons_r(tissue):
+def test_contributions_of_cells_average_to_pearsons_r(tissue):
     tl.correlate(tissue)
 
     name = tl.local_correlation(tissue, "CD3e", 1, scale="cell")
@@ -60,7 +60,7 @@ def test_shares_of_the_cells_add_up_to_pearsons_r(tissue):
     assert tissue.obs[name].mean() == pytest.approx(tissue.varm["splicer_correlation"][1, 1], abs=1e-4)
 
 
-def test_all_markers_go_into_a_layer(tissue):
+def test_all_markers_are_written_into_a_layer(tissue):
     name = tl.local_correlation(tissue, None, 1, scale="region")
     one = tl.local_correlation(tissue, "CD3e", 1, scale="region")
 
@@ -69,7 +69,7 @@ def test_all_markers_go_into_a_layer(tissue):
     assert np.isnan(tissue.layers[name][:, 4]).all()  # the empty channel
 
 
-def test_surroundings_end_with_the_slide(tissue):
+def test_a_neighbourhood_has_cells_of_one_slide_only(tissue):
     tissue.obs["slide"] = np.where(np.arange(2000) % 2, "a", "b")
     alone = tissue[tissue.obs["slide"] == "a"].copy()
 
@@ -88,18 +88,18 @@ def test_few_cells_have_no_correlation(cells):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({"marker": "CD4"}, "no marker 'CD4'"),
-        ({"feature": 99}, "no feature 99; the 3 features are counted from 0"),
-        ({"scale": "organ"}, "no scale 'organ'; there are cell, neighbourhood, region"),
-        ({"radius_um": 20, "n_neighbours": 5}, "given twice"),
-        ({"radius_um": -1}, "a radius of -1 µm holds nothing"),
-        ({"n_neighbours": 2}, "2 cells have no correlation of use"),
+        ({"marker": "CD4"}, "marker 'CD4' was not found"),
+        ({"feature": 99}, "feature 99 was not found; the 3 features are counted from 0"),
+        ({"scale": "organ"}, "scale 'organ' is unknown; the scales are cell, neighbourhood, region"),
+        ({"radius_um": 20, "n_neighbours": 5}, "both `radius_um` and `n_neighbours` are given"),
+        ({"radius_um": -1}, "`radius_um` is -1; it must be more than 0"),
+        ({"n_neighbours": 2}, "`n_neighbours` is 2; a correlation needs 3 or more cells"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_sentence(tissue, wrong, said):
-    with pytest.raises(InputError, match=said):
+def test_arguments_that_cannot_be_used_raise(tissue, wrong, message):
+    with pytest.raises(InputError, match=message):
         tl.local_correlation(tissue, **({"marker": "CD3e", "feature": 1} | wrong))
 
 

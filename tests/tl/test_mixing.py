@@ -1,4 +1,4 @@
-"""Slides that look alike cannot be told apart, slides that were stained differently can."""
+"""A probe predicts the slide if slides are stained differently, and not if they are alike."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -11,7 +11,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.tl.mixing import measure_mixing
 
 
-def test_a_shift_of_one_slide_is_found_where_it_is_and_nowhere_else(cells):
+def test_a_shift_of_one_slide_is_found_only_in_the_shifted_representation(cells):
     adata = cells(900, n_slides=3)
     adata.obsm["X_splicer"][(adata.obs["slide"] == "S01").to_numpy(), 7] += 3
 
@@ -33,26 +33,26 @@ def test_any_column_can_be_the_batch_and_scores_of_labels_stay(cells):
     assert "mxsplicer_probe" not in adata.uns
 
 
-def test_one_slide_is_refused(cells):
+def test_one_slide_raises(cells):
     with pytest.raises(InputError, match="'slide' cannot be scored"):
         measure_mixing(cells(200))
 
 
-def test_measures_of_scib_stand_beside_where_it_is_installed(cells):
+def test_measures_of_scib_are_added_if_it_is_installed(cells):
     pytest.importorskip("scib_metrics")
     adata = cells(600, n_slides=2)
     adata.obsm["X_splicer"][(adata.obs["slide"] == "S01").to_numpy()] += 3
 
     mixing = measure_mixing(adata, representations=["SpliCER", "untrained encoder"]).set_index("representation")
 
-    apart, mixed = mixing.loc["SpliCER"], mixing.loc["untrained encoder"]
-    assert apart["ilisi"] < 0.1
+    separate, mixed = mixing.loc["SpliCER"], mixing.loc["untrained encoder"]
+    assert separate["ilisi"] < 0.1
     assert mixed["ilisi"] > 0.8
-    assert apart["kbet"] < mixed["kbet"]
-    assert apart["pcr"] > mixed["pcr"]
+    assert separate["kbet"] < mixed["kbet"]
+    assert separate["pcr"] > mixed["pcr"]
 
 
-def test_measures_of_scib_are_asked_for_as_they_are_called(cells, monkeypatch):
+def test_functions_of_scib_get_the_right_arguments(cells, monkeypatch):
     def pynndescent(x, n_neighbors, random_state):
         return x.shape, n_neighbors
 

@@ -13,7 +13,7 @@ MARKERS = ["Hoechst", "CD3e", "CD8a", "CD20", "AF1"]
 
 @pytest.fixture
 def adata():
-    """Cells of four clusters: two of T cells, one of B cells, one of which nothing is bright."""
+    """Return cells of four clusters: two of T cells, one of B cells, and one without a bright marker."""
     rng = np.random.default_rng(0)
     cluster = rng.integers(0, 4, 800)
     intensity = rng.gamma(9.0, 10.0, (800, 5))
@@ -26,7 +26,7 @@ def adata():
     return AnnData(intensity.astype(np.float32), obs=obs, var=pd.DataFrame(index=MARKERS))
 
 
-def test_profiles_are_those_of_the_standardised_logarithm_however_the_cells_are_sliced(adata, monkeypatch):
+def test_profiles_are_means_of_the_standardised_logarithm_for_any_size_of_slices(adata, monkeypatch):
     monkeypatch.setattr(rows_module, "AT_ONCE", 100)
     adata.obs.loc[adata.obs_names[:30], "leiden"] = None
 
@@ -39,14 +39,14 @@ def test_profiles_are_those_of_the_standardised_logarithm_however_the_cells_are_
         np.testing.assert_allclose(profiles.loc[name], standard[own].mean(axis=0), atol=1e-5)
 
 
-def test_a_cluster_is_named_by_what_is_bright_in_it_and_never_by_nuclei_or_autofluorescence(adata):
+def test_a_cluster_is_named_after_its_bright_markers_and_never_after_nuclei_or_autofluorescence(adata):
     names = tl.name_clusters(adata)
 
     assert names.to_dict() == {"0": "CD8a+ CD3e+", "1": "CD3e+", "2": "CD20+", "3": "CD3e-"}
     assert adata.obs["leiden_name"].iloc[0] == f"{adata.obs['leiden'].iloc[0]}: {names[adata.obs['leiden'].iloc[0]]}"
 
 
-def test_clusters_that_would_share_a_name_get_the_next_marker_and_those_without_any_say_so():
+def test_clusters_that_would_share_a_name_get_the_next_marker_and_one_without_markers_is_named_so():
     markers = ["CD3e", "CD4", "CD45RO", "PD-1"]
     profiles = pd.DataFrame([[3, 2, 1, 0.9], [3, 2, 1, 0], [0.1, 0, 0, -0.1]], index=["0", "1", "2"], columns=markers)
 
@@ -55,13 +55,13 @@ def test_clusters_that_would_share_a_name_get_the_next_marker_and_those_without_
     assert names.tolist() == ["CD3e+ CD4+ CD45RO+ PD-1+", "CD3e+ CD4+ CD45RO+", NOTHING]
 
 
-def test_a_marker_without_signal_names_nothing(adata):
+def test_a_constant_marker_is_never_in_a_name(adata):
     adata.X[:, 3] = 0
 
     assert "CD20" not in " ".join(tl.name_clusters(adata))
     assert (tl.cluster_profiles(adata)["CD20"] == 0).all()
 
 
-def test_clusters_that_are_not_there_are_named(adata):
-    with pytest.raises(InputError, match=r"no clusters 'kind'; run mxsplicer.tl.cluster first"):
+def test_missing_clusters_raise(adata):
+    with pytest.raises(InputError, match=r"clusters 'kind' were not found in obs\. Run mxsplicer\.tl\.cluster first"):
         tl.name_clusters(adata, groupby="kind")

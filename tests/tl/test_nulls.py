@@ -14,7 +14,7 @@ def standardized(fields):
 
 
 def p_of_unrelated(points, a, b, slides=None):
-    """Return p-values under the null, and those that take cells for independent."""
+    """Return p-values under the null, and p-values for independent cells."""
     pairs = nulls.classify_pairs(points, slides)
     a, b = standardized(a), standardized(b)
     r = a.T @ b / len(a)
@@ -31,13 +31,13 @@ def test_one_in_twenty_unrelated_pairs_is_called_significant_at_five_percent(ran
         called.append((p < 0.05).mean())
         naive.append((p_naive < 0.05).mean())
 
-    # 1,320 pairs; those of one tissue share their fields, so the bounds are wider than the benchmark's 4 to 6 %.
+    # 1,320 pairs, which share fields within a tissue, so the bounds are wider than the 4 to 6 % of the benchmark.
     assert 0.03 < np.mean(called) < 0.075
     if range_um:
         assert np.mean(naive) > 0.15
 
 
-def test_bright_cells_that_are_rare_do_not_break_the_null():
+def test_the_null_holds_with_a_few_very_bright_cells():
     points, fields = lone_tissue(4000, range_um=60, n_fields=40, seed=3)
 
     p, _ = p_of_unrelated(points, np.exp(1.5 * fields[:, :15]), fields[:, 15:])
@@ -45,7 +45,7 @@ def test_bright_cells_that_are_rare_do_not_break_the_null():
     assert 0.02 < (p < 0.05).mean() < 0.085
 
 
-def test_slides_that_differ_as_wholes_do_not_look_like_correlation():
+def test_differences_between_slides_are_not_called_significant():
     rng = np.random.default_rng(0)
     slides = np.repeat(np.arange(12), 300)
     points = rng.uniform(0, 400, (len(slides), 2))
@@ -80,10 +80,10 @@ def test_autocovariance_is_the_mean_product_of_all_pairs_at_a_distance():
     products = np.outer(field, field)
     classes = [k for k in range(len(pairs.upper_um)) if (of_class == k).sum() > 2000]
     expected = [products[of_class == k].mean() for k in classes]
-    np.testing.assert_allclose(found[classes], expected, atol=0.04)  # bins and a sample of the near pairs
+    np.testing.assert_allclose(found[classes], expected, atol=0.04)  # bins, and a sample of the near pairs
 
 
-def test_as_many_cells_count_as_there_are_where_neighbours_are_not_alike():
+def test_without_autocorrelation_all_cells_are_effective():
     points, fields = lone_tissue(5000, range_um=0, n_fields=20)
     pairs = nulls.classify_pairs(points)
 
@@ -97,7 +97,7 @@ def test_as_many_cells_count_as_there_are_where_neighbours_are_not_alike():
 def test_any_cells_at_any_scale_give_p_values_between_zero_and_one(n, scale, offset, n_slides, seed):
     rng = np.random.default_rng(seed)
     points = offset + scale * rng.uniform(0, 1, (n, 2))
-    points[: n // 3] = points[0]  # many in one place
+    points[: n // 3] = points[0]  # many at one point
 
     p, _ = p_of_unrelated(points, rng.normal(size=(n, 2)), rng.normal(size=(n, 3)), rng.integers(0, n_slides, n))
 
@@ -111,9 +111,9 @@ def test_any_cells_at_any_scale_give_p_values_between_zero_and_one(n, scale, off
         ([[5, 5], [5, 5], [5, 5]], [0, 0, 0]),
         ([[0, 7], [1, 7], [2, 7], [3, 7], [900, 7]], [0, 0, 0, 0, 0]),
     ],
-    ids=["one on each slide", "all in one place", "in a row"],
+    ids=["one on each slide", "all at one point", "in a row"],
 )
-def test_cells_without_an_area_give_p_values_too(points, slides):
+def test_cells_that_span_no_area_have_p_values(points, slides):
     rng = np.random.default_rng(0)
     n = len(points)
 
@@ -122,21 +122,21 @@ def test_cells_without_an_area_give_p_values_too(points, slides):
     assert ((p >= 0) & (p <= 1)).all()
 
 
-def test_the_variance_is_that_of_sliding_one_picture_over_the_other():
+def test_the_variance_is_that_of_shifting_one_field_against_the_other():
     side, n_fields = 40, 12
     rng = np.random.default_rng(4)
     noise = rng.normal(size=(2 * n_fields, side + 24, side + 24))
-    pictures = gaussian_filter(noise, (0, 2, 2))[:, 12:-12, 12:-12]
-    pictures -= pictures.mean(axis=(1, 2), keepdims=True)
-    pictures /= pictures.std(axis=(1, 2), keepdims=True)
-    a, b = pictures[:n_fields], pictures[n_fields:]
-    slid = []
+    fields = gaussian_filter(noise, (0, 2, 2))[:, 12:-12, 12:-12]
+    fields -= fields.mean(axis=(1, 2), keepdims=True)
+    fields /= fields.std(axis=(1, 2), keepdims=True)
+    a, b = fields[:n_fields], fields[n_fields:]
+    shifted = []
     for down in range(-side // 2, side // 2 + 1):
         for right in range(-side // 2, side // 2 + 1):
             here = (slice(max(0, down), side + min(0, down)), slice(max(0, right), side + min(0, right)))
             there = (slice(max(0, -down), side + min(0, -down)), slice(max(0, -right), side + min(0, -right)))
-            over = a[:, *here] * b[:, *there]
-            slid.append(over.sum(axis=(1, 2)) ** 2 / over[0].size)  # over fewer cells a sum scatters less
+            overlap = a[:, *here] * b[:, *there]
+            shifted.append(overlap.sum(axis=(1, 2)) ** 2 / overlap[0].size)  # per cell, as the overlap varies
     y, x = np.mgrid[:side, :side]
     points = 10.0 * np.stack([x.ravel(), y.ravel()], axis=1)
     pairs = nulls.classify_pairs(points)
@@ -144,5 +144,5 @@ def test_the_variance_is_that_of_sliding_one_picture_over_the_other():
 
     found = side**2 / pairs.effective_cells(of_a, of_b).diagonal()
 
-    assert found.mean() == pytest.approx(np.mean(slid), rel=0.15)
-    assert found.mean() > 10  # far from the 1 of cells that are independent
+    assert found.mean() == pytest.approx(np.mean(shifted), rel=0.15)
+    assert found.mean() > 10  # 1 for independent cells

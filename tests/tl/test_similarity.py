@@ -36,7 +36,7 @@ def test_the_nearest_cells_are_those_of_all_distances(adata, metric, monkeypatch
     assert (found["query"] == adata.obs_names[7]).all()
 
 
-def test_cells_on_disk_are_found_as_those_in_memory_are(adata, tmp_path):
+def test_cells_on_disk_give_the_same_result_as_cells_in_memory(adata, tmp_path):
     with h5py.File(tmp_path / "z.h5", "w") as file:
         file["z"] = adata.obsm["X_splicer"]
         on_disk = adata.copy()
@@ -50,7 +50,7 @@ def test_cells_on_disk_are_found_as_those_in_memory_are(adata, tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 499), st.integers(1, 600), st.sampled_from(["cosine", "euclidean"]))
-def test_whatever_is_asked_no_cell_is_its_own_neighbour_or_found_twice(adata, row, n, metric):
+def test_no_cell_is_its_own_neighbour_or_returned_twice(adata, row, n, metric):
     found = tl.similar(adata, row, n=n, metric=metric)
 
     assert len(found) == min(n, 499)
@@ -59,7 +59,7 @@ def test_whatever_is_asked_no_cell_is_its_own_neighbour_or_found_twice(adata, ro
     assert found["distance"].is_monotonic_increasing
 
 
-def test_only_the_cells_that_may_be_found_are(adata):
+def test_only_allowed_cells_are_returned(adata):
     other = (adata.obs["slide"] != adata.obs["slide"].iloc[0]).to_numpy()
 
     found = tl.similar(adata, 0, n=20, among=other)
@@ -70,7 +70,7 @@ def test_only_the_cells_that_may_be_found_are(adata):
 
 
 class BruteForce:
-    """Answers as pynndescent does, which takes half a minute to compile; tests/benchmarks/bench_report.py runs that."""
+    """Stand-in for pynndescent, which takes half a minute to compile; see tests/benchmarks/bench_report.py."""
 
     def __init__(self, data, *, metric, **_others):
         self.tree = NearestNeighbors(metric=metric).fit(data)
@@ -95,23 +95,23 @@ def test_an_index_finds_the_nearest_with_their_distances(adata, metric, monkeypa
         read.clear()
         found = tl.similar(adata, [1, 2, 3], n=10, index=index, among=among)
 
-        assert len(read) == 1  # of all three questions together: z may lie on the disk
+        assert len(read) == 1  # once for all three queries, since z may lie on disk
 
         exact = tl.similar(adata, [1, 2, 3], n=10, metric=metric, among=among)
         assert found["row"].tolist() == exact["row"].tolist()
         np.testing.assert_allclose(found["distance"], exact["distance"])
-    with pytest.raises(InputError, match="the index is of 500 cells and there are 400"):
+    with pytest.raises(InputError, match="the index has 500 cells, but the table has 400"):
         tl.similar(adata[:400], 0, index=index)
 
 
-class SmallWorld:
-    """Answers as faiss does, which is not installed with mxsplicer: squared distances, -1 for what was not found."""
+class FaissIndex:
+    """Stand-in for faiss, which is not installed with mxsplicer: squared distances, -1 for missing neighbours."""
 
     def __init__(self, d, links):
         self.hnsw, self.d = SimpleNamespace(links=links), d
 
     def add(self, data):
-        """Take the cells."""
+        """Add the cells."""
         assert data.dtype == np.float32
         assert data.shape[1] == self.d
         self.tree = NearestNeighbors().fit(data)
@@ -123,20 +123,20 @@ class SmallWorld:
         return distances**2, rows
 
 
-def test_faiss_finds_the_same_cells_where_it_is_installed_and_is_named_where_it_is_not(adata, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexHNSWFlat=SmallWorld))
+def test_faiss_finds_the_same_cells_if_installed_and_otherwise_the_error_names_it(adata, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexHNSWFlat=FaissIndex))
     found = tl.similar(adata, [1, 2], n=10, index=tl.index_cells(adata, backend="faiss"))
 
     assert found["row"].tolist() == tl.similar(adata, [1, 2], n=10)["row"].tolist()
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"needs faiss; run `pip install 'mxsplicer\[faiss\]'`"):
         tl.index_cells(adata, backend="faiss")
-    with pytest.raises(InputError, match="no backend 'annoy'; there are pynndescent, faiss"):
+    with pytest.raises(InputError, match="backend 'annoy' is unknown; the backends are pynndescent, faiss"):
         tl.index_cells(adata, backend="annoy")
 
 
 @pytest.mark.parametrize("by_index", [False, True])
-def test_cells_of_a_cohort_in_several_tables_are_found_as_those_of_one_are(adata, monkeypatch, by_index):
+def test_several_tables_give_the_same_result_as_one_table(adata, monkeypatch, by_index):
     monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=BruteForce))
     own, one, two = (adata[part].copy() for part in (slice(0, 100), slice(100, 350), slice(350, 500)))
     tables = {"": own, "one": one, "two": two}
@@ -156,27 +156,27 @@ def test_cells_of_a_cohort_in_several_tables_are_found_as_those_of_one_are(adata
 def test_tables_of_different_models_are_not_compared(adata):
     other = adata.copy()
     other.obsm["X_splicer"] = other.obsm["X_splicer"][:, :9]
-    with pytest.raises(InputError, match=r"'two' was embedded by another model \(9 features against 32\)"):
+    with pytest.raises(InputError, match=r"'two' was embedded by another model \(9 features instead of 32\)"):
         tl.similar(adata, 0, others={"two": other})
 
     ours, theirs = adata.copy(), adata.copy()
     ours.uns["mxsplicer"] = {"fingerprints": {"weights": "ab"}}
     theirs.uns["mxsplicer"] = {"fingerprints": {"weights": "cd"}}
-    with pytest.raises(InputError, match=r"weights cd against ab"):
+    with pytest.raises(InputError, match=r"weights cd instead of ab"):
         tl.similar(ours, 0, others={"two": theirs})
 
 
 @pytest.mark.parametrize(
-    ("cell", "options", "said"),
+    ("cell", "options", "message"),
     [
-        ("S99_1", {}, "no cell 'S99_1'; cells are called as 'S0"),
+        ("S99_1", {}, "cell 'S99_1' was not found; names have the form SLIDE_CELLID, for example 'S0"),
         (500, {}, "rows 0 to 499"),
-        (0, {"metric": "manhattan"}, "no metric 'manhattan'"),
-        (0, {"n": 0}, "n is at least 1"),
+        (0, {"metric": "manhattan"}, "metric 'manhattan' is unknown"),
+        (0, {"n": 0}, "must be at least 1"),
         (0, {"use_rep": "X_pca"}, "representation 'X_pca' was not found"),
         (0, {"among": np.ones(3, bool)}, r"shape \(3,\)"),
     ],
 )
-def test_what_cannot_be_found_is_said(adata, cell, options, said):
-    with pytest.raises(InputError, match=said):
+def test_queries_that_cannot_be_answered_raise(adata, cell, options, message):
+    with pytest.raises(InputError, match=message):
         tl.similar(adata, cell, **options)

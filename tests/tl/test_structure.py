@@ -1,4 +1,4 @@
-"""Rank, silhouette and groups agree with what is known of the features."""
+"""Rank, silhouette and clusters agree with the known structure of the features."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from mxsplicer.tl.tasks import set_task
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.integers(12, 40), st.floats(0.1, 1000))
-def test_rank_me_counts_the_directions_that_are_filled_whatever_their_scale(rank, d, scale):
+def test_rank_me_is_the_number_of_dimensions_for_any_scale(rank, d, scale):
     rng = np.random.default_rng(rank)
     z = np.zeros((200, d))
     z[:, :rank] = np.linalg.qr(rng.normal(size=(200, rank)))[0] * scale
@@ -28,7 +28,7 @@ def test_the_spectrum_is_that_of_a_singular_value_decomposition():
     np.testing.assert_allclose(singular_values_of(z), np.linalg.svd(z.astype(np.float64), compute_uv=False), rtol=1e-6)
 
 
-def test_silhouette_and_groups_tell_separated_classes_from_noise(cells):
+def test_silhouette_and_clusters_distinguish_separated_classes_from_noise(cells):
     adata = cells(900)
     adata.obsm["X_splicer"][(adata.obs["kind"] == "T cell").to_numpy()] += 4
     task = set_task(adata, label="kind")
