@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/napari.md from the result of `make demo`; they need napari and a screen.
+"""Take the screenshots of docs/napari.md from the result of `make demo`; they need napari and a screen.
 
 xvfb-run -a -s "-screen 0 1600x1000x24" .venv/bin/python docs/images/make_napari_pictures.py [RESULT]
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """Open the demo, do what the page tells, and take pictures."""
+    """Open the demo, follow the steps of the page, and take screenshots."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1440, 960)
     panel = open_in(viewer, sys.argv[1] if len(sys.argv) > 1 else ROOT / "demo/tissue.mxs", at_once=False)
@@ -27,7 +27,7 @@ def main() -> None:
     state = panel.state
     area = panel.findChild(QScrollArea).verticalScrollBar()
     marker = state.study.markers.index("CD20")
-    state.look_at("CD20")
+    state.show_marker("CD20")
     state.paint(Painted("feature", str(int(state.r[marker].argmax()))))
     settle(lambda: bool(panel.partners.bars.partners))
     take(viewer, "napari.png")
@@ -37,11 +37,11 @@ def main() -> None:
     xy = state.study.umap
     middle = np.median(xy[np.asarray(state.study.column("lineage")) == "B cell"], axis=0)
     state.select(np.flatnonzero(((xy - middle) ** 2).sum(axis=1) < 2))
-    settle(lambda: state.map_of != "all cells")
+    settle(lambda: state.correlated_over != "all cells")
     take(viewer, "napari_selection.png")
 
     state.select(None)
-    settle(lambda: state.map_of == "all cells")
+    settle(lambda: state.correlated_over == "all cells")
     state.paint(Painted("marker", "CD20"))
     settle(lambda: panel.exemplars.strip.strip is not None and bool(panel.partners.bars.partners))
     state.pick(int(panel.exemplars.strip.strip.rows[0, 0]))
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def settle(done: Callable[[], bool], *, seconds: float = 120) -> None:
-    """Let what runs beside the interface come to its end."""
+    """Process events until a condition holds."""
     end = time.monotonic() + seconds
     while not done():
         QApplication.processEvents()
         time.sleep(0.01)
         if time.monotonic() > end:
-            message = "what the picture is to show did not come"
+            message = "the panel did not reach the state to show"
             raise RuntimeError(message)
     for _ in range(80):
         QApplication.processEvents()
@@ -69,12 +69,12 @@ def settle(done: Callable[[], bool], *, seconds: float = 120) -> None:
 
 
 def take(viewer: napari.Viewer, name: str) -> None:
-    """Take a picture of the window, made smaller."""
+    """Save a smaller screenshot of the window."""
     picture = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
     height = round(1000 * picture.shape[0] / picture.shape[1])
     small = Image.fromarray(picture).resize((1000, height), Image.Resampling.LANCZOS)
-    # 256 colours look the same here and compress better: most are taken by area, so that the greys of the window stay
-    # grey, the others so that all that occur are covered and legends stay true.
+    # 256 colours look the same here and compress better: half are chosen by area, so that the greys of the window stay
+    # grey, half to cover all colours, so that legends stay true.
     by_area = small.quantize(128, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * 128]
     covering = small.quantize(128, method=Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 128]
     palette = Image.new("P", (1, 1))

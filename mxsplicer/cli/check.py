@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mxsplicer.cli.errors import as_options
 from mxsplicer.cli.options import AsJson, Drop, Markers, MaskPage, NuclearMarker, PixelSize, Rename, SlidePath
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
     from mxsplicer.masks.doctor import Diagnosis
+
+_OPTIONS = ("--nuclear-marker", "--pixel-size-um")  # that remedies name
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +57,8 @@ def check(
     with progress.shown():
         diagnosis = examine(opened, labels, nuclear_marker=nuclear_marker, nuclei=of_nuclei)
     if as_json:
-        typer.echo(json.dumps({"slide": opened.name, "mask": str(mask), **diagnosis.to_dict()}, ensure_ascii=False))
+        answer = json.dumps({"slide": opened.name, "mask": str(mask), **diagnosis.to_dict()}, ensure_ascii=False)
+        typer.echo(as_options(answer, _OPTIONS))
     else:
         _show(f"mask {Path(mask).name} of slide {opened.name}", diagnosis)
     raise typer.Exit(0 if diagnosis.healthy else 1)
@@ -73,6 +77,6 @@ def _show(subject: str, diagnosis: "Diagnosis") -> None:
         )
         for word in ("found", "cause", "fix"):
             if getattr(finding, word):
-                table.add_row(Text(word, style="dim"), Text(getattr(finding, word)))
+                table.add_row(Text(word, style="dim"), Text(as_options(getattr(finding, word), _OPTIONS)))
         console.print()
         console.print(table)

@@ -77,7 +77,7 @@ def train(
     from mxsplicer.result.outcomes import usable
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
-    from mxsplicer.system.locks import held
+    from mxsplicer.system.locks import folder_lock
     from mxsplicer.system.memory import parse_bytes
 
     found, failed = usable(stores)
@@ -87,7 +87,7 @@ def train(
 
     with progress.shown(), ExitStack() as stack:
         if all(os.environ.get(rank, "0") == "0" for rank in _RANKS):
-            stack.enter_context(held(out))
+            stack.enter_context(folder_lock(out))
         run = training.train(
             opened,
             out,

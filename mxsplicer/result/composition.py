@@ -26,7 +26,7 @@ from mxsplicer.result.planning import check_memory
 from mxsplicer.result.stages import embed, make_masks
 from mxsplicer.result.work import Work, mask_of, record
 from mxsplicer.system.location import absolute
-from mxsplicer.system.locks import held
+from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.outlines import cells_inside
 
@@ -73,7 +73,7 @@ def embed_slides(
     paths = [slides] if isinstance(slides, str | Path) else list(slides)
     work = prepare(paths, out, options or Options(), Running(device, workers, executor, max_bytes), overwrite=overwrite)
     check_memory(work)
-    with held(work.result.path):
+    with folder_lock(work.result.path):
         if not is_begun(work):
             measure_before_writing(work)
             check_memory(work)

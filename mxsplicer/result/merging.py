@@ -26,7 +26,7 @@ from mxsplicer.result.outcomes import is_of_slide, note, reason_of
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import absolute, locate
-from mxsplicer.system.locks import held
+from mxsplicer.system.locks import folder_lock
 from mxsplicer.tl.labels import check_samples, join_samples
 from mxsplicer.tl.rows import learned_features
 from mxsplicer.tl.transfer import transfer_clusters
@@ -85,7 +85,7 @@ def merge_results(
         "slides": [*names, *failed],
         "failed": failed,
     }
-    with held(result.path):
+    with folder_lock(result.path):
         if _is_done(result, merged, overwrite=overwrite):
             return result
         result.path.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def append_slides(
     """
     options, path = options or Options(), Path(path)
     open_result(path)
-    with held(path):
+    with folder_lock(path):
         index = open_result(path)
         known = {str(entry["name"]) for entry in index["slides"]}
         samples = _new_samples(slides, options, known, path)

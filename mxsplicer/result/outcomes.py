@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mxsplicer.errors import InputError
 from mxsplicer.system.files import write_json
-from mxsplicer.system.locks import held
+from mxsplicer.system.locks import folder_lock
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def kept(file: Path | None, command: str = "") -> Iterator[None]:
     began, made = time.monotonic(), list[str]()
     token = _made.set(made)
     try:
-        with held(file):
+        with folder_lock(file):
             try:
                 yield
                 outcome = Outcome(made=_relative(made[-1], file) if made else "")

@@ -32,7 +32,7 @@ from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, im
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
 from mxsplicer.system.cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.locks import held
+from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.workers import map_in_order
 
@@ -185,7 +185,7 @@ def segment(
     if roi is not None:
         settings["roi"] = fingerprint(roi)
     own_function = segmenter is not None and not named
-    with held(path):
+    with folder_lock(path):
         _check_free(paths, overwrite=overwrite)  # again: another command may have made it since
         unfinished = UnfinishedMasks(
             paths, grid, halo_px, None if own_function else _made_from(slide, channels, settings, grid, len(paths))

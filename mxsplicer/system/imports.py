@@ -1,45 +1,16 @@
-"""Imports that happen late: names of a package, libraries that may lack, and code of the user's own, ``module:name``.
+"""Imports at run time: optional libraries, and the user's own code by ``module:name``.
 
-What a user types may be imported. What a file says never is: nobody should run code by opening what they were sent.
+A name that the user types may be imported. A name that a file holds never is: opening a file must not run code.
 """
 
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mxsplicer.errors import InputError
-
-
-def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package that loads a name when it is first used.
-
-    Parameters
-    ----------
-    package
-        Its ``__name__``.
-    modules
-        The module within the package that each of its public names is from; "" where the name is a module itself.
-
-    Examples
-    --------
-    >>> load = lazily("json", {"JSONDecoder": "decoder"})
-    >>> load("JSONDecoder").__name__
-    'JSONDecoder'
-    """
-
-    def load(name: str) -> Any:
-        if name not in modules:
-            msg = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        home = modules[name]
-        if not home:
-            return importlib.import_module(f"{package}.{name}")
-        return getattr(importlib.import_module(f"{package}.{home}"), name)
-
-    return load
 
 
 def import_extra(name: str, missing: str) -> Any:

@@ -1,25 +1,20 @@
-"""One command at a time on a folder: a lock file beside it that says who holds it and since when.
+"""One command at a time works on a folder: a lock file next to it names the process that holds it.
 
-The file is created in one step that fails where it exists (O_EXCL), which every file system does, those that lack or
-fake locking too. Its holder touches it now and then. A lock is stale where its process is gone (on the same machine),
-or where nobody touched it for some minutes (on any); a stale one is taken over. Ages are differences between times
-that the file system itself wrote, so that clocks of machines need not agree.
+The lock is a lease of the filelock package, which works on any file system, those of clusters included. Its holder
+touches the file every 15 seconds. The lock of a process that ended on the same machine is taken over at once; a lock
+that nobody touches for three minutes is taken over from any machine. Clocks of machines need not agree.
 """
 
-import json
 import logging
-import os
 import socket
-import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
+from filelock import SoftFileLease, Timeout
 
 from mxsplicer.errors import InputError
 
@@ -27,67 +22,43 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0  # a shared file system may show the touch of another machine a minute late
-
-_held: set[Path] = set()  # by this process: its own functions may call each other
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock.
-
-    Attributes
-    ----------
-    host, pid
-        The machine and the process.
-    since
-        When it was taken, by the clock of that machine, in seconds since 1970.
-    token
-        Tells this lock from every other.
-    started
-        When the process began: another one may have its number by now.
-    """
-
-    host: str
-    pid: int
-    since: float
-    token: str
-    started: float = 0.0
+_PATIENCE_SECONDS = 0.5  # for a command that is about to end
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock as it is found.
+    """A lock as it was found.
 
     Attributes
     ----------
     path
-        The file.
-    holder
-        Who holds it; None where the file does not say, as of a process that was killed while it wrote.
+        The lock file.
+    pid, host
+        The process that holds it and its machine; None if the file does not say, as after a crash while it was written.
     age_s
-        Seconds since it was last touched.
+        Seconds since its holder last touched it.
     is_stale
-        Whether its holder is gone.
+        Whether its holder has ended.
     """
 
     path: Path
-    holder: Holder | None
+    pid: int | None
+    host: str | None
     age_s: float
     is_stale: bool
 
     def __str__(self) -> str:
         """Return who holds it, for people."""
-        if self.holder is None:
-            return f"an unknown process, last seen {self.age_s:.0f} s ago"
-        return f"process {self.holder.pid} on {self.holder.host}, last seen {self.age_s:.0f} s ago"
+        holder = "an unknown process" if self.pid is None else f"process {self.pid} on {self.host}"
+        return f"{holder}, last seen {self.age_s:.0f} s ago"
 
 
-def lock_of(folder: str | Path) -> Path:
-    """Return the lock file of a folder; it lies beside it, for the folder may not exist yet, or be replaced.
+def lock_path(folder: str | Path) -> Path:
+    """Return the lock file of a folder; it lies next to the folder, which may not exist yet or be replaced.
 
     Examples
     --------
-    >>> lock_of("study/S01.mxs").as_posix()
+    >>> lock_path("study/S01.mxs").as_posix()
     'study/S01.mxs.lock'
     """
     folder = Path(folder)
@@ -95,142 +66,56 @@ def lock_of(folder: str | Path) -> Path:
 
 
 def find_lock(folder: str | Path) -> Lock | None:
-    """Return the lock on a folder as it is now, or None where nobody holds it."""
-    return _read(lock_of(folder))
+    """Return the lock of a folder as it is now, or None if nobody holds it."""
+    path = lock_path(folder)
+    try:
+        age = max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+    owner = SoftFileLease(path).owner
+    if owner is None:
+        return Lock(path, None, None, age, age > STALE_SECONDS)
+    host = owner.hostname.partition("?")[0]  # filelock appends the namespace of processes in a container
+    has_ended = host == socket.gethostname() and not psutil.pid_exists(owner.pid)
+    return Lock(path, owner.pid, host, age, has_ended or age > STALE_SECONDS)
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of a folder for what is in the ``with`` block.
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder during the ``with`` block.
 
-    A process that holds it already goes on, so that functions that lock the same folder may call each other.
+    Functions of one process that lock the same folder may call each other.
 
     Raises
     ------
     InputError
-        If another process holds it and lives.
+        If another process holds the lock and is alive.
     """
-    path = lock_of(folder)
-    key = path.absolute()
-    if key in _held:
-        yield
-        return
-    holder = _take(path)
-    _held.add(key)
-    done = threading.Event()
-    beat = threading.Thread(target=_touch, args=(path, done), daemon=True)
-    beat.start()
-    try:
-        yield
-    finally:
-        done.set()
-        beat.join()
-        _held.discard(key)
-        _give_back(path, holder)
-
-
-def _take(path: Path) -> Holder:
-    process = psutil.Process()
-    holder = Holder(socket.gethostname(), process.pid, time.time(), uuid.uuid4().hex, process.create_time())
+    path = lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(10):
-        try:
-            number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            found = _read(path)
-            if found is not None and _take_over(found, holder):
-                return holder
-            continue
-        with os.fdopen(number, "w", encoding="utf-8") as stream:
-            json.dump(asdict(holder), stream)
-        return holder
-    msg = f"{path} changes hands all the time: several commands want {_folder_of(path)}. Run one."
-    raise InputError(msg)
-
-
-def _take_over(found: Lock, holder: Holder) -> bool:
-    """Put a holder in the place of a stale one; return whether the lock was still the one found.
-
-    Of several that find a lock stale, one has the right to replace it: who holds the lock named after what is replaced.
-    A process that is killed between taking that one and giving it back leaves a stale one, which is taken over alike.
-    """
-    path = found.path
-    if not found.is_stale:
-        msg = (
-            f"{_folder_of(path)} is in use by {found}. Wait until that command is done, or end it; if you know that it "
-            f"is gone, remove {path}."
-        )
-        raise InputError(msg)
-    right = path.with_name(f"{path.name}.{found.holder.token if found.holder else 'unknown'}")
-    holder_of_right = _take(right)
+    lease = SoftFileLease(
+        path,
+        lease_duration=STALE_SECONDS,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        thread_local=False,
+        is_singleton=True,
+    )
+    found = None if lease.is_locked else find_lock(folder)
+    patience = _PATIENCE_SECONDS
+    if found is not None and found.age_s > STALE_SECONDS:  # perhaps stale: watch whether anybody touches it
+        patience = STALE_SECONDS + 2 * HEARTBEAT_SECONDS
+        logger.warning("%s is held by %s; it is taken over if nobody touches it for %.0f s", path, found, STALE_SECONDS)
     try:
-        now = _read(path)
-        if now is None or not now.is_stale or now.holder != found.holder:
-            return False
-        written = path.with_name(f"{path.name}.{holder.token}.partial")
-        written.write_text(json.dumps(asdict(holder)), encoding="utf-8")
-        written.replace(path)
+        lease.acquire(timeout=patience, poll_interval=patience / 50)
+    except Timeout as error:
+        msg = f"{Path(folder).name} is in use by {find_lock(folder) or found}."
+        remedy = f"Wait until that command ends, or end it; if you know that it has ended, remove {path}."
+        raise InputError(msg, remedy) from error
+    if found is not None:
+        logger.warning("%s was left behind by %s; it is taken over", path, found)
+    try:
+        yield
     finally:
-        _give_back(right, holder_of_right)
-    logger.warning("%s was left behind by %s; it is taken over", path, found)
-    return True
-
-
-def _folder_of(path: Path) -> str:
-    return path.name.rpartition(".lock")[0]
-
-
-def _read(path: Path) -> Lock | None:
-    try:
-        touched = path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    holder = _content(path)
-    age = max(0.0, _now(path) - touched)
-    return Lock(path, holder, age, age > STALE_SECONDS or _is_gone(holder))
-
-
-def _content(path: Path) -> Holder | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Holder(**found)
-    except (OSError, ValueError, TypeError):  # gone again, or not written to its end
-        return None
-
-
-def _now(path: Path) -> float:
-    """Return the time by the clock that wrote the lock's: that of its file system, where it takes a new file."""
-    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
-    except OSError:  # only to be read here
-        return time.time()
-    return now
-
-
-def _is_gone(holder: Holder | None) -> bool:
-    if holder is None or holder.host != socket.gethostname():
-        return False
-    try:
-        return bool(abs(psutil.Process(holder.pid).create_time() - holder.started) > 1)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:
-        return False
-
-
-def _touch(path: Path, done: threading.Event) -> None:
-    while not done.wait(HEARTBEAT_SECONDS):
-        try:
-            os.utime(path)
-        except OSError as error:  # a network that is away for a moment; the next touch may succeed
-            logger.debug("%s could not be touched: %s", path, error)
-
-
-def _give_back(path: Path, holder: Holder) -> None:
-    if _content(path) == holder:
-        path.unlink(missing_ok=True)
-    else:
-        logger.warning("%s was taken over by another command meanwhile: check what lies beside it", path)
+        if (owner := lease.owner) is None or owner.token != lease.token:
+            logger.warning("%s was taken over by another command meanwhile: check %s", path, folder)
+        lease.release()

@@ -1,4 +1,4 @@
-"""The napari panel of mxsplicer: which learned feature follows which marker, and where.
+"""The napari panel of mxsplicer: which learned feature correlates with which marker, and where in the tissue.
 
-napari finds it by ``napari.yaml``. What reads, computes and paints knows no Qt; ``widgets`` alone does.
+napari finds it by ``napari.yaml``. Only ``widgets`` imports Qt; reading, computing and painting do not.
 """

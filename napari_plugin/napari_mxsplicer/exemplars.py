@@ -1,4 +1,4 @@
-"""Which cells show what a feature has learned: those of its highest, middle and lowest values; and their pictures."""
+"""Exemplar cells of what is painted, such as those with the highest and lowest values, and their images."""
 
 from dataclasses import dataclass
 
@@ -10,23 +10,23 @@ from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.study import Study
 
 KINDS = ("highest", "middle", "lowest")
-_ENDS = 0.01  # share of the cells from which the highest and the lowest are drawn
+_ENDS = 0.01  # fraction of the cells from which each kind is drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Pictures of cells, (kinds, n, P, P, 3) uint8, and their rows (kinds, n), -1 where there are too few cells."""
+    """Images of cells (kinds, n, P, P, 3) uint8 and their rows (kinds, n), -1 where there are too few cells."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     rows: np.ndarray
     markers: tuple[str, ...]
 
 
 def exemplars(values: np.ndarray, rows: np.ndarray, *, n: int = 6, seed: int = 0) -> np.ndarray:
-    """Return rows (3, n) of cells of high, middle and low value among ``rows``; -1 where there are too few.
+    """Draw cells (3, n) with high, middle and low values among ``rows``; -1 where there are too few.
 
-    They are drawn at random from the highest and lowest hundredth and from the hundredth around the median, so that
-    one odd cell does not stand for a feature.
+    They are drawn at random from the highest and lowest percent and from the percent around the median, so that a
+    single outlier does not represent a feature.
     """
     rows = rows[np.isfinite(values[rows])]
     ordered = rows[np.argsort(values[rows], kind="stable")]
@@ -34,23 +34,23 @@ def exemplars(values: np.ndarray, rows: np.ndarray, *, n: int = 6, seed: int = 0
     middle = max(0, len(rows) // 2 - share // 2)
     rng = np.random.default_rng(seed)
     out = np.full((3, n), -1, dtype=np.int64)
-    parts = (ordered[-share:][::-1], ordered[middle : middle + share], ordered[:share])
-    for place, part in enumerate(parts):
-        drawn = np.sort(rng.choice(len(part), min(n, len(part)), replace=False))
-        out[place, : len(drawn)] = part[drawn]
+    groups = (ordered[-share:][::-1], ordered[middle : middle + share], ordered[:share])
+    for place, group in enumerate(groups):
+        drawn = np.sort(rng.choice(len(group), min(n, len(group)), replace=False))
+        out[place, : len(drawn)] = group[drawn]
     return out
 
 
-def of_categories(
+def exemplars_by_category(
     codes: np.ndarray, rows: np.ndarray, *, n: int = 6, most: int = 8, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most common of the categories that ``rows`` have, ascending, and rows (categories, n) of each.
+    """Draw cells (categories, n) of each of the most common categories among ``rows``; -1 where there are too few.
 
-    ``codes`` (N,) number the categories, NaN for none; they are drawn at random, -1 where there are too few.
+    ``codes`` (N,) are the categories of the cells, NaN for none. The codes drawn from, ascending, are returned first.
     """
     rows = rows[np.isfinite(codes[rows])]
-    there, counts = np.unique(codes[rows].astype(np.int64), return_counts=True)
-    shown = np.sort(there[np.argsort(-counts, kind="stable")[:most]])
+    present, counts = np.unique(codes[rows].astype(np.int64), return_counts=True)
+    shown = np.sort(present[np.argsort(-counts, kind="stable")[:most]])
     rng = np.random.default_rng(seed)
     out = np.full((len(shown), n), -1, dtype=np.int64)
     for place, code in enumerate(shown):
@@ -60,8 +60,8 @@ def of_categories(
     return shown, out
 
 
-def picture(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | None) -> Strip:
-    """Cut the cells ``rows`` (kinds, n) out of the slide, as wide as the encoder saw them; the marker is orange."""
+def cut_strip(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | None) -> Strip:
+    """Cut the cells ``rows`` (kinds, n) out of the slide, in the patch size of the encoder; the marker is orange."""
     slide = opened.slide
     assert slide is not None
     assert study.xy_px is not None
@@ -71,7 +71,7 @@ def picture(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | N
     present = rows[rows >= 0]
     x, y = study.xy_px[present].T
     patches, _ = cut_patches(few, opened.labels[0], x, y, study.cell_ids[present], patch_size_um=study.patch_size_um)
-    # One stretch for all of them: a bright cell is to look brighter than a faint one.
+    # The same limits for all cells, so that a bright cell looks brighter than a faint one.
     limits = [contrast_limits(patches[:, channel]) for channel in range(patches.shape[1])]
     out = np.zeros((*rows.shape, *patches.shape[2:], 3), dtype=np.uint8)
     out[rows >= 0] = np.stack([composite(patch, limits) for patch in patches]) if len(patches) else 0

@@ -1,4 +1,4 @@
-"""The layers of a slide: an image per marker, the painted cells, and the label image, as napari takes them."""
+"""The layers of a slide for napari: an image per marker, the painted cells, and the label image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 
 from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
 from mxsplicer.pl import contrast_limits
-from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
+from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
+from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.views import Channel, Labels, label_levels, with_coarser
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -21,28 +21,28 @@ ROLE, STUDY, SLIDE, MARKER, PAINT = (
     "mxsplicer_marker",
     "mxsplicer_paint",
 )
-PAINTED = "mxsplicer map"
-# Added up on black: nuclei in grey-blue, then what stands out of it for every eye.
+PAINTED = "mxsplicer painted cells"
+# Blended additively: grey for nuclei, then colours that stand out from it with any colour vision.
 _COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
-_ENOUGH = 25_000  # cells whose percentiles stand for all
-_SAMPLE_PX = 256  # side of the windows that contrast is taken from where a file has no coarse level
-_LARGEST_COARSE = 1 << 23  # pixels of a level that are read to find the contrast
+_ENOUGH = 25_000  # cells from which percentiles are estimated
+_SAMPLE_PX = 256  # side of the windows from which contrast is estimated if a file has no coarse level
+_LARGEST_COARSE = 1 << 23  # pixels of the largest level that is read for the contrast
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedSlide:
-    """Cells on the canvas: their label image at every level, and what they are painted with."""
+    """A slide on the canvas: its label image at every level, and the values that its cells are painted by."""
 
     name: str
-    slide: Slide | None  # None where there is a label image alone
+    slide: Slide | None  # None if there is only a label image
     labels: tuple[LazyImage, ...]  # (Y, X), finest first
-    numbers: tuple[Numbers, ...]  # the same as rows of the table
+    numbers: tuple[RowNumbers, ...]  # the same as row numbers
     paint: Paint
-    rows: np.ndarray  # of the study, of the cells of this slide
+    rows: np.ndarray  # of the cells of this slide in the study
 
 
 def open_slide(study: Study, name: str) -> OpenedSlide:
-    """Open the image and the mask of a slide of a result.
+    """Open the image and the mask of one slide of a result, and join its cells with the mask.
 
     Raises
     ------
@@ -55,28 +55,28 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
 
 
 def join(study: Study, name: str, labels: Sequence[LazyImage], *, slide: Slide | None = None) -> OpenedSlide:
-    """Join the cells of a slide with its label image by their ids."""
+    """Join the cells of a slide with its label image by id."""
     rows = study.rows_of(name)
     index = RowIndex(study.cell_ids[rows])
-    numbers = tuple(Numbers(level, index) for level in labels)
+    numbers = tuple(RowNumbers(level, index) for level in labels)
     return OpenedSlide(name, slide, tuple(labels), numbers, Paint(index), rows)
 
 
 def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
-    """Return what napari adds for a slide: its markers, the painted cells, and the cells themselves."""
+    """Return the layers of a slide: one per marker, the label image, and the painted cells."""
     slide, name = opened.slide, opened.name
     assert slide is not None
     common = {STUDY: study, SLIDE: name}
     place = {"scale": (slide.pixel_size_um,) * 2, "units": ("micrometer",) * 2, "axis_labels": ("y", "x")}
     several = f"{name}: " if len(study.slide_names) > 1 else ""
-    shown = _visible(slide, study)
+    visible = _initial_channels(slide, study)
     out: list[LayerData] = []
     for channel, marker in enumerate(slide.markers):
         levels = with_coarser([Channel(level, channel) for level in (slide.image, *slide.pyramid)])
         options = {
             "name": several + marker,
-            "colormap": _COLORMAPS[shown.index(channel)] if channel in shown else "gray",
-            "visible": channel in shown,
+            "colormap": _COLORMAPS[visible.index(channel)] if channel in visible else "gray",
+            "visible": channel in visible,
             "blending": "additive",
             "contrast_limits": _limits(levels, has_coarse=bool(slide.pyramid)),
             "metadata": {**common, ROLE: "marker", MARKER: marker},
@@ -84,26 +84,26 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
         out.append((*_data(levels), options | place, "image"))
     cells = {"name": several + "cells", "visible": False, "metadata": {**common, ROLE: "cells"}}
     out.append((*_data([Labels(level) for level in opened.labels]), cells | place, "labels"))
-    out.append(map_layer(study, opened, place, prefix=several))
+    out.append(painted_layer(study, opened, place, prefix=several))
     return [_as_layer(one) for one in out]
 
 
-def map_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *, prefix: str = "") -> LayerData:
-    """Return the painted cells, painted by the feature that follows a marker most."""
-    values, options = _first_picture(study, opened)
+def painted_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *, prefix: str = "") -> LayerData:
+    """Return the layer of painted cells, painted by the feature that correlates most with a marker."""
+    values, options = _initial_paint(study, opened)
     opened.paint.set(values)
     options |= {
         "name": prefix + PAINTED,
         "blending": "translucent",
         "interpolation2d": "nearest",
-        "metadata": {STUDY: study, SLIDE: opened.name, ROLE: "map", PAINT: opened},
+        "metadata": {STUDY: study, SLIDE: opened.name, ROLE: "painted", PAINT: opened},
         **place,
     }
     return _as_layer((*_data([PaintedLevel(numbers, opened.paint) for numbers in opened.numbers]), options, "image"))
 
 
 def limits_of(values: np.ndarray) -> tuple[float, float]:
-    """Return what to show as the lowest and the highest colour: the 1st and the 99th percentile."""
+    """Return contrast limits for values per cell: the 1st and the 99th percentile."""
     values = values[:: max(1, len(values) // _ENOUGH)]  # sorting a million takes longer than painting them
     seen = values[np.isfinite(values)]
     if not seen.size:
@@ -113,15 +113,15 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
 
 
 def strongest(study: Study) -> tuple[int, int]:
-    """Return the marker and the feature that follow each other most; 0, 0 where no map is stored."""
-    if not study.maps:
+    """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored."""
+    if not study.correlations:
         return 0, 0
-    r = np.abs(next(iter(study.maps.values())))
+    r = np.abs(next(iter(study.correlations.values())))
     marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
     return int(marker), int(feature)
 
 
-def _first_picture(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
+def _initial_paint(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
     if not study.n_features:
         return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
     values = study.feature(strongest(study)[1])[opened.rows]
@@ -137,10 +137,10 @@ def _as_layer(one: LayerData) -> LayerData:
     return data, options | {"multiscale": isinstance(data, list)}, kind
 
 
-def _visible(slide: Slide, study: Study) -> list[int]:
-    """Return the channels to show at first: the nuclei, and the marker that a feature follows most."""
+def _initial_channels(slide: Slide, study: Study) -> list[int]:
+    """Return the channels to show first: the nuclei, and the marker that correlates most with a feature."""
     nuclear = find_nuclear_marker(slide.markers)
-    wanted = [nuclear, study.markers[strongest(study)[0]]] if study.maps else [nuclear]
+    wanted = [nuclear, study.markers[strongest(study)[0]]] if study.correlations else [nuclear]
     return [slide.markers.index(marker) for marker in dict.fromkeys(wanted) if marker in slide.markers] or [0]
 
 
@@ -148,7 +148,7 @@ def _limits(levels: Sequence[LazyImage], *, has_coarse: bool) -> tuple[float, fl
     coarse = levels[-1]
     if (has_coarse or len(levels) == 1) and coarse.shape[0] * coarse.shape[1] <= _LARGEST_COARSE:
         return contrast_limits(np.asarray(coarse[:, :]))
-    height, width = levels[0].shape  # a full image would be decoded for it: a grid of windows will do
+    height, width = levels[0].shape  # a grid of windows avoids decoding the full image
     windows = [
         np.asarray(levels[0][y : y + _SAMPLE_PX, x : x + _SAMPLE_PX]).ravel()
         for y in np.linspace(0, max(0, height - _SAMPLE_PX), 4).astype(int)

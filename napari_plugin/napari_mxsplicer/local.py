@@ -1,4 +1,4 @@
-"""Where in the tissue a feature follows a marker."""
+"""Local correlation: where in the tissue a feature correlates with a marker."""
 
 import numpy as np
 import pandas as pd
@@ -10,15 +10,15 @@ from napari_mxsplicer.study import Study
 
 
 def local_correlation(study: Study, marker: str, feature: int, radius_um: float) -> np.ndarray:
-    """Return Pearson's r of a marker and a feature among the cells around each cell (N,), NaN where few are near.
+    """Return Pearson's r (N,) of a marker and a feature among the cells around each cell, NaN where they are few.
 
     Raises
     ------
     InputError
-        If the table does not say where the cells lie in micrometres.
+        If the table lacks positions in micrometres.
     """
     if study.spatial_um is None:
-        msg = f"{study.cells.name} has no obsm['spatial']: it does not say where the cells lie in micrometres."
+        msg = f"the local correlation needs positions in obsm['spatial'], not found in {study.cells.name}."
         raise InputError(msg)
     adata = AnnData(
         study.marker(marker)[:, None],

@@ -1,4 +1,4 @@
-"""Cells that look like a cell, by their learned features."""
+"""Cells similar to a cell by their learned features."""
 
 import anndata
 import h5py
@@ -12,7 +12,7 @@ from napari_mxsplicer.study import Study
 def similar_rows(study: Study, row: int, *, n: int = 12, among: np.ndarray | None = None) -> np.ndarray:
     """Return the rows of the ``n`` cells most similar to a cell, nearest first.
 
-    They are of all slides, or of the cells for which ``among`` (N,) is true.
+    All slides are searched, or the cells for which ``among`` (N,) is true.
     """
     with h5py.File(study.cells, "r") as file:
         adata = anndata.AnnData(

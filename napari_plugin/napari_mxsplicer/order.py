@@ -1,4 +1,4 @@
-"""In which order the rows and columns of a map of correlations stand, and which of them are shown."""
+"""The order of the rows and columns of the correlation heatmap, and the filter of its features."""
 
 import re
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-_BEST = 5  # features of a marker that a filter by its name leaves, where all follow another more
-_CHOSEN = re.compile(r"\s*(\|?r\|?)?\s*([<>])\s*(-?[0-9.]+)\s*")
+_BEST = 5  # features that a filter by a marker keeps if all correlate more with another marker
+_BOUND = re.compile(r"\s*(\|?r\|?)?\s*([<>])\s*(-?[0-9.]+)\s*")
 
 
-def clustered(r: np.ndarray, shown: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of the markers and of the features of a map (markers, features).
+def cluster_order(r: np.ndarray, chunk_marker: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of the markers and of the features of correlations (markers, features).
 
-    Markers with alike rows lie side by side; each feature stands under the marker it follows most, the strongest first.
-    Where ``shown`` (features,) is the number of the marker that its chunk shows, or one beyond the markers, those under
-    a marker lie together by it: those of its own chunk before others, and the strongest of each first.
+    Markers are ordered by hierarchical clustering. Features are grouped by the marker they correlate with most, the
+    strongest first. If ``chunk_marker`` (features,) gives the marker of each feature's leading chunk, or a number
+    beyond the markers, features of one group are grouped by it, those of the marker's own chunk first.
     """
     rows = np.arange(len(r))
     r = np.nan_to_num(r)
@@ -25,31 +25,30 @@ def clustered(r: np.ndarray, shown: np.ndarray | None = None) -> tuple[np.ndarra
         return rows, np.arange(r.shape[1])
     strongest = np.abs(r[rows]).argmax(axis=0)
     signed = r[rows][strongest, np.arange(r.shape[1])]
-    if shown is None:
+    if chunk_marker is None:
         return rows, np.lexsort((-signed, strongest))
-    places = np.append(np.argsort(rows), np.arange(len(r), max(len(r), shown.max() + 1)))[shown]
+    places = np.append(np.argsort(rows), np.arange(len(r), max(len(r), chunk_marker.max() + 1)))[chunk_marker]
     return rows, np.lexsort((-signed, places, places != strongest, strongest))
 
 
-def chosen(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
-    """Return the features that a filter leaves, ascending.
+def filter_features(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
+    """Return the features that pass a filter, ascending.
 
-    A filter has words with spaces between, each of which narrows: ``12`` or ``10-20`` are numbers of features, ``CD8a``
-    leaves those that follow no marker more than this one, or its five best where there are none, ``>0.4`` those whose
-    strongest correlation is above 0.4 in absolute value. A word that is none of these leaves the features of all
-    markers whose names contain it.
+    A filter is words separated by spaces, all of which must hold: ``12`` or ``10-20`` are numbers of features, ``CD8a``
+    keeps the features that correlate most with this marker, or its five best if there are none, and ``>0.4`` those
+    whose strongest correlation exceeds 0.4 in absolute value. Any other word is looked for in the names of markers.
     """
     n = r.shape[1]
     keep = np.ones(n, dtype=bool)
     if not r.size:
         return np.arange(n)
     absolute = np.abs(np.nan_to_num(r))
-    follows = absolute.argmax(axis=0)
+    nearest = absolute.argmax(axis=0)
     numbers = np.zeros(n, dtype=bool)
     any_numbers = False
     for word in text.split():
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        bound = _CHOSEN.fullmatch(word)
+        bound = _BOUND.fullmatch(word)
         if span:
             any_numbers = True
             numbers[int(span[1]) : int(span[2] or span[1]) + 1] = True
@@ -60,7 +59,7 @@ def chosen(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
         else:
             named = [i for i, marker in enumerate(markers) if marker.lower() == word.lower()]
             named = named or [i for i, marker in enumerate(markers) if word.lower() in marker.lower()]
-            under = np.isin(follows, named)
+            under = np.isin(nearest, named)
             if named and not under.any():
                 under[np.argsort(-absolute[named].max(axis=0), kind="stable")[:_BEST]] = True
             keep &= under

@@ -1,7 +1,7 @@
-"""Cells painted by one number each: the label image is looked up in a table as it is read.
+"""Paint each cell by one value: pixels of the label image are looked up in a table when they are read.
 
-To paint anew, the table is exchanged; the label image stays as it was read. Background and cells without a value are
-NaN, which napari draws transparent, so that its contrast slider, colour bar and pointer show true units.
+To repaint, the table is replaced; the label image is not read again. Background and cells without a value are NaN,
+which napari draws transparent, so that its contrast slider, colour bar and pointer show true units.
 """
 
 from functools import lru_cache
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from mxsplicer import InputError, LazyImage
-from napari_mxsplicer.views import View
+from napari_mxsplicer.lazy import LazyArray
 
-_TILE_PX, _TILES = 256, 32  # that are kept to tell which cell the pointer is on
+_TILE_PX, _TILES = 256, 32  # cached to find the cell under the pointer
 _SPARSE = 8  # ids per cell above which a table of all ids would be wasteful
 
 
 class RowIndex:
-    """Which row of a table each id of a label image stands for; joined by the id, never by its place."""
+    """Map the ids of a label image to rows of a table; joined by id, never by position."""
 
     def __init__(self, ids: np.ndarray) -> None:
         """Index the rows 0..n-1 by their ids.
@@ -32,18 +32,18 @@ class RowIndex:
         self._sorted = ids[self._order].astype(np.int64)
         if (np.diff(self._sorted) == 0).any():
             twice = self._sorted[:-1][np.diff(self._sorted) == 0][0]
-            msg = f"the cell id {twice} occurs twice in the table of one slide; each cell needs an id of its own."
+            msg = f"cell id {twice} occurs twice in the table of one slide; ids must be unique."
             raise InputError(msg)
         if len(ids) and self._sorted[0] <= 0:
-            msg = f"the table holds the cell id {self._sorted[0]}; ids are positive, 0 is the background."
+            msg = f"the table contains the cell id {self._sorted[0]}; ids must be positive, 0 is the background."
             raise InputError(msg)
         self.n = len(ids)
         self._table: np.ndarray | None = None
         if len(ids) and self._sorted[-1] < _SPARSE * len(ids) + 65_536:
-            self._table = np.zeros(int(self._sorted[-1]) + 2, dtype=np.int32)  # the last stands for all larger ids
+            self._table = np.zeros(int(self._sorted[-1]) + 2, dtype=np.int32)  # the last entry is for all larger ids
             self._table[self._sorted] = self._order + 1
 
-    def numbers(self, labels: np.ndarray) -> np.ndarray:
+    def row_numbers(self, labels: np.ndarray) -> np.ndarray:
         """Return, for each pixel, one more than the row of its cell; 0 for the background and for unknown ids."""
         if self._table is not None:
             return np.take(self._table, labels, mode="clip")
@@ -54,7 +54,7 @@ class RowIndex:
 
 
 class Paint:
-    """A number per cell of one slide, exchanged as a whole; shared by the levels of a painted layer."""
+    """One value per cell of a slide, replaced all at once; shared by the levels of a painted layer."""
 
     def __init__(self, index: RowIndex, dtype: Any = np.float32, nothing: float = np.nan) -> None:
         self.index, self._nothing = index, nothing
@@ -62,15 +62,15 @@ class Paint:
         self.table = np.full(index.n + 1, nothing, dtype=self._dtype)
 
     def set(self, values: np.ndarray) -> None:
-        """Take a value for each row; the views show it when they are next read."""
+        """Set a value for each row; levels show it when they are next read."""
         table = np.empty(self.index.n + 1, dtype=self._dtype)
         table[0] = self._nothing
         table[1:] = values
         self.table = table  # one assignment: a reader in another thread sees the old table or the new one
 
 
-class Numbers(View):
-    """One level of a label image (Y, X) as rows of the table: one more than the row of a cell, 0 for none."""
+class RowNumbers(LazyArray):
+    """One level of a label image (Y, X) as row numbers: one more than the row of a cell, 0 for none."""
 
     def __init__(self, labels: LazyImage, index: RowIndex) -> None:
         super().__init__(labels.shape, np.int32)
@@ -79,10 +79,10 @@ class Numbers(View):
 
     def read(self, key: tuple[Any, ...]) -> np.ndarray:
         """Return the window."""
-        return self._index.numbers(np.asarray(self._labels[key]))
+        return self._index.row_numbers(np.asarray(self._labels[key]))
 
     def row_at(self, y: float, x: float) -> int | None:
-        """Return the row of the cell at a point of this level, in pixels; None beside every cell."""
+        """Return the row of the cell at a point of this level, in pixels; None for the background."""
         row, column = round(y), round(x)
         if not (0 <= row < self.shape[0] and 0 <= column < self.shape[1]):
             return None
@@ -95,13 +95,13 @@ class Numbers(View):
         return self.read((slice(y, y + _TILE_PX), slice(x, x + _TILE_PX)))
 
 
-class PaintedLevel(View):
+class PaintedLevel(LazyArray):
     """One level of a label image (Y, X), painted."""
 
-    def __init__(self, numbers: Numbers, paint: Paint) -> None:
+    def __init__(self, numbers: RowNumbers, paint: Paint) -> None:
         super().__init__(numbers.shape, paint.table.dtype)
         self._numbers, self._paint = numbers, paint
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        # What is kept is which cell a pixel belongs to; its colour is looked up each time.
+        # The cell of each pixel is cached; its value is looked up each time.
         return np.take(self._paint.table, self._numbers[key])

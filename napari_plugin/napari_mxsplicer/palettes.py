@@ -1,4 +1,4 @@
-"""Colours of categories and of what has a sign, which every kind of colour vision tells apart."""
+"""Colours of categories and of signed values, distinguishable with a colour-vision deficiency."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def diverging(*, on_dark: bool) -> np.ndarray:
 
 
 def signed_colormap() -> Any:
-    """Return napari's colormap from blue by nearly black to orange."""
+    """Return napari's colormap from blue through near black to orange."""
     from napari.utils.colormaps import Colormap
 
     return Colormap([(*color, 1.0) for color in _ON_DARK], name=SIGNED)

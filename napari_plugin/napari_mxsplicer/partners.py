@@ -1,7 +1,7 @@
-"""Which features follow a marker most, which markers a feature, and how sure that is.
+"""The features that correlate most with a marker, the markers that correlate most with a feature, and intervals.
 
-Cells that lie side by side are alike, so that a formula for independent cells would promise far too narrow intervals:
-whole blocks of the slide are drawn instead (block bootstrap, Künsch 1989, Annals of Statistics 17:1217).
+Neighbouring cells are similar, so that intervals for independent cells would be far too narrow: blocks of the slide
+are resampled instead (block bootstrap, Künsch 1989, Annals of Statistics 17:1217).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _DRAWS = 300
 
 @dataclass(frozen=True)
 class Partner:
-    """A marker or a feature, how it follows the one asked for, and the interval that holds 95 % of the draws."""
+    """A marker or a feature, its correlation, and the 95 % interval of the bootstrap."""
 
     name: str
     r: float
@@ -26,26 +26,26 @@ class Partner:
 
 
 def best(r: np.ndarray, *, n: int = 5) -> np.ndarray:
-    """Return the places of the strongest of some correlations, in absolute value, the strongest first."""
+    """Return the indices of the correlations that are largest in absolute value, largest first."""
     return np.argsort(-np.abs(np.nan_to_num(r)), kind="stable")[:n]
 
 
 def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
-    """Return the features that follow a marker most by the map ``r`` (markers, features), over some cells."""
+    """Return the features with the strongest ``r`` (markers, features) with a marker, and intervals over ``rows``."""
     x = study.marker(study.markers[which])[rows]
     found = [(int(place), study.feature(int(place))[rows]) for place in best(r[which])]
     return [_partner(f"feature {place}", x, y, blocks_of(study, rows)) for place, y in found]
 
 
 def partners_of_feature(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
-    """Return the markers that a feature follows most by the map ``r`` (markers, features), over some cells."""
+    """Return the markers with the strongest ``r`` (markers, features) with a feature, and intervals over ``rows``."""
     x = study.feature(which)[rows]
     names = [study.markers[place] for place in best(r[:, which])]
     return [_partner(name, x, study.marker(name)[rows], blocks_of(study, rows)) for name in names]
 
 
 def blocks_of(study: Study, rows: np.ndarray) -> np.ndarray:
-    """Return the block of the slide that each cell lies in; without positions each cell is a block."""
+    """Return the block of the slide of each cell; without positions each cell is a block."""
     if study.xy_px is None or not len(rows):
         return np.arange(len(rows))
     xy = study.xy_px[rows]
@@ -58,7 +58,7 @@ def blocks_of(study: Study, rows: np.ndarray) -> np.ndarray:
 
 
 def interval(x: np.ndarray, y: np.ndarray, blocks: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
-    """Return Pearson's r of two values per cell, and the ends of its interval by drawing blocks anew."""
+    """Return Pearson's r of two values per cell and its interval by resampling blocks."""
     seen = np.isfinite(x) & np.isfinite(y)
     x, y, blocks = (one[seen] for one in (x, y, blocks))
     if len(x) < 3:

@@ -1,11 +1,11 @@
-"""Any number of points as a picture: they are counted into the pixels of the screen, and a pixel shows their mean."""
+"""Draw any number of points: they are binned into the pixels of the screen, and a pixel shows their mean."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-_UNCHOSEN = (128, 128, 128, 70)
-_AT_ONCE = 1 << 15  # points; between them other threads get their turn
+_UNSELECTED = (128, 128, 128, 70)
+_AT_ONCE = 1 << 15  # points, so that other threads can run in between
 
 
 class Raster:
@@ -28,8 +28,8 @@ class Raster:
         x, y = max(right - left, 1e-6) * 0.03, max(top - bottom, 1e-6) * 0.03
         return float(left - x), float(right + x), float(bottom - y), float(top + y)
 
-    def look(self, window: tuple[float, float, float, float], shape: tuple[int, int]) -> None:
-        """Look through a window (x from, x to, y from, y to) at a picture of (height, width) pixels."""
+    def set_window(self, window: tuple[float, float, float, float], shape: tuple[int, int]) -> None:
+        """Bin the points of a window (x from, x to, y from, y to) into (height, width) pixels."""
         if (*window, *shape) == self._of:
             return
         self._of, self._shape = (*window, *shape), shape
@@ -39,7 +39,7 @@ class Raster:
         y = (self.xy[:, 1] - np.float32(bottom)) * np.float32(height / max(top - bottom, 1e-12))
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
         place = np.where(inside, y, 0).astype(np.int32) * width + np.where(inside, x, 0).astype(np.int32)
-        # What lies outside is counted into a pixel beyond the last.
+        # Points outside are counted in an extra pixel after the last.
         self._pixels = np.where(inside, place, height * width).astype(np.int32)
         self._counts = np.bincount(self._pixels, minlength=height * width + 1)
 
@@ -49,10 +49,10 @@ class Raster:
         table: np.ndarray,
         limits: tuple[float, float],
         *,
-        chosen: np.ndarray | None = None,
+        selection: np.ndarray | None = None,
         mix: bool = True,
     ) -> np.ndarray:
-        """Return the picture (height, width, 4) uint8, y upwards.
+        """Draw the points as an image (height, width, 4) uint8, y upwards.
 
         Parameters
         ----------
@@ -61,21 +61,21 @@ class Raster:
         table
             Colours (n, 4) uint8 from the lowest to the highest value.
         limits
-            Which values are the lowest and the highest.
-        chosen
-            Rows that are in colour; the others are grey. All by default.
+            The values of the first and the last colour.
+        selection
+            Rows in colour; the others are grey. All by default.
         mix
-            Show the mean of a pixel's points; otherwise one of them, as categories have no mean.
+            Show the mean of the points of a pixel; otherwise one of them, as categories have no mean.
         """
         n = self._shape[0] * self._shape[1]
         out = np.zeros((n, 4), dtype=np.uint8)
         seen = np.isfinite(values)
         everything = bool(seen.all())
-        if chosen is not None:
+        if selection is not None:
             occupied = self._counts if everything else np.bincount(self._pixels[seen], minlength=n + 1)
-            out[np.flatnonzero(occupied[:n])] = _UNCHOSEN
-            chosen, everything = chosen if everything else chosen[seen[chosen]], False
-        some = seen if chosen is None else chosen
+            out[np.flatnonzero(occupied[:n])] = _UNSELECTED
+            selection, everything = selection if everything else selection[seen[selection]], False
+        some = seen if selection is None else selection
         pixels, shown = (self._pixels, values) if everything else (self._pixels[some], values[some])
         means: np.ndarray
         if mix:
@@ -94,7 +94,7 @@ class Raster:
         return out.reshape(*self._shape, 4)
 
     def nearest(self, x: float, y: float, reach: float) -> int | None:
-        """Return the point nearest to a place, or None where none is within reach."""
+        """Return the nearest point to a position, or None if none is within reach."""
         near = np.flatnonzero(np.abs(self.xy[:, 0] - np.float32(x)) <= reach)
         distance = np.hypot(*(self.xy[near] - np.array([x, y], dtype=np.float32)).T)
         within = distance <= reach  # False for NaN

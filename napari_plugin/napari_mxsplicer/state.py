@@ -1,4 +1,4 @@
-"""What is shown and chosen, in one place: views change it, and listen to it; they do not know each other."""
+"""The state of the panel: widgets change it and listen to its signals; they do not know each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,38 +9,38 @@ from psygnal import Signal
 
 from napari_mxsplicer.study import Study
 
-ALL = "all cells"  # that a map of correlations is of
-_MOST_BRIGHT = 4  # markers that are told of a cell
-_MOST_STEPS = 50  # of selections that can be taken back
+ALL = "all cells"  # that correlations are computed over
+_MOST_BRIGHT = 4  # markers named in the description of a cell
+_MOST_STEPS = 50  # of undo
 
 
 @dataclass(frozen=True)
 class Painted:
-    """What cells are painted by: a learned feature, a marker, a column of obs, or values that were computed."""
+    """What the cells are coloured by: a learned feature, a marker, a column of obs, or computed values."""
 
     kind: Literal["feature", "marker", "column", "values"]
-    name: str  # of a feature its number
+    name: str  # the number, if it is a feature
     values: np.ndarray | None = field(default=None, compare=False, repr=False)  # (N,), of `values`
     limits: tuple[float, float] | None = None
-    categories: tuple[str, ...] = ()  # of `values` that number them
-    signed: bool = False  # from -1 to 1
-    code: str = ""  # of `values`: Python that sets `color` to a column of `adata.obs` that holds them
+    categories: tuple[str, ...] = ()  # if `values` are codes
+    signed: bool = False  # values from -1 to 1
+    code: str = ""  # Python that sets `color` to a column of `adata.obs` with `values`
 
     @property
     def feature(self) -> int | None:
-        """The number of the feature, where it is one."""
+        """The number of the feature, or None."""
         return int(self.name) if self.kind == "feature" else None
 
     @property
     def title(self) -> str:
-        """What to call it in a sentence."""
+        """Its name in a sentence."""
         return f"feature {self.name}" if self.kind == "feature" else self.name
 
 
 class State:
-    """The study, what it is painted by, which marker is looked at, and the chosen cells; signals tell of changes.
+    """The study, what its cells are painted by, the marker and the selected cells, with a signal for each.
 
-    A change to what already holds is no change, so that views that listen and set do not answer each other for ever.
+    Setting a value again emits no signal, so that widgets that listen and set do not call each other endlessly.
     """
 
     study_changed = Signal()
@@ -50,7 +50,7 @@ class State:
     picked_changed = Signal()
     hovered_changed = Signal()
     marked_changed = Signal()
-    map_changed = Signal()  # which correlations are shown
+    correlations_changed = Signal()
     _SIGNALS: ClassVar[tuple[str, ...]] = (
         "study_changed",
         "painted_changed",
@@ -59,49 +59,49 @@ class State:
         "picked_changed",
         "hovered_changed",
         "marked_changed",
-        "map_changed",
+        "correlations_changed",
     )
 
     def __init__(self) -> None:
         self.study: Study | None = None
         self.slide: str | None = None  # the one on the canvas
-        self.rows = np.zeros(0, dtype=np.int64)  # of the study, of the cells of that slide
-        self.here = np.zeros(0, dtype=bool)  # (N,), whether a cell is of that slide
+        self.rows = np.zeros(0, dtype=np.int64)  # of the cells of that slide in the study
+        self.is_on_slide = np.zeros(0, dtype=bool)  # (N,), whether a cell belongs to that slide
         self.painted: Painted | None = None
-        self.values = np.zeros(0, dtype=np.float32)  # (N,), what `painted` means
-        self.without = 0  # cells of the slide that have no value
-        self.categories: tuple[str, ...] = ()  # that the values number, or nothing
+        self.values = np.zeros(0, dtype=np.float32)  # (N,), by which the cells are painted
+        self.n_without_value = 0  # cells of the slide without a value
+        self.categories: tuple[str, ...] = ()  # if the values are codes
         self.marker: str | None = None
-        self.selection: np.ndarray | None = None  # rows, ascending; None where nothing is chosen
+        self.selection: np.ndarray | None = None  # rows, ascending; None if nothing is selected
         self.picked: int | None = None
         self.hovered: int | None = None
-        self.marked = np.zeros(0, dtype=np.int64)  # rows that are pointed at: similar cells
-        self.map_name, self.r = "", np.zeros((0, 0), dtype=np.float32)  # (markers, features)
+        self.marked = np.zeros(0, dtype=np.int64)  # rows of similar cells
+        self.correlation_kind, self.r = "", np.zeros((0, 0), dtype=np.float32)  # (markers, features)
         self.p_values: np.ndarray | None = None
-        self.map_of = ALL
+        self.correlated_over = ALL
         self._undo: list[np.ndarray | None] = []
 
     def open(self, study: Study, slide: str | None, rows: np.ndarray) -> None:
-        """Show another study, or another slide of it; what was chosen before is forgotten."""
+        """Show another study, or another slide of it; the selection and the marks are cleared."""
         same = study is self.study
         self.study, self.slide, self.rows = study, slide, rows
-        self.here = np.zeros(study.n_cells, dtype=bool)
-        self.here[rows] = True
+        self.is_on_slide = np.zeros(study.n_cells, dtype=bool)
+        self.is_on_slide[rows] = True
         self.picked = self.hovered = None
         self.marked = np.zeros(0, dtype=np.int64)
         if not same:
             self.selection, self.painted, self.marker, self._undo = None, None, None, []
             self.values = np.full(study.n_cells, np.nan, dtype=np.float32)
-            self.map_name = next(iter(study.maps), "")
-            self.r = study.maps.get(self.map_name, np.zeros((len(study.markers), 0), dtype=np.float32))
-            self.p_values, self.map_of = study.p_values, ALL
+            self.correlation_kind = next(iter(study.correlations), "")
+            self.r = study.correlations.get(self.correlation_kind, np.zeros((len(study.markers), 0), dtype=np.float32))
+            self.p_values, self.correlated_over = study.p_values, ALL
         self._count()
         self.study_changed.emit()
         if self.painted is not None:
             self.painted_changed.emit()
 
     def close(self) -> None:
-        """Let go of the study: its layers are gone."""
+        """Close the study, whose layers were removed."""
         if self.study is not None:
             self.study, self.slide, self.selection, self.painted = None, None, None, None
             self.picked = self.hovered = None
@@ -118,17 +118,17 @@ class State:
         self.painted_changed.emit()
 
     def on_slide(self, values: np.ndarray) -> np.ndarray:
-        """Return of one value per cell (N,) those of the cells of the slide on the canvas."""
+        """Return the values of the cells on the canvas from one value per cell (N,)."""
         return values if len(self.rows) == len(values) else values[self.rows]
 
-    def look_at(self, marker: str | None) -> None:
-        """Choose the marker that is compared with."""
+    def show_marker(self, marker: str | None) -> None:
+        """Set the marker to compare with, whose channel is shown."""
         if marker != self.marker:
             self.marker = marker
             self.marker_changed.emit()
 
     def select(self, rows: np.ndarray | None) -> None:
-        """Choose cells by their rows; None or no rows at all choose nothing."""
+        """Select cells by their rows; None or an empty array clears the selection."""
         if rows is not None and (np.diff(rows) <= 0).any():
             rows = np.unique(rows)
         rows = None if rows is None or not len(rows) else rows
@@ -139,38 +139,40 @@ class State:
         self.selection_changed.emit()
 
     def undo(self) -> None:
-        """Go back to the selection before."""
+        """Restore the previous selection."""
         if self._undo:
             self.selection = self._undo.pop()
             self.selection_changed.emit()
 
     def pick(self, row: int | None) -> None:
-        """Point at one cell, to stay."""
+        """Set the cell that was clicked."""
         if row != self.picked:
             self.picked = row
             self.picked_changed.emit()
 
     def hover(self, row: int | None) -> None:
-        """Point at one cell, for a moment."""
+        """Set the cell under the pointer."""
         if row != self.hovered:
             self.hovered = row
             self.hovered_changed.emit()
 
     def mark(self, rows: np.ndarray) -> None:
-        """Point at some cells."""
+        """Mark some cells."""
         if not np.array_equal(rows, self.marked):
             self.marked = np.asarray(rows)
             self.marked_changed.emit()
 
-    def show_map(self, name: str, r: np.ndarray, *, of: str = ALL, p_values: np.ndarray | None = None) -> None:
-        """Show other correlations (markers, features)."""
-        self.map_name, self.r, self.map_of, self.p_values = name, r, of, p_values
-        self.map_changed.emit()
+    def show_correlations(
+        self, kind: str, r: np.ndarray, *, over: str = ALL, p_values: np.ndarray | None = None
+    ) -> None:
+        """Set the correlations (markers, features) to show."""
+        self.correlation_kind, self.r, self.correlated_over, self.p_values = kind, r, over, p_values
+        self.correlations_changed.emit()
 
-    def sentence(self) -> str:
-        """Return in words what is on the canvas."""
+    def summary(self) -> str:
+        """Return a sentence on what the canvas shows."""
         if self.study is None:
-            return "Open a result (its mxsplicer.json), a sample, or choose a table and labels below."
+            return "Open a result (its mxsplicer.json) or a sample, or choose a table and a labels layer below."
         n = len(self.rows)
         if self.painted is None:
             return f"{self.study.name}: {n:,} cells"
@@ -178,19 +180,19 @@ class State:
         feature = self.painted.feature
         if feature is not None and self.marker in self.study.markers and self.r.shape[1] > feature:
             r = self.r[self.study.markers.index(self.marker), feature]
-            over = "" if self.map_of == ALL else f" over {self.map_of}"
-            parts.append(f"{_SYMBOLS.get(self.map_name, 'r')} = {r:+.2f} with {self.marker}{over}")
+            over = "" if self.correlated_over == ALL else f" over {self.correlated_over}"
+            parts.append(f"{_SYMBOLS.get(self.correlation_kind, 'r')} = {r:+.2f} with {self.marker}{over}")
         if feature is not None and self.study.chunks is not None:
-            parts.append(self.study.chunks.told(feature))
+            parts.append(self.study.chunks.describe(feature))
         parts.append(f"{n:,} cells")
-        if self.without:
-            parts.append(f"{self.without:,} without value")
+        if self.n_without_value:
+            parts.append(f"{self.n_without_value:,} without a value")
         if self.selection is not None:
             parts.append(f"{len(self.selection):,} selected")
         return ", ".join(parts)
 
-    def told(self, row: int) -> str:
-        """Return in words what is known of a cell."""
+    def describe_cell(self, row: int) -> str:
+        """Return a sentence with the values of a cell."""
         study = self.study
         if study is None:
             return ""
@@ -198,13 +200,13 @@ class State:
         parts = [f"{slide}cell {study.cell_ids[row]}"]
         if self.painted is not None:
             value = self.values[row]
-            said = "no value" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+            text = "no value" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
             if self.categories and not np.isnan(value):
-                said = self.categories[int(value)]
-            parts.append(f"{self.painted.title} {said}")
+                text = self.categories[int(value)]
+            parts.append(f"{self.painted.title} {text}")
         if self.marker is not None and not (self.painted and self.painted.name == self.marker):
             parts.append(f"{self.marker} {study.marker(self.marker)[row]:,.0f}")
-        for name in study.told_columns:
+        for name in study.described_columns:
             if not (self.painted and self.painted.name == name):
                 value = study.column(name)[row]
                 parts.append(f"area {value:.0f} µm²" if name == "area_um2" else f"{name} {value}")
@@ -212,10 +214,10 @@ class State:
         return ", ".join(parts) + (f"; bright in {', '.join(bright)}" if bright else "")
 
     def _count(self) -> None:
-        self.without = int(np.isnan(self.on_slide(self.values)).sum())
+        self.n_without_value = int(np.isnan(self.on_slide(self.values)).sum())
 
     def disconnect(self) -> None:
-        """Forget who listens."""
+        """Disconnect all listeners."""
         for name in self._SIGNALS:
             getattr(self, name).disconnect()
 
@@ -224,7 +226,7 @@ _SYMBOLS = {"Pearson": "r", "Spearman": "ρ", "partial": "partial r"}
 
 
 def values_of(study: Study, painted: Painted) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the value (N,) of each cell, float32, and the categories that they number; NaN stands for none."""
+    """Return the value (N,) of each cell, float32, NaN if missing, and the categories if the values are codes."""
     if painted.values is not None:
         return np.asarray(painted.values, dtype=np.float32), painted.categories
     readers: dict[str, Callable[[], Any]] = {

@@ -1,6 +1,6 @@
-"""The cells that a panel explores: a result of mxsplicer, or any AnnData file, read a column at a time.
+"""The cells that the panel explores: a result of mxsplicer or any AnnData file, read one column at a time.
 
-Nothing of the learned features is held: one is read when it is painted, from the feature-major copy where there is one.
+Learned features are not kept in memory: each is read when it is painted, from the feature-major copy if there is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,58 +20,61 @@ from mxsplicer import InputError
 from mxsplicer.tl import find_confounders, neighbourhood_intensity
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
-MAP_ENDINGS = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
-_ENOUGH = 25_000  # cells that tell how bright a marker is
+CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
+_ENOUGH = 25_000  # cells from which percentiles of a marker are estimated
 _BRIGHT = 0.1  # share of the cells
 _NO_FEATURES = ("spatial", "X_umap", "X_tsne")
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """How each feature is shared out among the chunks of the embedding, one chunk to a component."""
+    """The share of each chunk of the embedding in each feature; there is one chunk per component."""
 
     components: tuple[str, ...]
     share: np.ndarray  # (d, n), each row sums to 1
 
     @cached_property
-    def most(self) -> np.ndarray:
-        """The number of the chunk (d,) that draws most upon each feature."""
+    def leading(self) -> np.ndarray:
+        """The chunk (d,) with the largest share in each feature."""
         return np.asarray(self.share.argmax(axis=1))
 
-    def told(self, feature: int) -> str:
-        """Return in words which chunk draws most upon a feature, and its share."""
-        chunk = self.most[feature]
+    def describe(self, feature: int) -> str:
+        """Return the name of the leading chunk of a feature and its share."""
+        chunk = self.leading[feature]
         share = self.share[feature, chunk]
         return f"chunk {self.components[chunk]} ({100 * share:.0f} %)" if share > 0 else "no chunk"
 
-    def shown(self, markers: Sequence[str]) -> np.ndarray:
-        """Return of each feature (d,) the number of the marker that its chunk shows, or one beyond the markers."""
+    def marker_numbers(self, markers: Sequence[str]) -> np.ndarray:
+        """Return the number (d,) of the marker of each feature's leading chunk.
+
+        A chunk that belongs to no single marker gets a number beyond the markers.
+        """
         out = len(markers) + np.arange(len(self.components))
         for chunk, name in enumerate(self.components):
-            shown = [marker for marker in markers if name == marker or name.startswith(f"{marker} ")]
-            if shown:
-                out[chunk] = markers.index(max(shown, key=len))
-        return np.asarray(out[self.most])
+            matches = [marker for marker in markers if name == marker or name.startswith(f"{marker} ")]
+            if matches:
+                out[chunk] = markers.index(max(matches, key=len))
+        return np.asarray(out[self.leading])
 
 
 class Study:
-    """Cells with marker intensities and learned features, wherever they lie."""
+    """Cells with marker intensities and learned features, from a result or from an AnnData file."""
 
     def __init__(self, cells: Path, *, folder: Path | None = None, index: Mapping[str, Any] | None = None) -> None:
         self.cells, self.folder, self.index = cells, folder, index
         with h5py.File(cells, "r") as file:
             self.markers = [str(name) for name in anndata.io.read_elem(file["var"]).index]
-            wide = {key: one.shape[1] for key, one in file["obsm"].items() if hasattr(one, "shape") and one.ndim == 2}
+            widths = {key: one.shape[1] for key, one in file["obsm"].items() if hasattr(one, "shape") and one.ndim == 2}
             self.obs_names = list(file["obs"].attrs["column-order"])
             self.n_cells = len(file["obs"][file["obs"].attrs["_index"]])
-            maps = {key: anndata.io.read_elem(file["varm"][key]) for key in file.get("varm", {})}
-        self.representation = _representation(wide)
-        self.n_features = wide[self.representation] if self.representation else 0
-        self.maps, self.p_values = self._of_representation(maps)
+            varm = {key: anndata.io.read_elem(file["varm"][key]) for key in file.get("varm", {})}
+        self.representation = _representation(widths)
+        self.n_features = widths[self.representation] if self.representation else 0
+        self.correlations, self.p_values = self._stored_correlations(varm)
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The name of the result or of the file."""
         return (self.folder or self.cells).name
 
     @cached_property
@@ -82,8 +85,8 @@ class Study:
             if name in self.obs_names:
                 return str(name)
         msg = (
-            f"{self.cells.name} has no column of cell ids in obs; one of {', '.join(_ID_COLUMNS)} is needed to join it "
-            "with a label image."
+            f"{self.cells.name} has no column of cell ids in obs, which join its cells with a label image. "
+            f"Name it one of {', '.join(_ID_COLUMNS)}."
         )
         raise InputError(msg)
 
@@ -113,7 +116,7 @@ class Study:
 
     @cached_property
     def xy_px(self) -> np.ndarray | None:
-        """Centroids (N, 2), x then y, in pixels of the slide; None where the table does not say."""
+        """Centroids (N, 2), x then y, in pixels of the slide; None if unknown."""
         for x, y in (("x_px", "y_px"), ("X_centroid", "Y_centroid")):
             if x in self.obs_names and y in self.obs_names:
                 columns = [np.asarray(self._read(f"obs/{name}"), dtype=np.float64) for name in (x, y)]
@@ -122,43 +125,44 @@ class Study:
 
     @cached_property
     def spatial_um(self) -> np.ndarray | None:
-        """Centroids (N, 2), x then y, in micrometres; None where the table does not say."""
+        """Centroids (N, 2), x then y, in micrometres; None if unknown."""
         return np.asarray(self._read("obsm/spatial"))[:, :2] if self._has("obsm/spatial") else None
 
     @cached_property
     def umap(self) -> np.ndarray | None:
-        """Place of each cell on the map (N, 2), float32; None where there is none."""
+        """Position of each cell in the UMAP (N, 2), float32, or in what replaces it; None if there is none."""
         if not self.umap_key:
             return None
         return np.asarray(self._read(f"obsm/{self.umap_key}"), dtype=np.float32)[:, :2]
 
     @cached_property
     def umap_key(self) -> str:
-        """The key of obsm that the map is of; "" where there is none."""
+        """The key of obsm with the UMAP, else t-SNE or PCA; "" if there is none."""
         return next((key for key in ("X_umap", "X_tsne", "X_pca") if self._has(f"obsm/{key}")), "")
 
     @cached_property
     def _intensities(self) -> np.ndarray:
-        """Mean intensities, (markers, N): one marker of all cells lies together."""
+        """Mean intensities (markers, N), contiguous per marker."""
         x = self._read("X")
         return np.ascontiguousarray((x.toarray() if hasattr(x, "toarray") else x).T, dtype=np.float32)
 
     @property
-    def has_light(self) -> bool:
-        """Whether it is known how bright it is around each cell, which the partial correlation asks for."""
+    def has_neighbourhood_intensity(self) -> bool:
+        """Whether the neighbourhood intensity, which the partial correlation needs, can be computed."""
         return self._has("obsm/spatial") or self._has("layers/surroundings")
 
     @cached_property
-    def light(self) -> np.ndarray:
-        """How bright it is around each cell in each marker (N, markers), float32; it takes a while.
+    def neighbourhood_intensity(self) -> np.ndarray:
+        """Intensity around each cell in each marker (N, markers), float32; slow.
 
         Raises
         ------
         InputError
-            If the table says neither where the cells lie nor what surrounds them.
+            If the table has neither positions nor measured surroundings.
         """
-        if not self.has_light:
-            msg = f'{self.cells.name} has neither obsm["spatial"] nor layers["surroundings"]: no partial correlation.'
+        if not self.has_neighbourhood_intensity:
+            needed = 'obsm["spatial"] or layers["surroundings"]'
+            msg = f"the partial correlation needs {needed}, not found in {self.cells.name}."
             raise InputError(msg)
         cells = anndata.AnnData(
             obs=pd.DataFrame({"slide": self.slides}, index=pd.RangeIndex(self.n_cells).astype(str)),
@@ -172,13 +176,13 @@ class Study:
 
     @cached_property
     def confounders(self) -> list[str]:
-        """The markers that the partial correlation holds fixed: those of the stored one, else told by their names."""
+        """The markers that the partial correlation adjusts for: those of the stored one, else found by name."""
         key = f"uns/{self.representation.removeprefix('X_')}_correlation/given"
         return [str(one) for one in self._read(key)] if self._has(key) else find_confounders(self.markers)
 
     @cached_property
     def chunks(self) -> Chunks | None:
-        """How features are shared out among chunks; None where that is not known, as for other methods."""
+        """The shares of chunks in features; None if unknown, as for other methods."""
         key = "uns/mxsplicer/chunks"
         if self.representation != "X_splicer" or not self._has(f"{key}/share"):
             return None
@@ -187,9 +191,9 @@ class Study:
         return Chunks(components, share) if share.shape == (self.n_features, len(components)) else None
 
     def warm(self) -> None:
-        """Read what every view will ask for, so that none of them waits for it."""
+        """Read what every widget needs, so that none of them has to wait for it."""
         _ = self._sorted_intensities, self.xy_px, self.slides, self._features
-        for name in self.told_columns:
+        for name in self.described_columns:
             self.column(name)
 
     def marker(self, name: str) -> np.ndarray:
@@ -198,11 +202,11 @@ class Study:
 
     @cached_property
     def _sorted_intensities(self) -> np.ndarray:
-        """Intensities of every marker (markers, some cells), ascending: a sample that tells what is bright."""
+        """Intensities of every marker (markers, some cells), ascending."""
         return np.sort(self._intensities[:, :: max(1, self.n_cells // _ENOUGH)], axis=1)
 
     def brightest(self, row: int) -> list[tuple[str, float]]:
-        """Return the markers in which a cell is among the brightest tenth, with its share from the top, best first."""
+        """Return the markers in which a cell is among the brightest tenth, with its top fraction, brightest first."""
         known, values = self._sorted_intensities, self._intensities[:, row]
         above = [1 - np.searchsorted(one, value) / len(one) for one, value in zip(known, values, strict=True)]
         return [(self.markers[place], above[place]) for place in np.argsort(above) if above[place] <= _BRIGHT]
@@ -212,7 +216,7 @@ class Study:
         """The feature-major copy (d, N) in a result, or None."""
         if self.folder is None or self.index is None:
             return None
-        path = self.folder / self.index["files"].get("features", "features.zarr")
+        path = self.folder / self.index["files"].get("features", mxsplicer.Result(self.folder, ()).features.name)
         found = zarr.open_array(path, mode="r") if path.exists() else None
         return found if found is not None and found.shape == (self.n_features, self.n_cells) else None
 
@@ -241,26 +245,26 @@ class Study:
 
     @cached_property
     def patch_size_um(self) -> float:
-        """The side of what the encoder saw of a cell, in micrometres."""
+        """The side of the patches that the encoder was trained on, in micrometres."""
         return float(self._read("uns/mxsplicer/patch_size_um")) if self._has("uns/mxsplicer/patch_size_um") else 24.0
 
     @cached_property
-    def told_columns(self) -> list[str]:
-        """Columns of obs whose value is told of a cell that is pointed at."""
+    def described_columns(self) -> list[str]:
+        """Columns of obs that the description of a cell includes."""
         return [name for name in ("leiden", "area_um2") if name in self.obs_names]
 
     @property
     def paintable_columns(self) -> list[str]:
-        """Columns of obs that can be painted: numbers and categories, not the names of things."""
+        """Columns of obs that can be painted: numbers and categories, but not ids and positions."""
         left_out = {self.id_column, "slide", "x_px", "y_px", "region"}
         return [name for name in self.obs_names if name not in left_out]
 
-    def _of_representation(self, varm: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    def _stored_correlations(self, varm: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         prefix = (self.representation or "").removeprefix("X_")
         shape = (len(self.markers), self.n_features)
         found = {key: np.asarray(one, dtype=np.float32) for key, one in varm.items() if np.shape(one) == shape}
-        maps = {name: found[prefix + ending] for name, ending in MAP_ENDINGS.items() if prefix + ending in found}
-        return maps, found.get(f"{prefix}_correlation_p")
+        stored = {kind: found[prefix + end] for kind, end in CORRELATION_SUFFIXES.items() if prefix + end in found}
+        return stored, found.get(f"{prefix}_correlation_p")
 
     def _has(self, key: str) -> bool:
         with h5py.File(self.cells, "r") as file:
@@ -277,20 +281,20 @@ def open_study(path: str | Path) -> Study:
     Raises
     ------
     InputError
-        If there is none, or its cells are not where its index says.
+        If it does not exist, or lacks the file of cells that its index names.
     """
     path = Path(path)
     if path.suffix == ".h5ad":
         if not path.is_file():
-            msg = f"there is no file {path}."
+            msg = f"file {path} not found."
             raise InputError(msg)
         return Study(path)
-    folder = path.parent if path.name == "mxsplicer.json" else path
+    folder = path.parent if path == mxsplicer.Result(path.parent, ()).index else path
     index = mxsplicer.open_result(folder)
     cells = folder / index["files"]["cells"]
     if not cells.is_file():
-        msg = f"{folder} lacks {cells.name}, which its mxsplicer.json names. Copy the whole folder again."
-        raise InputError(msg)
+        msg = f"{folder} lacks {cells.name}, which its index names."
+        raise InputError(msg, "Copy the whole folder again.")
     return Study(cells, folder=folder, index=index)
 
 
@@ -301,8 +305,8 @@ def _column(cells: Path, _changed: int, name: str) -> Any:
     return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
 
 
-def _representation(wide: Mapping[str, int]) -> str:
-    """Return the key of what was learned, or of the next best thing; "" where there are no features."""
+def _representation(widths: Mapping[str, int]) -> str:
+    """Return the key in obsm of the learned features, or of the best substitute; "" if there are none."""
     known: Sequence[str] = ("X_splicer", "X_joint", "X_pca")
-    others = [key for key, n in wide.items() if n > 2 and key not in _NO_FEATURES]
-    return next((key for key in (*known, *others) if key in wide), "")
+    others = [key for key, n in widths.items() if n > 2 and key not in _NO_FEATURES]
+    return next((key for key in (*known, *others) if key in widths), "")

@@ -31,7 +31,7 @@ import zarr
 from anndata import AnnData
 from napari_mxsplicer.layers import limits_of
 from napari_mxsplicer.opening import open_in
-from napari_mxsplicer.painting import Numbers, Paint, PaintedLevel, RowIndex
+from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
 from napari_mxsplicer.raster import Raster, inside_polygon
 from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QEvent
@@ -102,7 +102,7 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
     """Paint other values, as a change of feature does."""
     levels = _pyramid(_labels(side))
     paint = Paint(RowIndex(np.random.default_rng(0).permutation(side * side) + 1))
-    painted = [PaintedLevel(Numbers(level, paint.index), paint) for level in levels]
+    painted = [PaintedLevel(RowNumbers(level, paint.index), paint) for level in levels]
     paint.set(values[0])
     layer = viewer.add_image(
         painted if len(painted) > 1 else painted[0],
@@ -141,7 +141,7 @@ def measure_map(values: np.ndarray) -> None:
 
     def moved() -> None:
         width = float(next(widths))
-        raster.look((-width, width, -4, 4), (260, 320))
+        raster.set_window((-width, width, -4, 4), (260, 320))
         draw()
 
     moved()
@@ -178,7 +178,7 @@ def measure_panel(viewer: Any, side: int) -> None:
         actions: dict[str, Callable[[int], Any]] = {
             "another feature": lambda k: state.paint(Painted("feature", str(k % _FEATURES))),
             "pointer on another cell": lambda _: state.hover(next(cells)),
-            "lasso of 60 corners": lambda k: panel.cells.map._lassoing(circle * (1 + k / 50), True),
+            "lasso of 60 corners": lambda k: panel.umap.scatter._lasso_drawn(circle * (1 + k / 50), True),
             "selection of half the cells": lambda k: state.select(np.arange(k, everything)),
             "undo": lambda _: state.undo(),
         }
@@ -244,7 +244,7 @@ def measure_channels(viewer: Any, n: int) -> None:
             for marker in markers[3:14]:
                 Watched.taken.clear()
                 Watched._inside, clock, processor = True, time.perf_counter(), time.thread_time()
-                panel.state.look_at(marker)
+                panel.state.show_marker(marker)
                 calls.append((time.thread_time() - processor, time.perf_counter() - clock))
                 Watched._inside = False
                 _settle(lambda: not any(work.is_busy for part in panel.parts for work in part.works))

@@ -227,7 +227,7 @@ def test_a_map_of_probabilities_is_no_mask(tmp_path):
     diagnosis = examine(SLIDE, open_mask(tmp_path / "mask.npy"))
 
     assert names(diagnosis) == ["intensities"]
-    assert "probability image" in diagnosis.findings[0].found
+    assert "image of intensities or probabilities" in diagnosis.findings[0].found
 
 
 @settings(max_examples=25, deadline=None)

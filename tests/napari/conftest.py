@@ -1,4 +1,4 @@
-"""A small result for the panel's tests. Those that need a screen, in ``screen``, are run by `make test-panel`."""
+"""A small result for the tests of the panel. Tests that open windows are in ``screen``: `make test-panel`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Leave out what opens windows, unless pytest-qt was asked for."""
+    """Skip the tests that open windows unless pytest-qt is loaded."""
     return True if "screen" in collection_path.parts and not config.pluginmanager.has_plugin("pytest-qt") else None
 
 
@@ -24,7 +24,7 @@ def sample(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def returned():
-    """Return what runs a generator to its end and returns what it returns."""
+    """Return a function that runs a generator to its end and returns its result."""
 
     def run(generator):
         while True:
@@ -38,7 +38,7 @@ def returned():
 
 @pytest.fixture
 def two_slides(sample, tmp_path):
-    """Return a result of two slides, whose ids are the same: half the cells of the sample are of another."""
+    """Return a result of two slides with the same ids: half of the sample's cells are assigned to a second slide."""
     folder = tmp_path / "two.mxs"
     folder.mkdir()
     index = json.loads((sample / "mxsplicer.json").read_text())

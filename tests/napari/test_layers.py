@@ -65,7 +65,7 @@ def on_zarr(tmp_path):
     return folder, image, labels, ids, z
 
 
-def test_image_and_labels_of_an_ome_zarr_are_shown_at_its_own_levels(on_zarr):
+def test_image_and_labels_of_an_ome_zarr_keep_its_levels(on_zarr):
     folder, image, labels, ids, z = on_zarr
     *markers, cells, painted = result_layers(folder)
 

@@ -14,19 +14,19 @@ from mxsplicer.system.fingerprints import fingerprint
 def test_a_result_is_read_by_its_folder_and_by_its_index(sample):
     for path in (sample, sample / "mxsplicer.json"):
         names = [options["name"] for _, options, _ in get_reader(str(path))(str(path))]
-        assert names[-2:] == ["cells", "mxsplicer map"]
+        assert names[-2:] == ["cells", "mxsplicer painted cells"]
         assert "CD8a" in names
 
 
 @pytest.mark.parametrize("name", ["slide.ome.tiff", "slide.zarr", "other.json", "mxsplicer.json", "folder"])
-def test_what_is_no_result_is_left_to_others(name, tmp_path):
+def test_other_files_are_left_to_other_readers(name, tmp_path):
     path = tmp_path / name
     path.mkdir() if name in ("folder", "slide.zarr") else path.write_text("{}")
     assert get_reader(str(path)) is None
     assert get_reader([str(path), str(path)]) is None
 
 
-def test_layers_lie_over_each_other_in_micrometres_and_are_read_lazily(sample):
+def test_layers_are_lazy_and_aligned_in_micrometres(sample):
     layers = get_reader(str(sample))(str(sample))
     assert {tuple(options["scale"]) for _, options, _ in layers} == {(0.5, 0.5)}
     assert {tuple(options["units"]) for _, options, _ in layers} == {("micrometer", "micrometer")}
@@ -37,7 +37,7 @@ def test_layers_lie_over_each_other_in_micrometres_and_are_read_lazily(sample):
     assert 1 <= len(shown) <= 4
 
 
-def test_a_slide_that_was_moved_is_named(sample, tmp_path):
+def test_the_error_for_a_moved_slide_names_its_path(sample, tmp_path):
     index = json.loads((sample / "mxsplicer.json").read_text())
     index["slides"][0]["image"] = "/gone/sample.ome.tiff"
     moved = tmp_path / "moved.mxs"
@@ -48,7 +48,7 @@ def test_a_slide_that_was_moved_is_named(sample, tmp_path):
         get_reader(str(moved))(str(moved))
 
 
-def test_a_slide_that_was_copied_along_is_found_beside_the_result(sample, tmp_path):
+def test_a_slide_that_was_copied_with_the_result_is_found(sample, tmp_path):
     index = json.loads((sample / "mxsplicer.json").read_text())
     entry = index["slides"][0]
     image = Path(entry["image"])

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from napari_mxsplicer.annotations import Annotations, Calls
+from napari_mxsplicer.annotations import Annotations
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.export import code, code_of_names, write_map, write_picture
+from napari_mxsplicer.classifier import Predictions
+from napari_mxsplicer.correlations import correlate_rows, is_not_significant
+from napari_mxsplicer.export import annotation_code, notebook_code, write_correlations, write_figure
 from napari_mxsplicer.layers import ROLE, SLIDE, limits_of
 from napari_mxsplicer.opening import add, result_layers, slide_layers
-from napari_mxsplicer.significance import by_chance
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import open_study
-from napari_mxsplicer.subset import correlate_rows
 from scipy.stats import false_discovery_control
 
 from mxsplicer import InputError
@@ -31,14 +31,14 @@ def state(sample):
     return made
 
 
-def test_a_change_to_what_holds_is_no_change(state):
-    told = []
-    state.selection_changed.connect(lambda: told.append("selection"))
-    state.painted_changed.connect(lambda: told.append("painted"))
+def test_setting_the_same_value_again_emits_no_signal(state):
+    emitted = []
+    state.selection_changed.connect(lambda: emitted.append("selection"))
+    state.painted_changed.connect(lambda: emitted.append("painted"))
     for _ in range(2):
         state.select(np.array([5, 3, 3]))
         state.paint(Painted("feature", "2"))
-    assert told == ["selection", "painted"]
+    assert emitted == ["selection", "painted"]
     assert state.selection.tolist() == [3, 5]
 
 
@@ -53,42 +53,42 @@ def test_undo_goes_back_through_selections(state):
     assert state.selection is None
 
 
-def test_the_sentence_counts_cells_without_value(state):
+def test_the_summary_counts_cells_without_a_value(state):
     values = np.ones(state.study.n_cells, dtype=np.float32)
     values[:7] = np.nan
     state.paint(Painted("values", "something", values))
-    assert state.sentence() == f"something, {state.study.n_cells:,} cells, 7 without value"
+    assert state.summary() == f"something, {state.study.n_cells:,} cells, 7 without a value"
 
 
-def test_a_cell_is_told_by_its_category(state):
+def test_the_description_of_a_cell_names_its_category(state):
     state.paint(Painted("column", "lineage"))
     lineage = state.study.column("lineage")[4]
-    assert state.told(4).startswith(f"cell {state.study.cell_ids[4]}, lineage {lineage}")
+    assert state.describe_cell(4).startswith(f"cell {state.study.cell_ids[4]}, lineage {lineage}")
 
 
-def test_chance_is_that_of_benjamini_and_hochberg():
+def test_significance_is_that_of_benjamini_and_hochberg():
     p = np.random.default_rng(0).uniform(0, 0.2, (7, 11)) ** 2
-    np.testing.assert_array_equal(by_chance(p), false_discovery_control(p.ravel()).reshape(p.shape) > 0.05)
-    assert by_chance(np.array([np.nan, 0.9])).all()
+    np.testing.assert_array_equal(is_not_significant(p), false_discovery_control(p.ravel()).reshape(p.shape) > 0.05)
+    assert is_not_significant(np.array([np.nan, 0.9])).all()
 
 
-def test_the_map_is_written_as_a_table(state, tmp_path):
-    write_map(state, tmp_path / "map.csv")
-    table = pd.read_csv(tmp_path / "map.csv", index_col="marker")
+def test_correlations_are_written_as_a_table(state, tmp_path):
+    write_correlations(state, tmp_path / "correlations.csv")
+    table = pd.read_csv(tmp_path / "correlations.csv", index_col="marker")
     assert list(table.index) == state.study.markers
     np.testing.assert_allclose(table.to_numpy(), state.r, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_picture_is_written(state, tmp_path, ending):
+def test_the_figure_is_written(state, tmp_path, ending):
     state.paint(Painted("feature", "3") if ending == "png" else Painted("column", "lineage"))
     state.select(np.arange(0, state.study.n_cells, 2))
-    write_picture(state, tmp_path / f"picture.{ending}")
+    write_figure(state, tmp_path / f"picture.{ending}")
     assert (tmp_path / f"picture.{ending}").stat().st_size > 10_000
     if ending == "svg":
         assert f"{len(state.selection)} selected cells" in (tmp_path / "picture.svg").read_text()
-    with pytest.raises(InputError, match="no ending"):
-        write_picture(state, tmp_path / "picture.doc")
+    with pytest.raises(InputError, match="not a type of figure"):
+        write_figure(state, tmp_path / "picture.doc")
 
 
 VIRIDIS = (matplotlib.colormaps["viridis"](np.linspace(0, 1, 256)) * 255).astype(np.uint8)
@@ -108,7 +108,7 @@ def test_the_code_runs_and_shows_the_same_colours(state, painted, monkeypatch):
     state.paint(painted)
     low, high = limits_of(state.values)
     names = {}
-    exec(code(state, VIRIDIS, (low, high)), names)
+    exec(notebook_code(state, VIRIDIS, (low, high)), names)
     names["ax"].figure.canvas.draw()
     shown = rgb_of_points(names["ax"])
     place = np.clip((state.values - low) / (high - low), 0, 1)
@@ -122,7 +122,7 @@ def test_the_code_runs_and_shows_the_same_colours(state, painted, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # scanpy's own
-def test_the_code_shows_the_selection_and_what_was_computed_or_named(sample, returned, tmp_path, monkeypatch):
+def test_the_code_shows_the_selection_and_computed_or_named_values(sample, returned, tmp_path, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *_, **__: None)
     shutil.copytree(sample, tmp_path / "sample.mxs")
     study, state, names = open_study(tmp_path / "sample.mxs"), State(), {}
@@ -130,26 +130,26 @@ def test_the_code_shows_the_selection_and_what_was_computed_or_named(sample, ret
     rows = np.arange(0, study.n_cells, 3)
     state.select(rows)
     found = returned(correlate_rows(study, rows, kind="Spearman"))
-    state.show_map("Spearman", found, of=f"{len(rows)} selected cells")
+    state.show_correlations("Spearman", found, over=f"{len(rows)} selected cells")
     given = Annotations(study)
-    given.give("kind", rows, "odd")
-    given.give("kind", rows[5:] + 1, "even")
+    given.assign("kind", rows, "odd")
+    given.assign("kind", rows[5:] + 1, "even")
     given.save()
     classes = ("odd", "even")
-    made = code_of_names(study, given.path, "kind", classes)
+    made = annotation_code(study, given.path, "kind", classes)
     state.paint(Painted("values", "kind", given.columns["kind"].codes, categories=classes, code=made))
-    exec(code(state, VIRIDIS, (0, 1)), names)
+    exec(notebook_code(state, VIRIDIS, (0, 1)), names)
     assert (names["adata"].obs["kind"].cat.codes == given.columns["kind"].codes).all()
     assert np.flatnonzero(names["adata"].obs["selected"]).tolist() == rows.tolist()
-    np.testing.assert_allclose(names["chosen"].varm["splicer_spearman"], found, atol=1e-5)
+    np.testing.assert_allclose(names["selected"].varm["splicer_spearman"], found, atol=1e-5)
     plt.close("all")
 
 
-def test_colours_of_numbers_come_back_after_those_of_categories(sample, viewer):
+def test_the_colormap_of_numbers_is_restored_after_categories_were_painted(sample, viewer):
     state = State()
     canvas = Canvas(viewer, state)
     add(viewer, result_layers(sample))
-    layer = canvas.layer("map")
+    layer = canvas.layer("painted")
     for chosen in ("viridis", "magma"):
         layer.colormap = chosen
         for n in (2, 3):  # napari gives colormaps of one name and different colours different names
@@ -162,56 +162,56 @@ def test_colours_of_numbers_come_back_after_those_of_categories(sample, viewer):
     canvas.disconnect()
 
 
-def test_of_two_results_the_panel_shows_that_whose_layer_is_active(sample, two_slides, viewer):
+def test_the_panel_shows_the_result_whose_layer_is_active(sample, two_slides, viewer):
     state = State()
     canvas = Canvas(viewer, state)
     for path in (sample, two_slides):
         add(viewer, result_layers(path))
         assert state.study.folder == path
-    maps = [layer for layer in viewer.layers if layer.metadata.get(ROLE) == "map"]
+    maps = [layer for layer in viewer.layers if layer.metadata.get(ROLE) == "painted"]
     viewer.layers.selection.active = maps[0]
     assert state.study.folder == sample
-    assert canvas.layer("map") is maps[0]
+    assert canvas.layer("painted") is maps[0]
     canvas.disconnect()
 
 
-def test_a_cell_is_told_with_the_markers_it_is_bright_in(state):
+def test_the_description_of_a_cell_names_the_markers_in_which_it_is_bright(state):
     study = state.study
     values = study.marker("CD20")
     top = int(values.argmax())
     assert study.brightest(top)[0][1] < 0.01
-    assert "bright in CD20 (top 0." in state.told(top)
+    assert "bright in CD20 (top 0." in state.describe_cell(top)
     assert "CD20" not in [name for name, _ in study.brightest(int(values.argmin()))]
 
 
-def test_names_are_kept_by_slide_and_id_and_read_again(sample, tmp_path, monkeypatch):
+def test_names_are_saved_by_slide_and_id_and_read_again(sample, tmp_path, monkeypatch):
     study = open_study(sample)
     monkeypatch.setattr("napari_mxsplicer.annotations.annotations_path", lambda _: tmp_path / "names.csv")
     given = Annotations(study)
-    given.give("kind", np.array([3, 4, 9]), "B cell")
-    given.give("kind", np.array([4]), "")
-    given.give("other", np.array([5]), "odd")
+    given.assign("kind", np.array([3, 4, 9]), "B cell")
+    given.assign("kind", np.array([4]), "")
+    given.assign("other", np.array([5]), "odd")
     given.save()
     again = Annotations(study)
     assert np.flatnonzero(again.columns["kind"] == "B cell").tolist() == [3, 9]
     assert np.flatnonzero(again.columns["other"] == "odd").tolist() == [5]
-    again.give("kind", np.array([5]), "odd")
+    again.assign("kind", np.array([5]), "odd")
     assert list(again.columns["kind"].categories) == ["B cell", "odd"]
     table = pd.read_csv(tmp_path / "names.csv")
     assert table["cell_id"].tolist() == study.cell_ids[[3, 5, 9]].tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["names.csv"]
 
 
-def test_names_are_put_into_obs_and_nothing_else_of_the_table_changes(sample, tmp_path):
+def test_writing_names_to_obs_changes_nothing_else_in_the_table(sample, tmp_path):
     shutil.copytree(sample, tmp_path / "sample.mxs")
     study = open_study(tmp_path / "sample.mxs")
     before = anndata.read_h5ad(study.cells)
     given = Annotations(study)
     n = study.n_cells
-    calls = Calls(("B cell", "odd"), np.arange(n) % 2, np.linspace(0.5, 1, n, dtype=np.float32), 0.9, 3)
+    calls = Predictions(("B cell", "odd"), np.arange(n) % 2, np.linspace(0.5, 1, n, dtype=np.float32), 0.9, 3)
     for _ in range(2):  # a second time in place of the first
-        given.give("kind", np.array([3, 4, 9]), "B cell")
-        assert given.put_into_table(calls.columns("kind")) == study.cells
+        given.assign("kind", np.array([3, 4, 9]), "B cell")
+        assert given.write_to_table(calls.columns("kind")) == study.cells
     after = anndata.read_h5ad(study.cells)
     assert np.flatnonzero(after.obs["kind"] == "B cell").tolist() == [3, 4, 9]
     assert after.obs["kind"].isna().sum() == after.n_obs - 3
@@ -225,9 +225,9 @@ def test_names_are_put_into_obs_and_nothing_else_of_the_table_changes(sample, tm
 
 
 @pytest.mark.parametrize("column", ["", "a b", "lineage"])
-def test_a_column_that_obs_cannot_have_is_refused(sample, column):
+def test_an_invalid_or_existing_column_is_refused(sample, column):
     with pytest.raises(InputError, match="column"):
-        Annotations(open_study(sample)).give(column, np.array([1]), "x")
+        Annotations(open_study(sample)).assign(column, np.array([1]), "x")
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def viewer(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # napari's own
-def test_another_slide_is_shown_with_its_own_cells_and_the_first_is_hidden(two_slides, viewer):
+def test_showing_another_slide_hides_the_first(two_slides, viewer):
     state = State()
     canvas = Canvas(viewer, state)
     add(viewer, result_layers(two_slides))
@@ -253,12 +253,12 @@ def test_another_slide_is_shown_with_its_own_cells_and_the_first_is_hidden(two_s
     assert (state.rows % 2 == 1).all()
     assert {layer.metadata[SLIDE] for layer in viewer.layers if layer.visible} == {"second"}
     row = int(state.rows[10])
-    labels, painted = (canvas.layer(role).data for role in ("cells", "map"))
+    labels, painted = (canvas.layer(role).data for role in ("cells", "painted"))
     at = np.asarray(labels[:, :]) == state.study.cell_ids[row]
     np.testing.assert_array_equal(np.unique(np.asarray(painted[:, :])[at]), state.values[row])
 
     assert canvas.show_slide("sample")
     assert state.slide == "sample"
     assert {layer.metadata[SLIDE] for layer in viewer.layers if layer.visible} == {"sample"}
-    assert canvas.layer("map").metadata[ROLE] == "map"
+    assert canvas.layer("painted").metadata[ROLE] == "painted"
     canvas.disconnect()

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from napari_mxsplicer.exemplars import exemplars, of_categories
+from napari_mxsplicer.correlations import correlate_rows
+from napari_mxsplicer.exemplars import exemplars, exemplars_by_category
 from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.neighbours import similar_rows
-from napari_mxsplicer.order import chosen, clustered
+from napari_mxsplicer.order import cluster_order, filter_features
 from napari_mxsplicer.partners import interval, partners_of_feature, partners_of_marker
 from napari_mxsplicer.study import Chunks, open_study
-from napari_mxsplicer.subset import correlate_rows
 from scipy.stats import spearmanr
 
 import mxsplicer
@@ -25,14 +25,14 @@ def adata(sample):
     return anndata.read_h5ad(sample / "cells.h5ad")
 
 
-def test_columns_are_those_of_the_table(study, adata):
+def test_columns_equal_those_of_the_table(study, adata):
     np.testing.assert_array_equal(study.feature(7), adata.obsm["X_splicer"][:, 7])
     np.testing.assert_array_equal(study.feature_block(3, 9), adata.obsm["X_splicer"][:, 3:9].T)
     np.testing.assert_array_equal(study.marker("CD20"), np.asarray(adata[:, "CD20"].X).ravel())
     assert list(study.column("lineage")) == list(adata.obs["lineage"])
 
 
-def test_a_feature_belongs_to_the_component_whose_chunk_draws_most_upon_it(study, adata, tmp_path):
+def test_a_feature_is_labelled_with_the_chunk_that_has_the_largest_share(study, adata, tmp_path):
     assert study.chunks is None  # nothing was trained
     shared = adata.copy()
     share = np.full((adata.obsm["X_splicer"].shape[1], 4), 0.2)
@@ -43,27 +43,27 @@ def test_a_feature_belongs_to_the_component_whose_chunk_draws_most_upon_it(study
 
     found = open_study(tmp_path / "shared.h5ad").chunks
 
-    assert found.told(7) == "chunk CD20 with DAPI (40 %)"
+    assert found.describe(7) == "chunk CD20 with DAPI (40 %)"
     for chunk, number in enumerate([1, 0, 2, 6]):  # of the last no marker
         leads = Chunks(tuple(names), np.eye(4)[[chunk]])
-        assert leads.shown(["CD8", "CD8a", "CD20"]).tolist() == [number]
-    assert Chunks(("CD8",), np.zeros((1, 1))).told(0) == "no chunk"
+        assert leads.marker_numbers(["CD8", "CD8a", "CD20"]).tolist() == [number]
+    assert Chunks(("CD8",), np.zeros((1, 1))).describe(0) == "no chunk"
 
 
-def test_features_under_a_marker_lie_together_by_their_chunks_its_own_first():
+def test_features_of_a_marker_are_grouped_by_chunk_with_its_own_chunk_first():
     r = np.array([[0.9, 0.8, 0.7, 0.6, 0.1], [0.1, 0.1, 0.1, 0.1, 0.5]])
-    assert clustered(r)[1].tolist() == [0, 1, 2, 3, 4]
-    assert clustered(r, np.array([1, 0, 5, 0, 1]))[1].tolist() == [1, 3, 0, 2, 4]
+    assert cluster_order(r)[1].tolist() == [0, 1, 2, 3, 4]
+    assert cluster_order(r, np.array([1, 0, 5, 0, 1]))[1].tolist() == [1, 3, 0, 2, 4]
 
 
-def test_a_table_alone_is_read_as_the_same_cells_of_a_result(study, sample, adata):
+def test_a_table_alone_gives_the_same_values_as_its_result(study, sample, adata):
     alone = open_study(sample / "cells.h5ad")
     np.testing.assert_array_equal(alone.feature(7), study.feature(7))
     np.testing.assert_array_equal(alone.feature_block(3, 9), study.feature_block(3, 9))
     assert alone.slide_names == study.slide_names
 
 
-def test_a_table_without_ids_says_which_it_needs(adata, tmp_path):
+def test_a_table_without_ids_is_refused_with_the_names_that_are_accepted(adata, tmp_path):
     without = adata.copy()
     del without.obs["cell_id"]
     without.write_h5ad(tmp_path / "without.h5ad")
@@ -71,29 +71,31 @@ def test_a_table_without_ids_says_which_it_needs(adata, tmp_path):
         _ = open_study(tmp_path / "without.h5ad").cell_ids
 
 
-def test_the_map_over_all_cells_is_the_stored_one(returned, study):
+def test_correlations_over_all_cells_equal_the_stored_ones(returned, study):
     r = returned(correlate_rows(study, np.arange(study.n_cells)))
-    np.testing.assert_allclose(r, study.maps["Pearson"], atol=1e-5)
+    np.testing.assert_allclose(r, study.correlations["Pearson"], atol=1e-5)
 
 
-def test_the_map_over_some_cells_by_ranks_is_spearmans(returned, study):
+def test_rank_correlations_over_some_cells_equal_spearmans(returned, study):
     rows = np.arange(0, study.n_cells, 3)
     r = returned(correlate_rows(study, rows, kind="Spearman"))
     expected = spearmanr(study.marker("CD20")[rows], study.feature(5)[rows]).statistic
     assert r[study.markers.index("CD20"), 5] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_partial_map_over_all_cells_is_the_stored_one(returned, study):
+def test_partial_correlations_over_all_cells_equal_the_stored_ones(returned, study):
     r = returned(correlate_rows(study, np.arange(study.n_cells), kind="partial"))
-    np.testing.assert_allclose(r, study.maps["partial"], atol=1e-4)
+    np.testing.assert_allclose(r, study.correlations["partial"], atol=1e-4)
 
 
-def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_neighbours_fixed(returned, study, adata):
+def test_partial_correlations_over_some_cells_adjust_for_nuclei_and_neighbourhood_intensity(returned, study, adata):
     rows = np.flatnonzero(np.asarray(adata.obs["lineage"] == "T cell"))
     r = returned(correlate_rows(study, rows, kind="partial"))
     marker = study.markers.index("CD8a")
     places = [study.markers.index(name) for name in study.confounders]
-    fixed = np.column_stack([np.asarray(adata.X)[rows][:, places], study.light[rows, marker], np.ones(len(rows))])
+    fixed = np.column_stack(
+        [np.asarray(adata.X)[rows][:, places], study.neighbourhood_intensity[rows, marker], np.ones(len(rows))]
+    )
     left = [
         values - fixed @ np.linalg.lstsq(fixed, values, rcond=None)[0]
         for values in (study.marker("CD8a")[rows].astype(float), study.feature(4)[rows].astype(float))
@@ -101,13 +103,13 @@ def test_the_partial_map_over_some_cells_holds_the_nuclei_and_the_light_of_all_n
     assert r[marker, 4] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-3)
 
 
-def test_two_cells_have_no_correlation(returned, study):
+def test_two_cells_are_too_few_for_a_correlation(returned, study):
     with pytest.raises(mxsplicer.InputError, match="2 cells are too few"):
         returned(correlate_rows(study, np.array([0, 1])))
 
 
-def test_partners_are_the_strongest_and_lie_in_their_intervals(study):
-    r, rows = study.maps["Pearson"], np.arange(study.n_cells)
+def test_partners_have_the_strongest_correlations_within_their_intervals(study):
+    r, rows = study.correlations["Pearson"], np.arange(study.n_cells)
     marker = study.markers.index("CD20")
     found = partners_of_marker(study, marker, r, rows)
     assert found[0].name == f"feature {np.abs(r[marker]).argmax()}"
@@ -117,7 +119,7 @@ def test_partners_are_the_strongest_and_lie_in_their_intervals(study):
         assert one.n == study.n_cells
 
 
-def test_neighbours_that_are_alike_widen_the_interval():
+def test_similar_neighbours_widen_the_interval():
     rng = np.random.default_rng(0)
     blocks = np.repeat(np.arange(50), 40)
     x, y = (rng.normal(size=50)[blocks] + 0.1 * rng.normal(size=2000) for _ in range(2))
@@ -126,7 +128,7 @@ def test_neighbours_that_are_alike_widen_the_interval():
     assert high - low > 3 * (high_of_cells - low_of_cells)
 
 
-def test_exemplars_are_high_middle_and_low_cells_of_those_asked_for():
+def test_exemplars_are_cells_with_high_middle_and_low_values_among_the_given_rows():
     values = np.arange(1000.0)
     values[900:] = np.nan
     found = exemplars(values, np.arange(0, 1000, 2), n=4)
@@ -137,12 +139,12 @@ def test_exemplars_are_high_middle_and_low_cells_of_those_asked_for():
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, np.nan]), min_size=1, max_size=60), st.integers(1, 4))
-def test_pictures_of_categories_are_of_the_most_common_and_of_none_without(codes, most):
+def test_exemplars_of_categories_come_from_the_most_common_ones(codes, most):
     codes, rows = np.array(codes, dtype=np.float32), np.arange(0, len(codes), 2)
-    shown, drawn = of_categories(codes, rows, n=3, most=most)
-    there, counts = np.unique(codes[rows][np.isfinite(codes[rows])], return_counts=True)
-    assert len(shown) == min(most, len(there))
-    assert sorted(counts)[-len(shown) :] == sorted(counts[np.isin(there, shown)]) or not len(shown)
+    shown, drawn = exemplars_by_category(codes, rows, n=3, most=most)
+    present, counts = np.unique(codes[rows][np.isfinite(codes[rows])], return_counts=True)
+    assert len(shown) == min(most, len(present))
+    assert sorted(counts)[-len(shown) :] == sorted(counts[np.isin(present, shown)]) or not len(shown)
     for code, row in zip(shown, drawn, strict=True):
         cells = row[row >= 0]
         assert len(set(cells)) == len(cells) == min(3, (codes[rows] == code).sum())
@@ -150,7 +152,7 @@ def test_pictures_of_categories_are_of_the_most_common_and_of_none_without(codes
         assert np.isin(cells, rows).all()
 
 
-def test_similar_cells_do_not_hold_the_cell_itself(study):
+def test_similar_cells_exclude_the_cell_itself(study):
     rows = similar_rows(study, 10, n=5)
     assert len(set(rows)) == 5
     assert 10 not in rows
@@ -158,9 +160,9 @@ def test_similar_cells_do_not_hold_the_cell_itself(study):
     assert some[similar_rows(study, 10, n=5, among=some)].all()
 
 
-def test_each_feature_stands_under_the_marker_it_follows_most(study):
-    r = study.maps["Pearson"]
-    rows, columns = clustered(r)
+def test_features_are_grouped_by_the_marker_they_correlate_with_most(study):
+    r = study.correlations["Pearson"]
+    rows, columns = cluster_order(r)
     assert sorted(rows) == list(range(len(r)))
     assert sorted(columns) == list(range(r.shape[1]))
     strongest = np.abs(r[rows][:, columns]).argmax(axis=0)
@@ -171,17 +173,17 @@ def test_each_feature_stands_under_the_marker_it_follows_most(study):
     ("text", "left"),
     [("", [0, 1, 2]), ("1", [1]), ("0-1", [0, 1]), ("cd8", [1, 2]), (">0.5", [0, 1]), ("cd8 <0.5", [2]), ("x", [])],
 )
-def test_a_filter_leaves_features_by_number_marker_and_strength(text, left):
+def test_the_filter_keeps_features_by_number_marker_and_strength(text, left):
     r = np.array([[0.9, 0.0, 0.1], [0.1, -0.8, 0.3]])
-    assert chosen(r, ["CD3", "CD8a"], text).tolist() == left
+    assert filter_features(r, ["CD3", "CD8a"], text).tolist() == left
 
 
-def test_a_filter_by_a_marker_that_no_feature_follows_most_leaves_its_five_best():
+def test_the_filter_keeps_the_five_best_features_of_a_marker_that_is_nowhere_strongest():
     r = np.stack([np.linspace(0.5, 0.9, 9), np.linspace(0.4, -0.1, 9)])
-    assert chosen(r, ["CD3", "CD4"], "cd4").tolist() == [0, 1, 2, 3, 4]
+    assert filter_features(r, ["CD3", "CD4"], "cd4").tolist() == [0, 1, 2, 3, 4]
 
 
-def test_local_correlation_is_that_of_the_cells_around(study, adata):
+def test_local_correlation_is_computed_over_the_cells_within_the_radius(study, adata):
     values = local_correlation(study, "CD20", 5, 60.0)
     points = adata.obsm["spatial"]
     row = int(np.argmin(np.hypot(*(points - points.mean(axis=0)).T)))

@@ -8,7 +8,7 @@ from mxsplicer.cli import app
 
 
 @pytest.mark.filterwarnings("ignore")  # napari's own
-def test_without_a_screen_it_is_said_before_qt_ends_the_process(sample, monkeypatch):
+def test_a_missing_screen_is_reported_before_qt_aborts_the_process(sample, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -17,7 +17,7 @@ def test_without_a_screen_it_is_said_before_qt_ends_the_process(sample, monkeypa
     assert "there is no screen here" in str(error)
 
 
-def test_without_napari_the_extra_is_named(sample, monkeypatch):
+def test_the_error_without_napari_names_the_extra_to_install(sample, monkeypatch):
     monkeypatch.setitem(sys.modules, "napari", None)
     error = CliRunner().invoke(app, ["view", str(sample)]).exception
     assert isinstance(error, InputError)

@@ -232,7 +232,7 @@ def test_outlines_without_a_nucleus_are_told(tmp_path):
 def test_two_commands_do_not_write_one_mask(tmp_path):
     slide, _ = tissue(size_px=200)
     path = str(tmp_path / "mask.zarr")
-    code = f"from mxsplicer.system.locks import held\nwith held({path!r}): print(flush=True); input()"
+    code = f"from mxsplicer.system.locks import folder_lock\nwith folder_lock({path!r}): print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(InputError, match=r"mask\.zarr"):

@@ -1,41 +1,61 @@
 """One command at a time on a folder, whatever the file system."""
 
-import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.system import locks
-from mxsplicer.system.locks import find_lock, held, lock_of
+from mxsplicer.system.locks import find_lock, folder_lock, lock_path
 
 
 def another_holder(folder, *, pid=None, host=None, age_s=0.0):
-    """Write the lock of another process; by default one that lives, the parent of this one."""
-    import socket
+    """Write the lock of another process; by default one that is alive, the parent of this one."""
+    lines = [
+        "filelock/2",
+        f"pid={pid or os.getppid()}",
+        f"host={host or own_host(folder)}",
+        "mode=lease",
+        "token=theirs",
+        f"duration={locks.STALE_SECONDS!r}",
+    ]
+    new = lock_path(folder).with_suffix(".new")
+    new.write_text("".join(f"{line}\n" for line in lines))
+    os.utime(new, (time.time() - age_s,) * 2)
+    new.replace(lock_path(folder))
 
-    import psutil
 
-    pid = pid or os.getppid()
-    started = psutil.Process(pid).create_time() if psutil.pid_exists(pid) else 0.0
-    content = {"host": host or socket.gethostname(), "pid": pid, "since": 0.0, "token": "theirs", "started": started}
-    lock_of(folder).write_text(json.dumps(content))
-    then = time.time() - age_s
-    os.utime(lock_of(folder), (then, then))
+def own_host(folder):
+    """Return this machine as filelock names it, which includes the container."""
+    with folder_lock(folder.with_name("other")):
+        lines = lock_path(folder.with_name("other")).read_text().splitlines()
+    return next(line for line in lines if line.startswith("host=")).removeprefix("host=")
 
 
-def test_a_lock_lies_beside_the_folder_while_it_is_held_and_not_after(tmp_path):
-    with held(tmp_path / "a"):
+def is_free(folder):
+    try:
+        with folder_lock(folder):
+            return True
+    except InputError:
+        return False
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Make locks stale after a fraction of a second."""
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
+
+
+def test_a_lock_lies_next_to_the_folder_while_it_is_held_and_not_after(tmp_path):
+    with folder_lock(tmp_path / "a"):
         lock = find_lock(tmp_path / "a")
-        assert lock is not None
-        assert lock.holder is not None
-        assert lock.holder.pid == os.getpid()
-        assert not lock.is_stale
-        with held(tmp_path / "a"):  # by a function that the holder calls
+        assert (lock.pid, lock.host, lock.is_stale) == (os.getpid(), socket.gethostname(), False)
+        with folder_lock(tmp_path / "a"):  # by a function that the holder calls
             pass
         assert find_lock(tmp_path / "a") is not None
 
@@ -43,101 +63,128 @@ def test_a_lock_lies_beside_the_folder_while_it_is_held_and_not_after(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_is_refused_by_who_uses_it(tmp_path):
+def test_a_folder_in_use_is_refused_with_the_name_of_its_user(tmp_path):
     another_holder(tmp_path / "a", host="node17", pid=4242, age_s=30)
 
     with (
-        pytest.raises(InputError, match=r"a is in use by process 4242 on node17, last seen 3\d s ago"),
-        held(tmp_path / "a"),
+        pytest.raises(InputError, match=r"a is in use by process 4242 on node17, last seen 3\d s ago.*remove .*lock"),
+        folder_lock(tmp_path / "a"),
     ):
         pass
 
-    assert json.loads(lock_of(tmp_path / "a").read_text())["token"] == "theirs"
+    assert "token=theirs" in lock_path(tmp_path / "a").read_text()
 
 
-@pytest.mark.parametrize(
-    "left",
-    [
-        {"host": "node17", "age_s": 10_000},  # nobody can ask node17, but nobody touched it either
-        {"pid": 2**22 + 1},  # no process has this number
-    ],
-)
-def test_a_stale_lock_is_taken_over(tmp_path, left, caplog):
-    another_holder(tmp_path / "a", **left)
+def test_a_process_that_has_ended_on_this_machine_loses_its_lock_at_once(tmp_path, caplog):
+    another_holder(tmp_path / "a", pid=2**22 + 1)  # no process has this number
     assert find_lock(tmp_path / "a").is_stale
 
-    with held(tmp_path / "a"):
-        assert find_lock(tmp_path / "a").holder.pid == os.getpid()
+    with folder_lock(tmp_path / "a"):
+        assert find_lock(tmp_path / "a").pid == os.getpid()
+
+    assert "left behind by process 4194305" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_nobody_touches_is_taken_over_from_another_machine(tmp_path, impatient, caplog):
+    another_holder(tmp_path / "a", host="node17", age_s=10_000)
+    assert find_lock(tmp_path / "a").is_stale
+
+    with folder_lock(tmp_path / "a"):
+        assert find_lock(tmp_path / "a").pid == os.getpid()
 
     assert "left behind" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_number_that_another_process_has_by_now_is_no_holder(tmp_path):
-    another_holder(tmp_path / "a")
-    content = json.loads(lock_of(tmp_path / "a").read_text())
-    lock_of(tmp_path / "a").write_text(json.dumps(content | {"started": 1.0}))
+def test_a_lock_that_looks_old_but_is_touched_is_respected(tmp_path, impatient):
+    another_holder(tmp_path / "a", host="node17", age_s=10_000)  # by a clock that is slow
+    touch = (
+        "import os, sys, time\n"
+        "for n in range(10**6): os.utime(sys.argv[1], (n, n)); print(flush=n == 0); time.sleep(0.05)"
+    )
 
-    assert find_lock(tmp_path / "a").is_stale
+    with subprocess.Popen(
+        [sys.executable, "-c", touch, str(lock_path(tmp_path / "a"))], stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        assert not is_free(tmp_path / "a")
+        holder.kill()
 
 
-def test_an_empty_lock_is_respected_until_it_is_old(tmp_path):
-    lock_of(tmp_path / "a").touch()
-    with pytest.raises(InputError, match="an unknown process"), held(tmp_path / "a"):
+def test_an_empty_lock_is_respected(tmp_path):
+    lock_path(tmp_path / "a").touch()
+
+    with pytest.raises(InputError, match="an unknown process"), folder_lock(tmp_path / "a"):
         pass
 
-    os.utime(lock_of(tmp_path / "a"), (0, 0))
 
-    with held(tmp_path / "a"):
-        pass
+def test_a_lock_of_an_earlier_version_is_taken_over_when_it_is_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "STALE_SECONDS", 3.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.5)
+    lock_path(tmp_path / "a").write_text('{"host": "node17", "pid": 4242, "since": 0.0, "token": "theirs"}')
+    assert not is_free(tmp_path / "a")
+
+    os.utime(lock_path(tmp_path / "a"), (0, 0))
+
+    assert is_free(tmp_path / "a")
 
 
 def test_a_lock_that_another_took_over_is_left_to_it(tmp_path, caplog):
-    with held(tmp_path / "a"):
-        another_holder(tmp_path / "a")
+    with folder_lock(tmp_path / "a"):
+        another_holder(tmp_path / "a", host="node17")
 
-    assert json.loads(lock_of(tmp_path / "a").read_text())["token"] == "theirs"
+    assert "token=theirs" in lock_path(tmp_path / "a").read_text()
     assert "taken over by another command" in caplog.text
 
 
-def test_the_holder_touches_its_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
-
-    with held(tmp_path / "a"):
-        os.utime(lock_of(tmp_path / "a"), (0, 0))
-        for _ in range(200):
+def test_the_holder_touches_its_lock(tmp_path, impatient):
+    with folder_lock(tmp_path / "a"):
+        os.utime(lock_path(tmp_path / "a"), (0, 0))
+        until = time.monotonic() + 10
+        while find_lock(tmp_path / "a").age_s > 100 and time.monotonic() < until:
             time.sleep(0.01)
-            if find_lock(tmp_path / "a").age_s < 100:
-                break
-        assert not find_lock(tmp_path / "a").is_stale
+        assert find_lock(tmp_path / "a").age_s < 100
+
+
+CONTENDER = """
+import sys, time
+from mxsplicer.errors import InputError
+from mxsplicer.system.locks import folder_lock
+sys.stdin.readline()
+try:
+    with folder_lock(sys.argv[1]):
+        print("held", flush=True)
+        sys.stdin.readline()
+except InputError:
+    print("refused", flush=True)
+"""
 
 
 def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path):
-    # Threads of one process stand for processes: each takes the lock by the function below the one that lets a
-    # process pass that holds it already.
     another_holder(tmp_path / "a", pid=2**22 + 1)
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "a")]
+    contenders = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
 
-    def take(_):
-        try:
-            return locks._take(lock_of(tmp_path / "a"))
-        except InputError:
-            return None
+    for contender in contenders:
+        contender.stdin.write("\n")
+        contender.stdin.flush()
+    answers = [contender.stdout.readline().strip() for contender in contenders]
+    for contender in contenders:
+        contender.communicate("\n")
 
-    with ThreadPoolExecutor(8) as pool:
-        taken = [one for one in pool.map(take, range(32)) if one]
-
-    assert len(taken) == 1
-    assert locks._content(lock_of(tmp_path / "a")) == taken[0]
+    assert sorted(answers) == ["held", "refused", "refused", "refused"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_process_leaves_a_lock_that_the_next_takes_over(tmp_path):
-    path = str(tmp_path / "a")
-    code = f"from mxsplicer.system.locks import held\nwith held({path!r}):\n print('held', flush=True)\n input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match=f"process {process.pid} on"), held(tmp_path / "a"):
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"process {process.pid} on"), folder_lock(tmp_path / "a"):
             pass
         process.kill()
 
-    with held(tmp_path / "a"):
-        pass
+    assert is_free(tmp_path / "a")

@@ -1,1 +1,1 @@
-"""What is seen of the panel: the only modules that know Qt."""
+"""The widgets of the panel: the only modules that import Qt."""

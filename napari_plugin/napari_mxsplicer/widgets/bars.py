@@ -1,4 +1,4 @@
-"""The best partners of a marker or a feature, as bars with their intervals."""
+"""Bars with intervals for the strongest correlations of a marker or a feature."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +27,11 @@ class Bars(QWidget):
 
     @property
     def partners(self) -> Sequence[Partner]:
-        """What is shown."""
+        """The partners shown."""
         return self._partners
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self._theme = theme
         self.update()
 
@@ -67,10 +67,10 @@ class Bars(QWidget):
         painter.drawLine(QPointF(middle, 0), QPointF(middle, self.height()))
 
     def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802
-        """Tell the interval in words."""
+        """Show the interval as a tool tip."""
         one = self._at(event)
         self.setToolTip(
-            f"{one.name}: r = {one.r:+.3f}, 95 % of draws of blocks of tissue from {one.low:+.3f} to {one.high:+.3f}, "
+            f"{one.name}: r = {one.r:+.3f}, 95 % interval over blocks of tissue {one.low:+.3f} to {one.high:+.3f}, "
             f"{one.n:,} cells"
             if one
             else ""

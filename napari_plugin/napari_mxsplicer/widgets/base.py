@@ -1,4 +1,4 @@
-"""What the parts of the panel have in common."""
+"""The base of the panel's parts, and small widgets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,37 +10,37 @@ from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.state import State
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.work import Newest
+from napari_mxsplicer.widgets.work import LatestWorker
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every part is given: the state, the canvas, and where to tell the user something."""
+    """What every part of the panel receives: the state, the canvas, and a function that shows a message."""
 
     state: State
     canvas: Canvas
-    tell: Callable[[str], None]
+    notify: Callable[[str], None]
 
 
-class Part(QWidget):
+class PanelPart(QWidget):
     """A part of the panel, which shows the state and changes it."""
 
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context, self.state, self.canvas = context, context.state, context.canvas
-        self.works: list[Newest] = []
+        self.works: list[LatestWorker] = []
 
-    def newest(self, failed: Callable[[str], None] | None = None) -> Newest:
-        """Return what runs work of this part beside the interface, and ends with the panel."""
-        self.works.append(Newest(failed or self.context.tell))
+    def worker(self, failed: Callable[[str], None] | None = None) -> LatestWorker:
+        """Return a worker for this part, which stops with the panel."""
+        self.works.append(LatestWorker(failed or self.context.notify))
         return self.works[-1]
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
 
 
 def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
-    """Return a button that may be narrower than its text wants."""
+    """Return a button that may be narrower than its text."""
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
@@ -49,7 +49,7 @@ def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
 
 
 def choice(tip: str, *items: str) -> QComboBox:
-    """Return a list to choose from that does not grow as wide as its longest entry."""
+    """Return a combo box that does not grow as wide as its longest entry."""
     made = QComboBox()
     made.setToolTip(tip)
     made.addItems(list(items))
@@ -58,8 +58,8 @@ def choice(tip: str, *items: str) -> QComboBox:
     return made
 
 
-class Later:
-    """Calls a function once, when it was not asked to for some milliseconds."""
+class Debounced:
+    """Call a function once, some milliseconds after the last request."""
 
     def __init__(self, parent: QWidget, milliseconds: int, call: Callable[[], Any]) -> None:
         self._timer = QTimer(parent)
@@ -68,9 +68,9 @@ class Later:
         self._timer.timeout.connect(call)
 
     def start(self) -> None:
-        """Ask for a call, and put off one that was asked for."""
+        """Request a call; an earlier request is postponed."""
         self._timer.start()
 
     def stop(self) -> None:
-        """Do not call."""
+        """Cancel the request."""
         self._timer.stop()

@@ -1,17 +1,16 @@
-"""The heatmap with what can be chosen about it: which correlation, over which cells, which features."""
+"""The correlation heatmap with its controls: kind of correlation, cells, and features."""
 
 from collections.abc import Callable, Generator
 
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 
+from napari_mxsplicer.correlations import KINDS, correlate_rows, is_not_significant
 from napari_mxsplicer.local import local_correlation
-from napari_mxsplicer.order import chosen, clustered
-from napari_mxsplicer.significance import by_chance
+from napari_mxsplicer.order import cluster_order, filter_features
 from napari_mxsplicer.state import ALL, Painted
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.subset import KINDS, correlate_rows
-from napari_mxsplicer.widgets.base import Context, Later, Part, button, choice
+from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart, button, choice
 from napari_mxsplicer.widgets.heatmap import Heatmap
 from napari_mxsplicer.widgets.theme import Theme
 
@@ -19,20 +18,20 @@ IN_VIEW, SELECTED = "cells in view", "selected cells"
 _RADII_UM = {"50 µm": 50.0, "100 µm": 100.0, "250 µm": 250.0}
 
 
-class Correlations(Part):
-    """Which feature follows which marker."""
+class Correlations(PanelPart):
+    """Which feature correlates with which marker."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.heatmap, self.filter = Heatmap(), QLineEdit()
-        self._feature: int | None = None  # that was painted last
-        self._nothing_left = False
-        self.kind = choice("How the correlation is computed")
-        self.over = choice("Over which cells", ALL, IN_VIEW, SELECTED)
+        self._feature: int | None = None  # painted last
+        self._is_filter_empty = False
+        self.kind = choice("Kind of correlation")
+        self.over = choice("Cells to correlate over", ALL, IN_VIEW, SELECTED)
         self.filter.setPlaceholderText("Filter features: CD8a  12  10-20  >0.4")
         self.filter.setClearButtonEnabled(True)
-        self.radius = choice("How far the cells around a cell reach", *_RADII_UM)
-        self.work, self.local_work = self.newest(self._failed), self.newest()
+        self.radius = choice("Radius around each cell", *_RADII_UM)
+        self.work, self.local_work = self.worker(self._failed), self.worker()
         grid = QGridLayout()
         grid.setSpacing(4)
         grid.addWidget(self.kind, 0, 0)
@@ -41,7 +40,7 @@ class Correlations(Part):
         where = QHBoxLayout()
         where.setSpacing(4)
         where.addWidget(
-            button("Where?", "Paint where the feature follows the marker, among the cells around", self.locate)
+            button("Where?", "Paint the local correlation of the feature and the marker around each cell", self.locate)
         )
         where.addWidget(self.radius)
         column = QVBoxLayout(self)
@@ -49,10 +48,10 @@ class Correlations(Part):
         column.addLayout(grid)
         column.addWidget(self.heatmap)
         column.addLayout(where)
-        self._later = Later(self, 500, self._compute)
+        self._later = Debounced(self, 500, self._compute)
         state = self.state
         state.study_changed.connect(self._study_changed)
-        state.map_changed.connect(self._draw)
+        state.correlations_changed.connect(self._draw)
         state.painted_changed.connect(self._frame)
         state.marker_changed.connect(self._frame)
         state.selection_changed.connect(self._selection_changed)
@@ -67,34 +66,34 @@ class Correlations(Part):
         self._study_changed()
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self.heatmap.set_theme(theme)
 
     def locate(self) -> None:
-        """Paint the local correlation of the feature that is painted, or was last, and the marker."""
+        """Paint the local correlation of the marker and the feature that was painted last."""
         state, study, feature, marker = self.state, self.state.study, self._feature, self.state.marker
         if study is None or feature is None or marker is None:
-            self.context.tell("Click a feature and a marker in the map first.")
+            self.context.notify("Click a feature and a marker in the heatmap first.")
             return
-        said = self.radius.currentText()
-        name = f"local r of feature {feature} and {marker} within {said}"
+        radius = self.radius.currentText()
+        name = f"local r of feature {feature} and {marker} within {radius}"
         code = (
-            f"color = mxsplicer.tl.local_correlation(adata, {marker!r}, {feature}, radius_um={_RADII_UM[said]:g}, "
+            f"color = mxsplicer.tl.local_correlation(adata, {marker!r}, {feature}, radius_um={_RADII_UM[radius]:g}, "
             f"use_rep={study.representation!r})"
         )
-        self.context.tell(f"Computing the {name} ...")
+        self.context.notify(f"Computing {name} ...")
         self.local_work.start(
             local_correlation,
             study,
             marker,
             feature,
-            _RADII_UM[said],
+            _RADII_UM[radius],
             done=lambda values: self._located(Painted("values", name, values, signed=True, code=code)),
         )
-        state.look_at(marker)
+        state.show_marker(marker)
 
     def _located(self, painted: Painted) -> None:
-        self.context.tell("")
+        self.context.notify("")
         self.state.paint(painted)
 
     def _study_changed(self) -> None:
@@ -103,13 +102,13 @@ class Correlations(Part):
         study = self.state.study
         self.kind.clear()
         if study is not None:
-            # What is not stored is computed; the partial correlation asks for the places of the cells.
-            computed = [kind for kind in KINDS if kind != "partial" or study.has_light]
-            self.kind.addItems(list(dict.fromkeys([*study.maps, *computed])))
-            self.kind.setCurrentText(self.state.map_name or KINDS[0])
+            # Kinds that are not stored are computed; the partial correlation needs positions of the cells.
+            computed = [kind for kind in KINDS if kind != "partial" or study.has_neighbourhood_intensity]
+            self.kind.addItems(list(dict.fromkeys([*study.correlations, *computed])))
+            self.kind.setCurrentText(self.state.correlation_kind or KINDS[0])
             self.over.setCurrentText(ALL)
         self._draw()
-        if study is not None and study.n_features and not study.maps:
+        if study is not None and study.n_features and not study.correlations:
             self._compute()
 
     def _selection_changed(self) -> None:
@@ -122,17 +121,19 @@ class Correlations(Part):
             self._later.start()
 
     def _compute(self) -> None:
-        """Show the stored map, or compute one over a part of the cells beside the interface."""
+        """Show the stored correlations, or compute them over some cells in a thread."""
         study, kind, over = self.state.study, self.kind.currentText(), self.over.currentText()
         if study is None or not study.n_features:
             return
         if over == SELECTED and self.state.selection is None:
             over = ALL
             self.over.setCurrentText(ALL)
-        if over == ALL and kind in study.maps:
+        if over == ALL and kind in study.correlations:
             self.work.stop()
             self.heatmap.set_waiting(False)
-            self.state.show_map(kind, study.maps[kind], p_values=study.p_values if kind == "Pearson" else None)
+            self.state.show_correlations(
+                kind, study.correlations[kind], p_values=study.p_values if kind == "Pearson" else None
+            )
             return
         self.heatmap.set_waiting(True)
         self.work.start(
@@ -141,43 +142,45 @@ class Correlations(Part):
             self._rows_over(over),
             kind,
             done=lambda found: self._computed(kind, found[1], over if over == ALL else f"{found[0]:,} {over}"),
-            progress=lambda done, of: self.context.tell(f"Correlating over {over}: {done} of {of} features"),
+            progress=lambda done, of: self.context.notify(f"Correlating over {over}: {done} of {of} features"),
         )
 
     def _rows_over(self, over: str) -> Callable[[], np.ndarray]:
-        """Return what finds the rows of the cells that the map is to be of."""
-        study, chosen = self.state.study, self.state.selection
+        """Return a function that finds the rows of the cells to correlate over."""
+        study, selection = self.state.study, self.state.selection
         if over == IN_VIEW:
-            return self.canvas.in_view()
-        return lambda: chosen if over == SELECTED and chosen is not None else np.arange(study.n_cells if study else 0)
+            return self.canvas.find_in_view()
+        if over == SELECTED and selection is not None:
+            return lambda: selection
+        return lambda: np.arange(study.n_cells if study else 0)
 
     def _computed(self, kind: str, r: np.ndarray, over: str) -> None:
         self.heatmap.set_waiting(False)
-        self.context.tell("")
-        self.state.show_map(kind, r, of=over)
+        self.context.notify("")
+        self.state.show_correlations(kind, r, over=over)
 
     def _failed(self, message: str) -> None:
         self.heatmap.set_waiting(False)
-        self.context.tell(message)
+        self.context.notify(message)
 
     def _draw(self) -> None:
         study, r = self.state.study, self.state.r
         if study is None or not r.size:
-            nothing = np.zeros(0, dtype=int)
-            self.heatmap.show_map(np.zeros((0, 0)), (), rows=nothing, columns=nothing)
+            empty = np.zeros(0, dtype=int)
+            self.heatmap.show_correlations(np.zeros((0, 0)), (), rows=empty, columns=empty)
             return
-        rows, columns = clustered(r, None if study.chunks is None else study.chunks.shown(study.markers))
-        left = chosen(r, study.markers, self.filter.text())
-        nothing_left = bool(self.filter.text().strip()) and not len(left)
-        if nothing_left != self._nothing_left:
-            self._nothing_left = nothing_left
-            self.context.tell("No feature passes the filter." if nothing_left else "")
-        self.heatmap.show_map(
+        rows, columns = cluster_order(r, None if study.chunks is None else study.chunks.marker_numbers(study.markers))
+        passed = filter_features(r, study.markers, self.filter.text())
+        is_empty = bool(self.filter.text().strip()) and not len(passed)
+        if is_empty != self._is_filter_empty:
+            self._is_filter_empty = is_empty
+            self.context.notify("No feature passes the filter." if is_empty else "")
+        self.heatmap.show_correlations(
             r,
             study.markers,
             rows=rows,
-            columns=columns[np.isin(columns, left)],
-            by_chance=None if self.state.p_values is None else by_chance(self.state.p_values),
+            columns=columns[np.isin(columns, passed)],
+            not_significant=None if self.state.p_values is None else is_not_significant(self.state.p_values),
             chunks=study.chunks,
         )
         self._frame()
@@ -193,20 +196,20 @@ class Correlations(Part):
 
     def _cell_clicked(self, marker: int, feature: int) -> None:
         if self.state.study is not None:
-            self.state.look_at(self.state.study.markers[marker])
+            self.state.show_marker(self.state.study.markers[marker])
             self.state.paint(Painted("feature", str(feature)))
 
     def _marker_clicked(self, marker: int) -> None:
         if self.state.study is not None:
             name = self.state.study.markers[marker]
-            self.state.look_at(name)
+            self.state.show_marker(name)
             self.state.paint(Painted("marker", name))
 
     def _step(self, down: int, right: int) -> None:
         feature = self.state.painted.feature if self.state.painted else None
         marker, further = self.heatmap.step(self._marker(), 0 if feature is None else feature, down, right)
         if down and marker is not None and self.state.study is not None:
-            self.state.look_at(self.state.study.markers[marker])
+            self.state.show_marker(self.state.study.markers[marker])
         if right and further is not None:
             self.state.paint(Painted("feature", str(further)))
 
@@ -214,6 +217,6 @@ class Correlations(Part):
 def _correlate(
     study: Study, find: Callable[[], np.ndarray], kind: str
 ) -> Generator[tuple[int, int], None, tuple[int, np.ndarray]]:
-    """Return over how many cells, and their map of correlations."""
+    """Return the number of cells and their correlations."""
     rows = find()
     return len(rows), (yield from correlate_rows(study, rows, kind=kind))

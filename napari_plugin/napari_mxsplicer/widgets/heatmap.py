@@ -1,4 +1,4 @@
-"""The map of correlations: markers by learned features, where every cell is a question to the tissue."""
+"""The correlation heatmap of markers and learned features, which can be clicked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,27 @@ from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.study import Chunks
 from napari_mxsplicer.widgets.theme import Theme
 
-_FAINT = 0.25  # opacity of a correlation that is not distinguishable from chance
-_ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 480  # height of a row as long as there are few; at least; of all rows
-_STRIP, _GAP = 0.7, 0.2  # height, in rows, of a strip above the map, and of what is below it
+_FAINT = 0.25  # opacity of a correlation that is not significant
+_ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 480  # height of a row if there are few, at least, and of all rows
+_STRIP, _GAP = 0.7, 0.2  # heights, in rows, of a strip above the heatmap and of the gap below it
 
 
 class Heatmap(pg.PlotWidget):
-    """Markers (rows) by features (columns), both in the order they are given in."""
+    """A heatmap of markers (rows) and features (columns)."""
 
     cell_clicked = Signal(int, int)  # marker, feature
     marker_clicked = Signal(int)
     feature_clicked = Signal(int)
-    stepped = Signal(int, int)  # by how many markers and features: the arrow keys
+    stepped = Signal(int, int)  # rows and columns to move by, with the arrow keys
 
     def __init__(self, parent: Any = None) -> None:
         self._left, self._top = _Labels("left"), _Labels("top")
         super().__init__(parent, axisItems={"left": self._left, "top": self._top}, enableMenu=False)
         self._rows: np.ndarray = np.zeros(0, dtype=int)
         self._columns: np.ndarray = np.zeros(0, dtype=int)
-        self._r, self._p = np.zeros((0, 0)), np.zeros((0, 0))
+        self._r, self._is_faint = np.zeros((0, 0)), np.zeros((0, 0))
         self._image = pg.ImageItem(axisOrder="row-major")
-        # Which marker a feature follows most, and above it whose chunk draws most upon it.
+        # The marker that a feature correlates with most and, above it, the marker of its leading chunk.
         self._strips = [pg.ImageItem(axisOrder="row-major") for _ in range(2)]
         self._frame = pg.PlotCurveItem()
         for item in (self._image, *self._strips, self._frame):
@@ -48,14 +48,14 @@ class Heatmap(pg.PlotWidget):
         self.setAccessibleName("Correlation of markers and learned features")
         self.scene().sigMouseClicked.connect(self._clicked)
         self.scene().sigMouseMoved.connect(self._moved)
-        self._left.clicked.connect(lambda place: self._say(self.marker_clicked, self._rows, place))
-        self._top.clicked.connect(lambda place: self._say(self.feature_clicked, self._columns, place))
+        self._left.clicked.connect(lambda place: self._emit(self.marker_clicked, self._rows, place))
+        self._top.clicked.connect(lambda place: self._emit(self.feature_clicked, self._columns, place))
         self.theme = Theme.dark()
         self._markers: Sequence[str] = ()
         self._chunks: Chunks | None = None
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self.theme = theme
         self.setBackground(theme.background)
         for axis in (self._left, self._top):
@@ -64,25 +64,25 @@ class Heatmap(pg.PlotWidget):
         self._frame.setPen(pg.mkPen(theme.accent, width=2))
         self._draw()
 
-    def show_map(
+    def show_correlations(
         self,
         r: np.ndarray,
         markers: Sequence[str],
         *,
         rows: np.ndarray,
         columns: np.ndarray,
-        by_chance: np.ndarray | None = None,
+        not_significant: np.ndarray | None = None,
         chunks: Chunks | None = None,
     ) -> None:
-        """Show correlations (markers, features) in an order; those ``by_chance`` are faint."""
+        """Show correlations (markers, features) in this order; ``not_significant`` ones are faint."""
         self._chunks = chunks
         moved = len(columns) != len(self._columns)
         self._r, self._markers, self._rows, self._columns = r, markers, rows, columns
-        self._p = np.zeros(r.shape, dtype=bool) if by_chance is None else by_chance
+        self._is_faint = np.zeros(r.shape, dtype=bool) if not_significant is None else not_significant
         self._left.names = [markers[row] for row in rows]
         self._top.names = [str(column) for column in columns]
         for axis in (self._left, self._top):
-            axis.setTicks(None)  # drawn anew, also where the range is the same
+            axis.setTicks(None)  # redraws the labels even if the range stays the same
         self.setFixedHeight(40 + max(_LEAST_PX, min(_ROW_PX, _MOST_PX // max(1, len(rows)))) * max(1, len(rows)))
         self._left.setWidth(max([self.fontMetrics().horizontalAdvance(name) for name in self._left.names] or [0]) + 12)
         self._draw()
@@ -94,7 +94,7 @@ class Heatmap(pg.PlotWidget):
         view.setRange(yRange=(-above, max(1, len(rows))), padding=0)
 
     def frame(self, marker: int | None, feature: int | None) -> None:
-        """Put a frame around a cell, a row or a column of the map."""
+        """Draw a frame around a cell, a row or a column of the heatmap."""
         rows = np.flatnonzero(self._rows == (-1 if marker is None else marker))
         columns = np.flatnonzero(self._columns == (-1 if feature is None else feature))
         xs: list[int] = []
@@ -114,11 +114,11 @@ class Heatmap(pg.PlotWidget):
             self._bring_into_view(float(columns[0]))
 
     def step(self, marker: int | None, feature: int | None, down: int, right: int) -> tuple[int | None, int | None]:
-        """Return the marker and the feature that lie some places further in the order shown."""
+        """Return the marker and the feature some rows and columns away in the order shown."""
         return _further(self._rows, marker, down), _further(self._columns, feature, right)
 
     def set_waiting(self, waiting: bool) -> None:
-        """Dim the map while another is computed."""
+        """Dim the heatmap while correlations are computed."""
         self._image.setOpacity(0.35 if waiting else 1.0)
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
@@ -144,15 +144,15 @@ class Heatmap(pg.PlotWidget):
         table = self.theme.diverging()
         places = np.clip((np.nan_to_num(shown) + 1) * 127.5, 0, 255).astype(np.uint8)
         rgba = table[places].copy()
-        rgba[..., 3] = np.where(self._p[np.ix_(self._rows, self._columns)], 255 * _FAINT, 255)
+        rgba[..., 3] = np.where(self._is_faint[np.ix_(self._rows, self._columns)], 255 * _FAINT, 255)
         self._image.setImage(rgba, autoLevels=False)
         self._image.setRect(QRectF(0, 0, shown.shape[1], shown.shape[0]))
-        # Over all features of the map: a filter does not change which marker a feature follows.
+        # The strongest marker of each feature.
         self._draw_strip(0, self._rows[np.abs(np.nan_to_num(shown)).argmax(axis=0)])
         if self._chunks is None:
             self._strips[1].clear()
         else:
-            self._draw_strip(1, self._chunks.shown(self._markers)[self._columns])
+            self._draw_strip(1, self._chunks.marker_numbers(self._markers)[self._columns])
 
     def _draw_strip(self, place: int, numbers: np.ndarray) -> None:
         colors = np.array([pg.mkColor(QUALITATIVE[number % len(QUALITATIVE)]).getRgb() for number in numbers])
@@ -167,7 +167,7 @@ class Heatmap(pg.PlotWidget):
             view.setRange(xRange=(column - half, column + half), padding=0)
 
     def _at(self, position: Any) -> tuple[int, int] | None:
-        """Return the row and the column, as they are shown, at a point of the scene; rows of strips are negative."""
+        """Return the row and the column shown at a point of the scene; strips have negative rows."""
         view = self.getViewBox()
         if not view.sceneBoundingRect().contains(position):
             return None
@@ -186,26 +186,26 @@ class Heatmap(pg.PlotWidget):
 
     def _moved(self, position: Any) -> None:
         place = self._at(position)
-        self.setToolTip("" if place is None else self._told(*place))
+        self.setToolTip("" if place is None else self._describe(*place))
 
-    def _told(self, row: int, column: int) -> str:
+    def _describe(self, row: int, column: int) -> str:
         feature = int(self._columns[column])
         if row < -1 and self._chunks is not None:
-            return f"feature {feature}: {self._chunks.told(feature)} draws most upon it"
-        followed = int(self._rows[np.abs(np.nan_to_num(self._r[self._rows, feature])).argmax()])
-        marker = followed if row < 0 else int(self._rows[row])
-        most = " (which it follows most)" if marker == followed else ""
-        chance = ", not beyond chance" if self._p[marker, feature] else ""
-        chunk = "" if self._chunks is None else f"; {self._chunks.told(feature)}"
+            return f"feature {feature}: {self._chunks.describe(feature)} has the largest share"
+        strongest = int(self._rows[np.abs(np.nan_to_num(self._r[self._rows, feature])).argmax()])
+        marker = strongest if row < 0 else int(self._rows[row])
+        most = " (its strongest marker)" if marker == strongest else ""
+        chance = ", not significant" if self._is_faint[marker, feature] else ""
+        chunk = "" if self._chunks is None else f"; {self._chunks.describe(feature)}"
         return f"feature {feature}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}{most}{chunk}"
 
-    def _say(self, signal: Any, order: np.ndarray, place: int) -> None:
+    def _emit(self, signal: Any, order: np.ndarray, place: int) -> None:
         if 0 <= place < len(order):
             signal.emit(int(order[place]))
 
 
 class _Labels(pg.AxisItem):
-    """Names at whole numbers, as many as there is room for; a click tells which."""
+    """Labels of rows or columns, as many as fit, which can be clicked."""
 
     clicked = Signal(int)
 
@@ -217,19 +217,19 @@ class _Labels(pg.AxisItem):
             self.setHeight(18)
 
     def tickValues(self, lowest: float, highest: float, size: float) -> list[tuple[float, list[float]]]:  # noqa: N802
-        """Return the middles of the rows or columns that get a name."""
+        """Return the centres of the rows or columns that get a label."""
         lowest, highest = sorted((lowest, highest))
-        room = 11 if self.orientation == "left" else 32  # pixels that a name takes
+        room = 11 if self.orientation == "left" else 32  # pixels per label
         step = max(1, int(np.ceil(room * (highest - lowest) / max(size, 1))))
         first, last = max(0, int(np.floor(lowest))), min(len(self.names), int(np.ceil(highest)))
         return [(step, [place + 0.5 for place in range(first, last, step)])]
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: N802
-        """Return the names."""
+        """Return the labels."""
         return [self.names[int(value)] if 0 <= value < len(self.names) else "" for value in values]
 
     def mouseClickEvent(self, event: Any) -> None:  # noqa: N802
-        """Tell which name was clicked."""
+        """Emit the label that was clicked."""
         view = self.linkedView()
         point = view.mapSceneToView(event.scenePos())
         self.clicked.emit(int(np.floor(point.y() if self.orientation == "left" else point.x())))

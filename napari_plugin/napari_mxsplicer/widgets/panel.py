@@ -1,4 +1,4 @@
-"""The panel: which feature follows which marker, and where; every part of it shows the same state."""
+"""The panel: which feature correlates with which marker, and where; all of its parts show one state."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,203 +6,166 @@ from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import MARKER, SLIDE, LayerData
-from napari_mxsplicer.opening import Adding, as_before, insert, slide_layers, when_asked_for
+from napari_mxsplicer.layers import LayerData
+from napari_mxsplicer.opening import keep_look, slide_layers
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.study import Study
-from napari_mxsplicer.widgets.base import Context, Later, button, choice
-from napari_mxsplicer.widgets.cells import CellsPart
+from napari_mxsplicer.widgets.base import Context, Debounced, choice
+from napari_mxsplicer.widgets.channels import ChannelLoader
 from napari_mxsplicer.widgets.correlations import Correlations
 from napari_mxsplicer.widgets.exemplars import CellPart, Exemplars
+from napari_mxsplicer.widgets.export import Export
 from napari_mxsplicer.widgets.naming import Naming
 from napari_mxsplicer.widgets.opening import Opening
 from napari_mxsplicer.widgets.partners import Partners
 from napari_mxsplicer.widgets.section import Section
-from napari_mxsplicer.widgets.taking import Taking
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.work import Newest
+from napari_mxsplicer.widgets.umap import Umap
+from napari_mxsplicer.widgets.work import LatestWorker
 
 if TYPE_CHECKING:
     import napari.viewer
 
-_WIDTH_PX = 320  # at which everything can be used
+_WIDTH_PX = 320  # the least that shows everything
 
 
 class Panel(QWidget):
-    """The marker-correlation map of the study on the canvas."""
+    """The marker correlations of the study on the canvas."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
-        self._docked = False
+        self._is_docked = False
         super().__init__(parent)
         self.viewer, self.state = viewer, State()
-        self._regions = Newest(self.tell)
-        self.canvas = Canvas(viewer, self.state, run=self._regions.start)
-        self.sentence, self.told = QLabel(), QLabel()
-        self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are painted by")
-        self.channels = button(
-            "All channels", "Add a layer for every marker; one alone is added when it is clicked", self.add_channels
+        self._outline_worker, self._warming = LatestWorker(self.notify), LatestWorker(self.notify)
+        self._slide_worker = LatestWorker(self._slide_failed)
+        self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
+        self.summary, self.message = QLabel(), QLabel()
+        self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
+        self._loader = ChannelLoader(self, viewer, self.state, self.canvas)
+        self.channels, self.add_layers = self._loader.button, self._loader.add_layers
+        self._prepare = Debounced(self, 300, self.canvas.prepare)  # after the first drawing
+        self._make_parts()
+        self._arrange()
+        self._connect()
+        works = [work for part in self.parts for work in part.works]
+        self._cleanup = Cleanup(
+            viewer,
+            self.canvas,
+            [self._warming, self._outline_worker, self._slide_worker, *works],
+            self._themed,
+            self.opening.layers_changed,
+            self.naming.save_now,
         )
-        context = Context(self.state, self.canvas, self.tell)
-        self.correlations, self.cells = Correlations(context), CellsPart(context)
+        self.destroyed.connect(self._cleanup)
+        self._themed()
+        self._study_changed()
+        self.canvas.open_existing()
+
+    def _make_parts(self) -> None:
+        context = Context(self.state, self.canvas, self.notify)
+        self.correlations, self.umap = Correlations(context), Umap(context)
         self.partners, self.exemplars, self.cell = Partners(context), Exemplars(context), CellPart(context)
-        self.naming, self.taking = Naming(context), Taking(context)
-        self.opening = Opening(context, viewer, self.add_layers)
+        self.naming, self.export = Naming(context), Export(context)
+        self.opening = Opening(context, self.viewer, self.add_layers)
         self.parts = (
             self.correlations,
-            self.cells,
+            self.umap,
             self.partners,
             self.exemplars,
             self.cell,
             self.naming,
-            self.taking,
+            self.export,
             self.opening,
         )
-        self._arrange()
+
+    def _connect(self) -> None:
+        state = self.state
         for signal in (
-            self.state.painted_changed,
-            self.state.marker_changed,
-            self.state.map_changed,
-            self.state.selection_changed,
+            state.painted_changed,
+            state.marker_changed,
+            state.correlations_changed,
+            state.selection_changed,
         ):
-            signal.connect(self._say)
-        self.state.study_changed.connect(self._study_changed)
-        self.state.painted_changed.connect(self._show_painted)
-        self.state.marker_changed.connect(self._add_channel)
+            signal.connect(self._summarize)
+        state.study_changed.connect(self._study_changed)
+        state.painted_changed.connect(self._show_painted)
+        state.marker_changed.connect(self._loader.add_channel)
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
         self.naming.columns_changed.connect(self._fill_paint)
         self.viewer.events.theme.connect(self._themed)
-        self._warming = Newest(self.tell)
-        self._adding: Adding | None = None
-        self._studied: Study | None = None
-        self._others: dict[str, dict[str, LayerData]] = {}  # channels by slide and marker that are not added yet
-        self._next_layer = Later(self, 0, self._add_next)
-        self._prepare = Later(self, 300, self.canvas.prepare)  # when the first picture is there
-        self._opening_slide = Newest(self._slide_failed)
-        works = [
-            self._warming,
-            self._regions,
-            self._opening_slide,
-            *(work for part in self.parts for work in part.works),
+
+    def _arrange(self) -> None:
+        self.summary.setWordWrap(True)
+        self.summary.setAccessibleName("What is shown")
+        self.message.setWordWrap(True)
+        self.notify("")
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(6, 0, 6, 6)
+        column.setSpacing(4)
+        exemplars = Section("Images of cells", self.exemplars)
+        exemplars.opened.connect(self.exemplars.refresh)
+        self._opening = Section("Open", self.opening)
+        self._umap_section = Section("UMAP", self.umap)
+        self._sections = [
+            Section("Markers and features", self.correlations),
+            self._umap_section,
+            Section("Strongest correlations", self.partners),
+            exemplars,
+            Section("Cell", self.cell),
+            Section("Name cells", self.naming, is_open=False),
+            Section("Export", self.export, is_open=False),
         ]
-        self._ending = Ending(
-            viewer, self.canvas, works, self._themed, self.opening.layers_changed, self.naming.save_now
-        )
-        self.destroyed.connect(self._ending)
-        self._themed()
-        self._study_changed()
-        self.canvas.begin()
+        for section in (*self._sections, self._opening):
+            column.addWidget(section)
+        column.addStretch(1)
+        column.setSizeConstraint(QLayout.SizeConstraint.SetMinimumSize)  # grow at once instead of squeezing widgets
+        area = QScrollArea()
+        area.setWidget(inner)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
+        outer.addLayout(self._header())
+        outer.addWidget(area, 1)
+        self.setMinimumWidth(_WIDTH_PX)
 
-    def add_layers(self, tuples: list[LayerData], *, at_once: bool = False) -> None:
-        """Add the layers of a slide: those that are seen, hidden channels as they are asked for, or all ``at_once``."""
-        for one in self._adding.left if self._adding is not None else []:  # of a slide that was left before all came
-            about = one[1]["metadata"]
-            if MARKER in about:
-                self._others.setdefault(about[SLIDE], {})[about[MARKER]] = one
-        now, others = (tuples, {}) if at_once else when_asked_for(tuples)
-        self._adding = Adding(self.viewer, now)
-        self._adding.add_seen()
-        if others and self.state.slide is not None:
-            self._others[self.state.slide] = others
-        if at_once:
-            while self._adding.add_next():
-                pass
-        self._next_layer.start()
-        self._add_channel()
-
-    def add_channels(self) -> None:
-        """Add the channels of the slide that are no layers yet, one after the other while the viewer runs."""
-        others = self._others.pop(self.state.slide or "", {})
-        self._adding = Adding(self.viewer, list(others.values()), below=self._above_channels())
-        self._next_layer.start()
-        self._offer_channels()
-
-    def _add_next(self) -> None:
-        if self._adding is not None and self._adding.add_next():
-            self._next_layer.start()
-
-    def _add_channel(self) -> None:
-        """Add the channel of the marker that is looked at, where its slide was opened without."""
-        found = self._others.get(self.state.slide or "", {}).pop(self.state.marker or "", None)
-        if found is not None:
-            data, options, kind = found
-            seen = (data, options | {"visible": True}, kind)
-            insert(self.viewer, seen, below=self._above_channels(), selected=False)
-        self._offer_channels()
-
-    def _above_channels(self) -> Any:
-        return self.canvas.layer("cells") or self.canvas.layer("map")
-
-    def _offer_channels(self) -> None:
-        self.channels.setVisible(bool(self._others.get(self.state.slide or "")))
+    def _header(self) -> QVBoxLayout:
+        """Return the rows that stay visible while the rest is scrolled."""
+        header = QVBoxLayout()
+        header.setContentsMargins(6, 6, 6, 2)
+        header.setSpacing(4)
+        for one in (self.summary, self.message, self.slides):
+            header.addWidget(one)
+        row = QHBoxLayout()
+        row.addWidget(self.paint, 1)
+        row.addWidget(self.channels)
+        header.addLayout(row)
+        return header
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Leave most of the window to the tissue."""
         return QSize(_WIDTH_PX + 30, 900)
 
-    def tell(self, message: str) -> None:
-        """Say something below the state line; "" takes it back."""
-        self.told.setText(message)
-        self.told.setVisible(bool(message))
+    def notify(self, message: str) -> None:
+        """Show a message below the summary; "" hides it."""
+        self.message.setText(message)
+        self.message.setVisible(bool(message))
 
     def event(self, event: Any) -> bool:
-        """Leave the viewer alone when the dock that the panel was in is gone."""
+        """Disconnect from the viewer when the dock of the panel is closed."""
         if event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None and self._docked:
+            if self.parent() is None and self._is_docked:
                 self.disconnect_all()
-            self._docked = self.parent() is not None
+            self._is_docked = self.parent() is not None
         return bool(super().event(event))
 
     def disconnect_all(self) -> None:
-        """Leave the viewer alone: no callback stays, nothing put off comes, and nothing that runs is waited for."""
+        """Disconnect from the viewer, stop timers, and drop running work."""
         for timer in self.findChildren(QTimer):
             timer.stop()
-        self._ending()
-
-    def _arrange(self) -> None:
-        self.sentence.setWordWrap(True)
-        self.sentence.setAccessibleName("What is shown")
-        self.told.setWordWrap(True)
-        self.tell("")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(6, 0, 6, 6)
-        column.setSpacing(4)
-        examples = Section("Pictures of cells", self.exemplars)
-        examples.opened.connect(self.exemplars.refresh)
-        self._opening = Section("Open", self.opening)
-        self._sections = [
-            Section("Markers and features", self.correlations),
-            Section("Map of the cells", self.cells),
-            Section("Best partners", self.partners),
-            examples,
-            Section("Cell", self.cell),
-            Section("Name cells", self.naming, is_open=False),
-            Section("Take along", self.taking, is_open=False),
-        ]
-        for section in (*self._sections, self._opening):
-            column.addWidget(section)
-        column.addStretch(1)
-        column.setSizeConstraint(QLayout.SizeConstraint.SetMinimumSize)  # at once, before what grew is squeezed
-        area = QScrollArea()
-        area.setWidget(inner)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        above = QVBoxLayout()  # always seen, wherever the rest is scrolled to
-        above.setContentsMargins(6, 6, 6, 2)
-        above.setSpacing(4)
-        for one in (self.sentence, self.told, self.slides):
-            above.addWidget(one)
-        beside = QHBoxLayout()
-        beside.addWidget(self.paint, 1)
-        beside.addWidget(self.channels)
-        above.addLayout(beside)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.setSpacing(0)
-        outer.addLayout(above)
-        outer.addWidget(area, 1)
-        self.setMinimumWidth(_WIDTH_PX)
+        self._cleanup()
 
     def _themed(self, event: Any = None) -> None:
         theme = Theme.of(self.viewer.theme)
@@ -211,9 +174,7 @@ class Panel(QWidget):
 
     def _study_changed(self) -> None:
         study = self.state.study
-        if study is not self._studied:
-            self._studied, self._others = study, {}
-        self._offer_channels()
+        self._loader.study_changed()
         for section in self._sections:
             section.setVisible(study is not None)
         self._opening.unfold(study is None)
@@ -222,14 +183,15 @@ class Panel(QWidget):
         self.paint.setVisible(study is not None)
         self._fill_paint()
         if study is not None:
+            self._umap_section.set_title(_EMBEDDINGS.get(study.umap_key, "UMAP"))
             self.slides.addItems(study.slide_names)
             self.slides.setCurrentText(self.state.slide or "")
             self._warming.start(study.warm, done=lambda _: None)
             self._prepare.start()
-        self._say()
+        self._summarize()
 
     def _fill_paint(self) -> None:
-        """Offer what the study has: columns of obs and markers, which are few, before the features."""
+        """List what cells can be painted by: columns of obs and markers, which are few, then the features."""
         study = self.state.study
         self.paint.clear()
         if study is None:
@@ -248,49 +210,49 @@ class Panel(QWidget):
         place = self.paint.findText(painted.title) if painted is not None else 0
         self.paint.setCurrentIndex(max(place, 0))
 
-    def _say(self) -> None:
-        self.sentence.setText(self.state.sentence())
+    def _summarize(self) -> None:
+        self.summary.setText(self.state.summary())
 
     def _paint_chosen(self, place: int) -> None:
         painted = self.paint.itemData(place)
         if painted is not None:
             if painted.kind == "marker":
-                self.state.look_at(painted.name)
+                self.state.show_marker(painted.name)
             self.state.paint(painted)
 
     def _slide_chosen(self) -> None:
-        """Bring another slide of the result onto the canvas; its layers are added once, and the others hidden."""
+        """Show another slide of the result; its layers are added the first time, and the others hidden."""
         study, name = self.state.study, self.slides.currentText()
         if study is None or name == self.state.slide:
             return
         if not self.canvas.show_slide(name):
-            self.tell(f"Opening {name} ...")
-            self._opening_slide.start(slide_layers, study, name, done=self._slide_opened)
+            self.notify(f"Opening {name} ...")
+            self._slide_worker.start(slide_layers, study, name, done=self._slide_opened)
 
     def _slide_opened(self, tuples: list[LayerData]) -> None:
-        self.tell("")
-        self.add_layers(as_before(tuples, self.canvas.channels_seen()))
+        self.notify("")
+        self.add_layers(keep_look(tuples, self.canvas.visible_channels()))
 
     def _slide_failed(self, message: str) -> None:
-        self.tell(message)
+        self.notify(message)
         self.slides.setCurrentText(self.state.slide or "")
 
 
-class Ending:
-    """Lets go of a viewer, once; it outlives the panel, so that it can be called when Qt has deleted it."""
+class Cleanup:
+    """Disconnects the panel from its viewer, once; it outlives the panel, so that Qt can call it after deletion."""
 
     def __init__(
-        self, viewer: Any, canvas: Canvas, works: list[Newest], themed: Any, layers_changed: Any, save: Any
+        self, viewer: Any, canvas: Canvas, works: list[LatestWorker], themed: Any, layers_changed: Any, save: Any
     ) -> None:
         self._viewer, self._canvas, self._works, self._save = viewer, canvas, works, save
         self._themed, self._layers_changed = themed, layers_changed
-        self._ended = False
+        self._is_done = False
 
     def __call__(self, _deleted: Any = None) -> None:
-        """Disconnect every callback, and drop what runs."""
-        if self._ended:
+        """Disconnect every callback, and drop running work."""
+        if self._is_done:
             return
-        self._ended = True
+        self._is_done = True
         self._save()
         for work in self._works:
             work.stop()
@@ -298,3 +260,6 @@ class Ending:
         self._viewer.events.theme.disconnect(self._themed)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)
+
+
+_EMBEDDINGS = {"X_umap": "UMAP", "X_tsne": "t-SNE", "X_pca": "PCA"}

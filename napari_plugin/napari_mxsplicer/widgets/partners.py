@@ -1,4 +1,4 @@
-"""Who goes with the marker or the feature that is painted."""
+"""The strongest correlations of the painted marker or feature."""
 
 import numpy as np
 from qtpy.QtWidgets import QLabel, QVBoxLayout
@@ -6,30 +6,30 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout
 from napari_mxsplicer.partners import Partner, partners_of_feature, partners_of_marker
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.bars import Bars
-from napari_mxsplicer.widgets.base import Context, Later, Part
+from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart
 from napari_mxsplicer.widgets.theme import Theme
 
 
-class Partners(Part):
-    """The five best partners, with intervals."""
+class Partners(PanelPart):
+    """The five strongest correlations, with intervals."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.title, self.bars = QLabel(), Bars()
-        self.work = self.newest()
+        self.work = self.worker()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
         column.addWidget(self.title)
         column.addWidget(self.bars)
-        self._later = Later(self, 120, self._find)
+        self._later = Debounced(self, 120, self._find)
         state = self.state
-        for signal in (state.study_changed, state.painted_changed, state.marker_changed, state.map_changed):
+        for signal in (state.study_changed, state.painted_changed, state.marker_changed, state.correlations_changed):
             signal.connect(self._later.start)
         self.bars.chosen.connect(self._chosen)
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self.bars.set_theme(theme)
 
     def _find(self) -> None:
@@ -39,15 +39,19 @@ class Partners(Part):
             return
         rows = np.arange(study.n_cells) if state.selection is None else state.selection
         if painted.feature is not None:
-            title, function, number = f"Markers that {painted.title} follows", partners_of_feature, painted.feature
+            title, function, number = (
+                f"Markers that correlate with {painted.title}",
+                partners_of_feature,
+                painted.feature,
+            )
         elif painted.kind == "marker":
-            title, function = f"Features that follow {painted.name}", partners_of_marker
+            title, function = f"Features that correlate with {painted.name}", partners_of_marker
             number = study.markers.index(painted.name)
         else:
-            self._show("Partners are told of a feature or a marker.", [])
+            self._show("Paint a feature or a marker to see its strongest correlations.", [])
             return
-        if state.map_name != "Pearson":
-            title += " (Pearson's r)"  # which the intervals are of
+        if state.correlation_kind != "Pearson":
+            title += " (Pearson's r)"  # the intervals are for Pearson's r
         self.work.start(function, study, number, state.r, rows, done=lambda found: self._show(title, found))
 
     def _show(self, title: str, found: list[Partner]) -> None:
@@ -59,4 +63,4 @@ class Partners(Part):
         if name.startswith("feature ") and name not in (self.state.study.markers if self.state.study else ()):
             self.state.paint(Painted("feature", name.removeprefix("feature ")))
         else:
-            self.state.look_at(name)
+            self.state.show_marker(name)

@@ -1,4 +1,4 @@
-"""What the colours of numbers mean: a strip of them between the lowest and the highest value."""
+"""A colour scale with the lowest and the highest value."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _STRIP_PX, _GAP_PX = 8, 6
 
 
 class Scale(QWidget):
-    """The colours from the lowest to the highest value, with both values beside them."""
+    """A strip of colours between the lowest and the highest value."""
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -24,11 +24,11 @@ class Scale(QWidget):
 
     @property
     def ends(self) -> tuple[str, str]:
-        """The lowest and the highest value, in words."""
+        """The lowest and the highest value, as text."""
         return self._ends
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self._theme = theme
         self.update()
 
@@ -37,7 +37,7 @@ class Scale(QWidget):
         rgb = np.ascontiguousarray(table[:, :3])
         self._image = QImage(rgb.tobytes(), len(rgb), 1, 3 * len(rgb), QImage.Format.Format_RGB888).copy()
         low, high = limits
-        self._ends = (_said(low, high - low), _said(high, high - low))
+        self._ends = (_format(low, high - low), _format(high, high - low))
         self.setAccessibleDescription(" to ".join(self._ends))
         self.update()
 
@@ -52,5 +52,5 @@ class Scale(QWidget):
         painter.drawImage(strip, self._image)
 
 
-def _said(value: float, width: float) -> str:
+def _format(value: float, width: float) -> str:
     return f"{value:,.0f}" if width >= 100 else f"{value:.3g}" if width >= 0.01 else f"{value:.5g}"

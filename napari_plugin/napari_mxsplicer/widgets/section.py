@@ -1,4 +1,4 @@
-"""A part of the panel with a title that folds it away."""
+"""A part of the panel with a title that folds it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 
 
 class Section(QWidget):
-    """A title, and below it what it is of."""
+    """A title with content below it, which can be folded."""
 
     opened = Signal()
 
@@ -30,15 +30,15 @@ class Section(QWidget):
 
     @property
     def is_open(self) -> bool:
-        """Whether what it holds is shown."""
+        """Whether the content is shown."""
         return bool(self._title.isChecked())
 
     def unfold(self, is_open: bool = True) -> None:
-        """Show what it holds, or fold it away."""
+        """Show or hide the content."""
         self._title.setChecked(is_open)
 
     def set_title(self, title: str) -> None:
-        """Call it otherwise."""
+        """Change the title."""
         self._title.setText(title)
 
     def _fold(self, is_open: bool) -> None:

@@ -1,4 +1,4 @@
-"""A strip of cells: those of the highest, the middle and the lowest values of what is painted."""
+"""Rows of small images of cells."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _GAP_PX = 2
 
 
 class PatchStrip(QWidget):
-    """Rows of small pictures, each with a title; a click tells the cell."""
+    """Rows of images of cells, each row with a title; cells can be clicked."""
 
     chosen = Signal(int)
 
@@ -25,15 +25,15 @@ class PatchStrip(QWidget):
         self._images: list[list[QImage | None]] = []
         self._titles: tuple[str, ...] = KINDS
         self._theme = Theme.dark()
-        self.setAccessibleName("Pictures of cells")
+        self.setAccessibleName("Images of cells")
 
     @property
     def strip(self) -> Strip | None:
-        """What is shown."""
+        """The cells shown."""
         return self._strip
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self._theme = theme
         self.update()
 
@@ -42,18 +42,18 @@ class PatchStrip(QWidget):
         self._strip, self._titles, self._images = strip, titles, []
         if strip is not None:
             self._images = [
-                [_image(one) if row >= 0 else None for one, row in zip(pictures, rows, strict=True)]
-                for pictures, rows in zip(strip.pictures, strip.rows, strict=True)
+                [_to_qimage(one) if row >= 0 else None for one, row in zip(images, rows, strict=True)]
+                for images, rows in zip(strip.images, strip.rows, strict=True)
             ]
         self._resized()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802
-        """Make room for the pictures at their new size."""
+        """Adjust the height to the new size of the images."""
         self._resized()
         super().resizeEvent(event)
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
-        """Draw the pictures."""
+        """Draw the images and titles."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         painter.setPen(QColor(self._theme.text))
@@ -66,7 +66,7 @@ class PatchStrip(QWidget):
                     painter.drawImage(QRectF(place * (side + _GAP_PX), top + _TITLE_PX, side, side), image)
 
     def mousePressEvent(self, event: Any) -> None:  # noqa: N802
-        """Tell which cell was clicked."""
+        """Emit the cell that was clicked."""
         if self._strip is None or not self._images:
             return
         side = self._side()
@@ -86,7 +86,7 @@ class PatchStrip(QWidget):
         self.update()
 
 
-def _image(picture: np.ndarray) -> QImage:
-    height, width = picture.shape[:2]
-    # The copy owns its pixels; the array may go.
-    return QImage(np.ascontiguousarray(picture).tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+def _to_qimage(image: np.ndarray) -> QImage:
+    height, width = image.shape[:2]
+    # A copy, because QImage does not keep the array alive.
+    return QImage(np.ascontiguousarray(image).tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()

@@ -1,4 +1,4 @@
-"""The colours of napari's theme, for what pyqtgraph draws; and the diverging map in it."""
+"""The colours of napari's theme for plots, with a diverging palette that suits it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class Theme:
 
     @classmethod
     def dark(cls) -> "Theme":
-        """Return napari's own default."""
+        """Return the colours of napari's default theme."""
         return cls("#262930", "#f0f1f2", "#6a7380", "#ffd166", is_dark=True)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Work off the interface thread, of which only the newest counts."""
+"""Run functions in threads of napari, keeping only the result of the latest."""
 
 import logging
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class _Failure:
     error: Exception
 
 
-def _caught(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what hands on an error in place of a result: one that is raised napari shows in a window of its own."""
+def _catch_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with errors as results: napari would show a raised error in a window."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         try:
@@ -25,17 +25,17 @@ def _caught(function: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             return _Failure(error)
 
-    def go_through(*arguments: Any, **options: Any) -> Any:
+    def run_generator(*arguments: Any, **options: Any) -> Any:
         try:
             return (yield from function(*arguments, **options))
         except Exception as error:
             return _Failure(error)
 
-    return go_through if isgeneratorfunction(function) else call
+    return run_generator if isgeneratorfunction(function) else call
 
 
-class Newest:
-    """Runs one function after the other in a thread of napari's; what was begun before is dropped."""
+class LatestWorker:
+    """Runs functions in a thread; starting one drops the one before."""
 
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._failed, self._worker, self._number = failed, None, 0
@@ -48,12 +48,12 @@ class Newest:
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Any:
-        """Call a function, or run a generator through, and hand on what it returns if nothing newer was begun."""
+        """Run a function or a generator; ``done`` gets its result unless a newer one was started."""
         from napari.qt.threading import create_worker
 
         self.stop()
         number = self._number
-        worker = create_worker(_caught(function), *arguments, _start_thread=False, **options)
+        worker = create_worker(_catch_errors(function), *arguments, _start_thread=False, **options)
 
         def deliver(result: Any) -> None:
             if number != self._number:
@@ -75,11 +75,11 @@ class Newest:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is being computed that will be handed on."""
+        """Whether a computation is running whose result will be used."""
         return self._worker is not None
 
     def stop(self) -> None:
-        """Hand on nothing of what runs; a generator ends at its next step."""
+        """Drop the result of the running function; a generator ends at its next step."""
         self._number += 1
         worker, self._worker = self._worker, None
         if worker is not None:

@@ -1,4 +1,4 @@
-"""A viewer with the panel, opened once for all tests that look at one result, and hands to use it."""
+"""A viewer with the panel, opened once for all tests of one result, and a simulated mouse and keyboard."""
 
 import os
 import time
@@ -17,7 +17,7 @@ def _own_settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(sample, qapp):
-    """Return a viewer that is on the screen, and the panel in it, with the sample."""
+    """Return a visible viewer and its panel, showing the sample."""
     import napari
     from napari_mxsplicer.opening import open_in
 
@@ -32,7 +32,7 @@ def shown(sample, qapp):
 
 @pytest.fixture
 def fresh(shown):
-    """Return the same with nothing chosen."""
+    """Return the same with nothing selected."""
     from napari_mxsplicer.state import Painted
 
     viewer, panel = shown
@@ -47,7 +47,7 @@ def fresh(shown):
 
 
 class Hands:
-    """A mouse, and patience."""
+    """A simulated mouse and keyboard."""
 
     def __init__(self, qtbot) -> None:
         self.qtbot = qtbot
@@ -73,12 +73,12 @@ class Hands:
         pump()
 
     def drag(self, widget: QWidget, points: list[tuple[float, float]]) -> None:
-        """Press the left button at the first point, move over the others, and let go at the last."""
+        """Press the left button at the first point, move along the others, and release it at the last."""
         places = [QPoint(round(x), round(y)) for x, y in points]
         self.qtbot.mousePress(widget, Qt.MouseButton.LeftButton, pos=places[0])
         for place in places[1:]:
             _send_move(widget, place, Qt.MouseButton.LeftButton)
-            pump()  # Qt and vispy hand on the last of several moves alone
+            pump()  # Qt and vispy drop all but the last of several moves
         self.qtbot.mouseRelease(widget, Qt.MouseButton.LeftButton, pos=places[-1])
         pump()
 
@@ -100,22 +100,22 @@ def hands(qtbot) -> Hands:
 
 
 def pump(times: int = 5) -> None:
-    """Let Qt do what it has to."""
+    """Let Qt process events."""
     for _ in range(times):
         QApplication.processEvents()
 
 
 def wait_until(true: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Let Qt work until something is true."""
+    """Let Qt process events until a condition is true."""
     end = time.monotonic() + seconds
     while not true():
         QApplication.processEvents()
         time.sleep(0.005)
-        assert time.monotonic() < end, "it did not come true"
+        assert time.monotonic() < end, "the condition did not become true"
 
 
 def _send_move(widget: QWidget, place: QPoint, pressed: Qt.MouseButton) -> None:
-    # QTest's own move tells of no pressed button.
+    # QTest's move event has no pressed button.
     event = QMouseEvent(
         QEvent.Type.MouseMove,
         QPointF(place),

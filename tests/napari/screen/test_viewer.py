@@ -1,4 +1,4 @@
-"""What napari itself does with the plugin: opening, samples, docks, several viewers, closing."""
+"""The plugin in napari: opening, samples, docks, several viewers, closing."""
 
 import anndata
 import numpy as np
@@ -11,7 +11,7 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QRadioButton
 
-PANEL = "Marker-correlation map"
+PANEL = "Marker correlations"
 
 
 @pytest.fixture
@@ -40,22 +40,22 @@ def panel_of(viewer):
     return viewer.window.add_plugin_dock_widget("mxsplicer", PANEL)[1]
 
 
-def test_the_manifest_names_what_there_is():
+def test_every_name_in_the_manifest_can_be_imported():
     manifest = PluginManifest.from_distribution("mxsplicer")
     manifest.validate_imports()
     assert manifest.name == "mxsplicer"
     assert not any("zarr" in pattern for one in manifest.contributions.readers for pattern in one.filename_patterns)
 
 
-def test_a_result_opens_by_its_index_without_a_question(viewer, sample):
+def test_a_result_opens_by_its_index_without_a_dialog(viewer, sample):
     layers = viewer.open(str(sample / "mxsplicer.json"), plugin=None)
-    assert layers[-1].name == "mxsplicer map"
+    assert layers[-1].name == "mxsplicer painted cells"
     assert panel_of(viewer).state.study.folder == sample
 
 
-@pytest.mark.parametrize(("dropped", "questions"), [("mxsplicer.json", 0), ("", 1)])
-def test_a_result_that_is_dropped_on_the_canvas_opens(shown_viewer, sample, dropped, questions):
-    """Of a folder, napari asks which of the readers of folders shall have it."""
+@pytest.mark.parametrize(("dropped", "n_dialogs"), [("mxsplicer.json", 0), ("", 1)])
+def test_a_result_dropped_on_the_canvas_opens(shown_viewer, sample, dropped, n_dialogs):
+    """For a folder, napari asks which reader to use."""
     urls = QMimeData()
     urls.setUrls([QUrl.fromLocalFile(str(sample / dropped))])
     target = next(one for one in QApplication.allWidgets() if type(one).__name__ == "QtViewer" and one.isVisible())
@@ -79,23 +79,23 @@ def test_a_result_that_is_dropped_on_the_canvas_opens(shown_viewer, sample, drop
     timer.start(200)
     QApplication.sendEvent(target, QDropEvent(QPointF(place), copy, urls, left, none))
     timer.stop()
-    assert len(asked) == questions
-    assert "mxsplicer map" in shown_viewer.layers
+    assert len(asked) == n_dialogs
+    assert "mxsplicer painted cells" in shown_viewer.layers
     assert {"DAPI", "CD8a"} & {layer.name for layer in shown_viewer.layers}
 
 
 def test_a_sample_opens_and_the_panel_finds_it(viewer):
     panel = panel_of(viewer)
-    assert "Open a result" in panel.sentence.text()
+    assert "Open a result" in panel.summary.text()
     viewer.open_sample("mxsplicer", "simulated")
     assert panel.state.painted is not None
-    assert "cells" in panel.sentence.text()
+    assert "cells" in panel.summary.text()
 
 
-def test_layers_of_others_are_left_alone(viewer, sample):
+def test_layers_from_elsewhere_are_not_changed(viewer, sample):
     mine = viewer.add_image(np.zeros((20, 20)), name="mine")
     panel = open_in(viewer, sample)
-    panel.state.look_at("CD20")
+    panel.state.show_marker("CD20")
     panel.state.select(np.arange(10))
     assert mine.visible
     assert mine.name == "mine"
@@ -106,10 +106,10 @@ def test_removing_its_layers_empties_the_panel(viewer, sample):
     panel = open_in(viewer, sample, at_once=False)
     viewer.layers.clear()
     assert panel.state.study is None
-    assert "Open a result" in panel.sentence.text()
+    assert "Open a result" in panel.summary.text()
 
 
-def test_two_viewers_do_not_mix(viewer, sample, qapp):
+def test_two_viewers_are_independent(viewer, sample, qapp):
     import napari
 
     first, other = open_in(viewer, sample, at_once=False), napari.Viewer(show=False)
@@ -121,12 +121,10 @@ def test_two_viewers_do_not_mix(viewer, sample, qapp):
     assert first.state.study is not None
 
 
-def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_are_asked_for(
-    viewer, two_slides, hands
-):
+def test_another_slide_is_opened_with_the_visible_channels_and_adds_others_on_demand(viewer, two_slides, hands):
     panel = open_in(viewer, two_slides)
     state, names = panel.state, panel.state.study.slide_names
-    state.look_at("CD20")
+    state.show_marker("CD20")
     panel.slides.setCurrentText(names[1])
     panel.slides.activated.emit(1)
     hands.wait_until(lambda: state.slide == names[1])
@@ -135,14 +133,14 @@ def test_a_further_slide_brings_the_channels_that_are_seen_and_others_when_they_
         return [one for one in viewer.layers if one.metadata.get(ROLE) == "marker" and one.metadata[SLIDE] == names[1]]
 
     assert [(one.metadata[MARKER], one.visible) for one in channels()] == [("CD20", True)]
-    state.look_at("CD8a")
+    state.show_marker("CD8a")
     assert [(one.metadata[MARKER], one.visible) for one in channels()] == [("CD20", False), ("CD8a", True)]
     order = [one.metadata.get(ROLE) for one in viewer.layers if one.metadata.get(SLIDE) == names[1]]
-    assert order.index("map") > max(place for place, role in enumerate(order) if role == "marker")
+    assert order.index("painted") > max(place for place, role in enumerate(order) if role == "marker")
 
 
-def test_a_hidden_channel_is_a_layer_when_its_marker_is_looked_at_or_all_are_wanted(viewer, sample, hands):
-    """And what the user has selected in the list of layers stays selected."""
+def test_hidden_channels_are_added_one_by_one_or_all_by_a_button(viewer, sample, hands):
+    """The layers that the user selected stay selected."""
     panel = open_in(viewer, sample, at_once=False)
     markers = panel.state.study.markers
 
@@ -155,10 +153,10 @@ def test_a_hidden_channel_is_a_layer_when_its_marker_is_looked_at_or_all_are_wan
     viewer.layers.selection.clear()
     viewer.layers.selection.update(viewer.layers[:2])
     before = set(viewer.layers.selection)
-    asked = next(marker for marker in markers if marker not in channels())
+    hidden = next(marker for marker in markers if marker not in channels())
 
-    panel.state.look_at(asked)
-    assert channels() == dict.fromkeys(channels(), False) | {asked: True}
+    panel.state.show_marker(hidden)
+    assert channels() == dict.fromkeys(channels(), False) | {hidden: True}
     assert set(viewer.layers.selection) == before
 
     panel.channels.click()
@@ -169,7 +167,7 @@ def test_a_hidden_channel_is_a_layer_when_its_marker_is_looked_at_or_all_are_wan
     assert roles.index("cells") > max(place for place, role in enumerate(roles) if role == "marker")
 
 
-def test_a_closed_panel_listens_to_nothing(viewer, sample):
+def test_a_closed_panel_is_disconnected(viewer, sample):
     moves, drags = len(viewer.mouse_move_callbacks), len(viewer.mouse_drag_callbacks)
     theme, inserted = len(viewer.events.theme.callbacks), len(viewer.layers.events.inserted.callbacks)
     camera, active = (len(one.callbacks) for one in (camera_of(viewer).events, viewer.layers.selection.events.active))
@@ -185,15 +183,15 @@ def test_a_closed_panel_listens_to_nothing(viewer, sample):
     assert not any(len(getattr(state, name)) for name in state._SIGNALS)
 
 
-def test_what_a_closed_panel_put_off_does_not_come(viewer, sample, qtbot):
+def test_a_closed_panel_runs_no_delayed_calls(viewer, sample, qtbot):
     panel = open_in(viewer, sample)
     viewer.window.remove_dock_widget(panel)
     viewer.layers.clear()
-    qtbot.wait(500)  # longer than anything is put off; pytest-qt fails the test for an error in a callback
+    qtbot.wait(500)  # longer than any delay; pytest-qt fails the test for an error in a callback
     assert not viewer.layers
 
 
-def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path, hands):
+def test_a_table_is_joined_with_a_labels_layer_by_id(viewer, sample, tmp_path, hands):
     """The table is shuffled, and the ids of the cells are far apart."""
     adata = anndata.read_h5ad(sample / "cells.h5ad")
     adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
@@ -210,7 +208,7 @@ def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path, h
     panel.opening.join_table(str(tmp_path / "shuffled.h5ad"))
     hands.wait_until(lambda: panel.state.painted is not None)
 
-    layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "map")
+    layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "painted")
     feature = panel.state.painted.feature
     painted = np.asarray(layer.data)
     for row in (0, 100, adata.n_obs - 1):
@@ -218,12 +216,12 @@ def test_a_table_over_a_labels_layer_is_joined_by_id(viewer, sample, tmp_path, h
         np.testing.assert_array_equal(np.unique(painted[at]), adata.obsm["X_splicer"][row, feature])
 
 
-def test_labels_of_another_slide_are_refused_in_words(viewer, sample, hands):
+def test_labels_of_another_slide_are_refused(viewer, sample, hands):
     viewer.add_labels(np.full((30, 30), 999_999_999), name="strange")
     panel = panel_of(viewer)
     panel.opening.join_table(str(sample / "cells.h5ad"))
     hands.wait_until(lambda: not panel.opening.work.is_busy)
-    assert "is in the labels 'strange'" in panel.told.text()
+    assert "occurs in the labels layer 'strange'" in panel.message.text()
     assert panel.state.study is None
 
 
@@ -237,6 +235,6 @@ def test_view_opens_the_viewer_with_the_panel(sample, monkeypatch, qapp):
     monkeypatch.setattr(napari, "run", lambda: seen.append(napari.current_viewer()))
     result = CliRunner().invoke(app, ["view", str(sample)])
     assert result.exit_code == 0, result.output
-    assert "mxsplicer map" in seen[0].layers
+    assert "mxsplicer painted cells" in seen[0].layers
     assert PANEL in " ".join(seen[0].window.dock_widgets)
     seen[0].close()

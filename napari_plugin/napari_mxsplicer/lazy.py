@@ -1,7 +1,7 @@
-"""Pictures that are computed where they are looked at: what napari slices like an array, without holding one.
+"""Lazy arrays: images that napari slices like arrays, computed for the window on the canvas.
 
-napari asks a multiscale layer for the window on the canvas, at the level that fits the screen. Each view here answers
-such a question from what lies below it, so that memory does not grow with the slide.
+napari reads a multiscale layer only in the field of view, at the level that fits the screen. Each class here computes
+that window from the file, so that memory does not grow with the slide.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 
 from mxsplicer import LazyImage
 
-_SMALLEST_PX = 1024  # no coarser level is made of one that is not longer than this
-_STRIP_PX = 1024  # rows of a level that are read at once to take every k-th pixel of it
+_SMALLEST_PX = 1024  # levels no longer than this get no coarser level
+_STRIP_PX = 1024  # rows that are read at once to take every k-th pixel
 
 
-class View:
-    """An image (Y, X) that :meth:`read` computes, with the last windows kept; napari takes it for an array."""
+class LazyArray:
+    """An image (Y, X) that :meth:`read` computes, with the last windows cached."""
 
     ndim = 2
 
@@ -38,7 +38,7 @@ class View:
         name = tuple((one.start, one.stop, one.step) if isinstance(one, slice) else one for one in key)
         try:
             known = self._kept.pop(name, None)
-        except TypeError:  # a list of places; nothing that napari draws asks for one
+        except TypeError:  # fancy indexing, which napari does not use for drawing
             return self.read(key)
         window = self.read(key) if known is None else known
         self._kept[name] = window
@@ -47,11 +47,11 @@ class View:
         return window
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return the whole image; napari does so for small ones."""
+        """Return the whole image, which napari asks for if it is small."""
         return np.array(self[:, :], dtype=dtype)
 
 
-class Channel(View):
+class Channel(LazyArray):
     """One channel of an image (C, Y, X)."""
 
     def __init__(self, image: LazyImage, channel: int) -> None:
@@ -63,8 +63,8 @@ class Channel(View):
         return np.asarray(self._image[(self._channel, *key)])
 
 
-class Labels(View):
-    """A label image (Y, X) as it is."""
+class Labels(LazyArray):
+    """A label image (Y, X)."""
 
     def __init__(self, labels: LazyImage) -> None:
         super().__init__(labels.shape, labels.dtype)
@@ -75,8 +75,8 @@ class Labels(View):
         return np.asarray(self._labels[key])
 
 
-class Strided(View):
-    """Every ``step``-th pixel of an image (Y, X), for one whose file has no coarser level."""
+class Strided(LazyArray):
+    """Every ``step``-th pixel of an image (Y, X), for a file without coarser levels."""
 
     def __init__(self, image: LazyImage, step: int) -> None:
         super().__init__([-(-n // step) for n in image.shape], image.dtype)
@@ -91,15 +91,15 @@ class Strided(View):
             return out
         left, right = columns[0] * self._step, columns[-1] * self._step + 1
         for first in range(0, len(rows), at_once):
-            some = rows[first : first + at_once]
-            strip = np.asarray(self._image[some[0] * self._step : some[-1] * self._step + 1, left:right])
-            out[first : first + len(some)] = strip[:: self._step * rows.step, :: self._step * columns.step]
+            part = rows[first : first + at_once]
+            strip = np.asarray(self._image[part[0] * self._step : part[-1] * self._step + 1, left:right])
+            out[first : first + len(part)] = strip[:: self._step * rows.step, :: self._step * columns.step]
         drop = tuple(0 if isinstance(one, int | np.integer) else slice(None) for one in key)
         return np.asarray(out[drop])
 
 
 def label_levels(mask: LazyImage) -> list[LazyImage]:
-    """Return a mask and its coarser levels: those of its file, then strided ones."""
+    """Return a mask and its coarser levels: those of the file, then strided ones."""
     return with_coarser([mask, *getattr(mask, "pyramid", ())])
 
 
@@ -117,7 +117,7 @@ def _range(one: Any, length: int) -> range:
     if isinstance(one, slice):
         found = range(length)[one]
         if found and found.step < 0:
-            msg = "a view is read forwards"
+            msg = "negative steps are not supported"
             raise IndexError(msg)
         return found
     place = range(length)[int(one)]

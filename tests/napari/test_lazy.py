@@ -1,8 +1,8 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from napari_mxsplicer.lazy import Labels, Strided, with_coarser
 from napari_mxsplicer.raster import Raster, inside_polygon
-from napari_mxsplicer.views import Labels, Strided, with_coarser
 
 GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
 
@@ -11,7 +11,7 @@ GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
     st.integers(1, 7),
     st.tuples(*[st.tuples(st.integers(0, 40), st.integers(1, 60)) for _ in range(2)]),
 )
-def test_a_strided_view_is_every_kth_pixel(step, windows):
+def test_a_strided_array_is_every_kth_pixel(step, windows):
     image = np.arange(53 * 67).reshape(53, 67)
     key = tuple(slice(first, first + length) for first, length in windows)
     np.testing.assert_array_equal(Strided(image, step)[key], image[::step, ::step][key])
@@ -25,31 +25,31 @@ def test_levels_are_added_until_one_fits_a_screen():
     assert len(with_coarser([Labels(image[:900, :900])])) == 1
 
 
-def test_a_pixel_of_the_map_shows_the_mean_of_its_cells_and_leaves_out_those_without_a_value():
+def test_a_pixel_of_the_umap_shows_the_mean_of_its_cells_that_have_a_value():
     raster = Raster(np.array([[0.1, 0.1], [0.2, 0.2], [0.9, 0.1], [0.9, 0.9]]))
-    raster.look((0, 1, 0, 1), (2, 2))
+    raster.set_window((0, 1, 0, 1), (2, 2))
     picture = raster.draw(np.array([0.2, 0.4, 1.0, np.nan]), GREY, (0, 1))
     assert abs(int(picture[0, 0, 0]) - 0.3 * 256) < 2
     assert picture[0, 1, 0] == 255
     assert not picture[1].any()
 
 
-def test_cells_that_are_not_chosen_are_grey():
+def test_cells_that_are_not_selected_are_grey():
     raster = Raster(np.array([[0.1, 0.1], [0.9, 0.1]]))
-    raster.look((0, 1, 0, 1), (1, 2))
-    picture = raster.draw(np.array([1.0, 1.0]), GREY, (0, 1), chosen=np.array([1]))
+    raster.set_window((0, 1, 0, 1), (1, 2))
+    picture = raster.draw(np.array([1.0, 1.0]), GREY, (0, 1), selection=np.array([1]))
     assert picture[0, 0].tolist() == [128, 128, 128, 70]
     assert picture[0, 1, 0] == 255
 
 
-def test_a_lasso_holds_the_points_inside_it():
+def test_a_lasso_selects_the_points_inside():
     xy = np.random.default_rng(0).uniform(-2, 2, (500, 2))
     square = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
     np.testing.assert_array_equal(inside_polygon(xy, square), (np.abs(xy) < 1).all(axis=1))
     assert not inside_polygon(xy, square[:2]).any()
 
 
-def test_the_nearest_cell_of_the_map_is_found_within_reach():
+def test_the_nearest_cell_of_the_umap_is_found_within_reach():
     raster = Raster(np.array([[0.0, 0.0], [1.0, 0.0], [np.nan, np.nan]]))
     assert raster.nearest(0.9, 0.1, reach=0.2) == 1
     assert raster.nearest(0.5, 0.5, reach=0.2) is None

@@ -1,4 +1,4 @@
-"""The map of the cells (UMAP), painted like the tissue; a lasso around some of them chooses them."""
+"""A scatter plot of all cells (the UMAP), drawn as an image, with a lasso."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ from qtpy.QtCore import QRectF, Qt, Signal
 from napari_mxsplicer.raster import Raster
 from napari_mxsplicer.widgets.theme import Theme
 
-_REACH_PX = 8  # of the pointer
+_REACH_PX = 8  # distance at which the pointer finds a point
 _POINT_PX = {20_000: 3, 200_000: 2, np.inf: 1}  # side of a point on the screen, by how many there are
 
 
-class CellMap(pg.PlotWidget):
-    """Points as a picture, redrawn for the pixels it is seen in."""
+class Scatter(pg.PlotWidget):
+    """Points binned into an image, which is redrawn when the view changes."""
 
     lassoed = Signal(object)  # corners (n, 2)
     clicked = Signal(object)  # a row, or None
@@ -36,22 +36,22 @@ class CellMap(pg.PlotWidget):
         self.hideButtons()
         self._view.setAspectLocked(True)
         self.setFixedHeight(260)
-        self.setAccessibleName("Map of the cells")
+        self.setAccessibleName("UMAP of the cells")
         self._view.sigRangeChanged.connect(self.redraw)
-        self._view.drawn.connect(self._lassoing)
+        self._view.drawn.connect(self._lasso_drawn)
         self.scene().sigMouseClicked.connect(self._clicked)
         self.scene().sigMouseMoved.connect(self._moved)
         self._accent = "#ffd166"
 
     def set_theme(self, theme: Theme) -> None:
-        """Take the colours of napari's theme."""
+        """Use the colours of napari's theme."""
         self.setBackground(theme.background)
         self._accent = theme.accent
         self._path.setPen(pg.mkPen(theme.accent, width=2))
         self._ring.setPen(pg.mkPen(theme.accent, width=2))
 
     def set_lasso(self, on: bool) -> None:
-        """Draw with the mouse, or move the map with it."""
+        """Make the mouse draw a lasso, or move the plot."""
         self._view.lasso = on
         self.setCursor(Qt.CursorShape.CrossCursor if on else Qt.CursorShape.ArrowCursor)
 
@@ -65,17 +65,17 @@ class CellMap(pg.PlotWidget):
         self.redraw()
 
     def paint_by(self, draw: Callable[[Raster], np.ndarray] | None) -> None:
-        """Take another way to make a picture of the points, and redraw."""
+        """Set the function that draws the points, and redraw."""
         self._draw = draw
         self.redraw()
 
     def point_at(self, rows: np.ndarray) -> None:
-        """Put a ring around some points."""
+        """Draw rings around some points."""
         xy = self._raster.xy[rows] if self._raster is not None and len(rows) else np.zeros((0, 2))
         self._ring.setData(xy[:, 0], xy[:, 1])
 
     def redraw(self) -> None:
-        """Draw what is in the window."""
+        """Draw the points in view."""
         size = self._view.size()
         if self._raster is None:
             self._image.clear()
@@ -86,11 +86,11 @@ class CellMap(pg.PlotWidget):
             self._image.clear()
             return
         (left, right), (bottom, top) = self._view.viewRange()
-        self._raster.look((left, right, bottom, top), shape)
+        self._raster.set_window((left, right, bottom, top), shape)
         self._image.setImage(self._draw(self._raster), autoLevels=False)
         self._image.setRect(QRectF(left, bottom, right - left, top - bottom))
 
-    def _lassoing(self, corners: Any, finished: bool) -> None:
+    def _lasso_drawn(self, corners: Any, finished: bool) -> None:
         if finished:
             self._path.setData([], [])
             if self._raster is not None:
@@ -114,7 +114,7 @@ class CellMap(pg.PlotWidget):
 
 
 class _LassoView(pg.ViewBox):
-    drawn = Signal(object, bool)  # corners (x, y), and whether that is all
+    drawn = Signal(object, bool)  # corners (x, y), and whether the lasso is finished
 
     def __init__(self) -> None:
         super().__init__(enableMenu=False)

@@ -1,0 +1,51 @@
+"""Public names of the package, loaded when they are first used: the one list that Python and type checkers read."""
+
+from . import export as export
+from . import pl as pl
+from . import report as report
+from . import tl as tl
+from .cells.measure import Cells as Cells
+from .cells.measure import measure_cells as measure_cells
+from .embedding.embed import embed as embed
+from .embedding.embed import embed_to_file as embed_to_file
+from .embedding.h5ad import open_cells as open_cells
+from .embedding.h5ad import write_obs as write_obs
+from .embedding.sources import from_slide as from_slide
+from .embedding.sources import from_store as from_store
+from .errors import InputError as InputError
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import write_scores as write_scores
+from .images.markers import find_nuclear_marker as find_nuclear_marker
+from .images.readers import open_slide as open_slide
+from .images.slide import LazyImage as LazyImage
+from .images.slide import Slide as Slide
+from .images.slide import drop_markers as drop_markers
+from .masks.doctor import Diagnosis as Diagnosis
+from .masks.doctor import examine as examine
+from .masks.files import open_mask as open_mask
+from .patches.cutting import cut_patches as cut_patches
+from .patches.extraction import extract_patches as extract_patches
+from .patches.extraction import stream_blocks as stream_blocks
+from .patches.planning import ExtractionPlan as ExtractionPlan
+from .patches.planning import plan_extraction as plan_extraction
+from .patches.store import PatchStore as PatchStore
+from .report import write_report as write_report
+from .result.composition import embed_slides as embed_slides
+from .result.composition import write_result_report as write_result_report
+from .result.folder import Result as Result
+from .result.folder import open_result as open_result
+from .result.folder import open_result_slide as open_result_slide
+from .result.options import Options as Options
+from .result.planning import plan_slides as plan_slides
+from .result.sample import simulate_result as simulate_result
+from .result.verification import verify as verify
+from .segmentation.segment import segment as segment
+from .simulation import simulate_slide as simulate_slide
+from .splicer.recipe import Recipe as Recipe
+from .splicer.run import Run as Run
+from .splicer.run import load_run as load_run
+from .splicer.training import train as train
+from .splicer.views import Views as Views
+
+__version__: str

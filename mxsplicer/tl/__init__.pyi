@@ -1,0 +1,25 @@
+"""Public names of the analyses, loaded when they are first used."""
+
+from .clustering import cluster as cluster
+from .correlation import correlate as correlate
+from .correlation import partners as partners
+from .efficiency import probe_few_labels as probe_few_labels
+from .enrichment import enrich_neighbourhoods as enrich_neighbourhoods
+from .examples import pick_examples as pick_examples
+from .importance import permutation_importance as permutation_importance
+from .local import local_correlation as local_correlation
+from .mixing import measure_mixing as measure_mixing
+from .naming import cluster_profiles as cluster_profiles
+from .naming import name_clusters as name_clusters
+from .outlines import cells_inside as cells_inside
+from .outlines import restricted as restricted
+from .outlines import rows_inside as rows_inside
+from .probing import probe as probe
+from .similarity import index_cells as index_cells
+from .similarity import similar as similar
+from .spillover import find_confounders as find_confounders
+from .spillover import neighbourhood_intensity as neighbourhood_intensity
+from .spillover import partial_correlation as partial_correlation
+from .structure import measure_structure as measure_structure
+from .tasks import set_task as set_task
+from .verdicts import verdict as verdict
