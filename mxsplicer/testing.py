@@ -88,8 +88,8 @@ def check_loss(loss: "Loss") -> None:
 def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight: float = 1.0) -> None:
     """Raise unless an objective keeps the contract.
 
-    It keeps the encoder that it is given, embeds cell by cell what it asks views of, has one entry per chunk in each
-    term and in its pairs, and a finite gradient for every weight.
+    It keeps the given encoder, embeds each cell of the views that it asks for, has one entry per chunk in each term and
+    in its pairs, and a finite gradient for every weight.
     """
     import torch
 
@@ -107,20 +107,21 @@ def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight:
     )
     whole, regions = torch.randn(8, 3, 16, 16, generator=generator), torch.ones(8, 16, 16, dtype=torch.uint8)
     views = []
-    for picture in objective.pictures(whole, whole, regions):
-        seen = picture.patches + 0.1 * torch.randn(picture.patches.shape, generator=generator)
-        masks = [] if picture.masks is None else [picture.masks.float()]
+    for one in objective.view_inputs(whole, whole, regions):
+        seen = one.patches + 0.1 * torch.randn(one.patches.shape, generator=generator)
+        masks = [] if one.masks is None else [one.masks.float()]
         views.append(torch.cat([seen, *masks], dim=1))
+    arguments = objective.step_arguments(0, None)
 
-    z, *e = objective.embed(*views)
-    terms = objective.terms(z, *e)
+    z, *e = objective.embed(*views, **arguments)
+    terms = objective.terms(z, *e, **arguments)
 
     n = len(objective.chunk_names)
     assert objective.encoder is encoder, "the encoder that is kept is another"
     assert z.shape == (8, encoder.out_features), "what comes first is not z of the first view"
     assert all(len(one) == 8 for one in e), "rows are no cells, so those of several processes cannot be joined"
     assert all(term.shape == (n,) for term in terms.values()), f"a term has not one entry for each of {n} chunks"
-    assert len(objective.pairs(z, *e)) == n, f"there is not one pair for each of {n} chunks"
+    assert len(objective.pairs(z, *e, **arguments)) == n, f"pairs has not one entry for each of {n} chunks"
     names, weights = zip(*objective.named_parameters(), strict=True)
     loss = torch.stack(list(terms.values())).sum()
     for name, gradient in zip(names, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
@@ -131,8 +132,8 @@ def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight:
 def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]"]) -> None:
     """Raise unless a deconstruction keeps the contract.
 
-    It names every component once, takes it from channels that there are, and decides for each cell by itself in which
-    pixels a component shows them.
+    It names every component once, its channels are indices of markers, and the pixels of a component depend on each
+    cell alone.
     """
     import torch
 
@@ -143,11 +144,13 @@ def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]
     for component in components:
         assert component.channels, f"component {component.name} has no channel"
         assert all(0 <= channel < len(markers) for channel in component.channels)
-        if component.part is not None:
+        if component.pixels is not None:
             regions = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-            inside = component.part(regions)
-            assert (inside.shape, inside.dtype) == (regions.shape, torch.bool), f"{component.name} is no mask"
-            assert torch.equal(component.part(regions[1:3]), inside[1:3]), "a cell's mask depends on other cells"
+            inside = component.pixels(regions)
+            assert (inside.shape, inside.dtype) == (regions.shape, torch.bool), (
+                f"pixels of {component.name} are not booleans (B, P, P)"
+            )
+            assert torch.equal(component.pixels(regions[1:3]), inside[1:3]), "a cell's pixels depend on other cells"
     assert [c.name for c in deconstruct(markers)] == names, "it depends on more than the markers"
 
 

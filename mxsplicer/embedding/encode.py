@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.encoders import folded
+from mxsplicer.splicer.kernels import fold_batch_norm
 from mxsplicer.splicer.run import Run
 from mxsplicer.system.fingerprints import fingerprint_arrays
 
@@ -129,7 +129,7 @@ def _batches(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tu
 
 
 def _prepare(encoder: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    return folded(encoder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return fold_batch_norm(encoder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
-"""Deconstructions: which parts of a patch get an encoder of their own.
+"""Deconstructions: how a patch is split into components, each of which gets an encoder of its own.
 
-SpliCER (arXiv 2503.07444, section 3): a deconstruction takes a patch apart into components; chunk i of the primary
-embedding is held to component i. It is used in training only.
+SpliCER (arXiv 2503.07444, section 3): the loss compares chunk i of the primary embedding with the embedding of
+component i. Components are used in training only.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,21 +22,30 @@ from mxsplicer.system.imports import describe_error, import_by_name
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
 
-Part = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> which pixels belong to the component, (B, P, P)
+Pixels = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> the pixels of the component, (B, P, P) bool
 
 
 @dataclass(frozen=True)
 class Component:
-    """A named part of a patch: some of its channels, in some of its pixels.
+    """A named component of a patch: some of its channels, in some of its pixels.
 
-    Without ``part`` these pixels are the cell itself, or all where the surroundings of cells are kept. A part sees what
-    each pixel shows (``BACKGROUND``, ``OTHER_CELL``, ``THIS_CELL`` or its ``NUCLEUS``, of ``mxsplicer.patches.store``),
-    each cell by itself. What is said of ``family`` is said of every component of it that nothing is said of by name.
+    Parameters
+    ----------
+    name
+        Name of the component and of its chunk.
+    channels
+        Indices of the markers that it shows.
+    pixels
+        Function of ``regions`` that returns which pixels it shows, for each cell independently. A region is
+        ``BACKGROUND``, ``OTHER_CELL``, ``THIS_CELL`` or ``NUCLEUS`` (:mod:`mxsplicer.patches.store`). Without it, the
+        component shows the cell, or the whole patch with ``component_area="patch"``.
+    family
+        Name of the marker whose settings (loss, weight, chunk width) apply unless the component has its own.
     """
 
     name: str
     channels: tuple[int, ...]
-    part: Part | None = None
+    pixels: Pixels | None = None
     family: str = ""
 
 
@@ -44,17 +53,17 @@ Deconstruction = Callable[[Sequence[str]], list[Component]]  # markers -> compon
 
 
 def this_cell(regions: Tensor) -> Tensor:
-    """Return where the cell itself is."""
+    """Return the pixels of the cell at the centre, with its nucleus."""
     return (regions == THIS_CELL) | (regions == NUCLEUS)
 
 
 def rim(regions: Tensor) -> Tensor:
-    """Return where the outermost 2 pixels of the cell itself are."""
+    """Return the outermost 2 pixels of the cell."""
     return this_cell(regions) & ~interior(regions)
 
 
 def interior(regions: Tensor) -> Tensor:
-    """Return where the cell itself is without its outermost 2 pixels."""
+    """Return the pixels of the cell except the outermost 2."""
     inside = this_cell(regions)
     for _ in range(_RIM_PX):
         padded = F.pad(inside, (1, 1, 1, 1))
@@ -63,28 +72,28 @@ def interior(regions: Tensor) -> Tensor:
 
 
 def nucleus(regions: Tensor) -> Tensor:
-    """Return where the nucleus of the cell itself is."""
+    """Return the pixels of the nucleus of the cell."""
     return regions == NUCLEUS
 
 
 def cytoplasm(regions: Tensor) -> Tensor:
-    """Return where the cell itself is without its nucleus."""
+    """Return the pixels of the cell except its nucleus."""
     return regions == THIS_CELL
 
 
-OF_NUCLEI: tuple[Part, ...] = (nucleus, cytoplasm)  # need patches that were cut with a mask of nuclei
+OF_NUCLEI: tuple[Pixels, ...] = (nucleus, cytoplasm)  # need patches that were cut with a mask of nuclei
 
 
 @lru_cache
-def stays_within_cell(part: Part) -> bool:
-    """Return whether a part shows the cell itself or less of it, as tried on some regions."""
-    regions = _some_regions()
-    return not (part(regions) & ~this_cell(regions)).any()
+def stays_within_cell(pixels: Pixels) -> bool:
+    """Return whether a component shows only pixels of the cell, as tried on example regions."""
+    regions = _example_regions()
+    return not (pixels(regions) & ~this_cell(regions)).any()
 
 
 @lru_cache
-def _some_regions() -> Tensor:
-    """Return regions (8, 32, 32) to try parts on: a round cell with its nucleus beside another, and noise."""
+def _example_regions() -> Tensor:
+    """Return regions (8, 32, 32): four round cells with nucleus and neighbour, and four of noise."""
     y, x = torch.meshgrid(torch.arange(32) - 16, torch.arange(32) - 16, indexing="ij")
     radius = (y**2 + x**2).float().sqrt()
     regions = torch.randint(0, 4, (8, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -96,7 +105,7 @@ def _some_regions() -> Tensor:
 
 
 def by_marker(markers: Sequence[str]) -> list[Component]:
-    """Give every marker a component of its own, as the paper does for multiplex images.
+    """Return one component per marker, as the paper does for multiplex images.
 
     Examples
     --------
@@ -107,12 +116,12 @@ def by_marker(markers: Sequence[str]) -> list[Component]:
 
 
 def by_nuclear_pair(markers: Sequence[str]) -> list[Component]:
-    """Give every marker a component in which it is seen together with the nuclear stain: where in the cell it lies.
+    """Return one component per marker that shows it together with the nuclear stain, and so where in the cell it lies.
 
     Raises
     ------
     InputError
-        If no marker is known to stain nuclei.
+        If none of the markers is known to stain nuclei.
 
     Examples
     --------
@@ -121,18 +130,15 @@ def by_nuclear_pair(markers: Sequence[str]) -> list[Component]:
     """
     nuclear = find_nuclear_marker(markers)
     if nuclear is None or len(markers) < 2:
-        msg = (
-            f"no pairs with the nuclei can be made of {', '.join(markers)}: none is known to stain nuclei beside "
-            "another. Name pairs in a file of groups: --deconstruct groups.yaml."
-        )
-        raise InputError(msg)
+        msg = f"pairs need a marker that is known to stain nuclei and one other marker; found {', '.join(markers)}."
+        raise InputError(msg, "Define the pairs as groups of markers, with `deconstruction`.")
     with_channels = [(marker, channel) for channel, marker in enumerate(markers) if marker != nuclear]
     nucleus = list(markers).index(nuclear)
     return [Component(f"{marker} with {nuclear}", (nucleus, channel)) for marker, channel in with_channels]
 
 
 def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
-    """Return the deconstruction into named sets of markers, which may overlap; a pair holds what spans two channels.
+    """Return the deconstruction into named groups of markers, which may overlap; a pair shows what spans two channels.
 
     Examples
     --------
@@ -143,7 +149,7 @@ def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
 
     def by_these_groups(markers: Sequence[str]) -> list[Component]:
         for group, names in groups.items():
-            check_names(f"group {group!r} names", names, markers, "markers")
+            check_names(names, markers, kind="marker", argument=f"group {group!r}")
         places = {marker: channel for channel, marker in enumerate(markers)}
         return [Component(group, tuple(places[name] for name in names)) for group, names in groups.items()]
 
@@ -151,10 +157,10 @@ def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
 
 
 def by_compartment(markers: Sequence[str]) -> list[Component]:
-    """Give every marker two components: the rim of the cell, where proteins of the membrane lie, and its interior.
+    """Return two components per marker: the rim of the cell, where membrane proteins lie, and its interior.
 
-    How much of a marker lies in the rim tells a cell that makes it from one that its neighbours lend it to, and a chunk
-    of its own for either keeps the two apart.
+    The share of a marker in the rim distinguishes a cell that expresses it from one that receives spill-over of its
+    neighbours; one chunk for each compartment keeps the two apart.
 
     Examples
     --------
@@ -162,15 +168,15 @@ def by_compartment(markers: Sequence[str]) -> list[Component]:
     ['CD4 rim', 'CD8a rim', 'CD4 interior', 'CD8a interior']
     """
     return [
-        Component(f"{marker} {name}", (channel,), part, family=marker)
-        for name, part in (("rim", rim), ("interior", interior))
+        Component(f"{marker} {name}", (channel,), pixels, family=marker)
+        for name, pixels in (("rim", rim), ("interior", interior))
         for channel, marker in enumerate(markers)
     ]
 
 
 def by_region(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its cell, the cells around it and the background; the parts sum to the patch."""
-    return _by_parts(
+    """Split a patch into its cell, the other cells and the background; they add up to the patch."""
+    return _by_pixels(
         markers,
         cell=this_cell,
         neighbours=lambda regions: regions == OTHER_CELL,
@@ -179,32 +185,32 @@ def by_region(markers: Sequence[str]) -> list[Component]:
 
 
 def by_cell(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its cell and everything around it; the parts sum to the patch."""
-    return _by_parts(markers, cell=this_cell, surroundings=lambda regions: ~this_cell(regions))
+    """Split a patch into its cell and the surroundings; they add up to the patch."""
+    return _by_pixels(markers, cell=this_cell, surroundings=lambda regions: ~this_cell(regions))
 
 
 def by_nucleus(markers: Sequence[str]) -> list[Component]:
-    """Split a cell into its nucleus and its cytoplasm; patches have to be cut with a mask of nuclei."""
-    return _by_parts(markers, nucleus=nucleus, cytoplasm=cytoplasm)
+    """Split a cell into its nucleus and its cytoplasm; patches must be cut with a mask of nuclei."""
+    return _by_pixels(markers, nucleus=nucleus, cytoplasm=cytoplasm)
 
 
 def by_mask(markers: Sequence[str]) -> list[Component]:
-    """Split a patch, of any number of channels, into what a mask covers and its complement.
+    """Split a patch, of any number of channels, into the pixels that a mask covers and the others.
 
-    Either alone is worse than both (the paper, table S2).
+    The covered pixels alone are worse than both (the paper, table S2).
     """
-    return _by_parts(
+    return _by_pixels(
         markers, inside=lambda regions: regions != BACKGROUND, outside=lambda regions: regions == BACKGROUND
     )
 
 
 def by_half(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its upper and its lower half, as MNIST above CIFAR (the paper, section 4)."""
+    """Split a patch into its upper and its lower half, such as MNIST above CIFAR (the paper, section 4)."""
 
     def row(regions: Tensor) -> Tensor:
         return torch.arange(regions.shape[1], device=regions.device)[:, None].expand(regions.shape)
 
-    return _by_parts(
+    return _by_pixels(
         markers,
         upper=lambda regions: row(regions) < regions.shape[1] // 2,
         lower=lambda regions: row(regions) >= regions.shape[1] // 2,
@@ -214,10 +220,10 @@ def by_half(markers: Sequence[str]) -> list[Component]:
 def by_side(markers: Sequence[str]) -> list[Component]:
     """Split a patch into its left and its right half."""
     upper, lower = by_half(markers)
-    assert upper.part is not None
-    assert lower.part is not None
-    left, right = _turned(upper.part), _turned(lower.part)
-    return _by_parts(markers, left=left, right=right)
+    assert upper.pixels is not None
+    assert lower.pixels is not None
+    left, right = _transpose(upper.pixels), _transpose(lower.pixels)
+    return _by_pixels(markers, left=left, right=right)
 
 
 DECONSTRUCTIONS: dict[str, Deconstruction] = {
@@ -234,7 +240,7 @@ DECONSTRUCTIONS: dict[str, Deconstruction] = {
 
 
 def find_deconstruction(name: str) -> Deconstruction:
-    """Return a deconstruction by its name: one of the table, or a function of the user's own, ``module:function``.
+    """Return a deconstruction: by its name in the table, or a user's function by ``module:function``.
 
     Raises
     ------
@@ -250,47 +256,47 @@ def find_deconstruction(name: str) -> Deconstruction:
         try:
             components = list(own(markers))
             fault = _fault(components, len(markers))
-        except Exception as error:  # whatever is wrong in the user's function
+        except Exception as error:  # the user's function may raise anything
             fault = f"fails on {len(markers)} markers ({describe_error(error)})"
         if fault:
-            msg = f"deconstruction {name!r} {fault}; it must take {must}, with channels that there are."
-            raise InputError(msg)
+            msg = f"deconstruction {name!r} {fault}."
+            raise InputError(msg, f"It must take {must}, whose channels are indices of these markers.")
         return components
 
     return checked
 
 
 def _fault(components: Sequence[Any], n_markers: int) -> str:
-    """Return why what a user's own deconstruction returned are no components, or nothing."""
-    regions = _some_regions()
+    """Return what is wrong with the components that a user's deconstruction returned, or ""."""
+    regions = _example_regions()
     for component in components:
         if not isinstance(component, Component):
             return f"returns {type(component).__name__} among its components"
         if not component.channels or not set(component.channels) <= set(range(n_markers)):
             return f"gives component {component.name!r} the channels {component.channels}, of {n_markers}"
-        shown = None if component.part is None else component.part(regions)
+        shown = None if component.pixels is None else component.pixels(regions)
         if shown is not None and (shown.shape, shown.dtype) != (regions.shape, torch.bool):
-            return f"has a part of component {component.name!r} that is no mask (B, P, P) of regions (B, P, P)"
-    return "" if components else "returns no component"
+            return f"has a component {component.name!r} whose pixels are not booleans (B, P, P) for regions (B, P, P)"
+    return "" if components else "returns an empty list"
 
 
 def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:
-    """Return the deconstruction that has the components of all."""
+    """Return the deconstruction that has the components of all the given ones."""
 
     def combined(markers: Sequence[str]) -> list[Component]:
         components = [component for one in deconstructions for component in one(markers)]
         names = [component.name for component in components]
         for name in names:
             if names.count(name) > 1:
-                msg = f"two components are called {name!r}: {', '.join(names)}. Give one of them another name."
-                raise InputError(msg)
+                msg = f"two components are called {name!r}: {', '.join(names)}."
+                raise InputError(msg, "Give one of them another name.")
         return components
 
     return combined
 
 
 def omit(components: Sequence[Component], markers: Sequence[str], omitted: Collection[str]) -> list[Component]:
-    """Leave markers out of all components, and components out; the encoder keeps seeing them.
+    """Return components without the omitted markers, and without the omitted components; the encoder still sees them.
 
     Parameters
     ----------
@@ -300,10 +306,10 @@ def omit(components: Sequence[Component], markers: Sequence[str], omitted: Colle
     Raises
     ------
     InputError
-        If a name is that of none, or nothing is left.
+        If a name is unknown, or no component is left.
     """
     known = [*markers, *(component.name for component in components if component.name not in markers)]
-    check_names("--omit names", omitted, known, "markers and components")
+    check_names(omitted, known, kind="marker or component", argument="`omit`")
     kept = [
         replace(component, channels=tuple(c for c in component.channels if markers[c] not in omitted))
         for component in components
@@ -311,86 +317,90 @@ def omit(components: Sequence[Component], markers: Sequence[str], omitted: Colle
     ]
     kept = [component for component in kept if component.channels]
     if not kept:
-        msg = f"no component is left without {', '.join(omitted)}: leave fewer out by --omit."
-        raise InputError(msg)
+        msg = f"no component is left without {', '.join(omitted)}."
+        raise InputError(msg, "Omit fewer in `omit`.")
     return kept
 
 
 def read_groups(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Read named sets of markers from a YAML file, ``T cells: [CD3e, CD8a]``; their names become those of chunks.
+    """Read named groups of markers from a YAML file, ``T cells: [CD3e, CD8a]``; chunks are named after them.
 
     Raises
     ------
     InputError
-        If the file holds something else.
+        If the file contains anything else.
     """
     import yaml
 
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path} is no YAML: {' '.join(str(error).split())}."
+        msg = f"{path} is not a YAML file: {' '.join(str(error).split())}."
         raise InputError(msg) from error
-    wanted = "One group a line is needed, such as `T cells: [CD3e, CD8a]`."
+    wanted = "Write one group per line, such as `T cells: [CD3e, CD8a]`."
     if not isinstance(content, dict) or not content:
-        msg = f"{path} holds no named groups of markers. {wanted}"
-        raise InputError(msg)
+        msg = f"{path} contains no named groups of markers."
+        raise InputError(msg, wanted)
     groups = {str(name): [members] if isinstance(members, str) else members for name, members in content.items()}
     for name, members in groups.items():
         if not isinstance(members, list) or not members or not all(isinstance(one, str | int) for one in members):
-            msg = f"{path}: group {name!r} is {members!r}, no list of markers. {wanted}"
-            raise InputError(msg)
+            msg = f"{path}: group {name!r} is {members!r}, not a list of markers."
+            raise InputError(msg, wanted)
     return {name: tuple(str(one) for one in members) for name, members in groups.items()}
 
 
-def check_names(who: str, names: Collection[str], known: Sequence[str], what: str) -> None:
-    """Raise where one of ``names`` is not ``known``, with the one that it is closest to."""
+def check_names(names: Collection[str], known: Sequence[str], *, kind: str, argument: str) -> None:
+    """Raise if one of the ``names`` in an argument is unknown, and suggest the closest known one."""
     for name in names:
         if name not in known:
             close = get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            msg = f"{who} {name!r}, which is not among the {what}.{hint} These are {', '.join(known)}."
-            raise InputError(msg)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            msg = f"{argument} names {name!r}, which is not a {kind}."
+            raise InputError(msg, f"{hint}Known names: {', '.join(known)}.")
 
 
-def areas(regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor | None:
-    """Return where components show something, (B, m, P, P), once for all that show the same; None: everywhere.
+def component_pixels(regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor | None:
+    """Return the pixels that components show, (B, m, P, P), once per distinct set of pixels; None: all pixels.
 
     Parameters
     ----------
     regions
         What each pixel shows, (B, P, P).
     hide
-        Whether a component that does not say otherwise shows the cell alone.
+        Whether a component that does not define its pixels shows the cell alone.
     """
-    distinct = list(dict.fromkeys(_parts(components, hide=hide)))
+    distinct = list(dict.fromkeys(_pixels(components, hide=hide)))
     if distinct == [None]:
         return None
     everything = torch.ones_like(regions, dtype=torch.bool)
-    return torch.stack([everything if part is None else part(regions) for part in distinct], dim=1)
+    return torch.stack([everything if pixels is None else pixels(regions) for pixels in distinct], dim=1)
 
 
 def cut(patches: Tensor, masks: Tensor | None, components: Sequence[Component], *, hide: bool) -> Tensor:
-    """Return the channels of all components one after the other, (B, sum of C_k, P, P), 0 where each does not reach.
+    """Return the channels of all components, (B, sum of C_k, P, P), with 0 in pixels that a component does not show.
 
     Parameters
     ----------
     patches
         Normalised, (B, C, P, P).
     masks, hide
-        What :func:`areas` returned, perhaps turned as the patches were, and what it was told.
+        The result of :func:`component_pixels`, transformed as the patches were, and its argument.
     """
     channels = [channel for component in components for channel in component.channels]
     shown = patches if channels == list(range(patches.shape[1])) else patches[:, channels]
     if masks is None:
         return shown
-    parts = [part for part, one in zip(_parts(components, hide=hide), components, strict=True) for _ in one.channels]
-    distinct = list(dict.fromkeys(parts))
-    return shown * (masks if len(distinct) == 1 else masks[:, [distinct.index(part) for part in parts]])
+    of_channels = [
+        pixels
+        for pixels, component in zip(_pixels(components, hide=hide), components, strict=True)
+        for _ in component.channels
+    ]
+    distinct = list(dict.fromkeys(of_channels))
+    return shown * (masks if len(distinct) == 1 else masks[:, [distinct.index(pixels) for pixels in of_channels]])
 
 
-def separate(channels: Tensor, components: Sequence[Component]) -> Tensor:
-    """Return what :func:`cut` returned as (B, n, C_max, P, P), components with fewer channels filled up with zeros.
+def stack_components(channels: Tensor, components: Sequence[Component]) -> Tensor:
+    """Return the result of :func:`cut` as (B, n, C_max, P, P); components with fewer channels are padded with zeros.
 
     The zeros let components of any number of channels pass through one grouped network.
     """
@@ -398,18 +408,18 @@ def separate(channels: Tensor, components: Sequence[Component]) -> Tensor:
     widest = max(widths)
     if min(widths) == widest:
         return channels.view(len(channels), len(widths), widest, *channels.shape[2:])
-    parts = torch.split(channels, widths, dim=1)
-    return torch.stack([F.pad(part, (0, 0, 0, 0, 0, widest - part.shape[1])) for part in parts], dim=1)
+    of_components = torch.split(channels, widths, dim=1)
+    return torch.stack([F.pad(one, (0, 0, 0, 0, 0, widest - one.shape[1])) for one in of_components], dim=1)
 
 
-def _parts(components: Sequence[Component], *, hide: bool) -> list[Part | None]:
-    return [component.part or (this_cell if hide else None) for component in components]
+def _pixels(components: Sequence[Component], *, hide: bool) -> list[Pixels | None]:
+    return [component.pixels or (this_cell if hide else None) for component in components]
 
 
-def _by_parts(markers: Sequence[str], **parts: Part) -> list[Component]:
+def _by_pixels(markers: Sequence[str], **named: Pixels) -> list[Component]:
     every = tuple(range(len(markers)))
-    return [Component(name, every, part) for name, part in parts.items()]
+    return [Component(name, every, pixels) for name, pixels in named.items()]
 
 
-def _turned(part: Part) -> Part:
-    return lambda regions: part(regions.transpose(1, 2)).transpose(1, 2)
+def _transpose(pixels: Pixels) -> Pixels:
+    return lambda regions: pixels(regions.transpose(1, 2)).transpose(1, 2)

@@ -1,6 +1,7 @@
-"""How much memory training takes, known before it begins: from one pass of a few cells."""
+"""The memory that training takes, estimated before it begins from one pass of a few cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,52 +14,56 @@ from mxsplicer.splicer.views import Views
 from mxsplicer.system.memory import Budget
 
 _TRIAL_CELLS = 4
-_COPIES = 2.5  # of what a view shows: the view, what it is a view of, and a share of the batch as it was read
-_OF_GRAPH = 1.05  # gradients on their way beside what the graph keeps, and the workspace of convolutions
-_BUFFERS = 4.0  # blocks in use, blocks being read, and each once more while blocks are put together
+_COPIES = 2.5  # per view: the view, its input, and a share of the batch as it was read
+_OF_GRAPH = 1.05  # with the gradients in transit and the workspace of convolutions
+_BUFFERS = 4.0  # blocks in use, blocks being read, and a copy of each while blocks are concatenated
 
 
-def share_out(budget: Budget, batches: Batches, *, step_bytes: int) -> int:
-    """Return how many bytes of patches may be mixed at a time, so that training stays inside a budget.
+def choose_buffer_bytes(budget: Budget, batches: Batches, *, step_bytes: int) -> int:
+    """Return how many bytes of patches may be mixed at a time so that training stays within a budget.
 
     Parameters
     ----------
     budget
-        Of the process, as it is now.
+        Memory budget of the process at this moment.
     batches
-        What is trained on: at least one of its blocks is held.
+        Batches to train on, of which at least one block is in memory.
     step_bytes
-        What else a step takes; see :func:`step_bytes`.
+        Memory of a step apart from its patches; see :func:`step_bytes`.
 
     Raises
     ------
     InputError
-        If not even one block and a step fit; the message says how much would do.
+        If one block and one step do not fit; the message says how much memory is needed.
     """
     try:
         budget.require(step_bytes + int(_BUFFERS * batches.block_bytes), f"a step of {batches.batch_size} cells")
     except InputError as error:
-        msg = f"{error} Or raise --accumulate, lower --encoder-width, or give a trained model by --model."
-        raise InputError(msg) from error
-    # A power of two, so that a little more or less of free memory does not change which cells meet in a batch.
+        also = "Or increase `accumulate`, decrease `encoder_width`, or use a trained `model`."
+        raise InputError(error.problem, f"{error.remedy} {also}".strip()) from error
+    # A power of two, so that small differences in free memory do not change which cells share a batch.
     return 1 << (int((budget.free - step_bytes) / _BUFFERS).bit_length() - 1)
 
 
-def trial_views(objective: Objective, picture_shape: tuple[int, int, int]) -> list[Tensor]:
-    """Return noise of a few cells, (n, ·, P, P), as large as the views that an objective takes of patches (C, P, P)."""
+def trial_views(objective: Objective, patch_shape: tuple[int, int, int]) -> list[Tensor]:
+    """Return views of a few patches (C, P, P) of noise, (n, ·, P, P), as the objective takes them."""
     generator = torch.Generator().manual_seed(0)
-    shown = torch.zeros(_TRIAL_CELLS, *picture_shape).normal_(generator=generator)
-    regions = torch.full((_TRIAL_CELLS, *picture_shape[1:]), THIS_CELL, dtype=torch.uint8)
-    return [*Views()(*objective.pictures(shown, shown, regions), generator=generator)]
+    shown = torch.zeros(_TRIAL_CELLS, *patch_shape).normal_(generator=generator)
+    regions = torch.full((_TRIAL_CELLS, *patch_shape[1:]), THIS_CELL, dtype=torch.uint8)
+    return [*Views()(*objective.view_inputs(shown, shown, regions), generator=generator)]
 
 
-def step_bytes(objective: nn.Module, views: Sequence[Tensor], batch_size: int) -> int:
-    """Return about how many bytes a training step takes beside its patches: the graph, the weights, the optimizer.
+def step_bytes(
+    objective: nn.Module, views: Sequence[Tensor], batch_size: int, step_arguments: Mapping[str, Any] | None = None
+) -> int:
+    """Return about how many bytes a training step takes apart from its patches: the graph, the weights, the optimizer.
 
     Parameters
     ----------
     views
-        Of a few cells, as the objective takes them.
+        Views of a few cells, as the objective takes them.
+    step_arguments
+        Keyword arguments of a step, as :meth:`~mxsplicer.splicer.objectives.Objective.step_arguments` returns them.
     """
     kept: dict[int, int] = {}
 
@@ -69,13 +74,13 @@ def step_bytes(objective: nn.Module, views: Sequence[Tensor], batch_size: int) -
 
     state = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        graph = objective(*views)  # held while what it keeps is counted
+        graph = objective(*views, **step_arguments or {})  # referenced while its tensors are counted
     for weight in objective.parameters():
         kept.pop(weight.untyped_storage().data_ptr(), None)
     del graph
-    objective.load_state_dict(state)  # batch norm has seen noise
-    weights = sum(4 * weight.numel() for weight in objective.parameters())
-    of_pictures = _COPIES * sum(view.nbytes for view in views)
+    objective.load_state_dict(state)  # the pass changed the statistics of batch norm
     # Weights, their gradients, and the two moments of AdamW.
-    per_cell = (_OF_GRAPH * sum(kept.values()) + of_pictures) / len(views[0])
+    weights = sum(4 * weight.numel() for weight in objective.parameters())
+    of_views = _COPIES * sum(view.nbytes for view in views)
+    per_cell = (_OF_GRAPH * sum(kept.values()) + of_views) / len(views[0])
     return int(per_cell * batch_size) + 4 * weights

@@ -89,7 +89,7 @@ def make_fabric(
     precision: str = "auto",
     processes: Processes | None = None,
     *,
-    weights_rest: bool = False,
+    unused_weights: bool = False,
 ) -> Fabric:
     """Return Lightning's Fabric on a device, or on as many as there are processes on this machine.
 
@@ -99,8 +99,8 @@ def make_fabric(
         As :func:`~mxsplicer.splicer.devices.find_device` takes it; without a number where there are several processes.
     precision
         ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
-    weights_rest
-        Whether some weights have no part in some of the steps: processes then look for them, which costs a little.
+    unused_weights
+        Whether some steps do not use all weights: processes then look for those, which costs a little time.
     """
     processes = processes or find_processes()
     where = find_device(device)
@@ -118,7 +118,7 @@ def make_fabric(
         devices=processes.per_node,
         num_nodes=processes.nodes,
         precision=precision,
-        strategy=DDPStrategy(find_unused_parameters=weights_rest),
+        strategy=DDPStrategy(find_unused_parameters=unused_weights),
         plugins=plugins,
     )
 

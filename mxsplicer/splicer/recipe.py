@@ -1,7 +1,7 @@
-"""The recipe: everything that decides what a training makes of given patches, in one place.
+"""The recipe: every setting that decides the result of a training on given patches.
 
-A run's settings, the options of ``embed`` and ``train`` and :func:`~mxsplicer.splicer.training.train` speak of these
-fields by these names. Importing this module loads no torch, so that the command line knows the defaults at once.
+The settings of a run, the options of ``embed`` and ``train``, and :func:`~mxsplicer.splicer.training.train` use the
+names of these fields. Importing this module does not load torch, so the command line knows the defaults at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,79 +29,84 @@ WIDTH_RULES = ("equal", "variance", "rank")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an encoder is trained. The defaults are measured ones (docs/benchmarks.md) unless a source is named.
+    """How an encoder is trained. Defaults were measured (docs/benchmarks.md) unless a source is named.
 
     Parameters
     ----------
     method
-        ``"splicer"`` (arXiv 2503.07444), or what it is compared with: ``"joint"``, ``"sigma"`` or ``"trident"``; or a
-        class of your own by ``"module:Class"``; see :mod:`mxsplicer.splicer.objectives`.
+        The objective: ``"splicer"`` (arXiv 2503.07444), a method it is compared with (``"joint"``, ``"sigma"``,
+        ``"trident"``), or a class of your own, ``"module:Class"``; see :mod:`mxsplicer.splicer.objectives`.
     loss
-        Between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``, ``"sigreg"``, or a
-        class of your own by ``"module:Class"``.
+        The loss between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``,
+        ``"sigreg"``, or a class of your own, ``"module:Class"``.
     losses, weights
-        Of single components, by name: another loss, and a weight other than 1. The name of a marker means both of its
+        Loss and weight of single components, by name, where they differ. The name of a marker means both of its
         compartments.
     covariance_scope
         Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
         What the components are: ``"marker"``, ``"pairs"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
-        ``"nucleus"``, ``"mask"``, ``"halves"``, ``"sides"``, a function of your own by ``"module:function"``, or
-        several of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
+        ``"nucleus"``, ``"mask"``, ``"halves"``, ``"sides"``, a function of your own, ``"module:function"``, or several
+        of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
     groups
-        Markers of each of the ``"groups"``, by name; they may overlap.
+        For ``deconstruction="groups"``: the markers of each group, by its name. Groups may overlap.
     omit
         Markers and components that the encoder sees but no component shows.
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
-        the width of its first stage; ``"resnet18"`` of width 64 is the paper's. ``+texture`` reads its early maps, too.
+        the width of its first stage; ``"resnet18"`` of width 64 is the paper's. ``+texture`` adds mean and deviation
+        over early feature maps to z.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     components_per_step
-        How many components have their turn in each step, in order and round and round, their losses weighted n / k;
-        by default all of them. Pays where the encoders of components are wide.
+        Number k of the n components that each step trains, round-robin, with losses weighted n / k; by default all.
+        Saves time if the encoders of components are wide.
     chunk_width
-        Width of one component's chunk of the embedding; of all chunks in the mean, where they differ.
+        Width of every component's chunk of the embedding; the mean width if they differ.
     width_rule
-        Whether chunks are ``"equal"``, or as wide as the ``"variance"`` or the effective ``"rank"`` of their components
-        asks; see :mod:`mxsplicer.splicer.widths`.
+        Whether chunks are ``"equal"``, or in proportion to the ``"variance"`` or the effective ``"rank"`` of their
+        components; see :mod:`mxsplicer.splicer.widths`.
     widths
         Widths of the chunks of single components, by name.
     controls
-        Markers of background alone (autofluorescence, an empty channel): the floor that ``"rank"`` counts from. By
-        default those whose names say so.
+        Markers of background alone (autofluorescence, an empty channel): the noise floor of ``"rank"``. By default
+        those whose names say so.
     projector_layers
-        Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.encoders.Projector`.
+        Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.projector.Projector`.
     redundancy_weight
-        Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only SpliCER.
+        Weight of the term that keeps chunks from repeating each other; 0 is the paper's sum over chunks. Only for
+        ``method="splicer"``.
     consistency_weight
         Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
-        component; its chunk is then held to both views. 0 is the paper's. Only SpliCER.
+        component; the chunk is then compared with both views. 0 is the paper's. Only for ``method="splicer"``.
     views
         How the views differ: ``"shared"`` or ``"independent"`` geometry, or ``"spanning"``: shared for components of
-        several markers, independent for others; ``"upright"`` where pictures have an up (``"shared+upright"`` is both);
-        or a :class:`~mxsplicer.splicer.views.Views`.
+        several markers, independent for others; ``"upright"`` for images with an orientation (``"shared+upright"`` is
+        both); or a :class:`~mxsplicer.splicer.views.Views`.
     normalization
-        ``"common"`` clips and scales a marker alike on all slides, ``"slide"`` on each by its own percentiles, mean and
-        standard deviation: for slides whose staining differs.
+        ``"common"`` clips and scales a marker alike on all slides; ``"slide"`` uses the percentiles, mean and standard
+        deviation of each slide, for slides whose staining differs.
     surroundings
-        ``"hide"`` shows the encoder the pixels of the cell itself, ``"keep"`` the whole patch.
+        ``"hide"`` shows the encoder only the pixels of the cell, ``"keep"`` the whole patch.
     component_area
-        Whether a component that is no region itself shows the ``"cell"`` or the whole ``"patch"``.
+        Whether a component that does not define its pixels shows the ``"cell"`` or the whole ``"patch"``.
     epochs
         Passes over the cells; by default as many as make 2,000 steps.
-    learning_rate
-        Peak, for AdamW with 10 % warm-up and cosine decay.
+    batch_size
+        Cells per step, over all processes.
     accumulate
-        Parts that a batch is worked on in, one after the other, where it does not fit the device. Loss and batch norm
-        are those of a part; gradients are averaged. So a step is one of ``batch_size / accumulate`` cells, less noisy.
+        Number of micro-batches that a batch is divided into, if it does not fit the device. Loss and batch norm are
+        those of a micro-batch; gradients are averaged. So a step is less noisy than one of ``batch_size / accumulate``
+        cells, but not the same as one of ``batch_size``.
+    learning_rate, weight_decay
+        Of AdamW; the learning rate is the peak, with 10 % warm-up and cosine decay.
     seed
         Of the initial weights, the order of the cells and the views.
 
     Raises
     ------
     InputError
-        If a word is unknown or a number out of its range.
+        If a word is unknown or a number is out of range.
 
     Examples
     --------
@@ -143,35 +148,36 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise where a word is unknown or a number out of its range."""
-        from mxsplicer.splicer.encoders import COMPONENT_ENCODERS, ENCODERS
+        """Raise if a word is unknown or a number is out of range."""
+        from mxsplicer.splicer.component_encoders import COMPONENT_ENCODERS
+        from mxsplicer.splicer.encoders import ENCODERS
         from mxsplicer.splicer.losses import LOSSES
         from mxsplicer.splicer.objectives import OBJECTIVES
 
         _check_word("method", self.method, OBJECTIVES, own="module:Class")
         for loss in (self.loss, *self.losses.values()):
             _check_word("loss", loss, LOSSES, own="module:Class")
-        _check_word("covariance scope", self.covariance_scope, COVARIANCE_SCOPES)
+        _check_word("covariance_scope", self.covariance_scope, COVARIANCE_SCOPES)
         if self.covariance_scope == "embedding" and "vicreg" not in (self.loss, *self.losses.values()):
-            msg = f"covariance is a term of the loss vicreg, and {self.loss} has none: leave its scope at chunk."
-            raise InputError(msg)
+            msg = f"`covariance_scope='embedding'` needs the loss vicreg; {self.loss} has no covariance term."
+            raise InputError(msg, "Use `covariance_scope='chunk'`.")
         _check_word("encoder", self.encoder, ENCODERS, own="module:Class")
-        _check_word("component encoder", self.component_encoder, COMPONENT_ENCODERS)
-        _check_word("width rule", self.width_rule, WIDTH_RULES)
+        _check_word("component_encoder", self.component_encoder, COMPONENT_ENCODERS)
+        _check_word("width_rule", self.width_rule, WIDTH_RULES)
         _check_word("normalization", self.normalization, NORMALIZATIONS)
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
-        _check_word("component area", self.component_area, COMPONENT_AREAS)
+        _check_word("component_area", self.component_area, COMPONENT_AREAS)
         self._check_deconstruction()
         self.view_plan()
         self._check_numbers()
 
     def components(self, markers: Sequence[str]) -> "list[Component]":
-        """Return what patches of ``markers`` are taken apart into.
+        """Return the components that patches of ``markers`` are split into.
 
         Raises
         ------
         InputError
-            If a marker or component is named that is not there, or one shows what the encoder does not see.
+            If a named marker or component does not exist, or a component shows pixels that the encoder does not see.
         """
         from mxsplicer.splicer.deconstruction import (
             by_group,
@@ -182,25 +188,19 @@ class Recipe:
             stays_within_cell,
         )
 
-        check_names("--controls names", self.controls, markers, "markers")
+        check_names(self.controls, markers, kind="marker", argument="`controls`")
         words = self.deconstruction.split("+")
         deconstruct = combine([by_group(self.groups) if w == "groups" else find_deconstruction(w) for w in words])
         components = omit(deconstruct(markers), markers, self.omit)
         names = [component.name for component in components]
         families = dict.fromkeys(component.family for component in components if component.family)
-        for option, singled_out in (
-            ("--loss", self.losses),
-            ("--weight", self.weights),
-            ("--chunk-width", self.widths),
-        ):
-            check_names(f"{option} names", singled_out, [*names, *families], "components")
-        beyond = [one.name for one in components if one.part is not None and not stays_within_cell(one.part)]
+        for field_name in ("losses", "weights", "widths"):
+            named = getattr(self, field_name)
+            check_names(named, [*names, *families], kind="component", argument=f"`{field_name}`")
+        beyond = [one.name for one in components if one.pixels is not None and not stays_within_cell(one.pixels)]
         if beyond and self.surroundings == "hide":
-            msg = (
-                f"component {beyond[0]} shows more than the cell, which is all that the encoder sees. "
-                "Let it see the whole patch: --surroundings keep."
-            )
-            raise InputError(msg)
+            msg = f"component {beyond[0]} shows more than the cell, but the encoder sees only the cell."
+            raise InputError(msg, "Let it see the whole patch: `surroundings='keep'`.")
         return components
 
     def objective(
@@ -211,7 +211,7 @@ class Recipe:
         Parameters
         ----------
         components, widths
-            What patches are taken apart into, and how wide the chunk of each is.
+            The components of a patch, and the width of the chunk of each.
         patch_px
             Side of a patch.
         """
@@ -222,8 +222,8 @@ class Recipe:
         made = {word: find_loss(word) for word in (self.loss, *self.losses.values())}
         chunks = Chunks(
             widths=tuple(widths),
-            losses=tuple(made[said_of(component, self.losses) or self.loss] for component in components),
-            weights=tuple(said_of(component, self.weights) or 1.0 for component in components),
+            losses=tuple(made[find_setting(component, self.losses) or self.loss] for component in components),
+            weights=tuple(find_setting(component, self.weights) or 1.0 for component in components),
         )
         return find_objective(self.method)(
             Parts(
@@ -245,12 +245,12 @@ class Recipe:
         )
 
     def own_code(self) -> tuple[str, ...]:
-        """Return what is the user's own among objective, losses, encoder and deconstructions: ``"module:name"``."""
+        """Return the names of the user's own objective, losses, encoder and deconstructions, ``"module:name"``."""
         words = (self.method, self.loss, *self.losses.values(), self.encoder, *self.deconstruction.split("+"))
         return tuple(word for word in dict.fromkeys(words) if is_importable(word))
 
     def check_own_code(self, n_markers: int, patch_px: int) -> None:
-        """Make what is the user's own once: better it fails now than behind hours of other work."""
+        """Make the user's own objective, losses and encoder once, so that they fail now and not after hours of work."""
         from mxsplicer.splicer.encoders import make_encoder
         from mxsplicer.splicer.losses import find_loss
         from mxsplicer.splicer.objectives import find_objective
@@ -262,18 +262,18 @@ class Recipe:
             make_encoder(self.encoder, n_markers, patch_px, width=self.encoder_width)
 
     def view_plan(self) -> "Views":
-        """Return how the views differ, where only a word was given."""
+        """Return how the views differ, as :class:`~mxsplicer.splicer.views.Views`."""
         from mxsplicer.splicer.views import plan_views
 
         return plan_views(self.views) if isinstance(self.views, str) else self.views
 
     def to_settings(self) -> dict[str, Any]:
-        """Return the fields as JSON has them; :meth:`from_settings` takes them back."""
+        """Return the fields in the types of JSON; :meth:`from_settings` reads them."""
         return {one.name: _as_json(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe among the settings of a run; what an older run does not say is as by default."""
+        """Return the recipe in the settings of a run; fields that an older run lacks have their defaults."""
         from mxsplicer.splicer.views import Views
 
         known = {one.name: _with_tuples(settings[one.name]) for one in fields(cls) if one.name in settings}
@@ -288,9 +288,9 @@ class Recipe:
         for word in words:
             _check_word("deconstruction", word, (*DECONSTRUCTIONS, "groups"), own="module:function")
         if ("groups" in words) != bool(self.groups):
-            found = "groups of markers are given and not used" if self.groups else "no groups of markers are given"
-            msg = f"{found}: the deconstruction is {self.deconstruction!r}. Name their file: --deconstruct groups.yaml."
-            raise InputError(msg)
+            found = "groups of markers are given but not used" if self.groups else "groups of markers are missing"
+            msg = f"{found}: `deconstruction` is {self.deconstruction!r}."
+            raise InputError(msg, "Groups need the word groups there, in Python, or the name of their YAML file.")
 
     def _check_numbers(self) -> None:
         least = {
@@ -308,22 +308,22 @@ class Recipe:
         }
         for name, value in least.items():
             if getattr(self, name) is not None and not getattr(self, name) >= value:
-                msg = f"{name.replace('_', ' ')} is {getattr(self, name)}; it has to be at least {value}."
+                msg = f"`{name}` is {getattr(self, name)}; it must be at least {value}."
                 raise InputError(msg)
-        positive: dict[str, float] = {"learning rate": self.learning_rate}
-        positive |= {f"weight of {name}": weight for name, weight in self.weights.items()}
-        positive |= {f"chunk width of {name}": width for name, width in self.widths.items()}
+        positive: dict[str, float] = {"`learning_rate`": self.learning_rate}
+        positive |= {f"the weight of {name}": weight for name, weight in self.weights.items()}
+        positive |= {f"the chunk width of {name}": width for name, width in self.widths.items()}
         for what, number in positive.items():
             if not number > 0:
-                msg = f"{what} is {number}; it has to be above 0."
+                msg = f"{what} is {number}; it must be above 0."
                 raise InputError(msg)
 
 
-# By name, what differs from the defaults: Recipe(**PRESETS["paper"]).
+# The fields of each preset that differ from the defaults: Recipe(**PRESETS["paper"]).
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # Farndale et al. 2025: full ResNets for every component, the plain sum of equation 4, the whole patch in view.
-    # Widths, projectors and training are in its appendix, which we have not seen: the projector is VICReg's in kind
+    # Farndale et al. 2025: full ResNets for every component, the plain sum over chunks, the whole patch visible.
+    # Widths, projectors and training are in its appendix, which we have not seen: the projector is like VICReg's
     # (Bardes et al. 2022), epochs and learning rate are those of the authors' earlier code (Adam 1e-4, 100 epochs).
     "paper": {
         "deconstruction": "marker",
@@ -343,16 +343,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def said_of(component: "Component", said: Mapping[str, T]) -> T | None:
-    """Return what is said of a component by its name, or else of its family, if anything."""
-    return said.get(component.name, said.get(component.family))
+def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:
+    """Return the setting of a component by its name, else by the name of its family, else None."""
+    return settings.get(component.name, settings.get(component.family))
 
 
-def _check_word(what: str, word: str, known: Iterable[str], *, own: str = "") -> None:
+def _check_word(argument: str, word: str, known: Iterable[str], *, own: str = "") -> None:
     if word not in known and not (own and is_importable(word)):
-        yours = [f"{own} for one of your own"] if own else []
-        msg = f"there is no {what} {word!r}; there are {', '.join([*known, *yours])}."
-        raise InputError(msg)
+        yours = [f"{own} for your own"] if own else []
+        msg = f"{argument.replace('_', ' ')} {word!r} not found."
+        raise InputError(msg, f"Choose `{argument}` from {', '.join([*known, *yours])}.")
 
 
 def _as_json(value: Any) -> Any:

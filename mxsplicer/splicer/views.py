@@ -1,8 +1,8 @@
 """Views: augmented copies of a whole batch of normalised patches, made on the device.
 
-Multiplex images are not photographs: there is no up, no colour, and the scale is biology. So views turn, mirror, shift
-and slightly scale a patch; and per marker they change gain and offset, add noise and blur; where asked, they leave a
-marker out now and then. No crops, no colour jitter.
+Multiplex images are not photographs: orientation means nothing, channels are not colours, and scale is biology. So
+views rotate, mirror, shift and slightly scale a patch; they jitter the intensity of each marker (gain and offset), add
+noise and blur, and leave a marker out with a given probability. No crops, no colour jitter.
 """
 
 import math
@@ -16,34 +16,34 @@ from torch import Tensor
 from mxsplicer.errors import InputError
 
 
-class Picture(NamedTuple):
-    """What a view is made of."""
+class ViewInput(NamedTuple):
+    """The patches that a view is made from, and how large the view is."""
 
     patches: Tensor  # (B, C, P, P), normalised
-    masks: Tensor | None = None  # (B, m, P, P): moved as the patches are, and not stained; in the view they come last
-    view_px: int | None = None  # side of the view, where it is to be smaller than the patches
-    as_whole: bool = False  # turned as the first picture is, whatever others are
+    masks: Tensor | None = None  # (B, m, P, P): transformed as the patches are, without jitter; last in the view
+    view_px: int | None = None  # side of the view, if smaller than that of the patches
+    geometry_of_whole: bool = False  # whether it is rotated, shifted and scaled as the first view is
 
 
 @dataclass(frozen=True)
 class Views:
-    """How views of a batch differ.
+    """How the views of a batch differ.
 
     Parameters
     ----------
     shared_geometry
-        Whether all views are turned, shifted and scaled alike. Then a feature of where a marker lies, or of whether
-        two markers coincide, is the same in all, and worth learning.
+        Whether all views have the same rotation, shift and scale. Then features of where a marker lies, or of whether
+        two markers coincide, agree between views and can be learned.
     spanning
-        Whether that holds for components that show several markers, and for them alone.
+        Whether only components of several markers share the geometry of the whole patch.
     upright
-        Whether views are neither turned nor mirrored, for pictures that have an up, such as digits.
+        Whether views are neither rotated nor mirrored, for images with an orientation, such as digits.
     scale
         Range of the magnification.
     shift
         Largest shift, as a fraction of the patch.
     gain, offset
-        Half-widths of the ranges of the factor and the summand of each marker, in standard deviations of the marker.
+        Largest deviation from 1 of the gain of each marker, and largest offset, in standard deviations of the marker.
     noise
         Largest standard deviation of the added noise.
     blur
@@ -64,25 +64,26 @@ class Views:
     drop: float = 0.0
 
     def __call__(
-        self, *pictures: Picture, generator: torch.Generator, first: int = 0, of: int | None = None
+        self, *inputs: ViewInput, generator: torch.Generator, first: int = 0, of: int | None = None
     ) -> tuple[Tensor, ...]:
-        """Return a view, (B, C + m, P, P), of each of some pictures of the same cells.
+        """Return one view, (B, C + m, P, P), of each input; all inputs show the same cells.
 
-        Where they are a part of a batch ``of`` more cells, the first of them being number ``first`` there, they get the
-        views that they would get in the whole batch.
+        If they are rows ``first`` and following of a batch ``of`` more cells, they get the views that they would get in
+        the whole batch.
         """
-        patches = pictures[0].patches
+        patches = inputs[0].patches
         draws = _Draws(generator, patches.device, first, len(patches), of or len(patches))
-        turns = [self._matrices(draws)]
-        for picture in pictures[1:]:
-            turns.append(turns[0] if self.shared_geometry or picture.as_whole else self._matrices(draws))
-        views = tuple(_move(picture, turn) for picture, turn in zip(pictures, turns, strict=True))
-        for picture, view in zip(pictures, views, strict=True):
-            self._stain(view[:, : picture.patches.shape[1]], draws)
+        geometries = [self._draw_geometry(draws)]
+        for one in inputs[1:]:
+            shared = self.shared_geometry or one.geometry_of_whole
+            geometries.append(geometries[0] if shared else self._draw_geometry(draws))
+        views = tuple(_transform(one, geometry) for one, geometry in zip(inputs, geometries, strict=True))
+        for one, view in zip(inputs, views, strict=True):
+            self._jitter(view[:, : one.patches.shape[1]], draws)
         return views
 
-    def _matrices(self, draws: "_Draws") -> Tensor:
-        """Return an affine matrix (2, 3) per patch: a turn, perhaps a reflection, a scale, a shift."""
+    def _draw_geometry(self, draws: "_Draws") -> Tensor:
+        """Return an affine matrix (2, 3) per patch: rotation, reflection or none, scale and shift."""
         u = draws.uniform(5).T  # (5, B)
         zoom = self.scale[0] + (self.scale[1] - self.scale[0]) * u[1]
         angle, mirror = 2 * math.pi * u[0], torch.where(u[2] < 0.5, -1.0, 1.0)
@@ -93,13 +94,13 @@ class Views:
         rows = (torch.stack([cos * mirror, -sin, x], dim=1), torch.stack([sin * mirror, cos, y], dim=1))
         return torch.stack(rows, dim=1)
 
-    def _stain(self, patches: Tensor, draws: "_Draws") -> None:
-        """Change, in place, how bright and how sharp the markers are."""
+    def _jitter(self, patches: Tensor, draws: "_Draws") -> None:
+        """Change the intensity and the sharpness of the markers, in place."""
         channels = patches.shape[1]
         gain = 1 + self.gain * (2 * draws.uniform(channels, 1, 1) - 1)
         offset = self.offset * (2 * draws.uniform(channels, 1, 1) - 1)
         kept = (draws.uniform(channels, 1, 1) >= self.drop).float()
-        # 0 is the marker's mean: an absent marker tells nothing.
+        # 0 is the marker's mean, so a marker that is left out carries no information.
         patches.mul_(gain * kept).add_(offset * kept)
         blurred = draws.uniform() < self.blur
         if blurred.any():
@@ -110,7 +111,7 @@ class Views:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of some cells of a batch: drawn for all of it, so that they do not depend on its parts."""
+    """Random numbers of some rows of a batch, drawn for the whole batch: how it is divided does not change them."""
 
     generator: torch.Generator
     device: torch.device
@@ -120,36 +121,34 @@ class _Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers between 0 and 1, (n, *shape)."""
-        return self._part(torch.rand((self.of, *shape), generator=self.generator, device=self.device))
+        return self._rows(torch.rand((self.of, *shape), generator=self.generator, device=self.device))
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers, (n, *shape)."""
-        return self._part(torch.randn((self.of, *shape), generator=self.generator, device=self.device))
+        return self._rows(torch.randn((self.of, *shape), generator=self.generator, device=self.device))
 
-    def _part(self, drawn: Tensor) -> Tensor:
+    def _rows(self, drawn: Tensor) -> Tensor:
         return drawn[self.first : self.first + self.n]
 
 
 def plan_views(name: str) -> Views:
-    """Return views of ``shared``, ``independent`` or ``spanning`` geometry, ``upright`` or not: ``shared+upright``."""
+    """Return the views of a name: ``shared``, ``independent`` or ``spanning``, ``upright``, or ``shared+upright``."""
     words = name.split("+")
     geometries = {"shared", "independent", "spanning"}
     if not set(words) <= {*geometries, "upright"} or len(geometries.intersection(words)) > 1:
-        msg = (
-            f"there are no {name!r} views; there are shared and independent, spanning, and each of them with +upright."
-        )
-        raise InputError(msg)
+        msg = f"`views` is {name!r}, which is unknown."
+        raise InputError(msg, "Choose shared, independent or spanning, or one of them with +upright.")
     return Views(shared_geometry="shared" in words, spanning="spanning" in words, upright="upright" in words)
 
 
-def _move(picture: Picture, turns: Tensor) -> Tensor:
-    """Return patches and masks turned, shifted and scaled, (B, C + m, P, P), in memory of their own."""
-    patches, masks, px, _ = picture
+def _transform(view_input: ViewInput, geometry: Tensor) -> Tensor:
+    """Return patches and masks rotated, shifted and scaled, (B, C + m, P, P), as a copy."""
+    patches, masks, px, _ = view_input
     if masks is not None:
         patches = torch.cat([patches, masks.to(patches.dtype)], dim=1)
     px = px or patches.shape[2]
-    # One resampling for all of it. Corners that a turned patch lacks are mirrored tissue, not an empty wedge.
-    grid = F.affine_grid(turns, [*patches.shape[:2], px, px], align_corners=False)
+    # One resampling for all. Corners that a rotated patch lacks are filled with mirrored tissue, not left empty.
+    grid = F.affine_grid(geometry, [*patches.shape[:2], px, px], align_corners=False)
     return F.grid_sample(patches, grid, padding_mode="reflection", align_corners=False)
 
 

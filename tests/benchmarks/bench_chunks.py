@@ -12,15 +12,16 @@ from collections.abc import Callable
 import torch
 
 from mxsplicer.splicer.losses import LOSSES
-from mxsplicer.splicer.losses.chunks import Chunks, across
-from mxsplicer.splicer.widths import share_out
+from mxsplicer.splicer.losses.chunks import Chunks
+from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
+from mxsplicer.splicer.widths import allocate_widths
 
 
 def sides(n: int, cells: int, width: int) -> dict[str, Callable[[], None]]:
     """Return what is compared, by name."""
     vicreg, simclr = LOSSES["vicreg"](), LOSSES["simclr"]()
     equal = (width,) * n
-    unequal = tuple(share_out(width, [1 + i % 10 for i in range(n)]))
+    unequal = tuple(allocate_widths(width, [1 + i % 10 for i in range(n)]))
 
     def step(chunks: Chunks) -> Callable[[], None]:
         e_a, e_b = (torch.randn(cells, sum(chunks.widths), requires_grad=True) for _ in range(2))
@@ -41,7 +42,7 @@ def sides(n: int, cells: int, width: int) -> dict[str, Callable[[], None]]:
 
     def redundancy() -> Callable[[], None]:
         e = torch.randn(cells, n * width, requires_grad=True)
-        return lambda: across(e, equal, correlation=True).sum().backward()
+        return lambda: redundancy_between_chunks(e, equal, correlation=True).sum().backward()
 
     ones = (1.0,) * n
     return {

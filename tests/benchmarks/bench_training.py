@@ -80,10 +80,10 @@ def make_step(
     def step() -> None:
         shown = normalize(patches, regions if hidden else None)
         whole = normalize(patches) if hidden and objective.looks_beyond else shown
-        pictures = objective.pictures(shown, whole, torch.from_numpy(regions))
-        shown_views = views(*pictures, generator=generator)
+        inputs = objective.view_inputs(shown, whole, torch.from_numpy(regions))
+        shown_views = views(*inputs, generator=generator)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not plain):
-            loss = torch.stack(list(objective(*shown_views).values())).sum()
+            loss = torch.stack(list(objective(*shown_views, **objective.step_arguments(0, None)).values())).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
         optimizer.step()

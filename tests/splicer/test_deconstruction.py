@@ -10,14 +10,14 @@ from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.splicer.deconstruction import (
     DECONSTRUCTIONS,
     Component,
-    areas,
     by_compartment,
     by_group,
     combine,
+    component_pixels,
     cut,
     omit,
     read_groups,
-    separate,
+    stack_components,
 )
 from mxsplicer.testing import check_deconstruction
 
@@ -25,7 +25,7 @@ MARKERS = ["DAPI", "CD3e", "CD20"]
 GROUPED = by_group({"T cells": ["CD3e", "CD8a"], "nuclei": ["DAPI"], "lymphocytes": ["CD20", "CD3e"]})
 
 
-def pictures(seed: int = 0, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def example(seed: int = 0, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Return patches and what their pixels show."""
     generator = torch.Generator().manual_seed(seed)
     regions = torch.randint(0, 3, (2, 8, 8), generator=generator, dtype=torch.uint8)
@@ -33,7 +33,7 @@ def pictures(seed: int = 0, channels: int = 3) -> tuple[torch.Tensor, torch.Tens
 
 
 def shown_in(patches: torch.Tensor, regions: torch.Tensor, components: list[Component], *, hide: bool) -> torch.Tensor:
-    return cut(patches, areas(regions, components, hide=hide), components, hide=hide)
+    return cut(patches, component_pixels(regions, components, hide=hide), components, hide=hide)
 
 
 @pytest.mark.parametrize("deconstruct", [*DECONSTRUCTIONS.values(), GROUPED], ids=[*DECONSTRUCTIONS, "groups"])
@@ -42,16 +42,16 @@ def test_every_deconstruction_keeps_the_contract(deconstruct):
 
 
 def test_components_by_marker_are_the_channels():
-    patches, regions = pictures()
+    patches, regions = example()
     components = DECONSTRUCTIONS["marker"](MARKERS)
 
-    parts = separate(shown_in(patches, regions, components, hide=False), components)
+    stacked = stack_components(shown_in(patches, regions, components, hide=False), components)
 
-    torch.testing.assert_close(parts, patches[:, :, None])
+    torch.testing.assert_close(stacked, patches[:, :, None])
 
 
-def test_components_by_marker_show_the_cell_where_its_surroundings_are_hidden():
-    patches, regions = pictures()
+def test_components_by_marker_show_only_the_cell_if_surroundings_are_hidden():
+    patches, regions = example()
 
     shown = shown_in(patches, regions, DECONSTRUCTIONS["marker"](MARKERS), hide=True)
 
@@ -59,20 +59,20 @@ def test_components_by_marker_show_the_cell_where_its_surroundings_are_hidden():
 
 
 @pytest.mark.parametrize("name", ["regions", "cell", "mask", "halves", "sides"])
-@given(seed=st.integers(0, 100), channels=st.sampled_from([1, 3]))  # a grey picture, one in colour
+@given(seed=st.integers(0, 100), channels=st.sampled_from([1, 3]))  # a grey image, one in colour
 @settings(max_examples=10, deadline=None)
-def test_the_parts_of_a_patch_sum_to_the_patch_and_do_not_overlap(name, seed, channels):
-    patches, regions = pictures(seed, channels)
+def test_components_of_a_patch_sum_to_the_patch_and_do_not_overlap(name, seed, channels):
+    patches, regions = example(seed, channels)
     components = DECONSTRUCTIONS[name]([f"channel {i}" for i in range(channels)])
 
-    parts = separate(shown_in(patches, regions, components, hide=True), components)  # (B, n, C, P, P)
+    stacked = stack_components(shown_in(patches, regions, components, hide=True), components)  # (B, n, C, P, P)
 
-    torch.testing.assert_close(parts.sum(dim=1), patches)
-    assert ((parts != 0).sum(dim=1) <= 1).all()
+    torch.testing.assert_close(stacked.sum(dim=1), patches)
+    assert ((stacked != 0).sum(dim=1) <= 1).all()
 
 
 def test_nucleus_and_cytoplasm_are_the_cell():
-    patches, _ = pictures()
+    patches, _ = example()
     regions = torch.tensor([THIS_CELL, NUCLEUS, OTHER_CELL, 0] * 2, dtype=torch.uint8).expand(2, 8, 8)
 
     nucleus, cytoplasm = (shown_in(patches, regions, [one], hide=True) for one in DECONSTRUCTIONS["nucleus"](MARKERS))
@@ -84,7 +84,7 @@ def test_nucleus_and_cytoplasm_are_the_cell():
 
 
 def test_halves_and_sides_are_where_their_names_say():
-    patches, regions = pictures()
+    patches, regions = example()
     halves, sides = DECONSTRUCTIONS["halves"](MARKERS), DECONSTRUCTIONS["sides"](MARKERS)
 
     torch.testing.assert_close(shown_in(patches, regions, halves[:1], hide=False)[:, :, :4], patches[:, :, :4])
@@ -93,7 +93,7 @@ def test_halves_and_sides_are_where_their_names_say():
 
 
 def test_regions_are_the_cell_its_neighbours_and_the_background():
-    patches, regions = pictures()
+    patches, regions = example()
 
     for value, component in zip((1, 2, 0), DECONSTRUCTIONS["regions"](MARKERS), strict=True):
         torch.testing.assert_close(
@@ -101,48 +101,48 @@ def test_regions_are_the_cell_its_neighbours_and_the_background():
         )
 
 
-def test_groups_may_overlap_and_those_with_fewer_channels_are_filled_up_with_zeros():
-    patches, regions = pictures()
+def test_groups_may_overlap_and_those_with_fewer_channels_are_padded_with_zeros():
+    patches, regions = example()
     components = by_group({"pair": ["CD20", "DAPI"], "single": ["CD20"]})(MARKERS)
 
-    parts = separate(shown_in(patches, regions, components, hide=False), components)
+    stacked = stack_components(shown_in(patches, regions, components, hide=False), components)
 
-    torch.testing.assert_close(parts[:, 0], patches[:, [2, 0]])
-    torch.testing.assert_close(parts[:, 1, 0], patches[:, 2])
-    assert not parts[:, 1, 1].any()
+    torch.testing.assert_close(stacked[:, 0], patches[:, [2, 0]])
+    torch.testing.assert_close(stacked[:, 1, 0], patches[:, 2])
+    assert not stacked[:, 1, 1].any()
 
 
-def test_pairs_show_every_marker_beside_the_nuclei():
+def test_pairs_show_every_marker_with_the_nuclear_stain():
     components = DECONSTRUCTIONS["pairs"](["CD3e", "Hoechst", "CD20"])
 
     assert [(c.name, c.channels) for c in components] == [("CD3e with Hoechst", (1, 0)), ("CD20 with Hoechst", (1, 2))]
-    with pytest.raises(InputError, match="none is known to stain nuclei"):
+    with pytest.raises(InputError, match="pairs need a marker that is known to stain nuclei and one other"):
         DECONSTRUCTIONS["pairs"](["CD3e", "CD20"])
 
 
 def test_a_composite_has_the_components_of_all_in_order():
     both = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])
-    patches, regions = pictures()
+    patches, regions = example()
 
     components = both(MARKERS)
 
     assert [component.name for component in components] == [*MARKERS, "cell", "neighbours", "background"]
-    parts = separate(shown_in(patches, regions, components, hide=False), components)
-    torch.testing.assert_close(parts[:, 1, 0], patches[:, 1])
-    torch.testing.assert_close(parts[:, 3:].sum(dim=1), patches)
+    stacked = stack_components(shown_in(patches, regions, components, hide=False), components)
+    torch.testing.assert_close(stacked[:, 1, 0], patches[:, 1])
+    torch.testing.assert_close(stacked[:, 3:].sum(dim=1), patches)
 
 
-def test_two_components_of_one_name_are_refused():
+def test_two_components_of_one_name_raise():
     with pytest.raises(InputError, match="two components are called 'cell': cell, neighbours"):
         combine([DECONSTRUCTIONS["regions"], DECONSTRUCTIONS["cell"]])(MARKERS)
 
 
-def test_an_unknown_marker_of_a_group_is_refused_with_the_one_it_is_like():
-    with pytest.raises(InputError, match=r"group 'T' names 'CD3', which is not among the markers. Did you mean 'CD3e'"):
+def test_an_unknown_marker_of_a_group_raises_and_the_closest_name_is_suggested():
+    with pytest.raises(InputError, match=r"group 'T' names 'CD3', which is not a marker. Did you mean 'CD3e'"):
         by_group({"T": ["CD3"]})(MARKERS)
 
 
-def test_omitted_markers_and_components_are_shown_by_none():
+def test_no_component_shows_omitted_markers_and_omitted_components_are_gone():
     components = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])(MARKERS)
 
     kept = omit(components, MARKERS, ["CD3e", "background"])
@@ -166,14 +166,14 @@ def test_groups_are_read_from_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- CD3e\n- CD8a\n", "holds no named groups"),
-        ("", "holds no named groups"),
-        ("T cells: {CD3e: 1}\n", "group 'T cells' is {'CD3e': 1}, no list of markers"),
-        ("T cells: []\n", "group 'T cells' is \\[\\], no list"),
-        ("T cells: [CD3e\n", "is no YAML"),
+        ("- CD3e\n- CD8a\n", "contains no named groups"),
+        ("", "contains no named groups"),
+        ("T cells: {CD3e: 1}\n", "group 'T cells' is {'CD3e': 1}, not a list of markers"),
+        ("T cells: []\n", "group 'T cells' is \\[\\], not a list"),
+        ("T cells: [CD3e\n", "is not a YAML file"),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path, text, message):
+def test_a_file_without_groups_raises(tmp_path, text, message):
     (tmp_path / "groups.yaml").write_text(text)
 
     with pytest.raises(InputError, match=message):

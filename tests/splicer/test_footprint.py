@@ -1,4 +1,4 @@
-"""Memory of training is known before it begins, and kept to."""
+"""The memory of training is estimated before it begins, and limits are respected."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.batches import Batches
-from mxsplicer.splicer.footprint import share_out, step_bytes
+from mxsplicer.splicer.footprint import choose_buffer_bytes, step_bytes
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
 from mxsplicer.system.memory import Budget, resident_bytes
@@ -32,7 +32,7 @@ class Pairs(torch.nn.Module):
         return {"sum": self.network(view_a).sum() + self.network(view_b).sum()}
 
 
-def test_a_step_takes_what_its_graph_keeps_and_leaves_the_weights_as_they_were():
+def test_the_bytes_of_a_step_are_those_of_its_graph_and_the_weights_are_unchanged():
     objective = Pairs()
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
 
@@ -45,16 +45,16 @@ def test_a_step_takes_what_its_graph_keeps_and_leaves_the_weights_as_they_were()
         assert torch.equal(tensor, before[name]), name
 
 
-def test_what_is_mixed_shrinks_with_memory_and_never_below_a_block(tmp_path):
+def test_the_buffer_shrinks_with_memory_and_never_below_a_block(tmp_path):
     batches = Batches([tiny_store(tmp_path / "tiny.zarr")], 2)
     free = [Budget(total=int((100 + mb) * 2**20 / 0.9) + 1, taken=100 << 20) for mb in (64, 256)]
 
-    assert [share_out(budget, batches, step_bytes=0) for budget in free] == [1 << 24, 1 << 26]
-    with pytest.raises(InputError, match=r"too little: a step of 2 cells takes .*--accumulate"):
-        share_out(free[0], batches, step_bytes=100 << 20)
+    assert [choose_buffer_bytes(budget, batches, step_bytes=0) for budget in free] == [1 << 24, 1 << 26]
+    with pytest.raises(InputError, match=r"too little: a step of 2 cells takes .*`accumulate`"):
+        choose_buffer_bytes(free[0], batches, step_bytes=100 << 20)
 
 
-def test_training_is_refused_before_it_begins_where_memory_is_too_little(tmp_path):
+def test_training_raises_before_it_begins_if_memory_is_too_small(tmp_path):
     store = tiny_store(tmp_path / "tiny.zarr")
 
     with pytest.raises(InputError, match="too little"):
@@ -63,7 +63,7 @@ def test_training_is_refused_before_it_begins_where_memory_is_too_little(tmp_pat
     assert not list(tmp_path.glob("run*"))
 
 
-def test_ample_memory_changes_nothing_in_what_is_learned(tmp_path):
+def test_a_generous_memory_limit_does_not_change_the_weights(tmp_path):
     store = tiny_store(tmp_path / "tiny.zarr")
     runs = [
         train(store, tmp_path / name, recipe=SMALL, device="cpu", max_bytes=limit)

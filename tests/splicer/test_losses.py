@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.losses.barlow import BarlowTwins
-from mxsplicer.splicer.losses.chunks import Chunks, across, per_chunk
+from mxsplicer.splicer.losses.chunks import Chunks, per_chunk
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
+from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
 from mxsplicer.testing import check_loss
 
 
@@ -150,4 +151,5 @@ def test_chunks_repeat_each_other_by_the_squared_correlation_of_their_features(w
 
     for correlation, s in squared.items():
         expected = [s[chunk == i][:, chunk != i].sum() / width for i, width in enumerate(widths)]
-        np.testing.assert_allclose(across(e, widths, correlation=correlation).numpy(), expected, rtol=2e-3)
+        found = redundancy_between_chunks(e, widths, correlation=correlation)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3)

@@ -1,12 +1,17 @@
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
 
 from mxsplicer.splicer.deconstruction import by_group, by_marker, combine
 from mxsplicer.splicer.encoders import ResNet
+from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.losses.barlow import BarlowTwins
-from mxsplicer.splicer.losses.chunks import Chunks, across
+from mxsplicer.splicer.losses.chunks import Chunks
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.splicer.objectives import OBJECTIVES, Parts
+from mxsplicer.splicer.objectives import OBJECTIVES, ExtendedSplicer, Parts, Splicer
+from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
 from mxsplicer.splicer.objectives.sources import join_components
 from mxsplicer.splicer.views import Views
 from mxsplicer.testing import check_objective
@@ -35,21 +40,53 @@ def patches(seed: int = 1) -> torch.Tensor:
 
 
 def views(objective) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two views as training makes them, but for the turning: of cells that fill their patches."""
+    """Return two views as training makes them, except for the geometry: of cells that fill their patches."""
     whole = patches(2)
-    second = objective.pictures(whole, whole, torch.ones(8, 16, 16, dtype=torch.uint8))[1]
+    second = objective.view_inputs(whole, whole, torch.ones(8, 16, 16, dtype=torch.uint8))[1]
     masks = [] if second.masks is None else [second.masks.float()]
     return patches(1), torch.cat([second.patches, *masks], dim=1)
 
 
 def components_of(objective, view: torch.Tensor) -> list[torch.Tensor]:
-    """Return the embeddings of the components, as wide as what they are held to."""
+    """Return the embeddings of the components, each as wide as its chunk."""
     e = objective.component_encoders(view[:, :3, None])
     return [one[:, :width] for one, width in zip(e.unbind(1), objective.chunks.widths, strict=True)]
 
 
+def test_the_page_of_the_paper_fits_on_a_screen():
+    page = Path(inspect.getsourcefile(Splicer)).read_text(encoding="utf-8")
+
+    assert len(page.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("hidden_layers", [0, 2])
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
-def test_splicer_is_the_sum_of_the_paper(widths):
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "sigreg"])  # whose random directions are shared
+def test_the_fast_path_has_the_losses_and_gradients_of_the_page_of_the_paper(name, widths, hidden_layers):
+    chunks = Chunks(widths, (LOSSES[name](), VICReg(), LOSSES[name]()), (1.0, 2.0, 0.5))
+    plain = Splicer(parts(widths, chunks=chunks, projector_layers=hidden_layers))
+    fast = ExtendedSplicer(parts(widths, chunks=chunks, projector_layers=hidden_layers))
+    fast.load_state_dict(plain.state_dict())
+    a, b = views(plain)
+
+    one_by_one, at_once = (sum(objective(a, b).values()) for objective in (plain, fast))
+
+    torch.testing.assert_close(at_once, one_by_one)
+    gradients = (
+        torch.autograd.grad(loss.sum(), list(objective.parameters()))
+        for loss, objective in ((one_by_one, plain), (at_once, fast))
+    )
+    for (weight, _), expected, found in zip(plain.named_parameters(), *gradients, strict=True):
+        error = (found - expected).norm() / expected.norm().clamp_min(1e-3)
+        assert error < 1e-3, weight
+
+
+def test_the_page_of_the_paper_keeps_the_contract():
+    check_objective(Splicer)
+
+
+@pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
+def test_splicer_is_the_sum_over_chunks(widths):
     objective = OBJECTIVES["splicer"](parts(widths))
     a, b = views(objective)
 
@@ -62,29 +99,26 @@ def test_splicer_is_the_sum_of_the_paper(widths):
 
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
 @pytest.mark.parametrize("method", ["splicer", "sigma", "trident"])
-def test_components_that_take_turns_cost_as_much_as_all_in_the_mean_over_steps(method, widths):
+def test_losses_of_selected_components_are_those_of_all_in_the_mean_over_steps(method, widths):
     some = OBJECTIVES[method](parts(widths, components_per_step=2))
     every = OBJECTIVES[method](parts(widths, components_per_step=3))
     every.load_state_dict(some.state_dict())
     a, b = views(some)
-    at_steps = []
 
-    for step in range(3):
-        some.at_step(step)
-        at_steps.append(sum(some(a, b).values()))
+    at_steps = [sum(some(a, b, **some.step_arguments(step, None)).values()) for step in range(3)]
 
     whole = every(a, b)
-    paid = [int((losses[-3:] > 0).sum()) for losses in at_steps]
-    assert paid == [2, 2, 2]
+    trained = [int((losses[-3:] > 0).sum()) for losses in at_steps]
+    assert trained == [2, 2, 2]
     expected = sum(whole.values())
     mean = torch.stack(at_steps).mean(dim=0)
     torch.testing.assert_close(mean[-3:], expected[-3:])
     at_steps[-1].sum().backward()
-    assert all(weight.grad is not None for weight in some.parameters())  # what processes that meet wait for
+    assert all(weight.grad is not None for weight in some.parameters())  # processes wait for every gradient
 
 
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
-def test_sigma_holds_every_component_to_the_whole_embedding(widths):
+def test_sigma_compares_every_component_with_the_whole_embedding(widths):
     objective = OBJECTIVES["sigma"](parts(widths))
     a, b = views(objective)
 
@@ -95,7 +129,7 @@ def test_sigma_holds_every_component_to_the_whole_embedding(widths):
     torch.testing.assert_close(sum(terms.values()), torch.stack(one_by_one))
 
 
-def test_trident_holds_two_views_and_the_paired_one_to_each_other():
+def test_trident_compares_two_views_and_the_paired_one():
     objective = OBJECTIVES["trident"](parts())
     a, b = views(objective)
 
@@ -129,7 +163,7 @@ def test_a_change_of_one_component_changes_its_chunk_alone():
         assert (before[name] != after[name]).tolist() == [False, True, False]
 
 
-def test_each_chunk_has_the_loss_and_the_weight_that_are_given():
+def test_each_chunk_has_its_own_loss_and_weight():
     losses, weights = (VICReg(), BarlowTwins(), VICReg()), (1.0, 2.0, 0.5)
     objective = OBJECTIVES["splicer"](parts(UNEQUAL, chunks=Chunks(UNEQUAL, losses, weights)))
     a, b = views(objective)
@@ -142,8 +176,8 @@ def test_each_chunk_has_the_loss_and_the_weight_that_are_given():
 
 
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
-def test_covariance_over_the_embedding_is_that_of_its_chunks_and_between_them(widths):
-    within, over = (OBJECTIVES["splicer"](parts(widths, covariance_across=across)) for across in (False, True))
+def test_covariance_over_the_embedding_is_that_within_chunks_plus_that_between_them(widths):
+    within, over = (OBJECTIVES["splicer"](parts(widths, covariance_across=scope)) for scope in (False, True))
     a, b = views(within)
 
     added = over(a, b)["covariance"] - within(a, b)["covariance"]
@@ -161,15 +195,16 @@ def test_redundancy_is_added_by_its_weight():
 
     e = objective.projector(objective.encoder(a))
 
-    torch.testing.assert_close(objective(a, b)["redundancy"], 0.1 * across(e, UNEQUAL, correlation=True))
+    expected = 0.1 * redundancy_between_chunks(e, UNEQUAL, correlation=True)
+    torch.testing.assert_close(objective(a, b)["redundancy"], expected)
 
 
 @pytest.mark.parametrize("widths", [EQUAL, UNEQUAL])
-def test_two_views_of_a_component_are_held_to_each_other_and_its_chunk_to_both(widths):
+def test_two_views_of_a_component_are_compared_with_each_other_and_with_its_chunk(widths):
     objective = OBJECTIVES["splicer"](parts(widths, consistency_weight=0.5)).eval()  # batch norm sees all views
     a, b = views(objective)
     c = torch.cat([b[:, :3] + 0.1 * patches(3), b[:, 3:]], dim=1)
-    assert len(objective.pictures(a, a, torch.ones(8, 16, 16))) == 3
+    assert len(objective.view_inputs(a, a, torch.ones(8, 16, 16))) == 3
 
     terms = objective(a, b, c)
 
@@ -188,12 +223,12 @@ def test_every_objective_keeps_the_contract(name, consistency_weight):
     check_objective(OBJECTIVES[name], consistency_weight=consistency_weight)
 
 
-def test_the_components_of_hidden_surroundings_show_the_cell_alone():
+def test_components_show_only_the_cell_if_surroundings_are_hidden():
     whole, regions = patches(), torch.zeros(8, 16, 16, dtype=torch.uint8)
     regions[:, 4:8] = 1
 
     hidden, kept = (
-        OBJECTIVES["splicer"](parts(hide=hide)).pictures(whole, whole, regions)[1] for hide in (True, False)
+        OBJECTIVES["splicer"](parts(hide=hide)).view_inputs(whole, whole, regions)[1] for hide in (True, False)
     )
 
     torch.testing.assert_close(hidden.masks, (regions == 1)[:, None])
@@ -201,7 +236,7 @@ def test_the_components_of_hidden_surroundings_show_the_cell_alone():
 
 
 @pytest.mark.parametrize("names", [["pair", "marker"], ["marker", "pair"], ["pair"]])
-def test_spanning_components_are_turned_as_the_whole_and_those_of_one_marker_are_not(names):
+def test_only_components_of_several_markers_share_the_geometry_of_the_whole_in_spanning_views(names):
     pair = by_group({"CD3e with DAPI": ["CD3e", "DAPI"]})
     components = combine([{"pair": pair, "marker": by_marker}[name] for name in names])(MARKERS)
     n = len(components)
@@ -211,11 +246,11 @@ def test_spanning_components_are_turned_as_the_whole_and_those_of_one_marker_are
     cells = patches()
 
     whole, *views = still(
-        *objective.pictures(cells, cells, torch.ones(8, 16, 16)), generator=torch.Generator().manual_seed(0)
+        *objective.view_inputs(cells, cells, torch.ones(8, 16, 16)), generator=torch.Generator().manual_seed(0)
     )
 
     shown = join_components(objective.sources, views, 3)
-    inside = shown != 0  # a turned mask of the cell is soft or nothing at its edge
+    inside = shown != 0  # the edge of a rotated mask is soft or 0
     for component, one, where in zip(components, shown.unbind(1), inside.unbind(1), strict=True):
         width = len(component.channels)
         alike = torch.isclose(one[:, :width], whole[:, component.channels], atol=1e-4)[where[:, :width]]

@@ -79,7 +79,7 @@ def interrupt(*_):
 
 
 def test_a_run_that_was_interrupted_does_not_go_on_with_other_code(own, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_finish", interrupt)
+    monkeypatch.setattr(training, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(store, tmp_path / "run", recipe=RECIPE)
     own.write_text(MINE.replace("relu()", "tanh()"))

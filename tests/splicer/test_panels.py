@@ -73,13 +73,13 @@ def test_the_loss_of_a_chunk_is_that_of_the_cells_that_know_it(name):
     part = chunks(e_a[:5], e_b[:5])
 
     for term in found:
-        if "sigreg" not in name:  # which draws its directions anew
+        if "sigreg" not in name:  # which draws new directions in every call
             torch.testing.assert_close(found[term][0], whole[term][0])
             torch.testing.assert_close(found[term][1], part[term][1] * 5 / 12)
         assert found[term][2] == 0, "one cell has no loss"
 
 
-def test_what_a_slide_lacks_costs_nothing(stores):
+def test_a_marker_that_a_slide_lacks_has_no_loss(stores):
     union = on_one_panel(stores, "union")
     components = SMALL.components(union[0].markers)
     encoder = make_encoder("resnet18", 3, union[0].patch_px, width=4)
@@ -88,17 +88,18 @@ def test_what_a_slide_lacks_costs_nothing(stores):
     normalization, _ = measure_normalization(union)
     shown = normalization(patches)
     views = SMALL.view_plan()(
-        *objective.pictures(shown, shown, torch.from_numpy(regions)), generator=torch.Generator().manual_seed(0)
+        *objective.view_inputs(shown, shown, torch.from_numpy(regions)), generator=torch.Generator().manual_seed(0)
     )
-    objective.at_cells(known_markers(patches))
-    terms = objective(*views)
+    arguments = objective.step_arguments(0, known_markers(patches))
+
+    terms = objective(*views, **arguments)
 
     names = list(objective.chunk_names)
     for name, of_chunks in terms.items():
         if name not in ("covariance", "redundancy"):
             assert of_chunks[names.index("CD3e")] == 0
             assert of_chunks[names.index("CD20")] != 0
-    assert all(len(a) == len(b) for a, b in objective.pairs(*objective.embed(*views)))
+    assert all(len(a) == len(b) for a, b in objective.pairs(*objective.embed(*views, **arguments), **arguments))
 
 
 @pytest.mark.parametrize(
@@ -116,11 +117,11 @@ def test_a_model_of_any_marker_is_trained_and_takes_slides_that_lack_some(stores
 
 
 def test_panels_that_differ_are_refused_unless_it_is_said_what_to_do(stores, tmp_path):
-    with pytest.raises(InputError, match=r"differ in their markers: CD20, CD3e.* --panel shared, .* --panel union"):
+    with pytest.raises(InputError, match=r"differ in their markers: CD20, CD3e.* `panel='shared'`, .* `panel='union'`"):
         train(stores, tmp_path / "run", recipe=SMALL, device="cpu")
     with pytest.raises(InputError, match="there is no panel 'all'"):
         train(stores, tmp_path / "run", recipe=SMALL, panel="all", device="cpu")
-    with pytest.raises(InputError, match="widths by variance need slides of one panel"):
+    with pytest.raises(InputError, match="`width_rule='variance'` needs slides of one panel"):
         train(stores, tmp_path / "run", recipe=replace(SMALL, width_rule="variance"), panel="union", device="cpu")
     alien = cut(tmp_path / "C.zarr", "C", ["X", "Y"])
     with pytest.raises(InputError, match="no marker is on all 3 slides"):

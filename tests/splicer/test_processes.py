@@ -16,7 +16,7 @@ from torch import nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer import training
+from mxsplicer.splicer import loop, training
 from mxsplicer.splicer.processes import find_processes, gather, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run
@@ -105,14 +105,14 @@ CELLS = [(y, x) for y in range(8, 60, 6) for x in range(8, 60, 6)]  # 81 cells: 
 
 def _train(store: Path, run: Path, recipe: Recipe, stop_at: int | None = None) -> None:
     if stop_at is not None:
-        check = training._check_finite
+        check = loop._check_finite
 
         def stop(terms, names, step):
             if step == stop_at:
                 os._exit(9)  # as a process ends that is killed
             check(terms, names, step)
 
-        training._check_finite, training._SECONDS_BETWEEN_CHECKPOINTS = stop, 0.0
+        loop._check_finite, loop._SECONDS_BETWEEN_CHECKPOINTS = stop, 0.0
     training.train(PatchStore.open(store), run, recipe=recipe, device="cpu", precision="32-true")
 
 

@@ -27,25 +27,25 @@ def test_a_recipe_comes_back_from_the_settings_of_a_run(recipe):
     assert Recipe.from_settings(settings) == recipe
 
 
-def test_what_an_older_run_does_not_say_is_as_by_default():
+def test_fields_that_an_older_run_lacks_have_their_defaults():
     assert Recipe.from_settings({"method": "joint"}) == Recipe(method="joint")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "mse"}, "there is no loss 'mse'; there are vicreg"),
-        ({"surroundings": "blur"}, "there is no surroundings 'blur'; there are hide, keep"),
+        ({"loss": "mse"}, "loss 'mse' not found. Choose `loss` from vicreg"),
+        ({"surroundings": "blur"}, "surroundings 'blur' not found. Choose `surroundings` from hide, keep"),
         ({"views": "sideways"}, "sideways"),
-        ({"chunk_width": 0}, "chunk width is 0; it has to be at least 1"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"redundancy_weight": -1.0}, "redundancy weight is -1.0; it has to be at least 0"),
-        ({"covariance_scope": "embedding", "loss": "simclr"}, "covariance is a term of the loss vicreg"),
-        ({"groups": {"T": ("CD3e",)}}, "groups of markers are given and not used"),
-        ({"learning_rate": float("nan")}, "learning rate is nan; it has to be above 0"),
+        ({"chunk_width": 0}, "`chunk_width` is 0; it must be at least 1"),
+        ({"epochs": 0}, "`epochs` is 0"),
+        ({"redundancy_weight": -1.0}, "`redundancy_weight` is -1.0; it must be at least 0"),
+        ({"covariance_scope": "embedding", "loss": "simclr"}, "needs the loss vicreg; simclr has no covariance term"),
+        ({"groups": {"T": ("CD3e",)}}, "groups of markers are given but not used"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan; it must be above 0"),
     ],
 )
-def test_what_no_training_could_use_is_refused(changes, message):
+def test_impossible_settings_raise(changes, message):
     with pytest.raises(InputError, match=message):
         Recipe(**changes)
 
@@ -62,14 +62,13 @@ def mine(tmp_path, monkeypatch):
 OWN = """
 from mxsplicer.splicer.deconstruction import Component, interior
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.splicer.objectives import Objective
-from mxsplicer.splicer.objectives.splicer import Splicer
+from mxsplicer.splicer.objectives import ExtendedSplicer, Objective
 
-class Both(Splicer):
-    "SpliCER, and two views of the whole held to each other."
+class Both(ExtendedSplicer):
+    "SpliCER, and the invariance of two views of the whole."
 
-    def pictures(self, *given):
-        return (*super().pictures(*given), super().pictures(*given)[0])
+    def view_inputs(self, *given):
+        return (*super().view_inputs(*given), super().view_inputs(*given)[0])
 
     def embed(self, *views):
         return *super().embed(*views[:-1]), self.projector(self.encoder(views[-1]))
@@ -77,6 +76,10 @@ class Both(Splicer):
     def terms(self, z, *e):
         joint = self.whole(e[0], e[-1])["invariance"] / len(self.chunk_names)
         return super().terms(z, *e[:-1]) | {"joint": joint.expand(len(self.chunk_names))}
+
+class Old(ExtendedSplicer):
+    def pictures(self, *given):
+        return super().view_inputs(*given)
 
 class Unfinished(Objective):
     def embed(self, *views):
@@ -124,15 +127,15 @@ def objective(recipe, markers=("DAPI", "CD3e")):
     return recipe.objective(ResNet(2, 16, width=4), components, [8] * len(components), patch_px=16)
 
 
-def test_an_objective_of_ones_own_keeps_the_contract_with_a_view_more(mine):
+def test_a_users_objective_with_a_further_view_keeps_the_contract(mine):
     check_objective(find_objective(f"{mine}:Both"))
 
 
-def test_a_part_of_ones_own_that_stays_within_the_cell_needs_no_surroundings(mine):
+def test_a_users_component_within_the_cell_needs_no_surroundings(mine):
     assert objective(Recipe(deconstruction=f"{mine}:cores")).chunk_names == ("DAPI core", "CD3e core")
 
 
-def test_losses_and_deconstructions_of_ones_own_are_taken_by_name(mine):
+def test_a_users_losses_and_deconstructions_are_found_by_name(mine):
     made = objective(Recipe(loss=f"{mine}:Stiff", deconstruction=f"marker+{mine}:in_pairs"))
 
     assert made.chunk_names == ("DAPI", "CD3e", "a pair")
@@ -144,27 +147,31 @@ def test_losses_and_deconstructions_of_ones_own_are_taken_by_name(mine):
     ("changes", "message"),
     [
         ({"loss": "mine_of_recipes:Wordless"}, "loss 'mine_of_recipes:Wordless' fails on embeddings .*AttributeError"),
-        ({"loss": "mine_of_recipes:PerCell"}, r"terms of loss .* are {'difference': \(3, 8\)} for 3 chunks"),
+        (
+            {"loss": "mine_of_recipes:PerCell"},
+            r"terms of loss .* have the shapes {'difference': \(3, 8\)} for 3 chunks",
+        ),
         ({"loss": "mine_of_recipes:Gone"}, "has no 'Gone' to call as a loss"),
         (
             {"deconstruction": "mine_of_recipes:beyond"},
-            r"gives component 'a pair' the channels \(0, 99\), of 2; it must",
+            r"gives component 'a pair' the channels \(0, 99\), of 2. It must",
         ),
         ({"deconstruction": "mine_of_recipes:wide"}, "component everything shows more than the cell"),
-        ({"deconstruction": "mine_of_recipes:crooked"}, "part of component 'a corner' that is no mask"),
+        ({"deconstruction": "mine_of_recipes:crooked"}, "component 'a corner' whose pixels are not booleans"),
         ({"deconstruction": "mine_of_recipes:words"}, "returns str among its components"),
-        ({"deconstruction": "mine_of_recipes:none"}, "returns no component"),
+        ({"deconstruction": "mine_of_recipes:none"}, "returns an empty list"),
         ({"deconstruction": "mine_of_recipes:late"}, "fails on 2 markers .*IndexError"),
-        ({"method": "mine_of_recipes:Stiff"}, "no subclass of mxsplicer.splicer.objectives.Objective"),
-        ({"method": "mine_of_recipes:Unfinished"}, "has no pairs and no terms"),
+        ({"method": "mine_of_recipes:Stiff"}, "not a subclass of mxsplicer.splicer.objectives.Objective"),
+        ({"method": "mine_of_recipes:Old"}, "defines pictures, which is now view_inputs"),
+        ({"method": "mine_of_recipes:Unfinished"}, "lacks pairs and terms"),
     ],
 )
-def test_what_is_no_part_of_a_recipe_is_refused_in_a_sentence(mine, changes, message):
+def test_unusable_code_of_a_user_raises_in_a_sentence(mine, changes, message):
     with pytest.raises(InputError, match=message):
         objective(Recipe(**changes))
 
 
-def test_a_recipe_is_read_without_running_what_it_names():
+def test_a_recipe_is_read_without_importing_what_it_names():
     recipe = Recipe.from_settings(
         {"loss": "no.such:Loss", "method": "no.such:Method", "deconstruction": "no.such:parts"}
     )

@@ -9,11 +9,11 @@ import torch
 from mxsplicer.embedding.embed import embed
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.splicer import training
+from mxsplicer.splicer import loop, training
 from mxsplicer.splicer.deconstruction import DECONSTRUCTIONS
-from mxsplicer.splicer.encoders import Projector
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.objectives import OBJECTIVES
+from mxsplicer.splicer.projector import Projector
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run, untrained
 from mxsplicer.testing import tiny_slide, tiny_store
@@ -80,7 +80,7 @@ def test_chunks_have_their_own_widths_losses_and_weights(store, tmp_path):
     assert run.encoder(torch.zeros(1, 3, 32, 32)).shape == (1, run.features)  # DAPI is seen nonetheless
 
 
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tmp_path):
+def test_equal_seeds_train_equal_weights_and_other_seeds_do_not(store, tmp_path):
     first, again, other = (train(store, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
 
     for name, tensor in weights(first).items():
@@ -88,22 +88,22 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(store, tm
     assert not torch.allclose(weights(first)["stem.0.weight"], weights(other)["stem.0.weight"])
 
 
-@pytest.mark.parametrize("loss", ["vicreg", "sigreg"])  # nothing is drawn at random, and something is
-def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch, loss):
+@pytest.mark.parametrize("loss", ["vicreg", "sigreg"])  # without and with random numbers in the loss
+def test_an_interrupted_run_continues_with_the_numbers_it_would_have_had(store, tmp_path, monkeypatch, loss):
     whole = train(store, tmp_path / "whole", loss=loss)
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    check = training._check_finite
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    check = loop._check_finite
 
     def stop_at_step_7(terms, names, step):
         if step == 7:
             raise KeyboardInterrupt
         check(terms, names, step)
 
-    monkeypatch.setattr(training, "_check_finite", stop_at_step_7)
+    monkeypatch.setattr(loop, "_check_finite", stop_at_step_7)
     with pytest.raises(KeyboardInterrupt):
         train(store, tmp_path / "cut", loss=loss)
     assert not (tmp_path / "cut").exists()
-    monkeypatch.setattr(training, "_check_finite", check)
+    monkeypatch.setattr(loop, "_check_finite", check)
     resumed = train(store, tmp_path / "cut", loss=loss)
 
     for name, tensor in weights(whole).items():
@@ -120,20 +120,20 @@ def test_an_interrupted_run_goes_on_with_the_numbers_it_would_have_had(store, tm
     }
 
 
-def test_components_take_turns(store, tmp_path):
+def test_components_are_selected_round_robin(store, tmp_path):
     train(store, tmp_path / "run", components_per_step=1, redundancy_weight=0.0, epochs=1)
 
     log = [json.loads(line)["chunks"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    turns = [[name for name, chunk in chunks.items() if chunk["loss"] > 0] for chunks in log]
-    assert turns == [["DAPI"], ["CD3e"], ["CD20"], ["DAPI"], ["CD3e"]]
+    selected = [[name for name, chunk in chunks.items() if chunk["loss"] > 0] for chunks in log]
+    assert selected == [["DAPI"], ["CD3e"], ["CD20"], ["DAPI"], ["CD3e"]]
 
 
-def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(store, tmp_path, monkeypatch):
+def test_an_unfinished_run_with_other_settings_is_not_continued(store, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_check_finite", stop)
+        patched.setattr(loop, "_check_finite", stop)
         with pytest.raises(KeyboardInterrupt):
             train(store, tmp_path / "run")
 
@@ -142,7 +142,7 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(store, tmp_pa
     train(store, tmp_path / "run", seed=5, overwrite=True)
 
 
-def test_a_run_folder_is_all_that_is_needed(store, tmp_path):
+def test_a_run_folder_can_be_moved(store, tmp_path):
     run = train(store, tmp_path / "run")
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
 
@@ -172,28 +172,30 @@ def test_a_loss_that_is_not_finite_names_its_chunk(store, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "there is no method 'magic'; there are splicer, joint"),
-        ({"loss": "mse"}, "there is no loss 'mse'; there are vicreg, simclr"),
+        ({"method": "magic"}, "method 'magic' not found. Choose `method` from splicer, joint"),
+        ({"loss": "mse"}, "loss 'mse' not found. Choose `loss` from vicreg, simclr"),
         ({"surroundings": "hide", "deconstruction": "regions"}, "component neighbours shows more than the cell"),
-        ({"losses": {"CD3": "simclr"}}, "--loss names 'CD3', .* Did you mean 'CD3e'"),
-        ({"weights": {"DAPI2": 2.0}}, "--weight names 'DAPI2'"),
-        ({"encoder": "vit"}, "there is no encoder 'vit'"),
+        ({"losses": {"CD3": "simclr"}}, "`losses` names 'CD3', .* Did you mean 'CD3e'"),
+        ({"weights": {"DAPI2": 2.0}}, "`weights` names 'DAPI2'"),
+        ({"encoder": "vit"}, "encoder 'vit' not found"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
-def test_unknown_words_are_refused_before_anything_is_written(store, tmp_path, options, message):
+def test_unknown_words_raise_before_anything_is_written(store, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         train(store, tmp_path / "run", **options)
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_components_of_nuclei_need_patches_that_know_them(tmp_path):
-    with pytest.raises(InputError, match=r"component nucleus shows .* cut without one. Give it by --nuclei"):
+def test_components_of_nuclei_need_patches_cut_with_nuclei(tmp_path):
+    with pytest.raises(
+        InputError, match=r"nucleus needs a mask of nuclei, .* were cut without. Cut them again with `nuclei`"
+    ):
         train(tiny_store(cells_at=CELLS[:4]), tmp_path / "run", deconstruction="nucleus")
 
 
-def test_an_existing_run_is_not_replaced_unasked(store, tmp_path):
+def test_an_existing_run_is_not_overwritten_by_default(store, tmp_path):
     train(store, tmp_path / "run")
 
     with pytest.raises(InputError, match="exists"):
@@ -209,7 +211,7 @@ def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_p
     assert not torch.allclose(weights(baseline)["stem.0.weight"], weights(run)["stem.0.weight"])
 
 
-def test_a_feature_is_shared_out_by_what_it_adds_to_the_variance_of_each_chunk(store, tmp_path):
+def test_shares_of_a_feature_are_what_it_adds_to_the_variance_of_each_chunk(store, tmp_path):
     run = train(store, tmp_path / "run", widths={"CD20": 3})
     z = embed(run, store).obsm["X_splicer"]
     projector = Projector(run.features, 8 + 8 + 3).double().eval()
@@ -233,7 +235,7 @@ def test_a_feature_is_shared_out_by_what_it_adds_to_the_variance_of_each_chunk(s
 
 
 @pytest.mark.parametrize("changes", [{"method": "joint"}, {"method": "sigma"}, {"projector_layers": 1}, {}])
-def test_where_no_chunk_belongs_to_a_component_by_a_linear_map_nothing_is_shared_out(store, tmp_path, changes):
+def test_features_have_no_shares_without_chunks_or_with_hidden_layers(store, tmp_path, changes):
     run = train(store, tmp_path / "run", epochs=1, **changes)
     z = np.random.default_rng(0).normal(size=(9, run.features))
     assert (run.chunk_shares(z) is None) == bool(changes)
@@ -242,7 +244,7 @@ def test_where_no_chunk_belongs_to_a_component_by_a_linear_map_nothing_is_shared
 
 
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "projector.safetensors"])
-def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
+def test_a_damaged_run_folder_raises_in_a_sentence(store, tmp_path, damage):
     train(store, tmp_path / "run")
     file = tmp_path / "run" / damage
     file.write_bytes(file.read_bytes()[:50])
@@ -251,7 +253,7 @@ def test_a_damaged_run_folder_is_refused_in_a_sentence(store, tmp_path, damage):
         load_run(tmp_path / "run")
 
 
-def test_the_networks_run_in_the_precision_that_is_asked_for(store, tmp_path):
+def test_networks_run_in_the_given_precision(store, tmp_path):
     single, half = (
         training.train(store, tmp_path / name, recipe=SMALL, device="cpu", precision=name)
         for name in ("32-true", "bf16-mixed")

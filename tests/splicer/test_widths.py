@@ -8,7 +8,7 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.widths import choose_widths, share_out
+from mxsplicer.splicer.widths import allocate_widths, choose_widths
 from mxsplicer.testing import tiny_slide
 
 MARKERS = ("structured", "uniform", "empty", "AF1")
@@ -69,7 +69,7 @@ def test_the_rank_needs_control_channels(measured, tmp_path):
     slide, mask = tiny_slide()
     stores = [extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16)]
     unnamed = (stores, measure_normalization(stores)[0])
-    with pytest.raises(InputError, match="--controls; there are DAPI, CD3e, CD20"):
+    with pytest.raises(InputError, match="`controls`; the markers are DAPI, CD3e, CD20"):
         choose_widths(Recipe(width_rule="rank"), Recipe(deconstruction="marker").components(MARKERS), *unnamed)
     with pytest.raises(InputError, match=r"--controls names 'AF', .* Did you mean 'AF1'"):
         widths(measured, width_rule="rank", controls=("AF",))
@@ -77,7 +77,7 @@ def test_the_rank_needs_control_channels(measured, tmp_path):
 
 @given(st.integers(1, 100), st.lists(st.floats(0, 1e6), min_size=1, max_size=60))
 def test_what_is_shared_out_is_what_equal_chunks_have(mean_width, shares):
-    found = share_out(mean_width, shares)
+    found = allocate_widths(mean_width, shares)
 
     step = max(1, mean_width // 8)
     assert sum(found) == mean_width * len(shares) // step * step

@@ -1,6 +1,6 @@
-"""Losses between two batches of embeddings whose rows are the same cells: one module per loss.
+"""Joint-embedding losses between two batches of embeddings whose rows are the same cells: one module per loss.
 
-A loss is called with (B, D), (B, D) and returns a scalar; ``terms`` returns what it is the sum of, by name.
+A loss is called with (B, D), (B, D) and returns a scalar; ``terms`` returns its summands by name.
 """
 
 from collections.abc import Callable
@@ -22,33 +22,33 @@ __all__ = ["LOSSES", "Loss", "find_loss"]
 LOSSES: dict[str, Callable[[], Loss]] = {
     "vicreg": VICReg,
     "simclr": SimCLR,  # NT-Xent: all 2B - 2 negatives
-    "clip": partial(SimCLR, negatives="cross"),  # those of the other view
+    "clip": partial(SimCLR, negatives="cross"),  # only the B - 1 negatives of the other view
     "barlow": BarlowTwins,
     "sigreg": SIGReg,
 }
 
 
 def find_loss(name: str) -> Loss:
-    """Return a loss by its name: one of the table, or a class of the user's own, ``module:Class``.
+    """Return a loss: by its name in the table, or of a user's class by ``module:Class``.
 
     Raises
     ------
     InputError
-        If it cannot be imported, or is no loss that works on all chunks at once.
+        If it cannot be imported, or does not work on all chunks at once.
     """
     if name in LOSSES:
         return LOSSES[name]()
-    must = "no arguments; what it makes has a method terms((B, D), (B, D)) that returns scalars by name"
+    must = "no arguments and return an object whose method terms((B, D), (B, D)) returns scalars by name"
     make = import_by_name(name, "a loss", must)
     e = torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
     try:
         loss: Loss = make()
         terms = per_chunk(loss, *e)
         shapes = {term: tuple(values.shape) for term, values in terms.items()}
-    except Exception as error:  # whatever is wrong in the user's class
-        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {describe_error(error)}. It takes {must}."
-        raise InputError(msg) from error
+    except Exception as error:  # the user's class may raise anything
+        msg = f"loss {name!r} fails on embeddings (8, 4) of 3 chunks: {describe_error(error)}."
+        raise InputError(msg, f"It must take {must}.") from error
     if set(shapes.values()) != {(3,)}:
-        msg = f"the terms of loss {name!r} are {shapes} for 3 chunks, not one number each. It takes {must}."
-        raise InputError(msg)
+        msg = f"the terms of loss {name!r} have the shapes {shapes} for 3 chunks; each should have one number a chunk."
+        raise InputError(msg, f"It must take {must}.")
     return loss

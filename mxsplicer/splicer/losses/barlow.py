@@ -1,4 +1,4 @@
-"""Barlow Twins: the cross-correlation of two embeddings is the identity.
+"""Barlow Twins: make the cross-correlation matrix of two embeddings the identity.
 
 Zbontar, Jing, Misra, LeCun, Deny 2021 (arXiv 2103.03230), equations 1 and 2.
 """
@@ -12,7 +12,7 @@ from mxsplicer.splicer.losses.loss import Loss
 
 @dataclass(frozen=True)
 class BarlowTwins(Loss):
-    """Redundancy reduction: a feature agrees with itself in the other view and with no other feature there."""
+    """Redundancy reduction: a feature correlates with itself in the other view and with no other feature there."""
 
     off_diagonal_weight: float = 5e-3  # lambda in the paper
 

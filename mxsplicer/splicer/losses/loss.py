@@ -1,4 +1,4 @@
-"""What a loss is."""
+"""The contract of a joint-embedding loss."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Loss(ABC):
-    """A joint-embedding loss: L_JE of SpliCER's equation 4."""
+    """A joint-embedding loss between two embeddings of the same cells: L_JE of the SpliCER paper."""
 
     def __call__(self, e_a: Tensor, e_b: Tensor) -> Tensor:
         """Return the loss, a scalar, of two batches (B, D) whose rows are the same cells."""

@@ -1,8 +1,8 @@
-"""SIGReg: embeddings of the same cell agree, and together they are spread as a standard normal distribution.
+"""SIGReg: embeddings of the same cell agree, and those of all cells have a standard normal distribution.
 
 Balestriero, LeCun 2025 (LeJEPA, arXiv 2511.08544): sketched isotropic Gaussian regularisation with the test of Epps and
-Pulley (1983). Where VICReg asks that features be uncorrelated, this asks that they be independent: a square of another
-feature is uncorrelated with it, but it is not normal, so a chunk cannot be filled with functions of what is easy.
+Pulley (1983). VICReg requires features to be uncorrelated, SIGReg to be independent: the square of a feature is
+uncorrelated with it, but not normal, so a chunk cannot be filled with functions of one feature that is easy to predict.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.splicer.losses.loss import Loss
+from mxsplicer.splicer.losses.vicreg import invariance_term
 
 _LARGEST_T, _POINTS = 5.0, 9  # the integral runs from -5 to 5 in 17 points; its integrand is even, so 9 suffice
 
 
 @dataclass(frozen=True)
 class SIGReg(Loss):
-    """Invariance, and normality of every slice through the embedding.
+    """Invariance, and normality of every one-dimensional projection of the embedding.
 
-    A slice is the embedding seen along a random direction; directions are drawn anew in every call, from PyTorch's
-    generator. The statistic of a slice x_1 .. x_B is B ∫ |mean of exp(itx) - exp(-t²/2)|² exp(-t²/2) dt; it is averaged
-    over slices and over the two branches. Invariance is the mean squared difference, weighted as in VICReg. Both
-    weights, the number of slices and the range of the integral are ours.
+    A projection is along a random direction; every call draws new directions from PyTorch's generator. The statistic of
+    a projection x_1 .. x_B is B ∫ |mean of exp(itx) - exp(-t²/2)|² exp(-t²/2) dt, averaged over projections and over
+    the two branches. Invariance is the mean squared difference, weighted as in VICReg. Both weights, the number of
+    projections and the range of the integral are ours.
     """
 
     invariance_weight: float = 25.0
@@ -34,13 +35,15 @@ class SIGReg(Loss):
         """Return the two weighted terms, whose sum is the loss."""
         directions = F.normalize(torch.randn(e_a.shape[1], self.slices, device=e_a.device), dim=0)
         return {
-            "invariance": self.invariance_weight * (e_a - e_b).pow(2).mean(),
-            "normality": self.normality_weight * (_epps_pulley(e_a @ directions) + _epps_pulley(e_b @ directions)) / 2,
+            "invariance": self.invariance_weight * invariance_term(e_a, e_b),
+            "normality": self.normality_weight
+            * (normality_term(e_a @ directions) + normality_term(e_b @ directions))
+            / 2,
         }
 
 
-def _epps_pulley(x: Tensor) -> Tensor:
-    """Return the mean over columns of the test statistic of Epps and Pulley for values (B, slices)."""
+def normality_term(x: Tensor) -> Tensor:
+    """Return the mean over columns of the test statistic of Epps and Pulley for projections (B, slices), a scalar."""
     t = torch.linspace(0, _LARGEST_T, _POINTS, device=x.device)
     normal = torch.exp(-t.pow(2) / 2)
     tx = x[..., None] * t  # (B, slices, points)

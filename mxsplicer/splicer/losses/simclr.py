@@ -1,4 +1,4 @@
-"""SimCLR: of all embeddings in the batch, the nearest one shall be the other view of the same cell.
+"""SimCLR: the nearest of all other embeddings in the batch is to be the other view of the same cell.
 
 Chen, Kornblith, Norouzi, Hinton 2020 (arXiv 2002.05709), equation 1 (NT-Xent).
 """
@@ -28,7 +28,7 @@ class SimCLR(Loss):
         """Return the one term."""
         a, b = F.normalize(e_a, dim=1), F.normalize(e_b, dim=1)
         across = a @ b.T / self.temperature  # (B, B); the diagonal holds the pairs
-        same = torch.arange(len(across), device=across.device)
+        same = torch.arange(len(across), device=across.device)  # column of each row's pair
         if self.negatives == "cross":
             loss = (F.cross_entropy(across, same) + F.cross_entropy(across.T, same)) / 2
         else:

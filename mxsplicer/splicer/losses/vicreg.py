@@ -1,4 +1,4 @@
-"""VICReg: embeddings of the same cell agree, every feature keeps its spread, no two features say the same.
+"""VICReg: embeddings of the same cell agree, every feature keeps its variance, and features are uncorrelated.
 
 Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equations 1 to 6, with the constants of section 4.2.
 """
@@ -28,17 +28,24 @@ class VICReg(Loss):
     def terms(self, e_a: Tensor, e_b: Tensor) -> dict[str, Tensor]:
         """Return the three weighted terms, whose sum is the loss."""
         return {
-            "invariance": self.invariance_weight * (e_a - e_b).pow(2).mean(),
-            "variance": self.variance_weight * (_hinge(e_a) + _hinge(e_b)) / 2,
-            "covariance": self.covariance_weight * (_redundancy(e_a) + _redundancy(e_b)),
+            "invariance": self.invariance_weight * invariance_term(e_a, e_b),
+            "variance": self.variance_weight * (variance_term(e_a) + variance_term(e_b)) / 2,
+            "covariance": self.covariance_weight * (covariance_term(e_a) + covariance_term(e_b)),
         }
 
 
-def _hinge(e: Tensor) -> Tensor:
+def invariance_term(e_a: Tensor, e_b: Tensor) -> Tensor:
+    """Return the mean squared difference of two embeddings (B, D), a scalar."""
+    return (e_a - e_b).pow(2).mean()
+
+
+def variance_term(e: Tensor) -> Tensor:
+    """Return the mean over features of max(0, 1 - standard deviation) of an embedding (B, D), a scalar."""
     return torch.relu(1 - torch.sqrt(e.var(dim=0) + 1e-4)).mean()
 
 
-def _redundancy(e: Tensor) -> Tensor:
+def covariance_term(e: Tensor) -> Tensor:
+    """Return the sum of the squared off-diagonal covariances of an embedding (B, D), divided by D, a scalar."""
     centred = e - e.mean(dim=0)
     covariance = centred.T @ centred / (e.shape[0] - 1)  # (D, D)
     return (covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()) / e.shape[1]

@@ -1,4 +1,4 @@
-"""Joint embedding, the baseline: there are no components."""
+"""Joint embedding, the baseline: no components."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from mxsplicer.splicer.objectives.objective import Objective, Terms
 
 
 class Joint(Objective):
-    """Two views of the whole patch are held to each other (the paper's Baseline): L = L(e, e')."""
+    """The loss between two views of the whole patch (the paper's Baseline): L = L(e, e')."""
 
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
         """Return z of the first view, and the embeddings of both, (B, N)."""
-        # One pass over both views, so that batch norm sees them alike.
+        # One pass over both views, so that batch norm treats them alike.
         z = self.encoder(torch.cat(views))
         return z[: len(views[0])], *self.projector(z).chunk(2)
 

@@ -1,32 +1,31 @@
-"""What an objective is, and what all are built of.
+"""The contract of an objective, and what all objectives are built of.
 
-An objective names the pictures that views are made of, takes these views, and returns the terms of its loss, each a
-vector with one entry per chunk; the loss is the sum of all of them. It does so in halves, ``embed`` cell by cell and
-``terms`` over the batch: between them the cells of several processes are brought together. Only ``encoder`` is kept
-after training.
+An objective says what its views show, takes these views, and returns the terms of its loss, each a vector with one
+entry per chunk; the loss is the sum of all of them. It does so in two steps: ``embed`` works on each cell, ``terms`` on
+the batch, and between them the embeddings of several processes are gathered. Only ``encoder`` is kept after training.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch import Tensor, nn
 
 from mxsplicer.splicer.deconstruction import Component
-from mxsplicer.splicer.encoders import Projector
 from mxsplicer.splicer.losses import Loss
 from mxsplicer.splicer.losses.chunks import Chunks
-from mxsplicer.splicer.views import Picture
+from mxsplicer.splicer.projector import Projector
+from mxsplicer.splicer.views import ViewInput
 
-Terms = dict[str, Tensor]  # of the loss, by name, (n,) each
+Terms = dict[str, Tensor]  # the terms of the loss by name, (n,) each
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What every objective is built of; the joint one has no use for what is said of chunks and components."""
+    """What every objective is built of; it ignores what it does not need, as joint embedding does the components."""
 
-    encoder: nn.Module  # (B, C, P, P) -> (B, d)
+    encoder: nn.Module  # f: (B, C, P, P) -> (B, d)
     components: tuple[Component, ...]
     chunks: Chunks  # of the primary embedding, one per component
     loss: Loss  # between whole embeddings
@@ -36,10 +35,10 @@ class Parts:
     component_width: int
     redundancy_weight: float = 0.0
     consistency_weight: float = 0.0
-    covariance_across: bool = False  # VICReg's covariance with the features of all chunks, not of its own alone
-    hide: bool = True  # what surrounds a cell, in its components
-    spanning: bool = False  # whether components of several markers are turned as the whole is
-    components_per_step: int | None = None  # how many have their turn in each step; all, if None
+    covariance_across: bool = False  # whether VICReg's covariance includes the features of all other chunks
+    hide: bool = True  # whether components show only the cell, unless they define their pixels
+    spanning: bool = False  # whether components of several markers share the geometry of the whole patch
+    components_per_step: int | None = None  # number of components trained in each step; None: all
 
     @property
     def features(self) -> int:
@@ -48,28 +47,28 @@ class Parts:
 
 
 class Objective(nn.Module, ABC):
-    """An encoder and a projector, and what they are trained against.
+    """An encoder and a projector, and the loss that trains them.
 
-    One of your own sets ``chunk_names``, one name per entry of its terms, and has ``embed``, ``terms`` and ``pairs``.
+    A subclass sets ``chunk_names``, one name per entry of its terms, and defines ``embed``, ``terms`` and ``pairs``.
     """
 
     chunk_names: tuple[str, ...] = ("whole",)
-    has_chunks: ClassVar[bool] = False  # whether runs of columns of the primary embedding belong to components
+    has_chunks: ClassVar[bool] = False  # whether each component has its own columns of the primary embedding
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.parts, self.encoder = parts, parts.encoder
-        self.width = sum(parts.chunks.widths)  # of the primary embedding
+        self.width = sum(parts.chunks.widths)  # N, of the primary embedding
         self.projector = Projector(parts.features, self.width, hidden_layers=parts.projector_layers)
         self.whole = Chunks((self.width,), (parts.loss,), (1.0,))
 
     @property
     def looks_beyond(self) -> bool:
-        """Whether what the second view shows reaches beyond the cell itself."""
+        """Whether a view shows pixels outside the cell."""
         return False
 
-    def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:  # noqa: ARG002
-        """Return what each of the views is a view of.
+    def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:  # noqa: ARG002
+        """Return what each view is made from; by default two views show what the encoder sees.
 
         Parameters
         ----------
@@ -78,26 +77,32 @@ class Objective(nn.Module, ABC):
         patches, regions
             The whole patches, (B, C, P, P), and what each of their pixels shows, (B, P, P).
         """
-        return (Picture(shown), Picture(shown))
+        return (ViewInput(shown), ViewInput(shown))
 
-    def at_step(self, step: int) -> None:
-        """Give their turn to the components of a step, where not all are trained in each."""
+    def step_arguments(self, step: int, known: np.ndarray | None) -> dict[str, Any]:  # noqa: ARG002
+        """Return the keyword arguments that a step passes to ``embed``, ``terms`` and ``pairs``; by default none.
 
-    def at_cells(self, known: np.ndarray | None) -> None:
-        """Learn which marker is on the slide of each cell of the batch, (B, C), before its terms; None: all are."""
+        Parameters
+        ----------
+        step
+            Number of the training step.
+        known
+            Which markers the slide of each cell has, (B, C); None where every slide has all.
+        """
+        return {}
 
     @abstractmethod
     def embed(self, *views: Tensor) -> tuple[Tensor, ...]:
-        """Return z of the first view (B, d), and the embeddings (B, ·) that the loss is between."""
+        """Return z of the first view (B, d), and the embeddings (B, ·) that the loss compares."""
 
     @abstractmethod
     def terms(self, z: Tensor, *e: Tensor) -> Terms:
-        """Return each term of the loss for every chunk, (n,), of what :meth:`embed` returned."""
+        """Return each term of the loss for every chunk, (n,), from what :meth:`embed` returned."""
 
     @abstractmethod
     def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return, chunk by chunk, the two embeddings (B, D_i) that are held to each other."""
+        """Return, for every chunk, the two embeddings (B, D_i) that the loss compares."""
 
-    def forward(self, *views: Tensor) -> Terms:
+    def forward(self, *views: Tensor, **step_arguments: Any) -> Terms:
         """Return each term of the loss for every chunk, (n,), of the views."""
-        return self.terms(*self.embed(*views))
+        return self.terms(*self.embed(*views, **step_arguments), **step_arguments)

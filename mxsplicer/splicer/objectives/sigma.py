@@ -1,17 +1,19 @@
-"""Σ-JE: components, and no chunks."""
+"""Σ-JE: components without chunks."""
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from mxsplicer.splicer.losses.chunks import Chunks
+from mxsplicer.splicer.objectives.extended import ExtendedSplicer
+from mxsplicer.splicer.objectives.extensions.missing_markers import known_rows
 from mxsplicer.splicer.objectives.objective import Parts, Terms
-from mxsplicer.splicer.objectives.splicer import Splicer
-from mxsplicer.splicer.views import Picture
+from mxsplicer.splicer.views import ViewInput
 
 
-class Sigma(Splicer):
-    """Every component is held to the whole primary embedding (the paper's Σ-JE): L = Σᵢ wᵢ L(e, e*ᵢ)."""
+class Sigma(ExtendedSplicer):
+    """The loss between the whole primary embedding and every component (the paper's Σ-JE): L = Σ_i w_i L(e, e*_i)."""
 
     has_chunks = False
 
@@ -19,20 +21,34 @@ class Sigma(Splicer):
         n = len(parts.components)
         return Chunks((self.width,) * n, parts.chunks.losses, parts.chunks.weights)
 
-    def pictures(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[Picture, ...]:
-        """Return the whole, and what the components are cut from: only chunks are held to components of two views."""
-        return super().pictures(shown, patches, regions)[: 1 + len(self.sources)]
+    def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:
+        """Return the whole patch, and what the components are cut from, once: consistency is for chunks alone."""
+        return super().view_inputs(shown, patches, regions)[: 1 + len(self.sources)]
 
-    def terms(self, z: Tensor, *e: Tensor) -> Terms:  # noqa: ARG002
+    def terms(
+        self,
+        z: Tensor,  # noqa: ARG002
+        *e: Tensor,
+        selected: Sequence[int] | None = None,
+        known: np.ndarray | None = None,
+    ) -> Terms:
         """Return each term of the loss for every component, (n,)."""
-        return self._held(self._repeated(e[0]), e[1])
+        return self._sum_over_chunks(self._repeated(e[0]), e[1], selected, known)
 
-    def pairs(self, z: Tensor, *e: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+    def pairs(
+        self,
+        z: Tensor,  # noqa: ARG002
+        *e: Tensor,
+        selected: Sequence[int] | None = None,  # noqa: ARG002
+        known: np.ndarray | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return the whole embedding with each component."""
-        return self._of_known((e[0], component) for component in self.chunks.split(e[1]))
+        return known_rows(((e[0], component) for component in self.chunks.split(e[1])), known)
 
-    def _components(self, views: Sequence[Tensor], n_markers: int, e: Tensor) -> Tensor:
-        return super()._components(views, n_markers, self._repeated(e))
+    def _embed_components(
+        self, views: Sequence[Tensor], n_markers: int, e: Tensor, selected: Sequence[int] | None
+    ) -> Tensor:
+        return super()._embed_components(views, n_markers, self._repeated(e), selected)
 
     def _repeated(self, e: Tensor) -> Tensor:
         return e.repeat(1, len(self.chunks.widths))

@@ -1,4 +1,4 @@
-"""What components are cut from: views of the patch, turned by themselves or as the whole is."""
+"""Views that components are cut from."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,68 +6,66 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mxsplicer.splicer.deconstruction import Component, areas, cut, separate
-from mxsplicer.splicer.views import Picture
+from mxsplicer.splicer.deconstruction import Component, component_pixels, cut, stack_components
+from mxsplicer.splicer.views import ViewInput
 
 
 class Source:
-    """Components that are cut from one view of the patch.
+    """One view of the patch, and the components that are cut from it.
 
     Parameters
     ----------
     components
         All components of the patch.
     numbers
-        Which of them are cut from here.
+        Which of them are cut from this view; by default all.
     hide
-        Whether a component that does not say otherwise shows the cell alone.
-    as_whole
-        Whether the view is turned as that of the whole is.
+        Whether a component that does not define its pixels shows the cell alone.
+    geometry_of_whole
+        Whether the view has the rotation, shift and scale of the view of the whole patch.
     """
 
     def __init__(
-        self, components: Sequence[Component], numbers: Sequence[int], *, hide: bool, as_whole: bool = False
+        self,
+        components: Sequence[Component],
+        numbers: Sequence[int] | None = None,
+        *,
+        hide: bool,
+        geometry_of_whole: bool = False,
     ) -> None:
-        self.numbers, self.hide, self.as_whole = list(numbers), hide, as_whole
-        some = [components[i] for i in numbers]
-        self.channels: list[int] | None = None  # of the patch, where they are not all
+        self.numbers = list(range(len(components)) if numbers is None else numbers)
+        self.hide, self.geometry_of_whole = hide, geometry_of_whole
+        some = [components[i] for i in self.numbers]
+        self.channels: list[int] | None = None  # the channels that the view needs, if not all
         if len(some) < len(components):
             self.channels = sorted({channel for one in some for channel in one.channels})
-            place = {channel: i for i, channel in enumerate(self.channels)}
-            some = [replace(one, channels=tuple(place[channel] for channel in one.channels)) for one in some]
+            index = {channel: i for i, channel in enumerate(self.channels)}
+            some = [replace(one, channels=tuple(index[channel] for channel in one.channels)) for one in some]
         self.components = some
 
-    def areas(self, regions: Tensor) -> Tensor | None:
-        """Return where the components show something, (B, m, P, P); None: everywhere."""
-        return areas(regions, self.components, hide=self.hide)
+    def pixels(self, regions: Tensor) -> Tensor | None:
+        """Return the pixels that the components show, (B, m, P, P); None: all pixels."""
+        return component_pixels(regions, self.components, hide=self.hide)
 
-    def picture(self, patches: Tensor, regions: Tensor, view_px: int) -> Picture:
-        """Return what the view is one of, of patches (B, C, P, P) and their regions (B, P, P)."""
+    def view_input(self, patches: Tensor, regions: Tensor, view_px: int) -> ViewInput:
+        """Return what the view is made from, of patches (B, C, P, P) and their regions (B, P, P)."""
         shown = patches if self.channels is None else patches[:, self.channels]
-        return Picture(shown, self.areas(regions), view_px, as_whole=self.as_whole)
+        return ViewInput(shown, self.pixels(regions), view_px, geometry_of_whole=self.geometry_of_whole)
 
-    def components_of(self, view: Tensor, n_markers: int) -> Tensor:
-        """Return the components of a view of patches of all markers, (B, k, C_max, P, P)."""
+    def cut_components(self, view: Tensor, n_markers: int) -> Tensor:
+        """Return the components of a view of patches with all markers, (B, k, C_max, P, P)."""
         n = n_markers if self.channels is None else len(self.channels)
         masks = view[:, n:] if view.shape[1] > n else None
-        return separate(cut(view[:, :n], masks, self.components, hide=self.hide), self.components)
-
-
-def sources_of(components: Sequence[Component], *, hide: bool, spanning: bool) -> list[Source]:
-    """Return what components are cut from: ``spanning``, those of several markers from a view turned as the whole."""
-    across = [i for i, component in enumerate(components) if spanning and len(component.channels) > 1]
-    alone = [i for i in range(len(components)) if i not in across]
-    found = [Source(components, alone, hide=hide), Source(components, across, hide=hide, as_whole=True)]
-    return [source for source in found if source.numbers]
+        return stack_components(cut(view[:, :n], masks, self.components, hide=self.hide), self.components)
 
 
 def join_components(sources: Sequence[Source], views: Sequence[Tensor], n_markers: int) -> Tensor:
-    """Return the components of a view of each source in their order, (B, n, C_max, P, P), filled up with zeros."""
+    """Return all components in their order, (B, n, C_max, P, P), from one view per source, padded with zeros."""
     if len(sources) == 1:
-        return sources[0].components_of(views[0], n_markers)
-    parts = [source.components_of(view, n_markers) for source, view in zip(sources, views, strict=True)]
-    widest = max(part.shape[2] for part in parts)
-    filled = [torch.nn.functional.pad(part, (0, 0, 0, 0, 0, widest - part.shape[2])) for part in parts]
+        return sources[0].cut_components(views[0], n_markers)
+    of_sources = [source.cut_components(view, n_markers) for source, view in zip(sources, views, strict=True)]
+    widest = max(components.shape[2] for components in of_sources)
+    padded = [torch.nn.functional.pad(one, (0, 0, 0, 0, 0, widest - one.shape[2])) for one in of_sources]
     numbers = [number for source in sources for number in source.numbers]
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    return torch.cat(filled, dim=1)[:, order]
+    return torch.cat(padded, dim=1)[:, order]

@@ -17,7 +17,7 @@ from torch import nn
 import mxsplicer
 from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
-from mxsplicer.splicer.views import Picture
+from mxsplicer.splicer.views import ViewInput
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def train(run: mxsplicer.Run, patches: np.ndarray, regions: np.ndarray, tasks: l
     # A label that few cells have gets its share: batches go round the labels.
     for _, number in zip(range(steps), cycle(range(len(tasks))), strict=False):
         rows = rng.choice(np.flatnonzero(classes[number] >= 0), batch)
-        (seen,) = views(Picture(run.normalize(patches[rows], regions[rows])), generator=generator)
+        (seen,) = views(ViewInput(run.normalize(patches[rows], regions[rows])), generator=generator)
         z = model[0](seen)
         loss = sum(
             F.cross_entropy(head(z), torch.from_numpy(of_task[rows]), weight=weight, ignore_index=-1)
