@@ -4,7 +4,15 @@ import re
 from collections.abc import Collection
 
 # Arguments whose option has another name.
-_RENAMED: dict[str, str] = {"max_bytes": "--max-memory", "page": "--mask-page"}
+_RENAMED: dict[str, str] = {
+    "deconstruction": "--deconstruct",
+    "losses": "--loss",
+    "max_bytes": "--max-memory",
+    "page": "--mask-page",
+    "weights": "--weight",
+    "width_rule": "--chunk-width",
+    "widths": "--chunk-width",
+}
 
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 

@@ -425,6 +425,9 @@ def _deconstruction(given: str) -> dict[str, Any]:
     """Return the fields of ``--deconstruct``, in which a file of groups stands for the word ``groups``."""
     words = given.split("+")
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    if "groups" in words:
+        msg = "no groups of markers are given."
+        raise InputError(msg, "Name their file: --deconstruct groups.yaml.")
     if not files:
         return {"deconstruction": given}
     from mxsplicer.splicer.deconstruction import read_groups

@@ -290,7 +290,7 @@ class Recipe:
         if ("groups" in words) != bool(self.groups):
             found = "groups of markers are given but not used" if self.groups else "groups of markers are missing"
             msg = f"{found}: `deconstruction` is {self.deconstruction!r}."
-            raise InputError(msg, "Groups need the word groups there, in Python, or the name of their YAML file.")
+            raise InputError(msg, "Give both: the word groups in `deconstruction`, and the markers of each group.")
 
     def _check_numbers(self) -> None:
         least = {

@@ -60,7 +60,7 @@ def test_a_method_loss_and_encoder_of_ones_own_are_trained_scored_and_verified(c
     ("option", "name", "said"),
     [
         ("--loss", "own_file:Gone", "has no 'Gone' to call as a loss"),
-        ("--method", "own_file:Stiff", "no subclass of"),
+        ("--method", "own_file:Stiff", "is not a subclass of"),
         ("--encoder", "own_file:Flat", "encoder 'own_file:Flat'"),
     ],
 )

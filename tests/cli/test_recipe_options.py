@@ -48,12 +48,16 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
     [
         ("weight", ["2"], "--weight 2 names no component"),
         ("weight", ["CD8a=much"], "--weight 'much' is no number"),
-        ("weight", ["CD8a=0"], "weight of CD8a is 0.0; it has to be above 0"),
+        ("weight", ["CD8a=0"], "weight of CD8a is 0.0; it must be above 0"),
         ("chunk_width", ["CD8a=2.5"], "--chunk-width '2.5' is no integer"),
-        ("chunk_width", ["widest"], "there is no width rule 'widest'; there are equal, variance, rank"),
-        ("loss", ["CD8a=mse"], "there is no loss 'mse'"),
-        ("deconstruct", "groups", "no groups of markers are given: the deconstruction is 'groups'"),
-        ("deconstruct", "marker+thirds", "there is no deconstruction 'thirds'; there are marker, pairs, compartments"),
+        ("chunk_width", ["widest"], "width rule 'widest' not found. Choose `width_rule` from equal, variance, rank"),
+        ("loss", ["CD8a=mse"], "loss 'mse' not found"),
+        ("deconstruct", "groups", "no groups of markers are given. Name their file"),
+        (
+            "deconstruct",
+            "marker+thirds",
+            "deconstruction 'thirds' not found. Choose `deconstruction` from marker, pairs, compartments",
+        ),
     ],
 )
 def test_what_an_option_cannot_mean_is_refused(option, given, message):

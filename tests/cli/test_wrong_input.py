@@ -189,7 +189,7 @@ CASES = {
     "an unknown loss": (with_options("--loss", "mse"), ["'mse'", "vicreg, simclr"]),
     "an unknown encoder": (with_options("--encoder", "vit"), ["'vit'", "resnet50, separable, hybrid"]),
     "unknown surroundings": (with_options("--surroundings", "blur"), ["'blur'", "hide, keep"]),
-    "unknown views": (with_options("--views", "none"), ["'none'", "shared and independent"]),
+    "unknown views": (with_options("--views", "none"), ["'none'", "shared, independent or spanning"]),
     "an unknown device": (with_options("--device", "tpu"), ["'tpu'", "auto, cpu, cuda, cuda:N or mps"]),
     "a number that is none": (with_options("--epochs", "many"), ["--epochs", "integer"]),
     "no epochs": (with_options("--epochs", 0), ["--epochs"]),
