@@ -116,9 +116,9 @@ def compare_nuclei(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -
         "share_of_nuclei_outside_their_cells": round(outside / max(1, pixels), 4),
     }
     found = (
-        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {len(without_cell):,} nuclei have the id of no cell, "
-        f"{len(without_nucleus):,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear pixels lie "
-        "outside the cell with their id."
+        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {len(without_cell):,} nuclei have the id of no "
+        f"cell, {len(without_nucleus):,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear "
+        "pixels lie outside the cell with their id."
     )
     wrong = bool(without_cell) or outside > 0.05 * pixels
     cause = "The two masks were numbered separately." if wrong else "They agree."
