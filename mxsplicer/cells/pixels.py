@@ -1,7 +1,7 @@
-"""Which pixels of a tile belong to which cell, and to which part of it: all of it, its rim, what lies around it.
+"""Find the pixels of each cell in a tile: of the whole cell, its rim or its surroundings.
 
-Labels are cut into runs, stretches of one row that carry one label; there are some twenty times fewer of them than
-pixels. A :class:`Region` lists pixels cell by cell, so that any channel is measured by one look-up and one sum.
+Labels are cut into runs, stretches of one row with one label; there are some twenty times fewer runs than pixels. A
+:class:`CellPixels` lists pixels cell by cell, so that any channel is measured by one look-up and one sum.
 """
 
 from dataclasses import dataclass
@@ -29,21 +29,21 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Pixels of a tile, cell by cell; a pixel may be in the region of several cells."""
+class CellPixels:
+    """Pixels of a tile, listed cell by cell; a pixel may be listed for several cells, as in their surroundings."""
 
     cells: np.ndarray  # (n,) ascending
-    starts: np.ndarray  # (n,) where the pixels of each begin
+    starts: np.ndarray  # (n,) index of the first pixel of each
     counts: np.ndarray  # (n,) at least 1
-    pixels: np.ndarray  # places in the flattened tile
+    indices: np.ndarray  # of pixels in the flattened tile
 
-    def where(self, inside: np.ndarray) -> "Region":
-        """Return the part of the region whose pixels are ``inside``, one boolean per entry of ``pixels``."""
+    def where(self, inside: np.ndarray) -> "CellPixels":
+        """Return the pixels that are ``inside``, one boolean per entry of ``indices``."""
         if not len(self.cells):
             return self
         counts = np.add.reduceat(inside, self.starts, dtype=np.int64)
         cells, counts = self.cells[counts > 0], counts[counts > 0]
-        return Region(cells, np.cumsum(counts) - counts, counts, self.pixels[inside])
+        return CellPixels(cells, np.cumsum(counts) - counts, counts, self.indices[inside])
 
 
 def cut_into_runs(labels: np.ndarray) -> Runs:
@@ -58,15 +58,15 @@ def cut_into_runs(labels: np.ndarray) -> Runs:
     return Runs(of_run[chosen], y, x, np.diff(starts, append=labels.size)[chosen])
 
 
-def whole(runs: Runs, width: int) -> Region:
+def whole_cells(runs: Runs, width: int) -> CellPixels:
     """Return all pixels of the runs of a tile of that width."""
     return _expanded(runs.labels, runs.y * width + runs.x, runs.n)
 
 
 def find_rim(labels: np.ndarray, radius_px: float) -> np.ndarray:
-    """Return which pixels lie at most ``radius_px`` from a pixel of another label, centre to centre.
+    """Return which pixels lie at most ``radius_px`` from a pixel with another label, centre to centre.
 
-    Pixels beyond the image count as no other label.
+    Pixels beyond the image do not count as another label.
 
     Examples
     --------
@@ -90,21 +90,23 @@ def find_rim(labels: np.ndarray, radius_px: float) -> np.ndarray:
     return ~inner
 
 
-def around(runs: Runs, own: Runs, radius_px: float, top: int, left: int, shape: tuple[int, int]) -> Region:
-    """Return what lies within ``radius_px`` of each cell and is not the cell, in a tile and its flattened pixels.
+def find_surroundings(
+    runs: Runs, own: Runs, radius_px: float, top: int, left: int, shape: tuple[int, int]
+) -> CellPixels:
+    """Return the pixels of a tile within ``radius_px`` of each cell that are not pixels of the cell.
 
     Parameters
     ----------
     runs
-        Of a window that reaches ``radius_px`` beyond the tile.
+        Runs of a window that reaches ``radius_px`` beyond the tile.
     own
-        Of the tile alone.
+        Runs of the tile.
     radius_px
         From centre to centre of pixels.
     top, left
-        Where the tile begins in the window.
+        First row and column of the tile in the window.
     shape
-        Of the tile.
+        Height and width of the tile.
     """
     height, width = shape
     stride = width + 1  # so that a stretch that ends with its row does not touch one that begins the next row
@@ -123,10 +125,10 @@ def around(runs: Runs, own: Runs, radius_px: float, top: int, left: int, shape: 
         ends.append(place(runs.labels[inside], y[inside], end[inside]))
     first, last = np.sort(np.concatenate(starts)), np.sort(np.concatenate(ends))
     if not len(first):
-        return Region(*(np.empty(0, dtype=np.int64) for _ in range(4)))
-    apart = np.flatnonzero(first[1:] > last[:-1])  # stretches overlap; of their union these are the gaps
+        return CellPixels(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+    apart = np.flatnonzero(first[1:] > last[:-1])  # stretches overlap; these are the gaps of their union
     first, last = np.append(first[0], first[apart + 1]), np.append(last[apart], last[-1])
-    # Take the cell itself out: where it begins a stretch ends, and where it ends one begins.
+    # Remove the cell itself: where it begins a stretch ends, and where it ends a stretch begins.
     own_first = place(own.labels, own.y, own.x)
     first = np.sort(np.concatenate([first, own_first + own.n]))
     last = np.sort(np.concatenate([last, own_first]))
@@ -137,17 +139,17 @@ def around(runs: Runs, own: Runs, radius_px: float, top: int, left: int, shape: 
 
 
 def _rows_of_disc(radius_px: float) -> list[tuple[int, int]]:
-    # Of each row its place and half its width.
+    # The offset of each row, and half its width.
     reach = int(radius_px + 1e-9)
     return [(dy, int(np.sqrt(max(0.0, radius_px**2 - dy**2)) + 1e-9)) for dy in range(-reach, reach + 1)]
 
 
-def _expanded(cells: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Region:
-    """Return the region of stretches of pixels that are sorted by cell."""
+def _expanded(cells: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> CellPixels:
+    """Return the pixels of stretches that are sorted by cell."""
     if not len(cells):
-        return Region(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+        return CellPixels(*(np.empty(0, dtype=np.int64) for _ in range(4)))
     before = np.cumsum(lengths) - lengths
     pixels = np.arange(lengths.sum())
     pixels += np.repeat(starts - before, lengths)
     bounds = np.flatnonzero(np.diff(cells, prepend=-1))
-    return Region(cells[bounds], before[bounds], np.add.reduceat(lengths, bounds), pixels)
+    return CellPixels(cells[bounds], before[bounds], np.add.reduceat(lengths, bounds), pixels)

@@ -1,4 +1,4 @@
-"""A part of a slide: the cells whose centroid lies in an outline that somebody drew, in QuPath say."""
+"""Select the cells whose centroid lies in an outline that was drawn on the slide, for instance in QuPath."""
 
 import logging
 from pathlib import Path
@@ -14,18 +14,18 @@ OUTSIDE = "outside the regions"  # in the ledger
 
 
 def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
-    """Return the cells whose centroid lies in an outline of a GeoJSON file; the ledger books the others.
+    """Return the cells whose centroid lies in an outline of a GeoJSON file; the ledger counts the others.
 
-    Holes are outside, and where outlines overlap, their union counts. Coordinates are pixels of the finest level.
+    Holes are outside; of overlapping outlines the union counts. Coordinates are pixels of the finest level.
 
     Parameters
     ----------
     cells
-        Of the slide.
+        The cells of the slide.
     path
         The outlines, as QuPath exports annotations; a class is not needed.
     slide
-        Which slide they were drawn on.
+        The slide that the outlines were drawn on.
 
     Raises
     ------
@@ -35,10 +35,8 @@ def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
     outlines = read_polygons(Path(path), slide.shape_px)
     inside = outlines_at(outlines, cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy()) > 0
     if not inside.any():
-        msg = (
-            f"none of the {len(cells):,} cells of slide {slide.name!r} lies in an outline of {Path(path).name}. Draw "
-            "the outlines on this slide, and export them in pixels of its full resolution."
-        )
-        raise InputError(msg)
+        msg = f"none of the {len(cells):,} cells of slide {slide.name!r} lies in an outline of {Path(path).name}."
+        remedy = "Draw the outlines on this slide, and export them in pixels of its full resolution."
+        raise InputError(msg, remedy)
     logger.info("%s: %d of %d cells lie in the outlines of %s", slide.name, inside.sum(), len(cells), Path(path).name)
-    return cells.take(inside, fate=OUTSIDE)
+    return cells.take(inside, outcome=OUTSIDE)
