@@ -11,8 +11,8 @@ import torch
 import typer
 
 from mxsplicer.cli import app
-from mxsplicer.result.composition import embed_slides
 from mxsplicer.result.options import Options
+from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 

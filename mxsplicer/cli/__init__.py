@@ -42,7 +42,7 @@ from mxsplicer.cli import (
 )
 from mxsplicer.cli.errors import as_options
 from mxsplicer.errors import InputError
-from mxsplicer.result.outcomes import kept, pass_on
+from mxsplicer.result.outcomes import pass_failure_on, record_outcome
 
 # Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -111,10 +111,10 @@ def common(
         msg = "--after passes a failure on to an outcome: say to which, by --outcome."
         raise InputError(msg)
     if outcome is not None:
-        if after is not None and pass_on(after, outcome):
+        if after is not None and pass_failure_on(after, outcome):
             raise typer.Exit
         stack: ExitStack = context.obj
-        stack.enter_context(kept(outcome, context.invoked_subcommand or ""))
+        stack.enter_context(record_outcome(outcome, context.invoked_subcommand or ""))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

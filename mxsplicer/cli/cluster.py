@@ -36,10 +36,10 @@ def cluster(
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
-    from mxsplicer.result.folder import cells_of
+    from mxsplicer.result.folder import find_cells
     from mxsplicer.tl.rows import learned_features
 
-    path = cells_of(result)
+    path = find_cells(result)
     with progress.shown(), open_cells(path) as adata:
         adata.uns.pop("leiden_nhood_enrichment", None)
         with tl.restricted(adata, roi) as cells:

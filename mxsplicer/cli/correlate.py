@@ -57,12 +57,12 @@ def correlate(
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
-    from mxsplicer.result.folder import cells_of
+    from mxsplicer.result.folder import find_cells
     from mxsplicer.system.progress import shown
     from mxsplicer.tl.labels import obs_name
     from mxsplicer.tl.rows import learned_features
 
-    path = cells_of(result)
+    path = find_cells(result)
     pairs = [_pair(text) for text in local or []]
     with open_cells(path) as adata, shown():
         learned = learned_features(adata)

@@ -212,8 +212,8 @@ def embed(
     Segments where no mask is given, measures the cells, cuts patches, trains (or takes --model), embeds, clusters,
     scores where labels are given, and writes SLIDE.mxs/. Interrupted, the same command goes on where it stopped.
     """
-    from mxsplicer.result.composition import embed_slides
     from mxsplicer.result.options import Options
+    from mxsplicer.result.pipeline import embed_slides
     from mxsplicer.result.planning import plan_slides
     from mxsplicer.system.location import locate
     from mxsplicer.system.memory import parse_bytes

@@ -49,7 +49,8 @@ def export(
     from mxsplicer import export
     from mxsplicer.embedding.h5ad import open_cells
     from mxsplicer.errors import InputError
-    from mxsplicer.result.folder import cells_of, open_images, open_result
+    from mxsplicer.result.folder import find_cells, open_result
+    from mxsplicer.result.slides import open_images
     from mxsplicer.tl.outlines import cells_inside
     from mxsplicer.tl.rows import learned_features
 
@@ -65,7 +66,7 @@ def export(
         raise InputError(msg)
     several = len(slides) > 1
     how: dict[str, Any] = {"groupby": groupby, "overwrite": overwrite}
-    with progress.shown(), open_cells(cells_of(result)) as every:
+    with progress.shown(), open_cells(find_cells(result)) as every:
         adata = cells_inside(every, roi)
         for path in (one for one in (csv, parquet) if one is not None):
             use_rep = learned_features(adata) if features else None

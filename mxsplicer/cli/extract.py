@@ -78,7 +78,7 @@ def extract(
     from mxsplicer.patches.extraction import extract_patches
     from mxsplicer.patches.planning import plan_extraction
     from mxsplicer.patches.sampling import read_ids
-    from mxsplicer.result.outcomes import note
+    from mxsplicer.result.outcomes import record_output
     from mxsplicer.system.memory import parse_bytes
 
     max_bytes = parse_bytes(max_memory) if max_memory else None
@@ -119,7 +119,7 @@ def extract(
             overwrite=overwrite,
             **how,
         )
-    note(out)
+    record_output(out)
     fates = ", ".join(f"{count:,} {fate}" for fate, count in store.ledger.items())
     typer.echo(
         f"{out}: {store.n_cells:,} patches of {len(store.markers)} x {store.patch_px} x {store.patch_px} ({fates})"

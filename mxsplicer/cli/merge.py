@@ -51,10 +51,10 @@ def merge(
     """
     from mxsplicer.result.merging import merge_results
     from mxsplicer.result.options import Options
-    from mxsplicer.result.outcomes import usable
+    from mxsplicer.result.outcomes import read_outcomes
     from mxsplicer.splicer.recipe import Recipe
 
-    folders, failed = usable(results)
+    folders, failed = read_outcomes(results)
     options = Options(cohort=cohort, label=tuple(label or ()), groups=groups, recipe=Recipe(seed=seed))
     with progress.shown():
         result = merge_results(folders, out, options=options, failed=failed, overwrite=overwrite)

@@ -27,6 +27,6 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the page of a result folder from what lies in it."""
-    from mxsplicer.result.composition import write_result_report
+    from mxsplicer.result.reporting import write_result_report
 
     typer.echo(write_result_report(result, out=out, roi=roi, overwrite=overwrite))

@@ -62,7 +62,7 @@ def segment(
     """Find the nuclei of a slide, tile by tile, and grow them into cells."""
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import open_slide
-    from mxsplicer.result.outcomes import note
+    from mxsplicer.result.outcomes import record_output
     from mxsplicer.segmentation import segment as segmentation
     from mxsplicer.system.memory import parse_bytes
 
@@ -85,5 +85,5 @@ def segment(
             max_bytes=None if max_memory is None else parse_bytes(max_memory),
             overwrite=overwrite,
         )
-    note(out)
+    record_output(out)
     typer.echo(out)

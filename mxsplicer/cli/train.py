@@ -74,13 +74,13 @@ def train(
 ) -> None:
     """Train an encoder on the patches of one or more slides. Interrupted, the same command goes on."""
     from mxsplicer.patches.store import PatchStore
-    from mxsplicer.result.outcomes import usable
+    from mxsplicer.result.outcomes import read_outcomes
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
     from mxsplicer.system.locks import folder_lock
     from mxsplicer.system.memory import parse_bytes
 
-    found, failed = usable(stores)
+    found, failed = read_outcomes(stores)
     for slide, reason in failed.items():
         typer.echo(f"without slide {slide}: {reason}", err=True)
     opened = [PatchStore.open(path) for path in found]

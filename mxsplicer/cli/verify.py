@@ -38,5 +38,5 @@ def verify(
         typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
         for check in found.checks:
-            typer.echo(f"{'ok   ' if check.agrees else 'WRONG'}  {check.name}: {check.said}")
+            typer.echo(f"{'ok   ' if check.agrees else 'WRONG'}  {check.name}: {check.detail}")
     raise typer.Exit(0 if found.agrees else 1)

@@ -18,7 +18,8 @@ from mxsplicer.embedding.encode import encode_inputs
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.result.folder import open_images, open_result
+from mxsplicer.result.folder import open_result
+from mxsplicer.result.slides import open_images
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.scales import of_store
 from mxsplicer.system.progress import track

@@ -14,7 +14,7 @@ from anndata import AnnData
 from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.masks.polygons import is_geojson
-from mxsplicer.result.folder import open_result
+from mxsplicer.result.folder import find_result, name_cells, open_result
 from mxsplicer.tl.labels import join_labels, join_outlines
 from mxsplicer.tl.representations import UNTRAINED, available, is_baseline, key_of, learned
 from mxsplicer.tl.rows import take
@@ -40,7 +40,7 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
     if missing:
         msg = f"{cells} is not an AnnData file of version 0.8 or newer: it lacks {', '.join(missing)}."
         raise InputError(msg)
-    own = (result / "mxsplicer.json").is_file() and open_result(result)["files"]["cells"] == cells.name
+    own = find_result(result) is not None and open_result(result)["files"]["cells"] == cells.name
     return cells, result if own else None
 
 
@@ -79,7 +79,7 @@ def draw_sample(
 
     Cells are drawn at random from those that every file contains; their number is returned too.
     """
-    others = {_short_name(other): find_cells(other)[0] for other in compare}
+    others = {name_cells(Path(other)): find_cells(other)[0] for other in compare}
     if len(others) < len(compare):
         msg = f"two of the files to compare with have the name {next(iter(others))!r}."
         raise InputError(msg, "Give them different names.")
@@ -158,8 +158,3 @@ def _obs_names(path: Path) -> Any:
     with h5py.File(path, "r") as file:
         obs = file["obs"]
         return anndata.io.read_elem(obs[obs.attrs["_index"]])
-
-
-def _short_name(path: str | Path) -> str:
-    path = Path(path)
-    return path.parent.name if path.name == "cells.h5ad" and path.parent.name else path.stem

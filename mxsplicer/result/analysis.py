@@ -15,13 +15,12 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.embedding.h5ad import complete_cells, open_cells, split_cells
 from mxsplicer.errors import InputError
-from mxsplicer.result.cohort import (
-    FILES,
-    join_labels_of_slides,
-)
-from mxsplicer.result.folder import Result, write_features
+from mxsplicer.result.cohort import join_labels_of_slides
+from mxsplicer.result.features import write_features
+from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options
-from mxsplicer.result.work import Work, record
+from mxsplicer.result.slides import FILE_COLUMNS
+from mxsplicer.result.stages import Job
 from mxsplicer.splicer.run import Run, load_run
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
@@ -35,38 +34,38 @@ from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
 
 logger = logging.getLogger(__name__)
 
-_STRETCHES, _STRETCH = 20, 1_000  # cells whose features tell how they are shared out among chunks
+_N_RUNS, _RUN_LENGTH = 20, 1_000  # rows of z on which chunk shares are computed
 _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", "scikit-learn", "anndata", "scanpy")
 
 
-def analyse(work: Work) -> None:
+def analyse(job: Job) -> None:
     """Correlate, cluster and score the embedded cells, and write the AnnData."""
-    options, result = work.options, work.result
-    run = work.model or load_run(result.run, encoder=options.recipe.encoder)
+    options, result = job.options, job.result
+    run = job.model or load_run(result.run, encoder=options.recipe.encoder)
     use_rep = f"X_{run.method}"
     with open_cells(result.embedded) as adata:
         adata.uns["spatialdata_attrs"] = {
-            "region": [slide.name for slide in work.slides],
+            "region": [one.name for one in job.slides],
             "region_key": "slide",
             "instance_key": "cell_id",
         }
-        adata.uns["mxsplicer"] = _about(work, run) | adata.uns["mxsplicer"]
+        adata.uns["mxsplicer"] = _describe_call(job, run) | adata.uns["mxsplicer"]
         shares = run.chunk_shares(_some_rows(adata.obsm[use_rep]))
         if shares is not None:
             adata.uns["mxsplicer"]["chunks"]["share"] = shares
         if options.about_slides is not None:
-            join_samples(adata, options.about_slides, leave=FILES)
+            join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
         if not options.only_cells:
-            of_slides = {entry.slide.name: entry.sample.labels for entry in work.entries if entry.sample.labels}
-            interpret(adata, use_rep, options, of_slides, work.timed)
+            labels_of = {one.name: one.record.labels for one in job.slides if one.record.labels}
+            interpret(adata, use_rep, options, labels_of, job.timed)
             write_features(result.features, adata.obsm[use_rep])
-        adata.uns["mxsplicer"]["seconds"] = work.seconds
+        adata.uns["mxsplicer"]["seconds"] = job.seconds
     complete_cells(adata, result.embedded, result.cells)
 
 
 def split_result(result: Result, slides: Sequence[str], *, wanted: bool = True) -> None:
-    """Write an AnnData of each slide beside the one of all, where there are several."""
-    places = {name: result.of_slide(name, "cells.h5ad") for name in slides}
+    """Write an AnnData of each slide next to the one of all, if there are several and they are ``wanted``."""
+    places = {name: result.cells_of(name) for name in slides}
     places = {name: place for name, place in places.items() if place != result.cells and not place.exists()}
     if places and wanted:
         split_cells(result.cells, places)
@@ -79,20 +78,20 @@ def interpret(
     labels_of: Mapping[str, Path],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> None:
-    """Correlate and cluster embedded cells, and score them where there are labels.
+    """Correlate and cluster embedded cells, and score them if there are labels.
 
     Parameters
     ----------
     adata
-        The cells; what is known of their slides stands in ``obs`` already.
+        The cells, with columns on their slides in ``obs``.
     use_rep
         Key of the representation.
     options
-        Tells labels, groups and the seed.
+        Gives labels, groups and the seed.
     labels_of
         Tables of labels of single slides, by the slide's name.
     timed
-        Around each stage, called with its name.
+        Context manager around each stage, called with the stage's name.
     """
     basis = use_rep
     if options.harmony is not None:
@@ -106,14 +105,14 @@ def interpret(
         tl.name_clusters(adata)
     if adata.obs["slide"].nunique() > 1:
         with timed("mixing of slides"):
-            _mix(adata, use_rep, seed=options.seed)
+            _measure_mixing(adata, use_rep, seed=options.seed)
     if options.labels is not None or labels_of:
         with timed("scores"):
             _score(adata, options, labels_of)
 
 
-def _mix(adata: AnnData, use_rep: str, *, seed: int) -> None:
-    """Measure whether slides and batches can be told apart, before and after: by intensities, by what was learned."""
+def _measure_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
+    """Measure how well slides and batches can be predicted from mean intensities and from learned features."""
     learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
     names = {key: name for name, key in LEARNED.items()}
     shown = [names.get(key, key) for key in learned]
@@ -124,7 +123,7 @@ def _mix(adata: AnnData, use_rep: str, *, seed: int) -> None:
         try:
             found.append(tl.measure_mixing(adata, batch=batch, representations=[MEAN_INTENSITY, *shown], seed=seed))
         except InputError as error:  # slides of too few cells
-            logger.warning("whether a cell's %s can be told from its features is not known: %s", batch, error)
+            logger.warning("whether a cell's %s can be predicted from its features was not measured: %s", batch, error)
     if found:
         mixing = pd.concat(found, ignore_index=True)
         adata.uns["mxsplicer_mixing"] = mixing.assign(learned=mixing["representation"].isin(shown))
@@ -145,47 +144,53 @@ def _score(adata: AnnData, options: Options, labels_of: Mapping[str, Path]) -> N
 
 
 def _some_rows(z: Any) -> np.ndarray:
-    """Return stretches of a representation from all over it: rows that lie together are read fast."""
-    starts = np.linspace(0, max(0, len(z) - _STRETCH), _STRETCHES, dtype=int)
-    return (
-        z[:] if len(z) <= _STRETCH * _STRETCHES else np.concatenate([z[start : start + _STRETCH] for start in starts])
-    )
+    """Return runs of consecutive rows, which are read fast, spread evenly over a representation."""
+    if len(z) <= _RUN_LENGTH * _N_RUNS:
+        return np.asarray(z[:])
+    starts = np.linspace(0, len(z) - _RUN_LENGTH, _N_RUNS, dtype=int)
+    return np.concatenate([z[start : start + _RUN_LENGTH] for start in starts])
 
 
-def _about(work: Work, run: Run) -> dict[str, Any]:
-    """Return what ``uns["mxsplicer"]`` says of how the AnnData was made."""
-    known = record(work)
-    settings = known["options"]
-    if work.model is not None:  # the run was trained with its own
-        settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
-    settings = {
-        key: json.dumps(value) if isinstance(value, dict) else value  # a marker's name may be no key of an HDF5 file
-        for key, value in settings.items()
-        if value not in (None, [], {})
-    }
-    names = run.settings["components"]
-    widths = np.array(run.settings.get("chunk_widths", [run.settings["chunk_width"]] * len(names)))
-    if not run.has_chunks:  # such methods hold the whole embedding to something
-        widths, names = widths.sum(keepdims=True), ["whole"]
-    ends = widths.cumsum()
-    masks = {
-        entry.slide.name: entry.sample.mask or work.result.of_slide(entry.slide.name, "mask.zarr")
-        for entry in work.entries
-    }
+def _describe_call(job: Job, run: Run) -> dict[str, Any]:
+    """Return ``uns["mxsplicer"]``: how the AnnData was made."""
+    masks = {one.name: one.record.mask for one in job.slides}
     return {
         "version": version("mxsplicer"),
         "versions": {package: version(package) for package in _PACKAGES},
         "method": run.method,
-        "settings": {**settings, "training": json.dumps(run.settings)},
+        "settings": _settings_of(job, run),
         "fingerprints": {
             "weights": run.fingerprint(),
             "slides": {
-                name: {"image": known["inputs"][name]["image"], "mask": fingerprint(mask)}
+                name: {"image": job.inputs[name]["image"], "mask": fingerprint(mask)}
                 for name, mask in masks.items()
+                if mask is not None
             },
         },
-        # Two arrays, because a marker such as HLA-DR/DP is no key of an HDF5 file.
-        "chunks": {"component": np.array(names), "span": np.stack([ends - widths, ends], axis=1)},
-        "patch_size_um": work.patch_size_um,
+        "chunks": _chunks_of(run),
+        "patch_size_um": job.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }
+
+
+def _settings_of(job: Job, run: Run) -> dict[str, Any]:
+    settings = job.settings()["options"]
+    if job.model is not None:  # the run was trained with its own
+        settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
+    settings = {
+        # As JSON, because the name of a marker may not be a valid key of an HDF5 file.
+        key: json.dumps(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if value not in (None, [], {})
+    }
+    return {**settings, "training": json.dumps(run.settings)}
+
+
+def _chunks_of(run: Run) -> dict[str, np.ndarray]:
+    names = run.settings["components"]
+    widths = np.array(run.settings.get("chunk_widths", [run.settings["chunk_width"]] * len(names)))
+    if not run.has_chunks:  # the loss of such a method is on the whole embedding
+        widths, names = widths.sum(keepdims=True), ["whole"]
+    ends = widths.cumsum()
+    # Two arrays, because a marker such as HLA-DR/DP is not a valid key of an HDF5 file.
+    return {"component": np.array(names), "span": np.stack([ends - widths, ends], axis=1)}

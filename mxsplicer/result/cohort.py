@@ -1,4 +1,4 @@
-"""A cohort: the slides of a study, as a table names them, and what becomes of each.
+"""A cohort: the slides of a study, as a table names them.
 
 One row per slide, in a CSV or TSV file::
 
@@ -7,11 +7,10 @@ One row per slide, in a CSV or TSV file::
     S02,slides/S02.ome.tiff,masks/S02.tiff,markers.csv,P2,A,
 
 ``slide`` and ``path`` are needed. Paths are relative to the table. Columns that are not listed here (patient, batch,
-age, ...) tell of the slides and go to ``obs`` as they are.
+age, ...) describe the slides and are copied to ``obs``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +18,27 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.system.location import Location, locate
-from mxsplicer.tl.labels import join_labels
-
-FILES = ("path", "mask", "nuclei", "markers", "labels")  # columns that name files
+from mxsplicer.result.slides import SlideRecord
+from mxsplicer.tl.labels import join_labels, outline_files
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One slide as it was handed in, not opened yet.
-
-    Attributes
-    ----------
-    name
-        What it is called; None for the name of its file.
-    path, mask, nuclei
-        The image, its mask and that of its nuclei.
-    markers, labels
-        Its table of marker names, and its table of labels of cells.
-    """
-
-    name: str | None
-    path: Location
-    mask: Location | None = None
-    nuclei: Location | None = None
-    markers: Path | None = None
-    labels: Path | None = None
-
-
-def read_cohort(path: str | Path) -> list[Sample]:
+def read_cohort(path: str | Path) -> list[SlideRecord]:
     """Return the slides that a table names, in its order.
 
     Raises
     ------
     InputError
-        If there is no such table, a column is missing, a slide has no file, or two have one name.
+        If the table does not exist, a column is missing, a slide has no file, or two have the same name.
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"there is no table {path} of a cohort."
+        msg = f"table {path} of the cohort does not exist."
         raise InputError(msg)
     try:
         table = pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",", dtype=str, comment="#")
     except (ValueError, pd.errors.ParserError) as error:
-        msg = f"table {path.name} cannot be read ({error}). Give a CSV file with a header."
-        raise InputError(msg) from error
+        msg = f"table {path.name} cannot be read ({error})."
+        raise InputError(msg, "Give a CSV file with a header.") from error
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in ("slide", "path") if column not in table]
     if missing or table.empty:
@@ -71,37 +46,22 @@ def read_cohort(path: str | Path) -> list[Sample]:
         msg = f"table {path.name} of the cohort has {found}; it needs one row per slide with its name (slide) and path."
         raise InputError(msg)
     table = table.apply(lambda column: column.str.strip())
+    _check_rows(table, path.name)
+    return [SlideRecord.from_row(row, path.parent) for row in table.to_dict("records")]
+
+
+def _check_rows(table: pd.DataFrame, name: str) -> None:
     for column in ("slide", "path"):
         if (empty := table[column].isna()).any():
-            msg = f"table {path.name} of the cohort has no {column} in row {int(empty.argmax()) + 2}."
+            msg = f"table {name} of the cohort has no {column} in row {int(empty.argmax()) + 2}."
             raise InputError(msg)
     if (twice := table["slide"].duplicated()).any():
-        msg = f"table {path.name} names slide {table['slide'][twice].iloc[0]!r} twice. Give one row per slide."
-        raise InputError(msg)
-    unfit = [name for name in table["slide"] if Path(name).name != name or name.startswith(".")]
+        msg = f"table {name} names slide {table['slide'][twice].iloc[0]!r} twice."
+        raise InputError(msg, "Give one row per slide.")
+    unfit = [slide for slide in table["slide"] if Path(slide).name != slide or slide.startswith(".")]
     if unfit:
-        msg = f"slide {unfit[0]!r} of table {path.name} cannot name a folder: leave out slashes and a dot at its front."
-        raise InputError(msg)
-    return [_sample(path.parent, row) for row in table.to_dict("records")]
-
-
-def _sample(folder: Path, row: dict[str, object]) -> Sample:
-    def place(column: str) -> Location | None:
-        value = row.get(column)
-        if not isinstance(value, str) or not value:
-            return None
-        found = locate(value)
-        return folder / found if isinstance(found, Path) else found  # an absolute path stays as it is
-
-    def table(column: str) -> Path | None:
-        found = place(column)
-        return None if found is None else Path(found)
-
-    image = place("path")
-    assert image is not None, "checked above"
-    return Sample(
-        str(row["slide"]), image, place("mask"), place("nuclei"), markers=table("markers"), labels=table("labels")
-    )
+        msg = f"slide {unfit[0]!r} of table {name} cannot name a folder."
+        raise InputError(msg, "Leave out slashes and a leading dot.")
 
 
 def shared_markers(panels: Sequence[Sequence[str]]) -> list[str]:
@@ -116,7 +76,7 @@ def shared_markers(panels: Sequence[Sequence[str]]) -> list[str]:
 
 
 def every_marker(panels: Sequence[Sequence[str]]) -> list[str]:
-    """Return the markers that any panel has, in the order in which they come.
+    """Return the markers of all panels, in order of first appearance.
 
     Examples
     --------
@@ -126,8 +86,8 @@ def every_marker(panels: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(marker for panel in panels for marker in panel))
 
 
-def said_panels(panels: Sequence[Sequence[str]]) -> str:
-    """Return in words which markers slides share, and which of them only some have."""
+def describe_panels(panels: Sequence[Sequence[str]]) -> str:
+    """Return a sentence on which markers all slides share, and which markers only some slides have."""
     shared = shared_markers(panels)
     partly = [
         f"{marker} ({sum(marker in panel for panel in panels)} of {len(panels)} slides)"
@@ -137,12 +97,12 @@ def said_panels(panels: Sequence[Sequence[str]]) -> str:
     return f"{len(shared)} markers are on all slides ({', '.join(shared)}); only on some are {', '.join(partly)}"
 
 
-def share_out(total: int, cells: Mapping[str, int]) -> dict[str, int]:
-    """Return how many cells of each slide are taken, ``total`` in all: as many of each, as far as it has them.
+def allocate_cells(total: int, cells: Mapping[str, int]) -> dict[str, int]:
+    """Return how many cells to sample from each slide, ``total`` in all: equally many, or all of a small slide.
 
     Examples
     --------
-    >>> share_out(100, {"a": 10, "b": 500, "c": 90})
+    >>> allocate_cells(100, {"a": 10, "b": 500, "c": 90})
     {'a': 10, 'b': 45, 'c': 45}
     """
     shares: dict[str, int] = {}
@@ -155,7 +115,7 @@ def share_out(total: int, cells: Mapping[str, int]) -> dict[str, int]:
 
 
 def join_labels_of_slides(adata: AnnData, tables: Mapping[str, Path], wanted: Sequence[str]) -> list[str]:
-    """Bring labels of cells into ``adata.obs`` from one table for each slide; cells of other slides have none.
+    """Join labels of cells to ``adata.obs`` from one table for each slide; cells of other slides get none.
 
     Returns
     -------
@@ -172,3 +132,13 @@ def join_labels_of_slides(adata: AnnData, tables: Mapping[str, Path], wanted: Se
     for name, column in found.items():
         adata.obs[name] = pd.Categorical(column)
     return list(found)
+
+
+def find_roi_files(roi: Path, slides: Sequence[str]) -> dict[str, Path]:
+    """Return the file of outlines of each slide; raise if a slide lacks one."""
+    files = outline_files(roi, list(slides))
+    missing = [slide for slide in slides if slide not in files]
+    if missing:
+        msg = f"folder {roi} has no GeoJSON file for slide {missing[0]!r}; each slide needs one."
+        raise InputError(msg, "Name the file after the slide, or leave out `roi`.")
+    return files

@@ -1,4 +1,4 @@
-"""Results brought together: those of single slides become one cohort, and a new slide joins a finished one."""
+"""Combine results: single slides become one cohort, and new slides join a finished result."""
 
 import json
 import logging
@@ -15,17 +15,18 @@ import pandas as pd
 
 from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, open_cells, read_uns
 from mxsplicer.errors import InputError
-from mxsplicer.images.readers import slide_name
 from mxsplicer.result.analysis import interpret, split_result
-from mxsplicer.result.cohort import FILES, Sample, read_cohort
-from mxsplicer.result.composition import embed_slides, write_result_report
-from mxsplicer.result.folder import Result, logged, open_result, write_features, write_index
-from mxsplicer.result.opening import samples_of
+from mxsplicer.result.cohort import read_cohort
+from mxsplicer.result.features import write_features
+from mxsplicer.result.folder import Result, log_to, open_result
+from mxsplicer.result.opening import find_slides
 from mxsplicer.result.options import Options
-from mxsplicer.result.outcomes import is_of_slide, note, reason_of
+from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, record_output
+from mxsplicer.result.pipeline import embed_slides
+from mxsplicer.result.reporting import write_result_report
+from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, write_index
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.location import absolute, locate
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.tl.labels import check_samples, join_samples
 from mxsplicer.tl.rows import learned_features
@@ -33,7 +34,7 @@ from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
 
-_OF_SLIDES = ("ledger", "nuclei_ledger", "missing_markers", "normalization")  # of uns["mxsplicer"], by slide
+_KEYS_BY_SLIDE = ("ledger", "nuclei_ledger", "missing_markers", "normalization")  # of uns["mxsplicer"]
 
 
 def merge_results(
@@ -44,17 +45,17 @@ def merge_results(
     failed: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Result:
-    """Bring slides that one model embedded together: one AnnData, clustered, scored and reported as a whole.
+    """Combine slides that one model embedded: one AnnData, clustered, scored and reported as a whole.
 
     Parameters
     ----------
     results
-        Result folders, of slides of different names; those that stopped at their cells (``only_cells``) are enough.
+        Result folders, of slides with different names; those made with ``only_cells`` are enough.
     out
         Result folder to make. It refers to the model, images and masks where they lie.
     options
-        ``cohort`` or ``samples``, ``labels``, ``label``, ``groups`` and the seed count here. Of the table of a cohort
-        the slides that are there tell their patients, batches and labels.
+        ``cohort`` or ``samples``, ``labels``, ``label``, ``groups`` and the seed are used. The rows of a cohort's table
+        for the slides that are merged give their patients, batches and labels.
     failed
         Slides that are not among the results, and why.
     overwrite
@@ -66,38 +67,37 @@ def merge_results(
         If the results are of different models or markers, or two are of one slide.
     """
     options, failed = options or Options(), dict(failed or {})
-    folders = [Path(path) for path in results]
-    indices = [open_result(folder) for folder in folders]
-    entries = [_moved(one, folder) for folder, index in zip(folders, indices, strict=True) for one in index["slides"]]
-    names = [str(entry["name"]) for entry in entries]
+    parts = [Result(Path(path)) for path in results]
+    runs = [open_result(part.path)["files"]["run"] for part in parts]
+    records = [record for part in parts for record in read_records(part.path)]
+    names = [record.name for record in records]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        msg = f"slide {twice.pop()!r} is in two of the results. Give each slide once."
-        raise InputError(msg)
+        msg = f"slide {twice.pop()!r} is in two of the results."
+        raise InputError(msg, "Give each slide once.")
     if options.about_slides is not None:
         check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)
     labels_of = _labels_of(options.cohort, names)
     result = Result(Path(out), (*names, *failed))
-    merged = {
-        "options": {"merged": [str(folder.resolve()) for folder in folders], **_said(options)},
-        "inputs": {entry["name"]: entry["fingerprints"] for entry in entries},
-        "files": {"model": _common_settings(folders)["fingerprints"]["weights"]},
+    settings = {
+        "options": {"merged": [str(part.path.resolve()) for part in parts], **_options_as_json(options)},
+        "inputs": {record.name: dict(record.fingerprints) for record in records},
+        "files": {"model": _common_description(parts)["fingerprints"]["weights"]},
         "slides": [*names, *failed],
         "failed": failed,
     }
     with folder_lock(result.path):
-        if _is_done(result, merged, overwrite=overwrite):
+        if _is_done(result, settings, overwrite=overwrite):
             return result
         result.path.mkdir(parents=True, exist_ok=True)
-        write_json(result.settings, {**merged, "seconds": {}})
-        with logged(result):
+        write_json(result.settings, {**settings, "seconds": {}})
+        with log_to(result):
             seconds: dict[str, float] = {}
             if not result.cells.is_file():
-                _join(folders, result, options, labels_of, seconds)
-            run = str((folders[0] / indices[0]["files"]["run"]).resolve())
-            _finish(result, entries, run, seconds)
-            write_json(result.settings, {**merged, "seconds": seconds})
-    note(result.path)
+                _join(parts, result, options, labels_of, seconds)
+            _finish(result, records, str((parts[0].path / runs[0]).resolve()), seconds)
+            write_json(result.settings, {**settings, "seconds": seconds})
+    record_output(result.path)
     return result
 
 
@@ -106,24 +106,24 @@ def append_slides(
     path: str | Path,
     *,
     options: Options | None = None,
-    **how: Any,
+    **running: Any,
 ) -> Result:
-    """Add slides to a finished result: its model embeds them, and their cells join the clusters that there are.
+    """Add slides to a finished result: its model embeds them, and their cells join the existing clusters.
 
-    Nothing is trained or clustered anew, and the rows that were there stay as they are, to the last bit. A new cell has
-    ``leiden_confidence``, the share of its neighbours' votes that its cluster got; the others have none. Interrupted,
-    the same call goes on.
+    Nothing is trained or clustered again, and the existing rows stay as they are, to the last bit. A new cell has
+    ``leiden_confidence``, the share of its neighbours' votes for its cluster; the others have none. After an
+    interruption the same call continues.
 
     Parameters
     ----------
     slides
-        Image files of the model's panel; none where ``options.cohort`` names a table, whose slides that the result
-        lacks are added.
+        Image files of the model's panel; none if ``options.cohort`` is a table, whose slides that the result lacks are
+        added.
     path
-        The result; its ``cells.h5ad`` is replaced when the new one is whole.
+        The result; its ``cells.h5ad`` is replaced when the new one is complete.
     options
-        As for :func:`~mxsplicer.result.embed_slides`, but for what concerns training and scores.
-    how
+        As for :func:`~mxsplicer.embed_slides`, except what concerns training and scores.
+    running
         ``device``, ``workers``, ``executor`` and ``max_bytes``, as there.
 
     Raises
@@ -134,102 +134,115 @@ def append_slides(
     options, path = options or Options(), Path(path)
     open_result(path)
     with folder_lock(path):
-        index = open_result(path)
-        known = {str(entry["name"]) for entry in index["slides"]}
-        samples = _new_samples(slides, options, known, path)
-        record = json.loads((path / "settings.json").read_text(encoding="utf-8"))
-        failed = {str(name): str(reason) for name, reason in record.get("failed", {}).items()}
+        run, records = str(open_result(path)["files"]["run"]), read_records(path)
+        new = _new_slides(slides, options, {record.name for record in records}, path)
+        settings = Result(path).read_settings()
+        failed = {str(name): str(reason) for name, reason in settings.get("failed", {}).items()}
         if options.about_slides is not None:
-            check_samples(options.about_slides, [name for name, _ in samples], None)
-        alone = replace(
-            options,
-            cohort=None,
-            samples=None,
-            masks=(),
-            nuclei=(),
-            labels=None,
-            label=(),
-            groups=None,
-            model=path / index["files"]["run"],
-            only_cells=True,
-        )
-        added = []
-        for name, sample in samples:
-            try:
-                added.append(embed_slides([sample], path / "slides" / name, options=alone, **how))
-                failed.pop(name, None)
-            except Exception as error:
-                if options.cohort is None or not is_of_slide(error):
-                    raise
-                failed[name] = f"appending: {reason_of(error)}"
-                logger.error("slide %s is not added (%s)", name, failed[name])
-        names = [*dict.fromkeys([*record.get("slides", sorted(known)), *(name for name, _ in samples)])]
+            check_samples(options.about_slides, [record.name for record in new], None)
+        added = _embed_new(new, Result(path), path / run, options, failed, running)
+        names = [*dict.fromkeys([*settings.get("slides", [one.name for one in records]), *(one.name for one in new)])]
         result = Result(path, tuple(names))
-        entries = [_moved(entry, one.path) for one in added for entry in open_result(one.path)["slides"]]
+        added_records = [record for one in added for record in read_records(one.path)]
         if added:
-            with logged(result):
+            with log_to(result):
                 _append(result, [one.cells for one in added], options)
-                write_index(result, [*index["slides"], *entries], run=index["files"]["run"])
-        inputs = record["inputs"] | {entry["name"]: entry["fingerprints"] for entry in entries}
-        write_json(result.settings, {**record, "slides": names, "failed": failed, "inputs": inputs})
+                write_index(result, [*records, *added_records], run=run)
+        inputs = settings["inputs"] | {one.name: dict(one.fingerprints) for one in added_records}
+        write_json(result.settings, {**settings, "slides": names, "failed": failed, "inputs": inputs})
         if added:
             write_result_report(path, overwrite=True)
-    note(path)
+    record_output(path)
     return result
 
 
-def _new_samples(
+def _embed_new(
+    new: Sequence[SlideRecord],
+    result: Result,
+    model: Path,
+    options: Options,
+    failed: dict[str, str],
+    running: Mapping[str, Any],
+) -> list[Result]:
+    """Embed each slide into a result of its own inside the common one; note slides of a cohort that fail."""
+    for_each = replace(
+        options,
+        cohort=None,
+        samples=None,
+        masks=(),
+        nuclei=(),
+        labels=None,
+        label=(),
+        groups=None,
+        model=model,
+        only_cells=True,
+    )
+    added = []
+    for record in new:
+        try:
+            added.append(embed_slides([record], result.slides / record.name, options=for_each, **running))
+            failed.pop(record.name, None)
+        except Exception as error:
+            if options.cohort is None or not concerns_one_slide(error):
+                raise
+            failed[record.name] = f"appending: {describe_failure(error)}"
+            logger.error("slide %s is not added (%s)", record.name, failed[record.name])
+    return added
+
+
+def _new_slides(
     slides: Sequence[str | Path], options: Options, known: Collection[str], path: Path
-) -> list[tuple[str, Sample]]:
-    samples = [(one.name or slide_name(one.path), one) for one in samples_of(slides, options)]
-    there = [name for name, _ in samples if name in known]
+) -> list[SlideRecord]:
+    records = find_slides(slides, options)
+    existing = [record.name for record in records if record.name in known]
     if options.cohort is not None:
-        samples = [(name, sample) for name, sample in samples if name not in known]
-    elif there:
-        msg = f"{path} has a slide {there[0]!r} already. Give slides that it lacks, or rename the file of another one."
-        raise InputError(msg)
-    return samples
+        return [record for record in records if record.name not in known]
+    if existing:
+        msg = f"{path} has a slide {existing[0]!r} already."
+        raise InputError(msg, "Give slides that it lacks, or rename the file of another one.")
+    return records
 
 
 def _append(result: Result, files: Sequence[Path], options: Options) -> None:
     """Write the cells of a result with those of other files after them."""
     with open_cells(result.cells) as adata:
         use_rep, uns, varm = learned_features(adata), dict(adata.uns), dict(adata.varm)
-        there = set(adata.obs["slide"].astype(str))
-        maps, parts = [np.asarray(adata.obsm["X_umap"])] if "X_umap" in adata.obsm else [], []
-        about, taken = dict(uns["mxsplicer"]), []
+        existing = set(adata.obs["slide"].astype(str))
+        umaps = [np.asarray(adata.obsm["X_umap"])] if "X_umap" in adata.obsm else []
+        tables, joined = [adata.obs], []
+        description = dict(uns["mxsplicer"])
         for file in files:
-            with open_cells(file) as fresh:
-                if set(fresh.obs["slide"].astype(str)) <= there:  # of a call that was killed after this
+            with open_cells(file) as new:
+                if set(new.obs["slide"].astype(str)) <= existing:  # from a call that was killed after this
                     continue
-                found = transfer_clusters(adata, fresh.obsm[use_rep], use_rep=use_rep, seed=options.seed)
-                fresh.obs["leiden"], fresh.obs["leiden_confidence"] = found.clusters, found.confidence
+                found = transfer_clusters(adata, new.obsm[use_rep], use_rep=use_rep, seed=options.seed)
+                new.obs["leiden"], new.obs["leiden_confidence"] = found.clusters, found.confidence
                 if options.about_slides is not None:
-                    join_samples(fresh, options.about_slides, leave=FILES)
-                parts.append(fresh.obs.copy())
-                about = _with_slides(about, fresh.uns["mxsplicer"])
-                taken.append(file)
+                    join_samples(new, options.about_slides, leave=FILE_COLUMNS)
+                tables.append(new.obs.copy())
+                description = _join_descriptions(description, new.uns["mxsplicer"])
+                joined.append(file)
                 if found.umap is not None:
-                    maps.append(found.umap)
-        if taken:
-            obs = join_obs([adata.obs, *parts])
-    if taken:
-        uns["mxsplicer"] = about
-        uns["spatialdata_attrs"] = _regions(obs)
-        obsm = {"X_umap": np.concatenate(maps)} if maps else {}
-        join_cells([result.cells, *taken], result.cells, uns=uns, varm=varm, obs=obs, obsm=obsm)
+                    umaps.append(found.umap)
+        if joined:
+            obs = join_obs(tables)
+    if joined:
+        uns["mxsplicer"] = description
+        uns["spatialdata_attrs"] = _spatialdata_attrs(obs)
+        obsm = {"X_umap": np.concatenate(umaps)} if umaps else {}
+        join_cells([result.cells, *joined], result.cells, uns=uns, varm=varm, obs=obs, obsm=obsm)
     with open_cells(result.cells) as adata:
         write_features(result.features, adata.obsm[use_rep])
 
 
 def _join(
-    folders: Sequence[Path],
+    parts: Sequence[Result],
     result: Result,
     options: Options,
     labels_of: Mapping[str, Path],
     seconds: dict[str, float],
 ) -> None:
-    """Write the cells of all folders as those of one result, with what is made of them together."""
+    """Write the cells of all results as those of one, with correlations, clusters and scores."""
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
@@ -239,86 +252,80 @@ def _join(
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - began
 
     with timed("joining"):
-        about = _common_settings(folders)
-        join_cells([folder / "cells.h5ad" for folder in folders], result.embedded, uns={})
+        description = _common_description(parts)
+        join_cells([part.cells for part in parts], result.embedded, uns={})
     with open_cells(result.embedded) as adata:
-        use_rep = f"X_{about['method']}"
-        adata.uns["spatialdata_attrs"] = _regions(adata.obs)
-        adata.uns["mxsplicer"] = about
+        use_rep = f"X_{description['method']}"
+        adata.uns["spatialdata_attrs"] = _spatialdata_attrs(adata.obs)
+        adata.uns["mxsplicer"] = description
         if options.about_slides is not None:
-            join_samples(adata, options.about_slides, leave=FILES)
+            join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
         interpret(adata, use_rep, options, labels_of, timed)
-        about["seconds"] = seconds
+        description["seconds"] = seconds
         write_features(result.features, adata.obsm[use_rep])
     complete_cells(adata, result.embedded, result.cells)
 
 
-def _common_settings(folders: Sequence[Path]) -> dict[str, Any]:
-    """Return ``uns["mxsplicer"]`` of all cells, or raise where they are not of one model."""
-    merged: dict[str, Any] = {}
-    for folder in folders:
-        about = read_uns(folder / "cells.h5ad", "mxsplicer")
-        if merged and about["fingerprints"]["weights"] != merged["fingerprints"]["weights"]:
-            msg = f"{folders[0]} and {folder} were embedded by different models. Embed all slides by one, by --model."
-            raise InputError(msg)
-        merged = _with_slides(merged, about) if merged else about
-    return merged
+def _common_description(parts: Sequence[Result]) -> dict[str, Any]:
+    """Return ``uns["mxsplicer"]`` of all cells; raise if they are not of one model."""
+    common: dict[str, Any] = {}
+    for part in parts:
+        description = read_uns(part.cells, "mxsplicer")
+        if common and description["fingerprints"]["weights"] != common["fingerprints"]["weights"]:
+            msg = f"{parts[0].path} and {part.path} were embedded by different models."
+            raise InputError(msg, "Embed all slides with one `model`.")
+        common = _join_descriptions(common, description) if common else description
+    return common
 
 
-def _with_slides(about: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is said of some slides with what is said of others."""
-    slides = {**about["fingerprints"]["slides"], **more["fingerprints"]["slides"]}
-    joined = {**about, "fingerprints": {**about["fingerprints"], "slides": slides}}
-    for key in _OF_SLIDES:
-        if key in about or key in more:
-            joined[key] = {**about.get(key, {}), **more.get(key, {})}
+def _join_descriptions(description: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``uns["mxsplicer"]`` of some slides together with that of others."""
+    slides = {**description["fingerprints"]["slides"], **more["fingerprints"]["slides"]}
+    joined = {**description, "fingerprints": {**description["fingerprints"], "slides": slides}}
+    for key in _KEYS_BY_SLIDE:
+        if key in description or key in more:
+            joined[key] = {**description.get(key, {}), **more.get(key, {})}
     return joined
 
 
-def _regions(obs: pd.DataFrame) -> dict[str, Any]:
+def _spatialdata_attrs(obs: pd.DataFrame) -> dict[str, Any]:
     return {"region": list(map(str, obs["slide"].cat.categories)), "region_key": "slide", "instance_key": "cell_id"}
 
 
-def _finish(result: Result, entries: Sequence[Mapping[str, Any]], run: str, seconds: dict[str, float]) -> None:
-    split_result(result, [str(entry["name"]) for entry in entries])
-    write_index(result, entries, run=run)  # the report finds the images by it
+def _finish(result: Result, records: Sequence[SlideRecord], run: str, seconds: dict[str, float]) -> None:
+    split_result(result, [record.name for record in records])
+    write_index(result, records, run=run)  # the report finds the images by it
     began = time.monotonic()
     write_result_report(result.path, overwrite=True)
     seconds["report"] = time.monotonic() - began
-    write_index(result, entries, run=run)
+    write_index(result, records, run=run)
 
 
-def _is_done(result: Result, meant: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Return whether the result is there; go on with one that was begun, remove another where wanted, or refuse it."""
+def _is_done(result: Result, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Return whether the result is finished; if not, clear the folder unless the same call began it, or refuse it."""
     if not result.path.exists():
         return False
     if not result.settings.is_file() and any(result.path.iterdir()):
-        msg = f"{result.path} exists and is not a result of mxsplicer. Choose another folder by --out."
-        raise InputError(msg)
-    found = json.loads(result.settings.read_text(encoding="utf-8")) if result.settings.is_file() else {}
-    if {key: found.get(key) for key in meant} == dict(meant):
+        msg = f"{result.path} exists and is not a result of mxsplicer."
+        raise InputError(msg, "Choose another `out`.")
+    found = result.read_settings()
+    # Compared as JSON returns it: tuples are lists.
+    if {key: found.get(key) for key in settings} == json.loads(json.dumps(dict(settings))):
         return bool(result.index.is_file() and result.report.is_file())
     if found and not overwrite:
-        msg = f"{result.path} exists and was merged from something else. Choose another --out, or give --overwrite."
-        raise InputError(msg)
+        msg = f"{result.path} exists and was merged from something else."
+        raise InputError(msg, "Choose another `out`, or pass `overwrite=True` to replace it.")
     shutil.rmtree(result.path)
     return False
 
 
-def _said(options: Options) -> dict[str, Any]:
-    """Return what a merged result depends on beside its slides."""
+def _options_as_json(options: Options) -> dict[str, Any]:
+    """Return the options that a merged result depends on."""
     tables = {"cohort": options.cohort, "samples": options.samples, "labels": options.labels}
     prints = {name: fingerprint(path) for name, path in tables.items() if path is not None}
     return {"tables": prints, "label": list(options.label), "groups": options.groups, "seed": options.seed}
 
 
 def _labels_of(cohort: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    samples = read_cohort(cohort) if cohort is not None else []
-    return {str(one.name): one.labels for one in samples if one.labels is not None and one.name in names}
-
-
-def _moved(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a slide's entry of an index with paths that hold from any folder."""
-    mask = locate(entry["mask"])
-    patches = entry["patches"] and str((folder / entry["patches"]).resolve())
-    return {**entry, "mask": absolute(folder / mask if isinstance(mask, Path) else mask), "patches": patches}
+    records = read_cohort(cohort) if cohort is not None else []
+    return {record.name: record.labels for record in records if record.labels is not None and record.name in names}

@@ -1,131 +1,194 @@
-"""All that is given is opened and checked, and nothing is written."""
+"""Open and check everything that a call was given, then begin its result folder or continue one.
+
+:func:`open_job` writes nothing, so that a mistake is reported before hours of work. :func:`begin` creates the folder,
+continues one that the same call began, or refuses one that was made differently.
+"""
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.markers import find_nuclear_marker, parse_renames
-from mxsplicer.images.readers import open_slide, slide_name
+from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.readers import slide_name
 from mxsplicer.images.slide import Slide, select_channels
-from mxsplicer.masks.files import open_mask, open_nuclei
+from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import choose_patch_px
-from mxsplicer.result.cohort import (
-    Sample,
-    every_marker,
-    read_cohort,
-    said_panels,
-    shared_markers,
-)
-from mxsplicer.result.folder import Result, failures
-from mxsplicer.result.measuring import roi_files
-from mxsplicer.result.options import Options, Running
-from mxsplicer.result.outcomes import is_of_slide, reason_of
-from mxsplicer.result.work import Entry, Work, check_any
+from mxsplicer.result.cohort import describe_panels, every_marker, find_roi_files, read_cohort, shared_markers
+from mxsplicer.result.folder import Result
+from mxsplicer.result.options import Options, Running, options_as_json
+from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
+from mxsplicer.result.slides import SlideRecord
+from mxsplicer.result.stages import Job, JobSlide, check_any_left
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import check_panel, load_run
 from mxsplicer.system.location import Location, locate
-from mxsplicer.tl.labels import (
-    check_samples,
-    read_table,
-)
+from mxsplicer.tl.labels import check_samples, read_table
 
 logger = logging.getLogger(__name__)
 
-_PATCH_SIZE_UM = 32.0  # a cell of 10 to 15 µm and its neighbours
 
-
-def prepare(
-    paths: Sequence[str | Path | Sample],
+def open_job(
+    slides: str | Path | Sequence[str | Path | SlideRecord],
     out: str | Path | None,
     options: Options,
     running: Running,
     *,
     overwrite: bool = False,
-) -> Work:
-    """Open and check all that is given, without writing anything."""
-    samples = samples_of(paths, options)
-    names = [sample.name or slide_name(sample.path) for sample in samples]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        msg = f"two slides are called {twice.pop()!r}. Give them different file names."
-        raise InputError(msg)
-    if out is None and len(names) > 1:
-        msg = f"{len(names)} slides were given; say where their common result goes by --out."
-        raise InputError(msg)
+) -> Job:
+    """Open and check everything that was given, without writing anything.
+
+    Parameters
+    ----------
+    slides, out, options, overwrite
+        As for :func:`~mxsplicer.embed_slides`.
+    running
+        Where the call runs, and in how much memory.
+    """
+    records = find_slides(slides, options)
+    names = [record.name for record in records]
+    _check_names(names, out)
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
     model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
     size = options.patch_size_um
     if size is None:
-        size = model.settings["patch_size_um"] if model else _PATCH_SIZE_UM
+        size = model.settings["patch_size_um"] if model else PATCH_SIZE_UM
     options = replace(options, patch_size_um=size)
-    failed = {} if overwrite else failures(result.settings)
-    work = Work(options, result, [], model, running, failed=failed)
-    for name, sample in zip(names, samples, strict=True):
-        if name in work.failed:
+    job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
+    for record in records:
+        if record.name in job.failed:
             continue
         try:
-            work.entries.append(_opened(work, name, sample))
+            job.slides.append(_open_slide(job, record))
         except Exception as error:
-            if options.cohort is None or not is_of_slide(error):
+            if options.cohort is None or not concerns_one_slide(error):
                 raise
-            work.failed[name] = f"opening: {reason_of(error)}"
-            logger.error("slide %s is left out (%s)", name, work.failed[name])
-    check_any(work.entries, work.failed)
+            job.failed[record.name] = f"opening: {describe_failure(error)}"
+            logger.error("slide %s is left out (%s)", record.name, job.failed[record.name])
+    check_any_left(job.slides, job.failed)
     if model is None:
-        _agree(work)
-    _check_tables(options, work.slides)
+        _agree_on_markers(job)
+    _check_tables(options, job.images)
     find_device(running.device)
     if model is None:
-        markers = every_marker([slide.markers for slide in work.slides])
-        options.recipe.components(markers)  # raises where a name is none of them
-        options.recipe.check_own_code(len(markers), choose_patch_px(work.slides[0], size))
-    return work
+        markers = every_marker([slide.markers for slide in job.images])
+        options.recipe.components(markers)  # raises if a name is not one of them
+        options.recipe.check_own_code(len(markers), choose_patch_px(job.images[0], size))
+    return job
 
 
-def samples_of(paths: Sequence[str | Path | Sample], options: Options) -> list[Sample]:
-    """Return the slides of a cohort's table, or those that were named."""
+def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options: Options) -> list[SlideRecord]:
+    """Return the slides of a cohort's table or those that were named, with the options on how to read them."""
+    given = [slides] if isinstance(slides, str | Path) else list(slides)
     if options.cohort is not None:
-        if paths:
-            msg = f"{len(paths)} slides were named beside the table of the cohort, {options.cohort}. Give one of both."
-            raise InputError(msg)
-        return read_cohort(options.cohort)
-    if not paths:
-        msg = "no SLIDE was given: name image files, or a table of them by --cohort."
-        raise InputError(msg)
-    places = [locate(path) for path in paths if not isinstance(path, Sample)]
-    if len(places) < len(paths):
-        return [path if isinstance(path, Sample) else Sample(None, locate(path)) for path in paths]
-    names = [slide_name(place) for place in places]
-    masks, nuclei = _mask_paths(options.masks, names), _mask_paths(options.nuclei, names)
-    return [Sample(None, place, mask, own) for place, mask, own in zip(places, masks, nuclei, strict=True)]
-
-
-def _opened(work: Work, name: str, sample: Sample) -> Entry:
-    """Open and check a slide and its mask."""
-    options, model = work.options, work.model
-    assert options.patch_size_um is not None, "prepare resolves it"
-    slide = open_slide(
-        sample.path,
-        markers=sample.markers or options.markers,
-        rename=parse_renames(options.rename),
-        drop=options.drop,
-        pixel_size_um=options.pixel_size_um,
-        name=name,
-    )
-    mask = None if sample.mask is None else open_mask(sample.mask, page=options.mask_page, slide=slide)
-    nuclei = None if sample.nuclei is None else open_nuclei(sample.nuclei, slide)
-    own_segmenter = ":" in (options.segmenter or "")  # sees all markers
-    if mask is None and options.nuclear_marker is not None:
-        slide.channels_of([options.nuclear_marker])
-    elif mask is None and not own_segmenter and find_nuclear_marker(slide.markers) is None:
-        msg = (
-            f"slide {slide.name!r} has no mask and no marker known to stain nuclei ({', '.join(slide.markers)}). "
-            "Give a mask by --mask, or the nuclear marker by --nuclear-marker."
+        if given:
+            msg = f"{len(given)} slides were named in addition to the table of the cohort, {options.cohort}."
+            raise InputError(msg, "Give either slides or `cohort`.")
+        records = read_cohort(options.cohort)
+    elif not given:
+        msg = "no slide was given."
+        raise InputError(msg, "Name image files, or a table of them as `cohort`.")
+    else:
+        records = _records_of_images(given, options)
+    return [
+        replace(
+            record,
+            markers_table=record.markers_table or options.markers,
+            rename=record.rename or options.rename,
+            drop=record.drop or options.drop,
+            pixel_size_um=record.pixel_size_um or options.pixel_size_um,
+            mask_page=options.mask_page if record.mask is not None else None,
         )
-        raise InputError(msg)
-    patch_px = choose_patch_px(slide, options.patch_size_um)
+        for record in records
+    ]
+
+
+def begin(job: Job, *, overwrite: bool) -> None:
+    """Create the result folder, or continue one that was begun by the same call."""
+    path, settings = job.result.path, job.result.settings
+    if path.exists() and not settings.is_file() and (not path.is_dir() or any(path.iterdir())):
+        msg = f"{path} exists and is not a result of mxsplicer."
+        raise InputError(msg, "Choose another `out`.")
+    if settings.is_file():
+        before = _read_settings(job.result)
+        differences = describe_differences(before, job.settings())
+        if not differences and not overwrite:
+            job.seconds.update(before["seconds"])
+            job.is_begun = True
+            return
+        if not overwrite:
+            msg = f"{path} exists and was made differently ({'; '.join(differences[:3])})."
+            raise InputError(msg, "Choose another `out`, or pass `overwrite=True` to replace it.")
+        for given in _given_paths(job):
+            if given.resolve().is_relative_to(path.resolve()):
+                msg = f"{given} lies in {path}, which `overwrite=True` would delete."
+                raise InputError(msg, "Choose another `out`.")
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    job.save_settings()
+    job.is_begun = True
+
+
+def is_begun(job: Job) -> bool:
+    """Return whether the result folder was begun by the same call."""
+    return job.result.settings.is_file() and not describe_differences(_read_settings(job.result), job.settings())
+
+
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return sentences on how two calls, as ``settings.json`` records them, differ in what the result depends on."""
+    options = [
+        f"{name.replace('_', '-')} was {was}, now {value}"
+        for name, value in now["options"].items()
+        # An option that is newer than the folder was off.
+        if (was := before["options"].get(name)) != value and (was or value)
+    ]
+    failed = {*before.get("failed", {}), *now.get("failed", {})}  # the others of a cohort are unchanged
+    inputs = [
+        f"slide {name!r} or its mask changed"
+        for name in {**before["inputs"], **now["inputs"]}
+        if name not in failed and before["inputs"].get(name) != now["inputs"].get(name)
+    ]
+    files = [
+        f"the content of `{option}` changed"
+        for option, content in now["files"].items()
+        if before["files"].get(option, content) != content
+    ]
+    return options + inputs + files
+
+
+def _check_names(names: Sequence[str], out: str | Path | None) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        msg = f"two slides are called {twice.pop()!r}."
+        raise InputError(msg, "Give them different file names.")
+    if out is None and len(names) > 1:
+        msg = f"{len(names)} slides were given, and no folder for their common result."
+        raise InputError(msg, "Pass `out`.")
+
+
+def _records_of_images(given: Sequence[str | Path | SlideRecord], options: Options) -> list[SlideRecord]:
+    if any(isinstance(one, SlideRecord) for one in given):
+        return [one if isinstance(one, SlideRecord) else SlideRecord.of_image(one) for one in given]
+    images = [locate(one) for one in given if not isinstance(one, SlideRecord)]
+    names = [slide_name(image) for image in images]
+    masks, nuclei = _masks_of_slides(options.masks, names), _masks_of_slides(options.nuclei, names)
+    return [
+        SlideRecord.of_image(image, mask=mask, nuclei=own)
+        for image, mask, own in zip(images, masks, nuclei, strict=True)
+    ]
+
+
+def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
+    """Open a slide and its masks, and compare them with each other and with the model."""
+    options, model = job.options, job.model
+    slide = record.open_image()
+    mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
+    if mask is None:
+        _check_can_segment(slide, options)
+    patch_px = choose_patch_px(slide, job.patch_size_um)
     if model is not None:
         check_panel(
             model,
@@ -136,68 +199,76 @@ def _opened(work: Work, name: str, sample: Sample) -> Entry:
             in_file=slide.markers_in_file,
             fill_missing=options.fill_missing or model.fills_missing,
         )
-    if sample.labels is not None:
-        if sample.mask is None:
-            msg = f"labels of slide {name!r} are matched by the ids of cells: name its mask in the table of the cohort."
-            raise InputError(msg)
-        read_table(sample.labels)
-    return Entry(sample, slide, mask, nuclei)
+    if record.labels is not None:
+        if record.mask is None:
+            msg = f"labels of slide {record.name!r} are matched by the ids of cells, and its mask was not given."
+            raise InputError(msg, "Name the mask in the table of the cohort.")
+        read_table(record.labels)
+    return JobSlide(record.as_opened(slide), slide, mask, nuclei)
 
 
-def _agree(work: Work) -> None:
-    """Give all slides one panel, or raise where they differ."""
-    first, names = work.slides[0], [slide.name for slide in work.slides]
-    panels = [slide.markers for slide in work.slides]
-    other = next((slide for slide in work.slides if slide.markers != first.markers), None)
+def _check_can_segment(slide: Slide, options: Options) -> None:
+    if options.nuclear_marker is not None:
+        slide.channels_of([options.nuclear_marker])
+    elif ":" in (options.segmenter or ""):
+        pass  # a user's own function is called with all markers
+    elif find_nuclear_marker(slide.markers) is None:
+        msg = (
+            f"slide {slide.name!r} has no mask and no marker known to stain nuclei; its markers: "
+            f"{', '.join(slide.markers)}."
+        )
+        raise InputError(msg, "Pass a mask as `masks`, or the marker as `nuclear_marker`.")
+
+
+def _agree_on_markers(job: Job) -> None:
+    """Give all slides the same markers if ``options.panel`` says so; raise if they differ and it does not."""
+    first, names = job.images[0], [one.name for one in job.slides]
+    panels = [slide.markers for slide in job.images]
+    other = next((slide for slide in job.images if slide.markers != first.markers), None)
     if other is None:
         return
     shared = shared_markers(panels)
-    if work.options.panel == "same":
+    if job.options.panel == "same":
         differ = sorted(set(other.markers) ^ set(first.markers)) or ["the order"]
         msg = f"slides {first.name!r} and {other.name!r} differ in their markers: {', '.join(differ)}."
-        if shared:
-            msg += (
-                f" Of {len(names)} slides, {said_panels(panels)}. To train on those of all, give --panel shared, on "
-                "those of any, --panel union."
-            )
-        raise InputError(msg)
+        if not shared:
+            raise InputError(msg)
+        msg += f" Of {len(names)} slides, {describe_panels(panels)}."
+        raise InputError(msg, 'Pass `panel="shared"` to train on the markers of all slides, or `panel="union"`.')
     if not shared:
-        msg = f"no marker is on all {len(names)} slides: {', '.join(names[:5])}. Rename those that are the same."
-        raise InputError(msg)
+        msg = f"no marker is on all {len(names)} slides: {', '.join(names[:5])}."
+        raise InputError(msg, "Rename markers that are the same.")
     logger.warning(
-        "the panels of %d slides differ: %s. The model sees those of %s.",
+        "the panels of %d slides differ: %s. The model sees the markers of %s.",
         len(names),
-        said_panels(panels),
-        "all" if work.options.panel == "shared" else "any",
+        describe_panels(panels),
+        "all slides" if job.options.panel == "shared" else "any slide",
     )
-    if work.options.panel == "union":
-        return
-    for entry in work.entries:
-        entry.channels = entry.slide.channels_of(shared)
-        entry.slide = select_channels(entry.slide, entry.channels)
+    if job.options.panel == "shared":
+        for one in job.slides:
+            one.slide = select_channels(one.slide, one.slide.channels_of(shared))
+            one.record = replace(one.record, markers=one.slide.markers, selected=True)
 
 
 def _check_tables(options: Options, slides: Sequence[Slide]) -> None:
+    names = [slide.name for slide in slides]
     if options.roi is not None:
-        roi_files(options.roi, slides)
+        find_roi_files(options.roi, names)
     if options.about_slides is not None:
-        groups = None if options.groups == "slide" else options.groups
-        check_samples(options.about_slides, [slide.name for slide in slides], groups)
+        check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)
 
 
-def _mask_paths(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
+def _masks_of_slides(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
     """Return the mask of each slide: in their order, or found in a folder by the slide's name."""
     if not given:
         return [None] * len(names)
     given = [locate(path) for path in given]
     folder = given[0]
     if len(given) == 1 and isinstance(folder, Path) and folder.is_dir() and not _is_zarr(folder):
-        return [_mask_in(folder, name) for name in names]
+        return [_find_mask(folder, name) for name in names]
     if len(given) != len(names):
-        msg = (
-            f"{len(names)} slides and {len(given)} masks were given. Give a mask for each, or the folder of the masks."
-        )
-        raise InputError(msg)
+        msg = f"{len(names)} slides and {len(given)} masks were given."
+        raise InputError(msg, "Give a mask for each slide, or the folder of the masks.")
     return list(given)
 
 
@@ -205,7 +276,7 @@ def _is_zarr(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def _mask_in(folder: Path, name: str) -> Path:
+def _find_mask(folder: Path, name: str) -> Path:
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -216,3 +287,16 @@ def _mask_in(folder: Path, name: str) -> Path:
         msg = f"folder {folder} holds {len(found)} masks whose name begins with {name!r} ({listed}); one is needed."
         raise InputError(msg)
     return found[0]
+
+
+def _read_settings(result: Result) -> dict[str, Any]:
+    """Return what a result was begun with; options that are newer than it were at their defaults."""
+    settings = result.read_settings()
+    return settings | {"options": options_as_json(Options()) | settings["options"]}
+
+
+def _given_paths(job: Job) -> list[Path]:
+    options = job.options
+    tables = (options.model, options.markers, options.labels, options.samples, options.cohort, options.roi)
+    files = [path for one in job.slides for path in one.record.files()]
+    return [*files, *(path for path in tables if isinstance(path, Path))]

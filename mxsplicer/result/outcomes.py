@@ -1,9 +1,9 @@
-"""Outcomes: how a command on one slide ended, in a small file, so that the commands after it know which slides go on.
+"""Outcomes: how a command on one slide ended, in a small file that later commands read.
 
-In a workflow of many slides a slide that cannot be used is no reason to stop. ``mxsplicer --outcome FILE.json ...``
-notes what a command made, or why it could make nothing of its slide, and ends with 0 in both cases; ``--after FILE``
-passes a failure on. Commands over all slides take such files in place of what they tell of, and leave out those that
-failed. A process that was killed, a full disk and a full memory leave no outcome: they are no slide's fault.
+A workflow of many slides does not stop at one that cannot be used. ``mxsplicer --outcome FILE.json ...`` records what a
+command made, or why it failed on its slide, and exits with 0 in both cases; ``--after FILE`` passes a failure on.
+Commands over all slides accept such files instead of what the commands made, and leave out slides that failed. A
+process that was killed, a full disk and full memory leave no outcome, because they are not caused by the slide.
 """
 
 import errno
@@ -22,7 +22,7 @@ from mxsplicer.system.locks import folder_lock
 
 logger = logging.getLogger(__name__)
 
-_made: ContextVar[list[str] | None] = ContextVar("mxsplicer_made", default=None)
+_outputs: ContextVar[list[str] | None] = ContextVar("mxsplicer_outputs", default=None)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Outcome:
     Attributes
     ----------
     made
-        What it wrote, relative to the folder of the file; "" where it failed.
+        What it wrote, relative to the folder of the file; "" if it failed.
     failed
-        Why it failed; "" where it did not.
+        Why it failed; "" if it did not.
     seconds
         How long it took.
     """
@@ -44,59 +44,60 @@ class Outcome:
     seconds: float = 0.0
 
 
-def is_of_slide(error: BaseException) -> bool:
-    """Return whether the others of a cohort can go on after an error: not where the disk or the memory is full."""
+def concerns_one_slide(error: BaseException) -> bool:
+    """Return whether the other slides of a cohort can continue after an error: not if disk or memory is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return False
     return isinstance(error, Exception) and not isinstance(error, MemoryError)
 
 
-def reason_of(error: BaseException) -> str:
-    """Return why a slide failed, in one line."""
-    said = " ".join(str(error).split()) or "no reason was given"
-    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+def describe_failure(error: BaseException) -> str:
+    """Return why a slide failed, on one line."""
+    reason = " ".join(str(error).split()) or "no reason was given"
+    return reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}"
 
 
-def note(path: str | Path) -> None:
-    """Tell the outcome of the command that runs, if one is kept, what was made."""
-    made = _made.get()
-    if made is not None:
-        made.append(str(path))
+def record_output(path: str | Path) -> None:
+    """Add what was made to the outcome of the command that runs, if one is recorded."""
+    outputs = _outputs.get()
+    if outputs is not None:
+        outputs.append(str(path))
 
 
 @contextmanager
-def kept(file: Path | None, command: str = "") -> Iterator[None]:
-    """Keep the outcome of what is in the ``with`` block in a file; a failure that is a slide's ends there.
+def record_outcome(file: Path | None, command: str = "") -> Iterator[None]:
+    """Write to a file how the ``with`` block ended; an error that concerns one slide is recorded and not raised.
 
     Parameters
     ----------
     file
-        The file; none is kept where it is None.
+        The file; nothing is recorded if it is None.
     command
-        What fails, for people.
+        Name of what failed, for people.
     """
     if file is None:
         yield
         return
-    began, made = time.monotonic(), list[str]()
-    token = _made.set(made)
+    began, outputs = time.monotonic(), list[str]()
+    token = _outputs.set(outputs)
     try:
         with folder_lock(file):
             try:
                 yield
-                outcome = Outcome(made=_relative(made[-1], file) if made else "")
+                outcome = Outcome(made=_relative(outputs[-1], file) if outputs else "")
             except Exception as error:
-                if not is_of_slide(error):
+                if not concerns_one_slide(error):
                     raise
-                outcome = Outcome(failed=f"{command}: {reason_of(error)}" if command else reason_of(error))
+                reason = describe_failure(error)
+                outcome = Outcome(failed=f"{command}: {reason}" if command else reason)
                 logger.error("%s", outcome.failed, exc_info=not isinstance(error, InputError))
             _write(file, Outcome(outcome.made, outcome.failed, round(time.monotonic() - began, 3)))
     finally:
-        _made.reset(token)
+        _outputs.reset(token)
 
 
-def pass_on(after: Path, file: Path) -> bool:
-    """Return whether what came before failed; then its outcome is that of ``file`` too."""
+def pass_failure_on(after: Path, file: Path) -> bool:
+    """Return whether an earlier command failed; if so, write its failure to ``file`` too."""
     before = read_outcome(after)
     if before.failed:
         _write(file, Outcome(failed=before.failed))
@@ -104,24 +105,32 @@ def pass_on(after: Path, file: Path) -> bool:
 
 
 def read_outcome(file: str | Path) -> Outcome:
-    """Return an outcome.
+    """Return the outcome in a file.
 
     Raises
     ------
     InputError
-        If the file is none.
+        If the file is not an outcome.
     """
     try:
         return Outcome(**json.loads(Path(file).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        msg = f"{file} is no outcome of a command of mxsplicer ({error}). Run that command with --outcome."
-        raise InputError(msg) from error
+        msg = f"{file} is not the outcome of a command of mxsplicer ({error})."
+        raise InputError(msg, "Run that command with `outcome`.") from error
 
 
-def usable(paths: Sequence[str | Path]) -> tuple[list[Path], dict[str, str]]:
-    """Return what was made, of paths and of files that tell outcomes, and for each slide that failed the reason.
+def read_outcomes(paths: Sequence[str | Path]) -> tuple[list[Path], dict[str, str]]:
+    """Return what was made, and for each slide that failed the reason.
 
-    A slide is called as the folder in which its outcome lies.
+    Parameters
+    ----------
+    paths
+        What commands made, or the files of their outcomes. A slide is called after the folder of its outcome.
+
+    Raises
+    ------
+    InputError
+        If nothing was made.
     """
     found, failed = [], {}
     for path in map(Path, paths):

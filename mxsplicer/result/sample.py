@@ -4,7 +4,6 @@ It shows how a viewer or an analysis works with a result, in seconds; not how go
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,14 @@ from mxsplicer.embedding.h5ad import write_cells
 from mxsplicer.images.readers import open_slide
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
-from mxsplicer.result.folder import Result, write_features, write_index
+from mxsplicer.result.features import write_features
+from mxsplicer.result.folder import Result
+from mxsplicer.result.slides import SlideRecord, write_index
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.tl.correlation import correlate
 
 _N_FEATURES = 48
-_DROPPED = ["AF1", "Argo550"]  # autofluorescence and an empty channel
+_DROPPED = ("AF1", "Argo550")  # autofluorescence and an empty channel
 
 
 def simulate_result(folder: str | Path, *, size_px: int = 512, seed: int = 0) -> Path:
@@ -57,7 +58,8 @@ def simulate_result(folder: str | Path, *, size_px: int = 512, seed: int = 0) ->
     result.path.mkdir()
     write_cells(adata, result.cells)
     write_features(result.features, adata.obsm["X_splicer"])
-    write_index(result, [_index_entry(slide, files.image, files.mask)], run="run")
+    record = SlideRecord(slide.name, files.image, mask=files.mask, drop=_DROPPED).as_opened(slide)
+    write_index(result, [record], run=result.run.name)
     return result.path
 
 
@@ -99,20 +101,3 @@ def _mix(measured: np.ndarray, seed: int) -> np.ndarray:
     mixing = rng.normal(size=shape) * (rng.random(shape) < 0.15)
     noise = rng.normal(scale=0.15, size=(len(measured), _N_FEATURES))
     return np.asarray(np.tanh(standardized @ mixing) + noise, dtype=np.float32)
-
-
-def _index_entry(slide: Slide, image: Path, mask: Path) -> dict[str, Any]:
-    return {
-        "name": slide.name,
-        "image": str(image),
-        "mask": str(mask),
-        "mask_page": None,
-        "markers": list(slide.markers),
-        "markers_table": None,
-        "rename": [],
-        "drop": _DROPPED,
-        "pixel_size_um": slide.pixel_size_um,
-        "shape_px": list(slide.shape_px),
-        "patches": None,
-        "fingerprints": {},
-    }

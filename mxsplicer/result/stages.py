@@ -1,166 +1,356 @@
-"""The stages up to the embedding: masks, the training sample, the models, and z of every cell."""
+"""The stages of a call, in their order: masks, cells, training patches, models, and z of every cell.
 
-from collections.abc import Sequence
-from dataclasses import replace
+A :class:`Job` is one call. Each stage takes it and adds to it; :mod:`mxsplicer.result.pipeline` puts them together.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
+import pandas as pd
+
+from mxsplicer.cells.measure import Cells, measure_cells
+from mxsplicer.cells.selection import keep_inside
 from mxsplicer.embedding.embed import embed_blocks
 from mxsplicer.embedding.sources import Source, from_slide, from_store
+from mxsplicer.errors import InputError
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.result.cohort import (
-    share_out,
-)
-from mxsplicer.result.measuring import measure
-from mxsplicer.result.work import Entry, Work, cells_of, mask_of
+from mxsplicer.result.cohort import allocate_cells, find_roi_files
+from mxsplicer.result.folder import Result
+from mxsplicer.result.options import Options, Running, options_as_json
+from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
+from mxsplicer.result.slides import SlideRecord
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.batches import Normalization, measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.splicer.scales import has_own_scales
+from mxsplicer.system.files import write_json
+from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.tl.labels import check_labels
 
-_CELLS_OF_SCALE = 2_000  # to measure a slide's own normalisation on
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CELLS_FOR_SCALE = 2_000  # on which a slide's own normalisation is measured
 
 
-def make_masks(work: Work) -> None:
-    """Take the masks, and make those that were not given, with their nuclei where the segmenter knows them."""
-    options = work.options
+@dataclass(eq=False)
+class JobSlide:
+    """A slide of a call, opened, and what was made from it so far."""
 
-    def find(entry: Entry) -> None:
-        slide, entry.mask = entry.slide, entry.given_mask
-        if entry.mask is not None:
+    record: SlideRecord
+    slide: Slide
+    mask: LazyImage | None  # given, or made by make_masks
+    nuclei: LazyImage | None
+    cells: Cells | None = None  # from measure to embed_cells
+
+    @property
+    def name(self) -> str:
+        """The name of the slide."""
+        return self.record.name
+
+    @property
+    def made_mask(self) -> LazyImage:
+        """The mask, after make_masks."""
+        assert self.mask is not None, "make_masks comes first"
+        return self.mask
+
+    @property
+    def measured_cells(self) -> Cells:
+        """The cells, after measure."""
+        assert self.cells is not None, "measure comes first"
+        return self.cells
+
+
+@dataclass(eq=False)
+class Job:
+    """One call: its slides and options, where it writes, and how long each stage took."""
+
+    options: Options
+    result: Result
+    slides: list[JobSlide]  # without those that failed
+    model: Run | None
+    running: Running
+    failed: dict[str, str] = field(default_factory=dict)  # slides that are left out, and why
+    seconds: dict[str, float] = field(default_factory=dict)
+    is_begun: bool = False
+
+    @property
+    def images(self) -> list[Slide]:
+        """The slides as images with their markers."""
+        return [one.slide for one in self.slides]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels of cells were given, with which an embedding can be scored."""
+        return self.options.labels is not None or any(one.record.labels for one in self.slides)
+
+    @property
+    def patch_size_um(self) -> float:
+        """Side of a patch, given or by default."""
+        assert self.options.patch_size_um is not None, "open_job sets it"
+        return self.options.patch_size_um
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Fingerprints of the files of each slide; read once."""
+        return {one.name: one.record.read_fingerprints() for one in self.slides}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Fingerprints of the tables and the model; read once."""
+        tables = {name: getattr(self.options, name) for name in ("markers", "labels", "samples", "cohort", "roi")}
+        files = {name: fingerprint(path) for name, path in tables.items() if path}
+        return files | ({"model": self.model.fingerprint()} if self.model is not None else {})
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the result depends on, and what happened so far, as ``settings.json`` holds it."""
+        return {
+            "options": options_as_json(self.options),
+            "inputs": self.inputs,
+            "files": self.files,
+            "slides": list(self.result.slide_names),
+            "failed": self.failed,
+            "seconds": self.seconds,
+        }
+
+    def save_settings(self) -> None:
+        """Write ``settings.json``."""
+        write_json(self.result.settings, self.settings())
+
+    def for_each_slide(self, stage: str, do: Callable[[JobSlide], T]) -> list[T]:
+        """Return ``do(slide)`` of every slide; a slide that fails is left out of all later stages."""
+        made = []
+        for one in list(self.slides):
+            try:
+                made.append(do(one))
+            except Exception as error:
+                self.leave_out(one, stage, error)
+        return made
+
+    def leave_out(self, one: JobSlide, stage: str, error: Exception) -> None:
+        """Continue without a slide and record why; raise if the other slides would fail too, or none is left."""
+        # Before anything is written a user can correct the call; hours later the other slides are worth more.
+        tolerant = self.options.cohort is not None or (self.is_begun and len(self.result.slide_names) > 1)
+        if not tolerant or not concerns_one_slide(error):
+            raise error
+        self.slides.remove(one)
+        self.failed[one.name] = f"{stage}: {describe_failure(error)}"
+        expected = isinstance(error, InputError)
+        logger.error("slide %s is left out (%s)", one.name, self.failed[one.name], exc_info=not expected)
+        check_any_left(self.slides, self.failed)
+        if self.is_begun:
+            self.save_settings()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Log that a stage begins, and record how long it took when it is done."""
+        began = time.monotonic()
+        logger.info("%s", stage)
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+        self.save_settings()
+
+
+def check_any_left(slides: Sequence[object], failed: dict[str, str]) -> None:
+    """Raise if no slide is left."""
+    if not slides:
+        name, reason = next(iter(failed.items()))
+        msg = f"none of the {len(failed)} slides can be used. The first, {name}: {reason}"
+        raise InputError(msg)
+
+
+def check_before_writing(job: Job) -> None:
+    """Measure the cells if all masks are given, so that masks and labels that do not fit are found before writing."""
+    if any(one.mask is None for one in job.slides):
+        return
+    began = time.monotonic()
+    measure(job)
+    job.for_each_slide("labels", lambda one: _check_labels(job, one))
+    if job.options.labels is not None:
+        ids = {one.name: one.measured_cells.table[["cell_id"]] for one in job.slides}
+        cells = pd.concat(ids, names=["slide"]).reset_index("slide")
+        check_labels(job.options.labels, job.options.label, cells)
+    job.seconds["cells"] = time.monotonic() - began
+
+
+def make_masks(job: Job) -> None:
+    """Segment the slides without a mask, with their nuclei if the segmenter finds them."""
+
+    def make_mask(one: JobSlide) -> None:
+        if one.mask is not None:
             return
-        path, nuclei = (work.result.of_slide(slide.name, file) for file in ("mask.zarr", "nuclei.zarr"))
+        path, nuclei = job.result.mask_of(one.name), job.result.nuclei_of(one.name)
         if not path.exists():
-            with work.timed("segmentation"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                segment(
-                    slide,
-                    path,
-                    nuclear_marker=options.nuclear_marker,
-                    nucleus_diameter_um=options.nucleus_diameter_um,
-                    expansion_um=options.expansion_um,
-                    membrane_marker=options.membrane_marker,
-                    segmenter=options.segmenter,
-                    nuclei_path=nuclei if options.finds_nuclei else None,
-                    workers=work.running.workers,
-                    executor=work.running.executor,
-                    max_bytes=work.running.max_bytes,
-                    overwrite=True,  # nuclei of a call that was killed between the two
-                )
-        entry.mask = open_mask(path, slide=slide)
-        entry.nuclei = open_nuclei(nuclei, slide) if nuclei.exists() else None
+            with job.timed("segmentation"):
+                _segment(job, one.slide, path, nuclei)
+        one.mask = open_mask(path, slide=one.slide)
+        one.nuclei = open_nuclei(nuclei, one.slide) if nuclei.exists() else None
+        one.record = replace(one.record, mask=path)
 
-    work.of_each("segmentation", find)
+    job.for_each_slide("segmentation", make_mask)
 
 
-def embed(work: Work) -> None:
-    """Train or take a model, and embed every cell."""
-    if any(entry.cells is None for entry in work.entries):
-        with work.timed("cells"):
-            measure(work)
-    running = work.running
-    stores = {} if work.model and not work.options.keep_patches else _stores(work)
-    run = work.model or _train(work, list(stores.values()), work.result.run, work.options.recipe)
-    baselines = _baselines(work, list(stores.values()), run)
+def measure(job: Job) -> None:
+    """Measure the cells of every slide."""
+    options, running = job.options, job.running
+    outlines = find_roi_files(options.roi, [one.name for one in job.slides]) if options.roi is not None else {}
 
-    def source(entry: Entry) -> Source:
-        store, cells = stores.get(entry.slide.name), cells_of(entry)
-        own = _own_scale(work, entry, store) if has_own_scales(run) else None
-        if store is not None and store.n_cells == len(cells):
-            return from_store(store, cells=cells, normalization=own)
-        return from_slide(
-            entry.slide,
-            mask_of(entry),
-            cells,
-            patch_size_um=work.patch_size_um,
-            normalization=own,
+    def measure_slide(one: JobSlide) -> None:
+        cells = measure_cells(
+            one.slide,
+            one.made_mask,
+            nuclei=one.nuclei,
+            statistics=("mean", *options.measure),
+            min_area_um2=options.min_area_um2,
             workers=running.workers,
             executor=running.executor,
             max_bytes=running.max_bytes,
         )
+        one.cells = keep_inside(cells, outlines[one.name], one.slide) if outlines else cells
 
-    with work.timed("embedding"):
-        sources = work.of_each("embedding", source)
-        entries = {entry.slide.name: entry for entry in work.entries}
+    job.for_each_slide("cells", measure_slide)
+
+
+def embed_cells(job: Job) -> None:
+    """Train or take a model, and write z of every cell to the journal of blocks."""
+    if any(one.cells is None for one in job.slides):
+        with job.timed("cells"):
+            measure(job)
+    stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)
+    run = job.model or _train(job, list(stores.values()), job.result.run, job.options.recipe)
+    baselines = _make_baselines(job, list(stores.values()), run)
+    with job.timed("embedding"):
+        sources = job.for_each_slide("embedding", lambda one: _source_of(job, one, stores.get(one.name), run))
+        by_name = {one.name: one for one in job.slides}
         embed_blocks(
-            work.result.embedded,
+            job.result.embedded,
             run,
             sources,
             baselines=baselines,
-            device=running.device,
-            fill_missing=work.options.fill_missing or run.fills_missing,
-            on_failure=lambda name, error: work.leave_out(entries[name], "embedding", error),
+            device=job.running.device,
+            fill_missing=job.options.fill_missing or run.fills_missing,
+            on_failure=lambda name, error: job.leave_out(by_name[name], "embedding", error),
         )
 
 
-def _own_scale(work: Work, entry: Entry, store: PatchStore | None) -> Normalization:
-    """Measure a slide's own normalisation, on its training sample or on another one of some cells."""
-    path = work.result.of_slide(entry.slide.name, "sample.zarr")
-    if store is None and not path.exists():
-        store = _cut(work, entry, path, min(_CELLS_OF_SCALE, len(cells_of(entry))))
-    return measure_normalization([store or PatchStore.open(path)], seed=work.options.seed)[0]
+def _check_labels(job: Job, one: JobSlide) -> None:
+    if one.record.labels is not None:
+        cells = one.measured_cells.table[["cell_id"]].assign(slide=one.name)
+        check_labels(one.record.labels, job.options.label, cells)
 
 
-def _stores(work: Work) -> dict[str, PatchStore]:
-    """Cut the training sample of every slide, as many cells of each as far as it has them, or all where they are kept.
-
-    So no slide is heard above the others because it is large.
-    """
-    options = work.options
-    n_cells = {entry.slide.name: len(cells_of(entry)) for entry in work.entries}
-    shares = n_cells if options.keep_patches else share_out(options.training_cells, n_cells)
-
-    def store(entry: Entry) -> tuple[str, PatchStore]:
-        name = entry.slide.name
-        path = work.result.of_slide(name, "patches.zarr")
-        if path.exists():
-            return name, PatchStore.open(path)
-        with work.timed("patches"):
-            return name, _cut(work, entry, path, shares[name])
-
-    return dict(work.of_each("patches", store))
-
-
-def _cut(work: Work, entry: Entry, path: Path, n_cells: int) -> PatchStore:
+def _segment(job: Job, slide: Slide, path: Path, nuclei: Path) -> None:
+    options = job.options
     path.parent.mkdir(parents=True, exist_ok=True)
-    return extract_patches(
-        entry.slide,
-        mask_of(entry),
+    segment(
+        slide,
         path,
-        patch_size_um=work.patch_size_um,
-        nuclei=entry.nuclei if work.options.shows_nuclei else None,
-        cells=cells_of(entry),
-        max_cells=n_cells,
-        seed=work.options.seed,
-        workers=work.running.workers,
-        executor=work.running.executor,
-        max_bytes=work.running.max_bytes,
+        nuclear_marker=options.nuclear_marker,
+        nucleus_diameter_um=options.nucleus_diameter_um,
+        expansion_um=options.expansion_um,
+        membrane_marker=options.membrane_marker,
+        segmenter=options.segmenter,
+        nuclei_path=nuclei if options.finds_nuclei else None,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+        overwrite=True,  # nuclei of a call that was killed between the two files
     )
 
 
-def _train(work: Work, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
+def _cut_stores(job: Job) -> dict[str, PatchStore]:
+    """Cut the training sample of every slide, or the patches of all cells if they are kept.
+
+    The sample has equally many cells of each slide, so that a large slide does not dominate the training.
+    """
+    n_cells = {one.name: len(one.measured_cells) for one in job.slides}
+    keep_all = job.options.keep_patches
+    n_sampled = n_cells if keep_all else allocate_cells(job.options.training_cells, n_cells)
+
+    def cut(one: JobSlide) -> tuple[str, PatchStore]:
+        path = job.result.patches_of(one.name)
+        if path.exists():
+            return one.name, PatchStore.open(path)
+        with job.timed("patches"):
+            return one.name, _cut(job, one, path, n_sampled[one.name])
+
+    return dict(job.for_each_slide("patches", cut))
+
+
+def _cut(job: Job, one: JobSlide, path: Path, n_cells: int) -> PatchStore:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return extract_patches(
+        one.slide,
+        one.made_mask,
+        path,
+        patch_size_um=job.patch_size_um,
+        nuclei=one.nuclei if job.options.shows_nuclei else None,
+        cells=one.measured_cells,
+        max_cells=n_cells,
+        seed=job.options.seed,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+    )
+
+
+def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
     if path.exists():
         return load_run(path, encoder=recipe.encoder)
-    from mxsplicer.splicer.training import train  # with Lightning a second to load, which --model has no use for
+    from mxsplicer.splicer.training import train  # takes a second to load, which a call with a model saves
 
-    with work.timed("training" if path == work.result.run else f"training the baseline ({recipe.method})"):
+    with job.timed("training" if path == job.result.run else f"training the baseline ({recipe.method})"):
         return train(
             stores,
             path,
             recipe=recipe,
-            panel=work.options.panel,
-            device=work.running.device,
-            max_bytes=work.running.max_bytes,
+            panel=job.options.panel,
+            device=job.running.device,
+            max_bytes=job.running.max_bytes,
         )
 
 
-def _baselines(work: Work, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
-    """Return what the embedding is scored beside, where there are labels to score it with."""
-    if not work.has_labels or not work.options.baselines:
+def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
+    """Return the encoders that the embedding is compared with, if there are labels to score them on."""
+    if not job.has_labels or not job.options.baselines:
         return {}
-    baselines = {"X_untrained": untrained(run, seed=work.options.seed)}
+    baselines = {"X_untrained": untrained(run, seed=job.options.seed)}
     if stores and run.method != "joint":
-        baselines["X_joint"] = _train(work, stores, work.result.joint, replace(work.options.recipe, method="joint"))
+        baselines["X_joint"] = _train(job, stores, job.result.joint, replace(job.options.recipe, method="joint"))
     return baselines
+
+
+def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> Source:
+    """Return the cells of a slide as something to embed: from its patch store if that has all cells."""
+    cells = one.measured_cells
+    own_scale = _measure_own_scale(job, one, store) if has_own_scales(run) else None
+    if store is not None and store.n_cells == len(cells):
+        return from_store(store, cells=cells, normalization=own_scale)
+    return from_slide(
+        one.slide,
+        one.made_mask,
+        cells,
+        patch_size_um=job.patch_size_um,
+        normalization=own_scale,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+    )
+
+
+def _measure_own_scale(job: Job, one: JobSlide, store: PatchStore | None) -> Normalization:
+    """Measure the normalisation of a slide, on its training sample or on a sample cut for this."""
+    path = job.result.sample_of(one.name)
+    if store is None and not path.exists():
+        store = _cut(job, one, path, min(_CELLS_FOR_SCALE, len(one.measured_cells)))
+    return measure_normalization([store or PatchStore.open(path)], seed=job.options.seed)[0]

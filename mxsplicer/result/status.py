@@ -1,19 +1,20 @@
-"""What is done in a folder: of a result, or of a workflow over the slides of a cohort."""
+"""How far a folder is: a result, or a workflow over the slides of a cohort."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mxsplicer.errors import InputError
-from mxsplicer.result.folder import failures
+from mxsplicer.result.folder import Result
 from mxsplicer.result.outcomes import read_outcome
+from mxsplicer.result.slides import SlideRecord, read_records
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.location import Location, locate
-from mxsplicer.system.locks import find_lock
+from mxsplicer.system.locks import Lock, find_lock
 
 STATES = ("done", "running", "waiting", "interrupted", "failed", "stale")
+_WORKFLOW_STAGES = ("segment", "extract", "embed")  # of workflows/cohort, an outcome each
+_WORKFLOW_RESULT = "cohort.mxs"
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,17 @@ class Item:
     Attributes
     ----------
     name
-        A slide, or what is made of all of them.
+        A slide, or what is made from all of them.
     state
-        ``done``; ``running``; ``waiting`` for its turn; ``interrupted``: it was begun and nobody works on it, the same
-        command goes on; ``failed``; ``stale``: what it was made from has changed since.
-    said
+        ``done``; ``running``; ``waiting``; ``interrupted``: begun, and no process works on it (the same command
+        continues); ``failed``; ``stale``: its input has changed since.
+    detail
         Details, for people.
     """
 
     name: str
     state: str
-    said: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Status:
     state
         Of the whole: one of :data:`STATES`.
     items
-        Slides first, then what is made of all.
+        Slides first, then what is made from all.
     seconds
-        How long each stage took, where it is known.
+        How long each stage took, if known.
     """
 
     path: str
@@ -56,142 +57,138 @@ class Status:
     seconds: dict[str, float]
 
     def __str__(self) -> str:
-        """Return the status as people read it."""
+        """Return the status as a table for people."""
         width = max((len(item.name) for item in self.items), default=0)
-        lines = [f"{item.name:<{width}}  {item.state:<11}  {item.said}".rstrip() for item in self.items]
+        lines = [f"{item.name:<{width}}  {item.state:<11}  {item.detail}".rstrip() for item in self.items]
         counts = {state: sum(item.state == state for item in self.items) for state in STATES}
         counted = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
         return "\n".join([f"{self.path}: {self.state} ({counted})", *lines])
 
 
 def status_of(path: str | Path) -> Status:
-    """Return how far a result folder is, or the folder of a workflow of slides.
+    """Return how far a result folder or the folder of a workflow is.
 
-    Nothing is written, and of the images only fingerprints are read.
+    Nothing is written, and only fingerprints of the images are read.
 
     Raises
     ------
     InputError
         If the folder is neither.
     """
-    path = Path(path)
-    if (path / "settings.json").is_file():
-        return _of_result(path)
-    if any(path.glob("slides/*/*.json")):
-        return _of_workflow(path)
-    lock = find_lock(path)
+    result = Result(Path(path))
+    if result.settings.is_file():
+        return _status_of_result(result)
+    if any(result.slides.glob("*/*.json")):
+        return _status_of_workflow(result.path)
+    lock = find_lock(result.path)
     if lock is not None and not lock.is_stale:
         return Status(str(path), "running", (Item("all", "running", f"by {lock}"),), {})
-    msg = f"{path} is neither a result nor the folder of a workflow: it has neither settings.json nor slides."
+    msg = f"{path} is neither a result nor the folder of a workflow: it has neither {result.settings.name} nor slides."
     raise InputError(msg)
 
 
-def _of_result(path: Path) -> Status:
-    record = json.loads((path / "settings.json").read_text(encoding="utf-8"))
-    index = path / "mxsplicer.json"
-    entries = json.loads(index.read_text(encoding="utf-8"))["slides"] if index.is_file() else []
-    seconds = {str(stage): float(value) for stage, value in record.get("seconds", {}).items()}
-    whole = _state_of_work(path, done=index.is_file())
-    items = [*_slides(path, record, entries, whole.state), *_stages(path, record, whole)]
-    stale = any(item.state == "stale" for item in items)
-    return Status(str(path), "stale" if stale and whole.state == "done" else whole.state, tuple(items), seconds)
+def _status_of_result(result: Result) -> Status:
+    settings = result.read_settings()
+    names = tuple(str(name) for name in settings.get("slides", settings["inputs"]))
+    result = Result(result.path, names)
+    seconds = {str(stage): float(value) for stage, value in settings.get("seconds", {}).items()}
+    whole = _state_of_whole(result)
+    items = [*_items_of_slides(result, whole.state), *_items_of_stages(result, settings["options"], whole)]
+    is_stale = any(item.state == "stale" for item in items)
+    state = "stale" if is_stale and whole.state == "done" else whole.state
+    return Status(str(result.path), state, tuple(items), seconds)
 
 
-def _state_of_work(path: Path, *, done: bool) -> Item:
-    lock = find_lock(path)
+def _state_of_whole(result: Result) -> Item:
+    lock = find_lock(result.path)
     if lock is not None and not lock.is_stale:
         return Item("all", "running", f"by {lock}")
-    if done:
+    if result.index.is_file():
         return Item("all", "done")
-    left = f"left by {lock}" if lock is not None else "nobody works on it"
-    return Item("all", "interrupted", f"{left}; the same command goes on")
+    reason = f"left by {lock}" if lock is not None else "no process works on it"
+    return Item("all", "interrupted", f"{reason}; the same command continues")
 
 
-def _slides(path: Path, record: dict[str, Any], entries: list[dict[str, Any]], whole: str) -> Iterator[Item]:
-    failed = failures(path / "settings.json")
-    names = [str(name) for name in record.get("slides", record["inputs"])]
-    by_name = {entry["name"]: entry for entry in entries}
-    for name in names:
+def _items_of_slides(result: Result, whole: str) -> Iterator[Item]:
+    failed = result.failed
+    records = {one.name: one for one in read_records(result.path)} if result.index.is_file() else {}
+    for name in result.slide_names:
         if name in failed:
             yield Item(name, "failed", failed[name])
-            continue
-        if name in by_name:
-            changed = _changed(path, by_name[name])
-            yield Item(name, "stale" if changed else "done", changed)
-            continue
-        own = path if len(names) == 1 else path / "slides" / name
-        made = [kind for kind in ("mask", "patches") if (own / f"{kind}.zarr").exists()]
-        state = {"running": "running", "interrupted": "interrupted"}.get(whole, "waiting") if made else "waiting"
-        yield Item(name, state, f"{' and '.join(made)} made" if made else "")
+        elif name in records:
+            change = _describe_change(records[name])
+            yield Item(name, "stale" if change else "done", change)
+        else:
+            files = {"mask": result.mask_of(name), "patches": result.patches_of(name)}
+            made = " and ".join(kind for kind, file in files.items() if file.exists())
+            begun = whole if whole in ("running", "interrupted") else "waiting"
+            yield Item(name, begun if made else "waiting", f"{made} made" if made else "")
 
 
-def _changed(path: Path, entry: dict[str, Any]) -> str:
-    """Return which input of a slide is no longer what it was; an empty text where all are."""
-    for kind, expected in entry["fingerprints"].items():
-        if not expected or kind not in entry:
+def _describe_change(record: SlideRecord) -> str:
+    """Return which input of a slide has changed; an empty text if none has."""
+    for kind, place in (("image", record.image), ("mask", record.mask)):
+        expected = record.fingerprints.get(kind)
+        if not expected or place is None:
             continue
-        place: Location = locate(entry[kind])
-        place = path / place if isinstance(place, Path) else place
         if isinstance(place, Path) and not place.exists():
-            return f"the {kind} {place} is gone"
+            return f"the {kind} {place} is missing"
         if fingerprint(place) != expected:
             return f"the {kind} {place} has changed since"
     return ""
 
 
-def _stages(path: Path, record: dict[str, Any], whole: Item) -> Iterator[Item]:
-    options = record["options"]
-    made = {
-        "model": path / "run",
-        "embedding": path / "cells.h5ad",
-        "report": path / "report.html",
-    }
+def _items_of_stages(result: Result, options: Mapping[str, Any], whole: Item) -> Iterator[Item]:
+    files = {"model": [result.run], "embedding": [result.cells, result.embedded], "report": [result.report]}
     if options.get("model") or "merged" in options:
-        del made["model"]
+        del files["model"]
     if options.get("only_cells"):
-        del made["report"]
-    current = True
-    for name, file in made.items():
-        if file.exists() or (name == "embedding" and (path / "embedded.h5ad").exists()):
+        del files["report"]
+    is_current = True
+    for name, made in files.items():
+        if any(file.exists() for file in made):
             yield Item(name, "done")
             continue
-        yield Item(name, whole.state if current else "waiting", whole.said if current else "")
-        current = False
+        yield Item(name, whole.state if is_current else "waiting", whole.detail if is_current else "")
+        is_current = False
 
 
-def _of_workflow(path: Path) -> Status:
-    items = []
-    stages = ("segment", "extract", "embed")
-    for folder in sorted(one for one in (path / "slides").iterdir() if one.is_dir()):
-        done, failed, running, seconds = [], "", "", 0.0
-        for stage in stages:
-            file = folder / f"{stage}.json"
-            lock = find_lock(file)
-            if lock is not None:
-                running = f"{stage} {'left by' if lock.is_stale else 'by'} {lock}"
-                state = "interrupted" if lock.is_stale else "running"
-            if file.is_file():
-                outcome = read_outcome(file)
-                failed = outcome.failed
-                seconds += outcome.seconds
-                done.append(stage)
-        if failed:
-            items.append(Item(folder.name, "failed", failed))
-        elif running:
-            items.append(Item(folder.name, state, running))
-        else:
-            said = f"{', '.join(done)} ({seconds:.0f} s)"
-            items.append(Item(folder.name, "done" if stages[-1] in done else "waiting", said))
-    for name, file in {"model": path / "run", "cohort": path / "cohort.mxs"}.items():
+def _status_of_workflow(path: Path) -> Status:
+    folder = Result(path)
+    items = [_item_of_workflow_slide(one) for one in sorted(folder.slides.iterdir()) if one.is_dir()]
+    for name, file in {"model": folder.run, "cohort": path / _WORKFLOW_RESULT}.items():
         lock = find_lock(file)
         if lock is not None:
-            state = "interrupted" if lock.is_stale else "running"
-            items.append(Item(name, state, f"{'left by' if lock.is_stale else 'by'} {lock}"))
+            items.append(_item_of_lock(name, lock))
         elif name == "cohort" and file.is_dir():
-            items.append(Item(name, _of_result(file).state))
+            items.append(Item(name, _status_of_result(Result(file)).state))
         else:
             items.append(Item(name, "done" if file.is_dir() else "waiting"))
     states = [item.state for item in items]
     whole = next((state for state in ("running", "interrupted", "stale") if state in states), "waiting")
     whole = "done" if items[-1].state == "done" else whole
     return Status(str(path), whole, tuple(items), {})
+
+
+def _item_of_workflow_slide(folder: Path) -> Item:
+    done, seconds, running = [], 0.0, None
+    for stage in _WORKFLOW_STAGES:
+        file = folder / f"{stage}.json"
+        lock = find_lock(file)
+        if lock is not None:
+            running = _item_of_lock(folder.name, lock, stage)
+        if file.is_file():
+            outcome = read_outcome(file)
+            if outcome.failed:
+                return Item(folder.name, "failed", outcome.failed)
+            seconds += outcome.seconds
+            done.append(stage)
+    if running is not None:
+        return running
+    state = "done" if _WORKFLOW_STAGES[-1] in done else "waiting"
+    return Item(folder.name, state, f"{', '.join(done)} ({seconds:.0f} s)")
+
+
+def _item_of_lock(name: str, lock: Lock, stage: str = "") -> Item:
+    state, by = ("interrupted", "left by") if lock.is_stale else ("running", "by")
+    return Item(name, state, f"{stage} {by} {lock}".strip())

@@ -1,7 +1,7 @@
-"""Whether a result still is what its inputs make: fingerprints compared, and some cells computed again."""
+"""Verify a result: compare fingerprints with its inputs, and compute some cells again."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
-from mxsplicer.result.folder import cells_of, open_image, open_result
+from mxsplicer.result.folder import find_cells, open_result
+from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.scales import in_order
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.location import locate
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 
-# Another kind of processor rounds otherwise; a changed pixel or weight moves z by far more than this.
+# Another kind of processor rounds differently; a changed pixel or weight moves z by far more than this.
 _TOLERANCE = 1e-3  # of the spread of a feature
 _INTENSITY_TOLERANCE = 1e-4  # relative
 _MOST_SIDE_PX = 512
@@ -33,11 +33,11 @@ _MOST_SIDE_PX = 512
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One comparison, with what was found in ``detail``."""
 
     name: str
     agrees: bool
-    said: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,28 @@ class Verification:
         return all(check.agrees for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the checks as JSON has them."""
         return {"agrees": self.agrees, "checks": [asdict(check) for check in self.checks]}
 
 
 def verify(
     path: str | Path, *, n_cells: int = 64, seed: int = 0, encoder: str = "", device: str = "auto"
 ) -> Verification:
-    """Check that a result is what its image, mask, markers and weights make.
+    """Check that image, mask, markers and weights still give the same result.
 
-    The fingerprints of image, mask and weights are compared with those that the AnnData holds, the markers with those
-    of the slide. Then some cells drawn at random are cut from the slide again: their mean intensities and their learned
-    features are computed anew and compared. On the kind of device that made the result the features agree to the last
-    digit; on another they may differ by rounding, which is told and passes.
+    The fingerprints of image, mask and weights are compared with those in the AnnData, the markers with those of the
+    slide. Then some random cells are cut from the slide again, and their mean intensities and learned features are
+    recomputed and compared. On the kind of device that made the result the features agree to the last digit; on
+    another they may differ by rounding, which is reported and passes.
 
     Parameters
     ----------
     path
         A result folder, or the ``cells.h5ad`` in one.
     n_cells
-        How many cells are computed again, in all; none where 0.
+        How many cells are recomputed, in all; 0 for none.
     seed
-        Draws them.
+        For the choice of cells.
     encoder
         As for :func:`mxsplicer.load_run`.
     device
@@ -82,76 +82,78 @@ def verify(
     Raises
     ------
     InputError
-        If there is no finished result; what has changed or is gone is no error but a check that does not agree.
+        If ``path`` is not a finished result. An input that is missing or has changed is not an error but a check that
+        does not agree.
     """
-    cells = cells_of(path)
+    cells = find_cells(path)
     folder = cells.parent
-    index = open_result(folder)
+    run = folder / open_result(folder)["files"]["run"]  # an absolute path stays as it is
+    records = read_records(folder)
     with open_cells(cells) as adata:
         about = adata.uns.get("mxsplicer")
         if about is None:
-            msg = f"{cells} does not say how it was made (uns['mxsplicer'] is missing); mxsplicer did not write it."
+            msg = f"{cells} lacks uns['mxsplicer'], which says how it was made; mxsplicer did not write it."
             raise InputError(msg)
-        return Verification(tuple(_checks(adata, about, folder, index, _chosen(adata, n_cells, seed), encoder, device)))
+        rows = _choose_rows(adata, n_cells, seed)
+        return Verification(tuple(_checks(adata, about, folder, records, run, rows, encoder, device)))
 
 
 def _checks(
     adata: AnnData,
     about: Mapping[str, Any],
     folder: Path,
-    index: Mapping[str, Any],
+    records: Sequence[SlideRecord],
+    run_path: Path,
     chosen: np.ndarray,
     encoder: str,
     device: str,
 ) -> Iterator[Check]:
     prints = about["fingerprints"]
-    run_path = folder / index["files"]["run"]  # an absolute one stays as it is
-    yield _same("weights", run_path / "model.safetensors", str(prints["weights"]))
+    yield _compare_fingerprint("weights", run_path / "model.safetensors", str(prints["weights"]))
     run = load_run(run_path, encoder=encoder) if (run_path / "model.safetensors").is_file() else None
-    for entry in index["slides"]:
-        name = entry["name"]
-        for kind in ("image", "mask"):
-            place = locate(entry[kind])
-            place = folder / place if isinstance(place, Path) else place
-            yield _same(f"{kind} of {name}", place, str(prints["slides"][name][kind]))
-        opened = open_image(folder, entry)
+    for record in records:
+        name = record.name
+        for kind, place in (("image", record.image), ("mask", record.mask)):
+            assert place is not None, "a finished result has a mask of each slide"
+            yield _compare_fingerprint(f"{kind} of {name}", place, str(prints["slides"][name][kind]))
+        opened = open_recorded(record, folder)
         if opened is None:
             continue
         slide, mask = opened
-        yield _same_markers(adata, slide, entry)
+        yield _compare_markers(adata, slide, record)
         rows = chosen[(adata.obs["slide"].astype(str).to_numpy()[chosen] == name)] if len(chosen) else chosen
         if run is not None and len(rows):
-            yield from _same_cells(adata, about, run, slide, mask, rows, device)
+            yield from _compare_cells(adata, about, run, slide, mask, rows, device)
 
 
-def _same(what: str, place: Path | str, expected: str) -> Check:
+def _compare_fingerprint(what: str, place: Path | str, expected: str) -> Check:
     if isinstance(place, Path) and not place.exists():
-        return Check(what, agrees=False, said=f"{place} is gone")
+        return Check(what, agrees=False, detail=f"{place} is missing")
     found = fingerprint(place)
     if found == expected:
-        return Check(what, agrees=True, said=f"unchanged ({found})")
-    return Check(what, agrees=False, said=f"{place} has changed: its fingerprint was {expected} and is {found}")
+        return Check(what, agrees=True, detail=f"unchanged ({found})")
+    return Check(what, agrees=False, detail=f"{place} has changed: its fingerprint was {expected} and is {found}")
 
 
-def _same_markers(adata: AnnData, slide: Slide, entry: Mapping[str, Any]) -> Check:
+def _compare_markers(adata: AnnData, slide: Slide, record: SlideRecord) -> Check:
     what = f"markers of {slide.name}"
     filled = adata.uns["mxsplicer"].get("missing_markers", {}).get(slide.name, [])
     missing = [str(name) for name in adata.var_names if name not in slide.markers and name not in filled]
     if missing:
-        return Check(what, agrees=False, said=f"the slide lacks {', '.join(missing)}")
-    if list(slide.markers) != list(entry["markers"]):
-        return Check(what, agrees=False, said=f"they were {', '.join(entry['markers'])}; they are another list now")
-    return Check(what, agrees=True, said=f"the same {len(slide.markers)}")
+        return Check(what, agrees=False, detail=f"the slide lacks {', '.join(missing)}")
+    if list(slide.markers) != list(record.markers):
+        return Check(what, agrees=False, detail=f"they were {', '.join(record.markers)}; the list differs now")
+    return Check(what, agrees=True, detail=f"the same {len(slide.markers)}")
 
 
-def _chosen(adata: AnnData, n_cells: int, seed: int) -> np.ndarray:
+def _choose_rows(adata: AnnData, n_cells: int, seed: int) -> np.ndarray:
     if n_cells < 0:
-        msg = f"{n_cells} cells cannot be computed again; give 0 or more."
+        msg = f"`n_cells` is {n_cells}; it has to be 0 or more."
         raise InputError(msg)
     return np.sort(np.random.default_rng(seed).choice(adata.n_obs, min(n_cells, adata.n_obs), replace=False))
 
 
-def _same_cells(
+def _compare_cells(
     adata: AnnData,
     about: Mapping[str, Any],
     run: Run,
@@ -178,19 +180,21 @@ def _same_cells(
     off = np.abs(z - stored) / np.where(spread > 0, spread, 1)
     wrong = int((off.max(axis=1) > _TOLERANCE).sum())
     if wrong:
-        yield Check(what, agrees=False, said=f"{wrong} differ, by up to {off.max():.2g} of a feature's spread")
+        yield Check(what, agrees=False, detail=f"{wrong} differ, by up to {off.max():.2g} of a feature's spread")
     elif (z == stored).all():
-        yield Check(what, agrees=True, said="the same to the last digit")
+        yield Check(what, agrees=True, detail="the same to the last digit")
     else:
-        yield Check(what, agrees=True, said=f"the same but for rounding, up to {off.max():.1g} of a feature's spread")
-    yield _same_intensities(adata, slide, mask, rows)
+        yield Check(
+            what, agrees=True, detail=f"the same except for rounding, up to {off.max():.1g} of a feature's spread"
+        )
+    yield _compare_intensities(adata, slide, mask, rows)
 
 
-def _same_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.ndarray) -> Check:
+def _compare_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.ndarray) -> Check:
     obs = adata.obs.iloc[rows]
     wanted = [str(name) for name in adata.var_names if name in slide.markers]
     own = drop_markers(slide, [marker for marker in slide.markers if marker not in wanted])
-    # A window that holds the whole cell: its long axis to either side of the centroid, within reason.
+    # A window that covers the whole cell: its long axis on either side of the centroid, up to a limit.
     longest = float(obs["major_axis_um"].max()) / slide.pixel_size_um if "major_axis_um" in obs else 64.0
     side = int(min(2 * np.ceil(longest + 2), _MOST_SIDE_PX, min(slide.shape_px) // 2 * 2))
     places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
@@ -205,5 +209,5 @@ def _same_intensities(adata: AnnData, slide: Slide, mask: LazyImage, rows: np.nd
     same = np.isclose(means, stored, rtol=_INTENSITY_TOLERANCE, atol=1e-6).all(axis=1) & whole
     what = f"intensities of {len(rows)} cells of {slide.name}"
     if same.all():
-        return Check(what, agrees=True, said="the same")
-    return Check(what, agrees=False, said=f"{int((~same).sum())} differ, in their area or in a marker's mean")
+        return Check(what, agrees=True, detail="the same")
+    return Check(what, agrees=False, detail=f"{int((~same).sum())} differ, in their area or in a marker's mean")

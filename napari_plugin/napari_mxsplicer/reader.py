@@ -4,23 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mxsplicer import Result
+from mxsplicer import find_result
 from napari_mxsplicer.layers import LayerData
 from napari_mxsplicer.opening import result_layers
-
-_HEAD = 4096  # bytes of the index that contain its format
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
     """Return the reader of ``path``, or None if it is not a result, judged by the first bytes of its index."""
     if not isinstance(path, str | Path):
         return None
-    index = Path(path)
-    index = Result(index, ()).index if index.is_dir() else index
-    if index != Result(index.parent, ()).index or not index.is_file():
-        return None
-    with index.open("rb") as file:
-        return read_result if b'"mxsplicer result"' in file.read(_HEAD) else None
+    return None if find_result(path) is None else read_result
 
 
 def read_result(path: str) -> list[LayerData]:

@@ -216,7 +216,7 @@ class Study:
         """The feature-major copy (d, N) in a result, or None."""
         if self.folder is None or self.index is None:
             return None
-        path = self.folder / self.index["files"].get("features", mxsplicer.Result(self.folder, ()).features.name)
+        path = mxsplicer.Result(self.folder).features
         found = zarr.open_array(path, mode="r") if path.exists() else None
         return found if found is not None and found.shape == (self.n_features, self.n_cells) else None
 
@@ -289,7 +289,7 @@ def open_study(path: str | Path) -> Study:
             msg = f"file {path} not found."
             raise InputError(msg)
         return Study(path)
-    folder = path.parent if path == mxsplicer.Result(path.parent, ()).index else path
+    folder = mxsplicer.find_result(path) or path
     index = mxsplicer.open_result(folder)
     cells = folder / index["files"]["cells"]
     if not cells.is_file():

@@ -28,7 +28,7 @@ from mxsplicer.embedding.h5ad import complete_cells, open_cells
 from mxsplicer.embedding.sources import Source
 from mxsplicer.patches.store import Block
 from mxsplicer.report import write_report
-from mxsplicer.result.folder import write_features
+from mxsplicer.result.features import write_features
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.run import Run
 from mxsplicer.system.memory import measured_peak, resident_bytes

@@ -37,7 +37,7 @@ from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
-from mxsplicer.result.folder import write_features
+from mxsplicer.result.features import write_features
 
 _STEP_PX = 10  # from cell to cell; a cell is 8 by 8
 _TIMES, _MANY = 5, 20

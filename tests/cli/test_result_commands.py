@@ -11,8 +11,8 @@ import pytest
 import torch
 import zarr
 
-from mxsplicer.result.composition import embed_slides
 from mxsplicer.result.options import Options
+from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 
@@ -75,7 +75,7 @@ def test_changed_features_weights_or_pixels_are_found(command, result, made):
     assert done.code == 1
     found = {check["name"]: check for check in json.loads(done.out)["checks"]}
     assert not found["weights"]["agrees"]
-    assert "elsewhere.tif is gone" in found["mask of S01"]["said"]
+    assert "elsewhere.tif is missing" in found["mask of S01"]["detail"]
     assert found["image of S01"]["agrees"]
     index["slides"][0]["mask"] = "mask.zarr"
     (result / "mxsplicer.json").write_text(json.dumps(index))

@@ -16,7 +16,8 @@ from mxsplicer.evaluation import evaluate, write_scores
 from mxsplicer.images.readers import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.result.folder import Result, write_index
+from mxsplicer.result.folder import Result
+from mxsplicer.result.slides import SlideRecord, write_index
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
@@ -32,31 +33,18 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     result = Result(folder / "both.mxs", ("S01", "S02"))
     result.path.mkdir()
-    about, stores, truths = [], [], []
+    records, stores, truths = [], [], []
     for number, name in enumerate(result.slide_names):
         simulated = simulate_slide(folder / f"{name}.ome.tiff", size_px=448, seed=number + 1)
         slide, mask = open_slide(simulated.image), open_mask(simulated.mask)
         path = folder / f"{name}.zarr"
         stores.append(extract_patches(slide, mask, path, patch_size_um=8, cells=measure_cells(slide, mask)))
         truths.append(pd.read_csv(simulated.truth).assign(slide=name))
-        about.append(
-            {
-                "name": name,
-                "image": str(simulated.image),
-                "mask": str(simulated.mask),
-                "mask_page": None,
-                "markers": list(slide.markers),
-                "markers_table": None,
-                "rename": [],
-                "drop": [],
-                "pixel_size_um": slide.pixel_size_um,
-                "shape_px": list(slide.shape_px),
-                "patches": str(path) if number == 0 else None,
-            }
-        )
+        record = SlideRecord(name, simulated.image, mask=simulated.mask, patches=path if number == 0 else None)
+        records.append(record.as_opened(slide))
     run = train(stores, result.run, recipe=Recipe(**SMALL), device="cpu")
     embed_to_file(result.cells, run, stores, device="cpu", compression=None)
-    write_index(result, about, run="run")
+    write_index(result, records, run="run")
     pd.concat(truths).to_csv(folder / "truth.csv", index=False)
     return folder
 

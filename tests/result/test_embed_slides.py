@@ -20,11 +20,12 @@ from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.readers import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.result import analysis, composition, opening, stages
-from mxsplicer.result.composition import embed_slides, write_result_report
+from mxsplicer.result import analysis, opening, pipeline, stages
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.options import Options
+from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.planning import plan_slides
+from mxsplicer.result.reporting import write_result_report
 from mxsplicer.simulation import SimulatedSlide, simulate_slide
 from mxsplicer.splicer import training
 from mxsplicer.splicer.recipe import Recipe
@@ -236,10 +237,10 @@ def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, mon
     steps = (
         (stages, "extract_patches"),
         (training, "train"),
-        (composition, "join_blocks"),
+        (pipeline, "join_blocks"),
         (analysis, "complete_cells"),
         (report, "write_report"),
-        (composition, "write_index"),
+        (pipeline, "write_index"),
     )
 
     def interrupt(*_, **__):
@@ -442,6 +443,6 @@ def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):
     for name in ("S1_mask.tif", "S10_mask.tif", "S2.tif", "S2.txt"):
         (tmp_path / name).touch()
 
-    assert opening._mask_paths([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
+    assert opening._masks_of_slides([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
     with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2.tif, S2.txt\)"):
-        opening._mask_paths([tmp_path], ["S2"])
+        opening._masks_of_slides([tmp_path], ["S2"])

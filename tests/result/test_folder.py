@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import zarr
 
-from mxsplicer.result.folder import write_features
+from mxsplicer.result.features import write_features
 
 
 def test_features_of_any_number_of_cells_are_stored_one_after_the_other(tmp_path):

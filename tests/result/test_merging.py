@@ -15,11 +15,11 @@ import zarr
 from mxsplicer.embedding.h5ad import join_cells, split_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.readers import open_slide
-from mxsplicer.result import analysis, composition, stages
-from mxsplicer.result.composition import embed_slides
+from mxsplicer.result import analysis, pipeline, stages
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.merging import append_slides, merge_results
 from mxsplicer.result.options import Options
+from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.status import status_of
 from mxsplicer.result.verification import verify
 from mxsplicer.simulation import simulate_slide
@@ -132,7 +132,7 @@ def test_the_status_tells_done_failed_and_stale(study, cohort):
 
 def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study, cohort, tmp_path, monkeypatch):
     options = Options(cohort=study / "samples.csv", patch_size_um=8, recipe=SMALL, model=cohort.path)
-    failing, interrupted = stages.embed_blocks, composition.join_blocks
+    failing, interrupted = stages.embed_blocks, pipeline.join_blocks
 
     def one_fails(path, run, sources, *, on_failure, **how):
         failing(path, run, sources[1:], on_failure=on_failure, **how)
@@ -143,13 +143,13 @@ def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study
 
     with monkeypatch.context() as patched:
         patched.setattr(stages, "embed_blocks", one_fails)
-        patched.setattr(composition, "join_blocks", interrupt)
+        patched.setattr(pipeline, "join_blocks", interrupt)
         with pytest.raises(KeyboardInterrupt):
             embed_slides(out=tmp_path / "out", options=options, device="cpu")
     assert status_of(tmp_path / "out").state == "interrupted"
-    monkeypatch.setattr(composition, "join_blocks", interrupted)
+    monkeypatch.setattr(pipeline, "join_blocks", interrupted)
     monkeypatch.setattr(analysis, "interpret", lambda *_: None)
-    monkeypatch.setattr(composition, "write_result_report", lambda path, **_: (path / "report.html").touch())
+    monkeypatch.setattr(pipeline, "write_result_report", lambda path, **_: (path / "report.html").touch())
 
     again = embed_slides(out=tmp_path / "out", options=options, device="cpu")
 
@@ -240,7 +240,7 @@ def test_a_marker_that_a_slide_lacks_is_filled_where_wanted_and_told(study, coho
 
 def test_panels_that_differ_are_told_and_the_shared_markers_trained_on(study, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "interpret", lambda *_: None)
-    monkeypatch.setattr(composition, "write_result_report", lambda path, **_: (path / "report.html").touch())
+    monkeypatch.setattr(pipeline, "write_result_report", lambda path, **_: (path / "report.html").touch())
     one, other = (open_slide(study / f"{name}.ome.tiff").markers for name in ("S1", "S2"))
     renamed = [*other[:3], "own", *other[4:]]
     pd.DataFrame({"channel_number": range(1, 20), "marker_name": renamed}).to_csv(tmp_path / "S2.csv", index=False)

@@ -5,38 +5,38 @@ import errno
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.result.outcomes import kept, note, pass_on, read_outcome, usable
+from mxsplicer.result.outcomes import pass_failure_on, read_outcome, read_outcomes, record_outcome, record_output
 
 
 def test_an_outcome_tells_what_was_made(tmp_path):
-    with kept(tmp_path / "S1" / "extract.json"):
-        note(tmp_path / "S1" / "patches.zarr")
+    with record_outcome(tmp_path / "S1" / "extract.json"):
+        record_output(tmp_path / "S1" / "patches.zarr")
 
     outcome = read_outcome(tmp_path / "S1" / "extract.json")
     assert (outcome.made, outcome.failed) == ("patches.zarr", "")
-    assert usable([tmp_path / "S1" / "extract.json"]) == ([tmp_path / "S1" / "patches.zarr"], {})
+    assert read_outcomes([tmp_path / "S1" / "extract.json"]) == ([tmp_path / "S1" / "patches.zarr"], {})
 
 
 def test_a_failure_of_a_slide_ends_in_its_outcome_and_is_passed_on(tmp_path):
     for name in ("S1", "S2"):
-        with kept(tmp_path / name / "segment.json", "segment"):
-            note("elsewhere")
+        with record_outcome(tmp_path / name / "segment.json", "segment"):
+            record_output("elsewhere")
             if name == "S2":
                 msg = "a tile is\ndamaged"
                 raise ValueError(msg)
 
-    assert not pass_on(tmp_path / "S1" / "segment.json", tmp_path / "S1" / "extract.json")
-    assert pass_on(tmp_path / "S2" / "segment.json", tmp_path / "S2" / "extract.json")
-    found, failed = usable([tmp_path / "S1" / "segment.json", tmp_path / "S2" / "extract.json", "given"])
+    assert not pass_failure_on(tmp_path / "S1" / "segment.json", tmp_path / "S1" / "extract.json")
+    assert pass_failure_on(tmp_path / "S2" / "segment.json", tmp_path / "S2" / "extract.json")
+    found, failed = read_outcomes([tmp_path / "S1" / "segment.json", tmp_path / "S2" / "extract.json", "given"])
     assert len(found) == 2
     assert failed == {"S2": "segment: ValueError: a tile is damaged"}
     with pytest.raises(InputError, match=r"none of the 1 slides can be used\. The first, S2: segment: ValueError"):
-        usable([tmp_path / "S2" / "extract.json"])
+        read_outcomes([tmp_path / "S2" / "extract.json"])
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), MemoryError(), KeyboardInterrupt()])
 def test_what_is_no_fault_of_a_slide_leaves_no_outcome(tmp_path, error):
-    with pytest.raises(type(error)), kept(tmp_path / "segment.json"):
+    with pytest.raises(type(error)), record_outcome(tmp_path / "segment.json"):
         raise error
 
     assert list(tmp_path.iterdir()) == []
@@ -46,4 +46,4 @@ def test_another_file_is_no_outcome(tmp_path):
     (tmp_path / "a.json").write_text("{}x")
 
     with pytest.raises(InputError, match=r"a.json is no outcome of a command"):
-        usable([tmp_path / "a.json"])
+        read_outcomes([tmp_path / "a.json"])
