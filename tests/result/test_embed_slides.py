@@ -192,7 +192,7 @@ def test_a_table_that_was_edited_is_noticed(result, simulated, options):
     table = simulated.truth.read_text(encoding="utf-8")
     simulated.truth.write_text(table + "\n", encoding="utf-8")
     try:
-        with pytest.raises(InputError, match="what --labels holds changed"):
+        with pytest.raises(InputError, match="the content of `labels` changed"):
             embed_slides(simulated.image, result.path, options=options, device="cpu")
     finally:
         simulated.truth.write_text(table, encoding="utf-8")
@@ -201,7 +201,7 @@ def test_a_table_that_was_edited_is_noticed(result, simulated, options):
 def test_overwriting_never_deletes_what_was_handed_in(result, simulated, options):
     other = replace(options, model=result.path)
 
-    with pytest.raises(InputError, match="which --overwrite would delete"):
+    with pytest.raises(InputError, match="which `overwrite=True` would delete"):
         embed_slides(simulated.image, result.path, options=other, device="cpu", overwrite=True)
 
     assert result.cells.is_file()
@@ -426,11 +426,11 @@ def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_
     assert list(adata.obs["slide"].cat.categories) == ["S1", "S2"]
     assert dict(zip(adata.obs["slide"], adata.obs["patient_id"], strict=True)) == {"S1": "A", "S2": "B"}
     for name in ("S1", "S2"):
-        mask, nuclei = (open_mask(result.of_slide(name, f"{one}.zarr"))[...] for one in ("mask", "nuclei"))
+        mask, nuclei = (open_mask(place)[...] for place in (result.mask_of(name), result.nuclei_of(name)))
         np.testing.assert_array_equal(nuclei[nuclei > 0], mask[nuclei > 0])
         ids = np.unique(mask)
         assert set(adata.obs["cell_id"][adata.obs["slide"] == name]) <= set(ids)
-        assert result.of_slide(name, "patches.zarr").is_dir()
+        assert result.patches_of(name).is_dir()
     assert json.loads(result.index.read_text(encoding="utf-8"))["slides"][1]["mask"] == "slides/S2/mask.zarr"
     area = adata.obs["nucleus_area_um2"]
     assert np.all((area > 0) & (area <= adata.obs["area_um2"]))

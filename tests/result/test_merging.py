@@ -90,7 +90,7 @@ def test_a_broken_slide_is_recorded_and_the_others_finish(study, cohort):
 
 
 def test_every_slide_gives_as_many_cells_to_the_training(cohort):
-    stores = [zarr.open_group(cohort.of_slide(name, "patches.zarr"), mode="r") for name in ("S1", "S2", "S3")]
+    stores = [zarr.open_group(cohort.patches_of(name), mode="r") for name in ("S1", "S2", "S3")]
 
     assert [store["patches"].shape[0] for store in stores] == [30, 30, 30]
 
@@ -99,7 +99,7 @@ def test_a_cohort_has_an_anndata_of_each_slide_too(cohort):
     adata = anndata.read_h5ad(cohort.cells)
 
     for name in ("S1", "S2", "S3"):
-        own = anndata.read_h5ad(cohort.of_slide(name, "cells.h5ad"))
+        own = anndata.read_h5ad(cohort.cells_of(name))
         same = adata[adata.obs["slide"] == name]
         np.testing.assert_array_equal(own.obsm["X_splicer"], same.obsm["X_splicer"])
         assert list(own.obs_names) == list(same.obs_names)

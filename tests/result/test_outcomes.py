@@ -1,4 +1,4 @@
-"""How a command on one slide ended is told to those that come after."""
+"""How a command on one slide ended is recorded for the commands after it."""
 
 import errno
 
@@ -8,7 +8,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.result.outcomes import pass_failure_on, read_outcome, read_outcomes, record_outcome, record_output
 
 
-def test_an_outcome_tells_what_was_made(tmp_path):
+def test_an_outcome_records_what_was_made(tmp_path):
     with record_outcome(tmp_path / "S1" / "extract.json"):
         record_output(tmp_path / "S1" / "patches.zarr")
 
@@ -35,15 +35,15 @@ def test_a_failure_of_a_slide_ends_in_its_outcome_and_is_passed_on(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), MemoryError(), KeyboardInterrupt()])
-def test_what_is_no_fault_of_a_slide_leaves_no_outcome(tmp_path, error):
+def test_an_error_that_is_not_the_slides_leaves_no_outcome(tmp_path, error):
     with pytest.raises(type(error)), record_outcome(tmp_path / "segment.json"):
         raise error
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_file_is_no_outcome(tmp_path):
+def test_another_file_is_refused_as_an_outcome(tmp_path):
     (tmp_path / "a.json").write_text("{}x")
 
-    with pytest.raises(InputError, match=r"a.json is no outcome of a command"):
+    with pytest.raises(InputError, match=r"a.json is not the outcome of a command"):
         read_outcomes([tmp_path / "a.json"])
