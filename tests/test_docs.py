@@ -1,4 +1,4 @@
-"""Every Python block of the documentation runs, and every option that it shows exists."""
+"""Every Python block of the documentation runs, and every option shown exists."""
 
 import re
 import shlex
@@ -23,12 +23,12 @@ COMMANDS = typer.main.get_command(app).commands
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Return a folder as a reader may have it: a tiny slide, its mask and truth, and the result of embedding it."""
+    """Return a folder with a tiny slide, its mask and truth, and the result of embedding it."""
     folder = tmp_path_factory.mktemp("reader")
-    made = simulate_slide(folder / "slide.ome.tiff", size_px=512)
+    files = simulate_slide(folder / "slide.ome.tiff", size_px=512)
     recipe = Recipe(epochs=1, encoder_width=8, component_width=4, chunk_width=16)
-    options = Options(masks=(made.mask,), patch_size_um=16, recipe=recipe)
-    embed_slides(made.image, folder / "slide.mxs", options=options, device="cpu")
+    options = Options(masks=(files.mask,), patch_size_um=16, recipe=recipe)
+    embed_slides(files.image, folder / "slide.mxs", options=options, device="cpu")
     return folder
 
 
@@ -49,7 +49,7 @@ def blocks(page):
 
 
 def commands(page):
-    """Return the command lines of a page as words: indented lines, and what stands between backticks."""
+    """Return the commands of a page, split into words: indented lines and text in backticks."""
     text = page.read_text(encoding="utf-8")
     lines = re.findall(r"^ {4}(mxsplicer .*)$|`(mxsplicer [^`]*)`", text.replace("\\\n", " "), re.MULTILINE)
     return [shlex.split(shown or quoted, comments=True)[1:] for shown, quoted in lines]
@@ -60,7 +60,7 @@ def options(command):
     return {name: one.default for one in command.params for name in (*one.opts, *one.secondary_opts)}
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # of scanpy's insides
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # in scanpy
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_every_python_block_runs_in_the_order_of_its_page(page, reader):
     shared = {"__name__": "__main__"}
@@ -69,7 +69,7 @@ def test_every_python_block_runs_in_the_order_of_its_page(page, reader):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_every_command_and_option_that_is_shown_exists(page):
+def test_every_command_and_option_shown_exists(page):
     for words in commands(page):
         name = next((word for word in words if not word.startswith("-")), None)
         if name is None or name == name.upper():  # `mxsplicer --help`, `mxsplicer COMMAND --help`
@@ -80,7 +80,7 @@ def test_every_command_and_option_that_is_shown_exists(page):
         assert shown <= {*known, "--help"}, f"{page.name} shows {shown} of `mxsplicer {name}`"
 
 
-def test_every_option_named_between_backticks_is_an_option_of_some_command():
+def test_every_option_in_backticks_belongs_to_some_command():
     ours = {"--help", "--debug", "--version", "--outcome", "--after"}
     known = {*ours, "--profile"} | {  # the latter is Snakemake's
         option for command in COMMANDS.values() for option in options(command)
@@ -94,27 +94,30 @@ def test_defaults_are_those_of_the_command():
     table = re.findall(
         r"^\| `(--[a-z0-9-]+)` \| ([^|]+) \|", (ROOT / "docs/method.md").read_text("utf-8"), re.MULTILINE
     )
-    said = {option: default.replace(",", "") for option, default in table if "default" not in default}
-    true = options(COMMANDS["embed"])
-    assert len(said) > 10
-    said.pop("--patch-size-um")  # what the model takes, where there is one
-    said.pop("--components-per-step")  # as many as there are
-    for option, default in said.items():
-        found = true[option]
-        expected = [default] if isinstance(found, list) else type(found)(default)  # one that may be given several times
+    documented = {option: default.replace(",", "") for option, default in table if "default" not in default}
+    actual = options(COMMANDS["embed"])
+    assert len(documented) > 10
+    documented.pop("--patch-size-um")  # given by the model, if there is one
+    documented.pop("--components-per-step")  # all of them
+    for option, default in documented.items():
+        found = actual[option]
+        expected = [default] if isinstance(found, list) else type(found)(default)  # an option that may be repeated
         assert expected == found, f"{option} is {found} by default, not {default}"
 
 
-def test_links_between_pages_lead_somewhere():
+def test_links_between_pages_point_to_existing_files():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_readme_begins_with_the_two_commands():
-    lines = [line.split("#")[0].strip() for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[1:]]
-    assert [line for line in lines if line][:2] == ["make demo", "make test"]
+def test_readme_shows_use_in_the_first_lines_and_then_the_two_commands():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    commands_shown = [line.split("#")[0].strip() for line in lines[:35] if line.startswith("    ")]
+    assert commands_shown[0] == "pip install ."
+    assert commands_shown[1].startswith("mxsplicer embed")
+    assert commands_shown[2:4] == ["make demo", "make test"]
 
 
 def test_readme_fields_are_those_of_a_result(reader):

@@ -40,7 +40,9 @@ class Correlations(PanelPart):
         where = QHBoxLayout()
         where.setSpacing(4)
         where.addWidget(
-            button("Where?", "Paint the local correlation of the feature and the marker around each cell", self.locate)
+            button(
+                "Local correlation", "Paint the correlation of the feature and the marker around each cell", self.locate
+            )
         )
         where.addWidget(self.radius)
         column = QVBoxLayout(self)
