@@ -1,6 +1,6 @@
-"""Cells for other programs: tables in mcmicro's columns, outlines for QuPath, labels as OME-Zarr, a SpatialData.
+"""Write cells for other programs: tables as mcmicro's, outlines for QuPath, labels as OME-Zarr, and SpatialData.
 
-A name is loaded when it is first used, so that SpatialData and pyarrow are needed only by what writes them.
+A name is loaded when it is first used, so that SpatialData and pyarrow are needed only where they are used.
 """
 
 import lazy_loader

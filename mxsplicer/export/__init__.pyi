@@ -2,5 +2,5 @@
 
 from .labels import write_labels as write_labels
 from .outlines import write_outlines as write_outlines
-from .spatial import write_spatialdata as write_spatialdata
+from .spatialdata import write_spatialdata as write_spatialdata
 from .tables import write_table as write_table

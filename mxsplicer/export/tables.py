@@ -1,4 +1,4 @@
-"""Cells as a plain table, CSV or Parquet, in the columns of mcmicro's quantification."""
+"""Cells as a CSV or Parquet table, with the columns of mcmicro's quantification."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.rows import representation, slices
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
-# What mcmicro calls it, our column of obs, and how many pixels one of its units are, as a power of the pixel size.
+# mcmicro's column, our column of obs, and the power of the pixel size by which ours is divided to get pixels.
 _COLUMNS = (
     ("X_centroid", "x_px", 0),
     ("Y_centroid", "y_px", 0),
@@ -34,43 +34,43 @@ def write_table(
     use_rep: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one row per cell: mcmicro's columns first, then what this package knows of the cell.
+    """Write one row per cell, with the columns of mcmicro first and the other columns of ``obs`` after them.
 
-    The columns are ``CellID``; ``imageid``, the slide; each marker, its mean intensity (a marker called
-    as another column is, ``Area`` say, becomes ``Area (marker)``); ``X_centroid`` and
-    ``Y_centroid``, ``Area`` and the rest of mcmicro's shape in pixels of the full resolution; then the other columns of
-    ``obs`` under their names. Cells are written some at a time.
+    The columns are ``CellID``; ``imageid``, the slide; the mean intensity of each marker; ``X_centroid``,
+    ``Y_centroid``, ``Area`` and mcmicro's other measurements of shape, in pixels of the full resolution; and the other
+    columns of ``obs``. A marker with the name of another column, such as ``Area``, becomes ``Area (marker)``. Cells are
+    written a slice at a time.
 
     Parameters
     ----------
     adata
         Embedded cells.
     path
-        The file to write, ``.csv``, ``.csv.gz`` or ``.parquet``, which needs pyarrow.
+        File to write, ``.csv``, ``.csv.gz`` or ``.parquet``; the last needs pyarrow.
     pixel_sizes_um
-        Of each slide; that of the model, ``uns["mxsplicer"]["pixel_size_um"]``, by default.
+        Pixel size of each slide; by default that of the model, ``uns["mxsplicer"]["pixel_size_um"]``.
     use_rep
-        Write this representation too, as columns ``<name>_0``, ``<name>_1``, ...
+        Representation to write as columns ``<name>_0``, ``<name>_1``, ...; none by default.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
     InputError
-        If the file exists, its ending is unknown, or the size of the pixels is.
+        If the file exists, or its ending or the pixel size is unknown.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
     ending = next((one for one in _ENDINGS if path.name.lower().endswith(one)), None)
     if ending is None:
-        msg = f"{path.name} has another ending than {', '.join(_ENDINGS)}; it says which kind of table is meant."
-        raise InputError(msg)
-    parts = _tables(adata, _pixel_sizes(adata, pixel_sizes_um), use_rep)
+        msg = f"{path.name} does not end in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}."
+        raise InputError(msg, "Choose a name with the ending of the format to write.")
+    tables = _tables(adata, _pixel_sizes(adata, pixel_sizes_um), use_rep)
     with atomic_write(path) as temporary:
         if ending == ".parquet":
-            _write_parquet(parts, temporary)
+            _write_parquet(tables, temporary)
         else:
-            _write_csv(parts, temporary, "gzip" if ending == ".csv.gz" else None)
+            _write_csv(tables, temporary, "gzip" if ending == ".csv.gz" else None)
     return path
 
 
@@ -81,8 +81,8 @@ def _pixel_sizes(adata: AnnData, given: Mapping[str, float] | None) -> np.ndarra
     names = [""] if slides is None else [str(name) for name in slides.categories]
     sizes = [(given or {}).get(name, shared) for name in names]
     if None in sizes:
-        msg = f"the pixel size of slide {names[sizes.index(None)]!r} is not known; give it by pixel_sizes_um."
-        raise InputError(msg)
+        msg = f"the pixel size of slide {names[sizes.index(None)]!r} is not known."
+        raise InputError(msg, "Pass it in `pixel_sizes_um`.")
     codes = np.zeros(adata.n_obs, dtype=np.int64) if slides is None else slides.codes.to_numpy()
     return np.asarray(sizes, dtype=np.float64)[codes]
 
@@ -92,47 +92,48 @@ def _tables(adata: AnnData, pixel_sizes_um: np.ndarray, use_rep: str | None) -> 
     others = [column for column in adata.obs if column not in _WRITTEN]
     taken = {"CellID", "imageid", *(name for name, _, _ in _COLUMNS), *others}
     markers = [f"{name} (marker)" if name in taken else str(name) for name in adata.var_names]
-    for part in slices(adata.n_obs):
-        obs, size = adata.obs.iloc[part], pixel_sizes_um[part]
-        # Of obs alone: names of markers may be those of its columns.
+    for rows in slices(adata.n_obs):
+        obs, size = adata.obs.iloc[rows], pixel_sizes_um[rows]
         first = {"CellID": obs["cell_id"].to_numpy() if "cell_id" in obs else obs.index.to_numpy()}
         if "slide" in obs:
             first["imageid"] = obs["slide"].astype(str).to_numpy()
-        rows = adata.X[part]
+        intensities = adata.X[rows]
         shape = {
             name: obs[column].to_numpy() / size**power for name, column, power in _COLUMNS if column in obs.columns
         }
         pieces = [
             pd.DataFrame(first),
-            pd.DataFrame(rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows), columns=markers),
+            pd.DataFrame(
+                intensities.toarray() if hasattr(intensities, "toarray") else np.asarray(intensities), columns=markers
+            ),
             pd.DataFrame(shape, index=range(len(obs))),
             obs[others].reset_index(drop=True),
         ]
         if z is not None:
             name = str(use_rep).removeprefix("X_")
-            features = np.asarray(z[part])
+            features = np.asarray(z[rows])
             pieces.append(pd.DataFrame(features, columns=[f"{name}_{i}" for i in range(features.shape[1])]))
         yield pd.concat(pieces, axis=1)
 
 
-def _write_csv(parts: Iterator[pd.DataFrame], path: Path, compression: str | None) -> None:
-    for number, part in enumerate(parts):
+def _write_csv(tables: Iterator[pd.DataFrame], path: Path, compression: str | None) -> None:
+    for number, table in enumerate(tables):
         mode, header = ("w", True) if number == 0 else ("a", False)
-        part.to_csv(path, index=False, mode=mode, header=header, compression=compression)  # type: ignore[call-overload]
+        table.to_csv(path, index=False, mode=mode, header=header, compression=compression)  # type: ignore[call-overload]
 
 
-def _write_parquet(parts: Iterator[pd.DataFrame], path: Path) -> None:
-    missing = "Parquet is written by pyarrow, which is not installed; run `pip install pyarrow`, or write a CSV."
+def _write_parquet(tables: Iterator[pd.DataFrame], path: Path) -> None:
+    missing = "Parquet needs pyarrow, which is not installed. Run `pip install pyarrow`, or write a CSV."
     pa, pq = (import_extra(name, missing) for name in ("pyarrow", "pyarrow.parquet"))
     writer = None
     try:
-        for part in parts:
-            # As text: a later part may lack categories of the first.
-            text = {name: one.astype(str).where(one.notna()) for name, one in part.select_dtypes("category").items()}
-            table = pa.Table.from_pandas(part.assign(**{str(name): one for name, one in text.items()}))
+        for table in tables:
+            # As text, because a later slice may lack categories of the first.
+            text = {name: one.astype(str).where(one.notna()) for name, one in table.select_dtypes("category").items()}
+            arrow = pa.Table.from_pandas(table.assign(**{str(name): one for name, one in text.items()}))
             if writer is None:
-                writer = pq.ParquetWriter(path, table.schema)
-            writer.write_table(table.cast(writer.schema))
+                writer = pq.ParquetWriter(path, arrow.schema)
+            writer.write_table(arrow.cast(writer.schema))
     finally:
         if writer is not None:
             writer.close()

@@ -27,6 +27,11 @@ def category_color(code: int) -> str:
     return QUALITATIVE[code % len(QUALITATIVE)] if code >= 0 else ABSENT
 
 
+def category_rgb(code: int) -> list[int]:
+    """Return the colour of category number ``code`` as three integers from 0 to 255; a negative code is grey."""
+    return [round(255 * one) for one in rgb(category_color(code))]
+
+
 def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: Sequence[str] = CHANNELS) -> np.ndarray:
     """Combine channels into one RGB image, each channel in its own colour.
 

@@ -34,7 +34,7 @@ def adata():
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
-def test_a_table_has_the_columns_of_mcmicro_in_pixels_however_it_is_sliced(adata, tmp_path, monkeypatch, ending):
+def test_a_table_has_the_columns_of_mcmicro_in_pixels_for_any_slices(adata, tmp_path, monkeypatch, ending):
     monkeypatch.setattr(rows_module, "AT_ONCE", 7)
 
     path = write_table(adata, tmp_path / f"cells.{ending}", pixel_sizes_um={"B": 0.25}, use_rep="X_splicer")
@@ -53,8 +53,8 @@ def test_a_table_has_the_columns_of_mcmicro_in_pixels_however_it_is_sliced(adata
     assert [path.name for path in tmp_path.iterdir()] == [f"cells.{ending}"]
 
 
-def test_what_cannot_be_written_is_said_before_anything_is(adata, tmp_path):
-    with pytest.raises(InputError, match=r"cells.xlsx has another ending than .csv, .csv.gz, .parquet"):
+def test_what_cannot_be_written_is_refused_before_a_file_is_touched(adata, tmp_path):
+    with pytest.raises(InputError, match=r"cells\.xlsx does not end in \.csv, \.csv\.gz or \.parquet"):
         write_table(adata, tmp_path / "cells.xlsx")
     (tmp_path / "cells.csv").write_text("mine")
     with pytest.raises(InputError, match=r"exists\. Choose another name, or pass `overwrite=True`"):

@@ -1,4 +1,4 @@
-"""Slides, masks and cells as one SpatialData, for scverse and napari-spatialdata."""
+"""Slides, masks and cells as a SpatialData store, for scverse and napari-spatialdata."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
+from mxsplicer.export.inputs import check_zarr_is_free
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
-from mxsplicer.system.files import atomic_write, check_free
+from mxsplicer.system.files import atomic_write
 from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.labels import obs_name
 
@@ -30,43 +31,40 @@ def write_spatialdata(
 ) -> Path:
     """Write slides, masks and cells as one SpatialData store.
 
-    The table ``cells`` holds the AnnData; it annotates the labels, one element for each slide, by ``slide`` and
-    ``cell_id``. The image of slide S is the element ``S_image``. All lie in the coordinate system "global", in
-    micrometres, as ``obsm["spatial"]`` does. Images are copied a chunk at a time; the table is held in memory.
+    The table ``cells`` is the AnnData. It annotates the labels, one element for each slide, by ``slide`` and
+    ``cell_id``. The image of slide S is the element ``S_image``. The coordinate system "global" is in micrometres, as
+    ``obsm["spatial"]``. Images are copied a chunk at a time; the table is loaded into memory.
 
     Parameters
     ----------
     adata
         Embedded cells.
     path
-        The folder to write, ``NAME.zarr``.
+        Folder to write, such as ``NAME.zarr``.
     slides, masks
-        Of these cells, each slide with its label image. Cells of other slides are left out.
+        Slides of the cells, and the label image (Y, X) of each. Cells of other slides are left out.
     image
-        Copy the pixels of the slides too; without, the store is a thousandth of the size.
+        Copy the images of the slides too. Without them the store is about a thousand times smaller.
     overwrite
-        Replace a folder that is there.
+        Replace an existing store.
 
     Raises
     ------
     InputError
-        If SpatialData is not installed, the folder exists, or there is not one mask for every slide.
+        If SpatialData is not installed, the store exists, or the numbers of slides and masks differ.
     """
-    missing = "SpatialData is not installed; run `pip install 'mxsplicer[spatialdata]'`."
+    missing = "SpatialData is not installed. Run `pip install 'mxsplicer[spatialdata]'`."
     spatialdata, models = (import_extra(name, missing) for name in ("spatialdata", "spatialdata.models"))
     scale = import_extra("spatialdata.transformations", missing).Scale
     path = Path(path)
-    check_free(path, overwrite=overwrite)
+    check_zarr_is_free(path, overwrite=overwrite)
     if not slides or len(slides) != len(masks):
-        msg = f"{len(slides)} slides and {len(masks)} masks were given; a mask for each slide is needed."
-        raise InputError(msg)
-    if path.exists() and overwrite and not ((path / "zarr.json").is_file() or (path / ".zgroup").is_file()):
-        msg = f"{path} exists and is no zarr group, so it is not replaced. Choose another name."
-        raise InputError(msg)
+        msg = f"{len(slides)} slides and {len(masks)} masks were given."
+        raise InputError(msg, "Pass one mask for each slide, in the same order.")
     names = {slide.name: obs_name(slide.name) for slide in slides}
     images, labels = {}, {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they tell of the future of their parts
+        warnings.simplefilter("ignore")  # deprecation warnings of packages that SpatialData uses
         for slide, mask in zip(slides, masks, strict=True):
             check_mask(mask, slide)
             to_um = {"global": scale([slide.pixel_size_um] * 2, axes=("y", "x"))}
@@ -95,18 +93,18 @@ def _lazy(image: LazyImage) -> Any:
 
 
 def _table(adata: AnnData, names: dict[str, str]) -> AnnData:
-    """Return the cells of these slides, in memory, under names that SpatialData allows."""
+    """Return the cells of these slides in memory, with names that SpatialData allows."""
     rows = np.flatnonzero(adata.obs["slide"].astype(str).isin(list(names)).to_numpy())
     obs = adata.obs.iloc[rows].rename(columns=obs_name)
     obs["slide"] = pd.Categorical(obs["slide"].astype(str).map(names), categories=list(names.values()))
     obs["cell_id"] = obs["cell_id"].astype(np.int64)
-    every = slice(None) if len(rows) == adata.n_obs else rows
+    chosen = slice(None) if len(rows) == adata.n_obs else rows
     uns = {key: value for key, value in adata.uns.items() if key != "spatialdata_attrs"}
     return AnnData(
-        np.asarray(adata.X[every]),
+        np.asarray(adata.X[chosen]),
         obs=obs,
         var=adata.var.copy(),
-        obsm={key: np.asarray(one[every]) for key, one in adata.obsm.items()},
+        obsm={key: np.asarray(one[chosen]) for key, one in adata.obsm.items()},
         varm=dict(adata.varm),
         uns=uns,
     )

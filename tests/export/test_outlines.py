@@ -1,0 +1,82 @@
+"""The outlines that are written reproduce the mask."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mxsplicer.errors import InputError
+from mxsplicer.export import outlines, write_outlines
+from mxsplicer.export.outlines import trace
+from mxsplicer.masks.polygons import read_polygons
+from mxsplicer.pl import colors
+
+
+@pytest.mark.parametrize("name", ["cells.geojson", "cells.geojson.gz"])
+def test_outlines_reproduce_the_mask_pixel_by_pixel(tissue, tmp_path, monkeypatch, name):
+    slide, mask, adata = tissue
+    monkeypatch.setattr(outlines, "_TILE_PX", 64)
+    monkeypatch.setattr(outlines, "_MARGIN_PX", 4)
+
+    path = write_outlines(adata, tmp_path / name, mask)
+
+    drawn = read_polygons(path, slide.shape_px)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    features = sorted({(mask[drawn[:] == number].min(), number) for number in range(1, len(adata) + 1)})
+    assert [cell for cell, _ in features] == sorted(adata.obs["cell_id"])
+    back = np.zeros(len(adata) + 1, np.uint32)
+    back[[number for _, number in features]] = [cell for cell, _ in features]
+    np.testing.assert_array_equal(back[drawn[:]], mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any), st.integers(0, 50))
+def test_the_outline_of_any_shape_reproduces_it(tmp_path_factory, inside, offset):
+    feature = {"type": "Feature", "geometry": trace(inside, top=offset, left=offset + 1), "properties": {}}
+    path = tmp_path_factory.mktemp("shape") / "one.geojson"
+    path.write_text(json.dumps(feature))
+
+    drawn = read_polygons(path, (80, 80))[:]
+
+    expected = np.zeros((80, 80), bool)
+    expected[offset : offset + inside.shape[0], offset + 1 : offset + 1 + inside.shape[1]] = inside
+    np.testing.assert_array_equal(drawn > 0, expected)
+
+
+def test_clusters_are_coloured_classes_with_their_names(tissue, tmp_path):
+    _, mask, adata = tissue
+    named = adata.copy()
+    named.obs["leiden_name"] = named.obs["leiden"].map({"0": "0: CD4+", "1": "1: DAPI-", "2": "2: x"})
+
+    write_outlines(named, tmp_path / "cells.geojson", mask)
+
+    features = json.loads((tmp_path / "cells.geojson").read_text())["features"]
+    by_name = {one["properties"]["name"]: one["properties"]["classification"] for one in features}
+    assert by_name[adata.obs_names[0]]["name"] == "no cluster"
+    assert by_name[adata.obs_names[3]]["name"] == "0: CD4+"
+    assert by_name[adata.obs_names[4]]["color"] == [round(255 * one) for one in colors.rgb(colors.QUALITATIVE[1])]
+
+
+def test_simpler_outlines_have_fewer_corners_and_about_the_same_pixels(tissue, tmp_path):
+    slide, mask, adata = tissue
+
+    exact, simple = (
+        write_outlines(adata, tmp_path / f"{px}.geojson", mask, groupby=None, simplify_px=px) for px in (0, 1)
+    )
+
+    assert simple.stat().st_size < exact.stat().st_size
+    overlap = ((read_polygons(simple, slide.shape_px)[:] > 0) & (mask > 0)).sum() / (mask > 0).sum()
+    assert overlap > 0.9
+
+
+def test_a_wrong_mask_and_an_unknown_slide_are_refused_and_no_file_is_left(tissue, tmp_path):
+    _, mask, adata = tissue
+
+    with pytest.raises(InputError, match=r"the mask has no cell \d+ near"):
+        write_outlines(adata, tmp_path / "cells.geojson", np.where(mask == 9001, 0, mask))
+    with pytest.raises(InputError, match="slide 'S2' has no cells; the slides are S 1"):
+        write_outlines(adata, tmp_path / "cells.geojson", mask, slide="S2")
+    assert not list(tmp_path.iterdir())
