@@ -27,6 +27,7 @@ from mxsplicer.cli.options import (
     SlidePath,
     Workers,
 )
+from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.system import progress
 
 
@@ -45,7 +46,7 @@ def extract(
     rename: Rename = None,
     drop: Drop = None,
     pixel_size_um: PixelSize = None,
-    patch_size_um: PatchSize = 32.0,
+    patch_size_um: PatchSize = PATCH_SIZE_UM,
     min_area_um2: MinArea = MIN_AREA_UM2,
     roi: Roi = None,
     cells: Annotated[

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mxsplicer.cli.options import AsJson, Drop, Markers, NuclearMarker, PatchSize, PixelSize, Rename, SlidePath
 from mxsplicer.errors import InputError
+from mxsplicer.patches import PATCH_SIZE_UM
 
 if TYPE_CHECKING:
     from mxsplicer.images.slide import Slide
@@ -32,7 +33,7 @@ def info(
     drop: Drop = None,
     pixel_size_um: PixelSize = None,
     nuclear_marker: NuclearMarker = None,
-    patch_size_um: PatchSize = 32.0,
+    patch_size_um: PatchSize = PATCH_SIZE_UM,
     as_json: AsJson = False,
 ) -> None:
     """Show size, scale and markers of a slide, about how many cells it has, and what patches of them take.
@@ -100,14 +101,14 @@ def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, 
 
 def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> dict[str, Any]:
     from mxsplicer.cells.estimate import estimate_cells
-    from mxsplicer.patches.blocks import choose_patch_px
+    from mxsplicer.patches.blocks import PatchGeometry
 
     cells = estimate_cells(slide, nuclear_marker=nuclear_marker)
     plan: dict[str, Any] = {
         "cells": {"n": cells.n_cells, "tissue_mm2": round(cells.tissue_mm2, 4), "from": cells.basis},
     }
     try:
-        patch_px = choose_patch_px(slide, patch_size_um)
+        patch_px = PatchGeometry.of(slide, patch_size_um).patch_px
     except InputError:  # a field smaller than a patch
         return plan
     each = patch_px**2 * (len(slide.markers) * slide.image.dtype.itemsize + 1)  # and a byte for the region

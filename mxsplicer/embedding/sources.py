@@ -11,7 +11,7 @@ import pandas as pd
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.images.slide import LazyImage, Slide
-from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
 from mxsplicer.splicer.batches import Normalization
@@ -147,7 +147,7 @@ def from_slide(
     return Source(
         name=slide.name,
         markers=slide.markers,
-        patch_px=choose_patch_px(slide, patch_size_um),
+        patch_px=PatchGeometry.of(slide, patch_size_um).patch_px,
         pixel_size_um=slide.pixel_size_um,
         blocks=blocks,
         ledger=cells.ledger,

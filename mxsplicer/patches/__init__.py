@@ -1,3 +1,3 @@
-"""Patches: a slide and its cells become square crops, one per cell, in a store or as a stream."""
+"""Patches: square crops of a slide, one per cell, in a store or as a stream."""
 
-PATCH_SIZE_UM = 32.0  # side of a patch by default
+PATCH_SIZE_UM = 32.0  # default side of a patch: a cell of 10 to 15 µm and its neighbours

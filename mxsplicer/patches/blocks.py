@@ -1,9 +1,9 @@
-"""Blocks: cells in an order in which neighbours in the table are neighbours on the slide, and the tiles a block reads.
+"""Blocks: the order of cells in which neighbours in the table are neighbours on the slide, and the tiles of a block.
 
-Cells are sorted along a Hilbert curve over the tiles of the file, so any run of rows is a compact piece of tissue. A
-run of about a thousand is a block. A patch that lies across tiles belongs to the one that the curve meets last: a tile
-is then needed whole for one stretch of the curve only, and after it no more of it than strips along its sides, as wide
-as a patch. :class:`TileReader` holds those, and decodes each tile about once.
+Cells are sorted along a Hilbert curve over the tiles of the file, so that consecutive rows are compact in the tissue.
+About a thousand of them are a block. A patch that overlaps several tiles belongs to the tile that the curve visits
+last. A whole tile is then needed for one stretch of the curve only; later blocks need only strips along its sides, as
+wide as a patch. :class:`TileReader` keeps those strips, and decodes each tile about once.
 """
 
 import math
@@ -17,8 +17,8 @@ import numpy as np
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
 
-Tile = tuple[int, int]  # row and column in the grid of tiles
-Part = Literal["whole", "top", "bottom", "left", "right"]
+Tile = tuple[int, int]  # its row and column among the tiles of the slide
+Side = Literal["whole", "top", "bottom", "left", "right"]
 
 _BLOCK_CELLS = 1024
 _BLOCK_BYTES = 256 << 20  # of patches before compression; each worker holds about one block
@@ -26,114 +26,137 @@ _MIN_TILE_PX, _MAX_TILE_PX = 256, 2048  # thin strips are read together, whole-p
 _MIN_STRIP_PX = 128  # rows read at once of strips as wide as a large slide: a few patches
 
 
-class Place(NamedTuple):
-    """A tile, or the strip along one of its sides that patches of a neighbour reach into."""
+class Piece(NamedTuple):
+    """A whole tile, or the strip along one of its sides that patches of a neighbouring tile reach into."""
 
     tile: Tile
-    part: Part
+    side: Side
 
 
-class Grid(NamedTuple):
-    """Windows, all of one size, on a slide that is read in tiles."""
+class PatchGeometry(NamedTuple):
+    """The sizes of a slide, of the tiles it is read in, and of its patches."""
 
     shape_px: tuple[int, int]
     tile_px: tuple[int, int]
-    patch_px: int  # side of a window
+    patch_px: int
+
+    @classmethod
+    def of(cls, slide: Slide, patch_size_um: float) -> "PatchGeometry":
+        """Return the geometry of patches of a slide; the side of a patch is rounded to an even number of pixels.
+
+        Raises
+        ------
+        InputError
+            If a patch does not fit on the slide, or its size is not a positive number.
+
+        Examples
+        --------
+        >>> from mxsplicer.testing import tiny_slide
+        >>> PatchGeometry.of(tiny_slide()[0], patch_size_um=16).patch_px
+        32
+        """
+        patch_px = _choose_patch_px(slide, patch_size_um)
+        return cls(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
 
     def touched(self, firsts: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return first and last row (axis 0) or column (1) of tiles that windows touch, of their first pixels."""
+        """Return the first and last row (axis 0) or column (axis 1) of tiles that patches overlap.
+
+        Parameters
+        ----------
+        firsts
+            First pixel of each patch along the axis (n,).
+        """
         last = np.minimum(firsts + self.patch_px, self.shape_px[axis]) - 1
         return np.maximum(firsts, 0) // self.tile_px[axis], last // self.tile_px[axis]
 
-    def window(self, place: Place) -> tuple[slice, slice]:
-        """Return rows and columns of the slide that a place covers."""
-        (top, bottom), (left, right) = (self._bounds(place.tile[axis], axis) for axis in (0, 1))
+    def window(self, piece: Piece) -> tuple[slice, slice]:
+        """Return the rows and columns of the slide that a piece covers."""
+        (top, bottom), (left, right) = (self._bounds(piece.tile[axis], axis) for axis in (0, 1))
         rows = {"top": (top, top + self.patch_px), "bottom": (bottom - self.patch_px, bottom)}
         columns = {"left": (left, left + self.patch_px), "right": (right - self.patch_px, right)}
-        y0, y1 = rows.get(place.part, (top, bottom))
-        x0, x1 = columns.get(place.part, (left, right))
+        y0, y1 = rows.get(piece.side, (top, bottom))
+        x0, x1 = columns.get(piece.side, (left, right))
         return slice(max(y0, top), min(y1, bottom)), slice(max(x0, left), min(x1, right))
 
     def _bounds(self, at: int, axis: int) -> tuple[int, int]:
         return at * self.tile_px[axis], min((at + 1) * self.tile_px[axis], self.shape_px[axis])
 
-    def parts_of(self, tile: Tile, tops: np.ndarray, lefts: np.ndarray) -> dict[Part, np.ndarray]:
-        """Return the parts of a tile that windows need, each with the numbers of its windows.
+    def sides_of(self, tile: Tile, tops: np.ndarray, lefts: np.ndarray) -> dict[Side, np.ndarray]:
+        """Return the sides of a tile that patches need, each with the indices of its patches.
 
-        Where one window lies inside the tile, all of them are cut from the whole.
+        If any patch lies inside the tile, all of them are cut from the whole tile.
         """
         (top, bottom), (left, right) = (self._bounds(tile[axis], axis) for axis in (0, 1))
-        reaches: dict[Part, np.ndarray] = {
+        reaches: dict[Side, np.ndarray] = {
             "top": tops < top,
             "bottom": tops + self.patch_px > bottom,
             "left": lefts < left,
             "right": lefts + self.patch_px > right,
         }
         left_over = np.ones(len(tops), dtype=bool)
-        parts: dict[Part, np.ndarray] = {}
-        for part, reaching in reaches.items():
+        sides: dict[Side, np.ndarray] = {}
+        for side, reaching in reaches.items():
             if (reaching & left_over).any():
-                parts[part] = np.flatnonzero(reaching & left_over)
+                sides[side] = np.flatnonzero(reaching & left_over)
                 left_over &= ~reaching
-        return {"whole": np.arange(len(tops))} if left_over.any() else parts
+        return {"whole": np.arange(len(tops))} if left_over.any() else sides
 
 
 def order_cells(x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
     """Return the order of the cells along a Hilbert curve over the pixels of the slide.
 
-    The curve starts at pixel (0, 0) and visits every square of 2, 4, 8, ... pixels without leaving it in between.
+    The curve starts at pixel (0, 0) and visits all pixels of a square of 2, 4, 8, ... pixels before it leaves it.
     """
     return np.argsort(_on_curve(*(np.floor(along + 0.5) for along in (x_px, y_px))), kind="stable")
 
 
-def order_windows(tops: np.ndarray, lefts: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return the order of windows along a Hilbert curve over the tiles, and inside a tile over its pixels.
+def order_patches(tops: np.ndarray, lefts: np.ndarray, geometry: PatchGeometry) -> np.ndarray:
+    """Return the order of patches along a Hilbert curve over the tiles, and inside a tile along one over its pixels.
 
-    A window that touches several tiles belongs to the one that the curve meets last.
+    A patch that overlaps several tiles belongs to the tile that the curve visits last.
 
     Parameters
     ----------
     tops, lefts
-        First row and column (pixels) of each window; they may lie beyond the slide.
+        First row and column (pixels) of each patch (n,); they may lie beyond the slide.
     """
-    (first_row, last_row), (first_column, last_column) = grid.touched(tops, 0), grid.touched(lefts, 1)
-    n_rows, n_columns = (-(-whole // side) for whole, side in zip(grid.shape_px, grid.tile_px, strict=True))
+    (first_row, last_row), (first_column, last_column) = geometry.touched(tops, 0), geometry.touched(lefts, 1)
+    n_rows, n_columns = (-(-whole // side) for whole, side in zip(geometry.shape_px, geometry.tile_px, strict=True))
     rows, columns = np.divmod(np.arange(n_rows * n_columns), n_columns)
     curve = _on_curve(columns, rows).reshape(n_rows, n_columns)
-    met_last = np.zeros(len(tops), dtype=np.int64)
+    visited_last = np.zeros(len(tops), dtype=np.int64)
     for down in range(int((last_row - first_row).max(initial=0)) + 1):
         for right in range(int((last_column - first_column).max(initial=0)) + 1):
-            met = curve[np.minimum(first_row + down, last_row), np.minimum(first_column + right, last_column)]
-            np.maximum(met_last, met, out=met_last)
-    return np.lexsort((_on_curve(lefts + grid.patch_px // 2, tops + grid.patch_px // 2), met_last))
+            visited = curve[np.minimum(first_row + down, last_row), np.minimum(first_column + right, last_column)]
+            np.maximum(visited_last, visited, out=visited_last)
+    return np.lexsort((_on_curve(lefts + geometry.patch_px // 2, tops + geometry.patch_px // 2), visited_last))
 
 
 def _on_curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = (np.maximum(along, 0).astype(np.int64) for along in (x, y))
     n_bits = int(max(x.max(initial=0), y.max(initial=0))).bit_length()
     side = 1 << n_bits
-    place = np.zeros(len(x), dtype=np.int64)
+    position = np.zeros(len(x), dtype=np.int64)
     for bit in reversed(range(n_bits)):
         right, low = (x >> bit) & 1, (y >> bit) & 1
-        place = place << 2 | (3 * right) ^ low
+        position = position << 2 | (3 * right) ^ low
         # The upper two quarters are crossed transposed, the right one of them backwards as well.
         backwards = (low == 0) & (right == 1)
         x, y = np.where(backwards, side - 1 - x, x), np.where(backwards, side - 1 - y, y)
         x, y = np.where(low == 0, y, x), np.where(low == 0, x, y)
-    return place
+    return position
 
 
 def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
-    """Return ``size`` of ``n`` places along the curve: one at random from each of ``size`` equal stretches."""
+    """Return ``size`` of ``n`` positions along the curve: one drawn at random from each of ``size`` equal stretches."""
     edges = np.arange(size + 1) * n // size
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
-def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
-    """Return the side of a patch in pixels, an even number, or raise where it does not fit on the slide."""
+def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
     if not 0 < patch_size_um < math.inf:
-        msg = f"a patch of {patch_size_um} µm cannot be cut; --patch-size-um is the side of a patch, more than 0."
-        raise InputError(msg)
+        msg = f"a patch of {patch_size_um} µm cannot be cut."
+        raise InputError(msg, "Set `patch_size_um`, the side of a patch, to a positive number.")
     patch_px = 2 * max(1, math.floor(patch_size_um / slide.pixel_size_um / 2 + 0.5))
     height, width = slide.shape_px
     if patch_px > min(height, width):
@@ -141,21 +164,22 @@ def choose_patch_px(slide: Slide, patch_size_um: float) -> int:
         msg = (
             f"a patch of {patch_size_um:g} µm ({patch_px} pixels) does not fit on slide {slide.name!r}, "
             f"{height * pixel:g} x {width * pixel:g} µm ({height} x {width} pixels of {pixel:g} µm, "
-            f"{slide.pixel_size_from}). Lower --patch-size-um, or correct --pixel-size-um."
+            f"{slide.pixel_size_from})."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Lower `patch_size_um`, or correct `pixel_size_um`.")
     return patch_px
 
 
 def choose_block_size(patch_bytes: int) -> int:
-    """Return how many cells make a block: 1,024, or the largest power of two that keeps it below 256 MiB."""
+    """Return the number of cells of a block: 1,024, or the largest power of two that keeps it below 256 MiB."""
     return min(_BLOCK_CELLS, 1 << (max(1, _BLOCK_BYTES // patch_bytes).bit_length() - 1))
 
 
 def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width that are read at once: the file's tile, or a multiple of it that is not too thin.
+    """Return the height and width that are read at once: those of the file's tiles, or multiples if tiles are thin.
 
-    Strips as wide as a large slide are read whole, as many as a large tile has pixels, so that each is decoded once.
+    Of strips as wide as a large slide, as many are read at once as have the pixels of a large tile, so that each is
+    decoded once.
     """
     strip, whole_width = min(tile_px[0], shape_px[0]), min(tile_px[1], shape_px[1])
     if whole_width > _MAX_TILE_PX and strip <= _MIN_TILE_PX:
@@ -167,135 +191,141 @@ def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[in
     return height, width
 
 
-def find_places(tops: np.ndarray, lefts: np.ndarray, grid: Grid) -> dict[Place, np.ndarray]:
-    """Return the places that windows are cut from, by tile in rows from the top, each with the numbers of its windows.
+def find_pieces(tops: np.ndarray, lefts: np.ndarray, geometry: PatchGeometry) -> dict[Piece, np.ndarray]:
+    """Return the pieces that patches are cut from, tile by tile from the top, each with the indices of its patches.
 
     Parameters
     ----------
     tops, lefts
-        First row and column (pixels) of each window; they may lie beyond the slide.
+        First row and column (pixels) of each patch (n,); they may lie beyond the slide.
     """
-    (first_y, last_y), (first_x, last_x) = grid.touched(tops, 0), grid.touched(lefts, 1)
-    windows = np.arange(len(tops))
+    (first_y, last_y), (first_x, last_x) = geometry.touched(tops, 0), geometry.touched(lefts, 1)
+    patches = np.arange(len(tops))
     found: dict[Tile, list[np.ndarray]] = {}
     for down in range(int((last_y - first_y).max(initial=0)) + 1):
         for right in range(int((last_x - first_x).max(initial=0)) + 1):
             rows, columns = first_y + down, first_x + right
             touched = (rows <= last_y) & (columns <= last_x)
-            tiles, of_window = np.unique(
+            tiles, of_patch = np.unique(
                 np.stack([rows[touched], columns[touched]], axis=1), axis=0, return_inverse=True
             )
             for number, (row, column) in enumerate(tiles.tolist()):
-                found.setdefault((row, column), []).append(windows[touched][of_window.ravel() == number])
-    places = {}
+                found.setdefault((row, column), []).append(patches[touched][of_patch.ravel() == number])
+    pieces = {}
     for tile in sorted(found):
         touching = np.concatenate(found[tile])
-        for part, cut in grid.parts_of(tile, tops[touching], lefts[touching]).items():
-            places[Place(tile, part)] = touching[cut]
-    return places
+        for side, cut in geometry.sides_of(tile, tops[touching], lefts[touching]).items():
+            pieces[Piece(tile, side)] = touching[cut]
+    return pieces
 
 
 class TileReader:
-    """Reads places of images of one height and width for many blocks, each tile about once.
+    """Read pieces of images for many blocks, and decode each tile about once.
 
-    What is decoded is kept while a later block needs it: a tile, or only strips of it. When more than ``max_bytes`` are
-    held, what is needed last goes, and is decoded again when its turn comes. Any number of threads may read; each says
-    for which block.
+    A decoded tile, or only strips of it, is kept as long as a later block needs it. If more than ``max_bytes`` are
+    kept, the piece that is needed last is dropped, and decoded again when it is needed. Any number of threads may read
+    at a time; each passes the number of its block.
 
     Parameters
     ----------
     images
-        Images whose last two axes are (Y, X), read together: a slide's image (C, Y, X) and its mask (Y, X).
-    grid
-        The tiles.
+        Images of the same height and width whose last two axes are (Y, X), read together: a slide's image (C, Y, X)
+        and its mask (Y, X).
+    geometry
+        Sizes of the slide, its tiles and its patches.
     plan
-        The places that each block reads, once each; blocks are read about in the order of their numbers.
+        The pieces that each block reads, once each. Blocks are read roughly in the order of their numbers.
     max_bytes
-        What is held between reads, at most.
+        Most bytes to keep between reads.
     """
 
     def __init__(
-        self, images: Sequence[LazyImage], *, grid: Grid, plan: Mapping[int, Collection[Place]], max_bytes: int
+        self,
+        images: Sequence[LazyImage],
+        *,
+        geometry: PatchGeometry,
+        plan: Mapping[int, Collection[Piece]],
+        max_bytes: int,
     ) -> None:
         self.n_decoded = 0
         self._images = images
-        self._grid = grid
+        self._geometry = geometry
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._held: dict[Place, list[np.ndarray]] = {}
-        self._held_bytes = 0
-        self._decoding: dict[Tile, Future[dict[Place, list[np.ndarray]]]] = {}
-        self._needed: dict[Place, set[int]] = {}  # blocks that are still to read a place
-        self._parts: dict[Tile, list[Place]] = {}  # of each tile those that any block needs
-        for block, places in plan.items():
-            for place in places:
-                if place not in self._needed:
-                    self._parts.setdefault(place.tile, []).append(place)
-                self._needed.setdefault(place, set()).add(block)
+        self._kept: dict[Piece, list[np.ndarray]] = {}
+        self._kept_bytes = 0
+        self._decoding: dict[Tile, Future[dict[Piece, list[np.ndarray]]]] = {}
+        self._needed: dict[Piece, set[int]] = {}  # blocks that have yet to read a piece
+        self._pieces: dict[Tile, list[Piece]] = {}  # of each tile those that any block needs
+        for block, pieces in plan.items():
+            for piece in pieces:
+                if piece not in self._needed:
+                    self._pieces.setdefault(piece.tile, []).append(piece)
+                self._needed.setdefault(piece, set()).add(block)
 
     @property
     def tiles(self) -> Collection[Tile]:
         """All tiles of the plan."""
-        return self._parts.keys()
+        return self._pieces.keys()
 
-    def read(self, place: Place, *, block: int) -> list[np.ndarray]:
-        """Return a place of each image; the caller must not write into it."""
+    def read(self, piece: Piece, *, block: int) -> list[np.ndarray]:
+        """Return a piece of each image; the caller must not write into it."""
         with self._lock:
-            pieces = self._held.get(place)
-            decoding = self._decoding.get(place.tile)
-            mine = pieces is None and decoding is None
+            pixels = self._kept.get(piece)
+            decoding = self._decoding.get(piece.tile)
+            mine = pixels is None and decoding is None
             if mine:
-                decoding = self._decoding[place.tile] = Future()
+                decoding = self._decoding[piece.tile] = Future()
                 self.n_decoded += 1
-        if pieces is None:
+        if pixels is None:
             assert decoding is not None
             if mine:
-                self._decode(place.tile, decoding)
-            pieces = decoding.result()[place]
+                self._decode(piece.tile, decoding)
+            pixels = decoding.result()[piece]
         with self._lock:
-            self._needed[place].discard(block)
-            self._let_go()
-        return pieces
+            self._needed[piece].discard(block)
+            self._evict()
+        return pixels
 
-    def _decode(self, tile: Tile, decoding: Future[dict[Place, list[np.ndarray]]]) -> None:
+    def _decode(self, tile: Tile, decoding: Future[dict[Piece, list[np.ndarray]]]) -> None:
         try:
-            found = self._pieces_of(tile)
+            found = self._read_tile(tile)
         except BaseException as error:
             decoding.set_exception(error)  # for whoever waits for the same tile
             raise
         with self._lock:
-            for place, pieces in found.items():
-                if self._needed[place] and place not in self._held:
-                    self._held[place] = pieces
-                    self._held_bytes += _bytes_of(pieces)
+            for piece, pixels in found.items():
+                if self._needed[piece] and piece not in self._kept:
+                    self._kept[piece] = pixels
+                    self._kept_bytes += _bytes_of(pixels)
             del self._decoding[tile]
         decoding.set_result(found)
 
-    def _pieces_of(self, tile: Tile) -> dict[Place, list[np.ndarray]]:
-        rows, columns = self._grid.window(Place(tile, "whole"))
+    def _read_tile(self, tile: Tile) -> dict[Piece, list[np.ndarray]]:
+        rows, columns = self._geometry.window(Piece(tile, "whole"))
         whole = [np.asarray(image[..., rows, columns]) for image in self._images]
         found = {}
-        for place in self._parts[tile]:
-            if place.part == "whole":
-                found[place] = whole
-            elif self._needed[place]:
-                y, x = self._grid.window(place)
+        for piece in self._pieces[tile]:
+            if piece.side == "whole":
+                found[piece] = whole
+            elif self._needed[piece]:
+                y, x = self._geometry.window(piece)
                 within = (
                     slice(y.start - rows.start, y.stop - rows.start),
                     slice(x.start - columns.start, x.stop - columns.start),
                 )
-                found[place] = [pixels[..., *within].copy() for pixels in whole]  # a view would keep all of the tile
+                found[piece] = [of_image[..., *within].copy() for of_image in whole]  # a view would keep the whole tile
         return found
 
-    def _let_go(self) -> None:
-        for place in [place for place in self._held if not self._needed[place]]:
-            self._drop(place)
-        while self._held_bytes > self._max_bytes:
-            self._drop(max(self._held, key=lambda place: min(self._needed[place])))
+    def _evict(self) -> None:
+        for piece in [piece for piece in self._kept if not self._needed[piece]]:
+            self._drop(piece)
+        while self._kept_bytes > self._max_bytes:
+            self._drop(max(self._kept, key=lambda piece: min(self._needed[piece])))
 
-    def _drop(self, place: Place) -> None:
-        self._held_bytes -= _bytes_of(self._held.pop(place))
+    def _drop(self, piece: Piece) -> None:
+        self._kept_bytes -= _bytes_of(self._kept.pop(piece))
 
 
-def _bytes_of(pieces: list[np.ndarray]) -> int:
-    return sum(piece.nbytes for piece in pieces)
+def _bytes_of(pixels: list[np.ndarray]) -> int:
+    return sum(of_image.nbytes for of_image in pixels)

@@ -1,4 +1,4 @@
-"""Cutting: the patches of a block, or of single cells, put together from the tiles that the cells lie on."""
+"""Cutting: assemble the patches of a block, or of some cells, from the tiles that they overlap."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,27 +10,25 @@ import numpy as np
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches.blocks import (
-    Grid,
-    Place,
+    PatchGeometry,
+    Piece,
     TileReader,
     choose_block_size,
-    choose_patch_px,
-    choose_tile,
-    find_places,
-    order_windows,
+    find_pieces,
+    order_patches,
 )
 from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
 
-_CACHE_BYTES = 256 << 20  # tiles held between the blocks of single cells
+_CACHE_BYTES = 256 << 20  # of tiles kept between the blocks of single cells
 
 
 @dataclass(frozen=True, eq=False)
 class Cutter:
-    """Cuts the blocks of one slide; several threads may ask for blocks at a time, and processes get copies of it."""
+    """Cut the blocks of one slide. Several threads may use a cutter at a time; other processes get copies of it."""
 
     image: LazyImage  # (C, Y, X)
     mask: LazyImage  # (Y, X)
-    grid: Grid
+    geometry: PatchGeometry
     tops: np.ndarray  # (n,) first row of each patch, in pixels; may lie beyond the slide
     lefts: np.ndarray
     cell_ids: np.ndarray  # (n,) values of the mask
@@ -40,13 +38,13 @@ class Cutter:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Of the patches: the image's, in the order of bytes of this machine."""
+        """Data type of the patches: the image's, in the byte order of this machine."""
         return np.dtype(self.image.dtype).newbyteorder("=")
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:
         """Shape of a patch, (C, P, P)."""
-        return (self.image.shape[0], self.grid.patch_px, self.grid.patch_px)
+        return (self.image.shape[0], self.geometry.patch_px, self.geometry.patch_px)
 
     @property
     def n_blocks(self) -> int:
@@ -55,14 +53,14 @@ class Cutter:
 
     @property
     def block_bytes(self) -> int:
-        """What the patches and regions of a block take."""
-        return min(self.block_size, len(self.tops)) * self.pixel_bytes * self.grid.patch_px**2
+        """Bytes of the patches and regions of a block."""
+        return min(self.block_size, len(self.tops)) * self.pixel_bytes * self.geometry.patch_px**2
 
     @property
     def tile_bytes(self) -> int:
-        """What a tile takes, image and masks."""
+        """Bytes of a decoded tile, image and masks."""
         labels = sum(mask.dtype.itemsize for mask in self._masks)
-        return self.grid.tile_px[0] * self.grid.tile_px[1] * (self.pixel_bytes - 1 + labels)
+        return self.geometry.tile_px[0] * self.geometry.tile_px[1] * (self.pixel_bytes - 1 + labels)
 
     @property
     def _masks(self) -> list[LazyImage]:
@@ -70,16 +68,16 @@ class Cutter:
 
     @property
     def pixel_bytes(self) -> int:
-        """What a pixel of a block takes, all channels and the region."""
+        """Bytes of a pixel of a block, all channels and the region."""
         return int(self.image.shape[0]) * self.dtype.itemsize + 1
 
     def rows(self, number: int) -> slice:
-        """Return which cells are those of a block."""
+        """Return the rows of the cells of a block."""
         first = (number - self.first_block) * self.block_size
         return slice(first, min(first + self.block_size, len(self.tops)))
 
     def only(self, first_block: int, last_block: int) -> "Cutter":
-        """Return a cutter for a run of blocks, which is smaller to send."""
+        """Return a cutter for consecutive blocks only, which is smaller when it is pickled."""
         cells = slice(self.rows(first_block).start, self.rows(last_block).stop)
         return replace(
             self,
@@ -89,28 +87,28 @@ class Cutter:
             first_block=first_block,
         )
 
-    def places(self, number: int) -> dict[Place, np.ndarray]:
-        """Return what a block reads, each place with the numbers of its cells in the block."""
+    def pieces(self, number: int) -> dict[Piece, np.ndarray]:
+        """Return the pieces of tiles that a block reads, each with the indices of its cells in the block."""
         rows = self.rows(number)
-        return find_places(self.tops[rows], self.lefts[rows], self.grid)
+        return find_pieces(self.tops[rows], self.lefts[rows], self.geometry)
 
     def reader(self, numbers: Sequence[int], cache_bytes: int) -> TileReader:
-        """Return a reader for blocks, cut about in this order, that holds at most so much between them."""
-        plan = {number: tuple(self.places(number)) for number in numbers}
-        return TileReader([self.image, *self._masks], grid=self.grid, plan=plan, max_bytes=cache_bytes)
+        """Return a reader for blocks that are cut roughly in this order; it keeps ``cache_bytes`` at most."""
+        plan = {number: tuple(self.pieces(number)) for number in numbers}
+        return TileReader([self.image, *self._masks], geometry=self.geometry, plan=plan, max_bytes=cache_bytes)
 
     def cut(self, number: int, reader: TileReader) -> tuple[np.ndarray, np.ndarray]:
-        """Return patches (n, C, P, P) and regions (n, P, P) of a block."""
-        rows, patch_px = self.rows(number), self.grid.patch_px
+        """Return the patches (n, C, P, P) and regions (n, P, P) of a block."""
+        rows, patch_px = self.rows(number), self.geometry.patch_px
         n = rows.stop - rows.start
         patches = np.zeros((n, *self.patch_shape), self.dtype)
         regions = np.zeros((n, patch_px, patch_px), np.uint8)
         tops, lefts, cell_ids = self.tops[rows].tolist(), self.lefts[rows].tolist(), self.cell_ids[rows]
-        for place, touching in self.places(number).items():
-            image, labels, *nuclei = reader.read(place, block=number)  # (C, y, x), (y, x)
-            ys, xs = self.grid.window(place)
-            for cell in touching.tolist():
-                # A strip holds all that the patches it is for have of its tile, so strips do not add to each other.
+        for piece, overlapping in self.pieces(number).items():
+            image, labels, *nuclei = reader.read(piece, block=number)  # (C, y, x), (y, x)
+            ys, xs = self.geometry.window(piece)
+            for cell in overlapping.tolist():
+                # A strip covers everything that its patches need of the tile, so strips never have to be combined.
                 y_here, y_there = _overlap(tops[cell], patch_px, ys.start, labels.shape[0])
                 x_here, x_there = _overlap(lefts[cell], patch_px, xs.start, labels.shape[1])
                 patches[cell, :, y_here, x_here] = image[:, y_there, x_there]
@@ -123,7 +121,7 @@ class Cutter:
         return patches, regions
 
     def cut_all(self, numbers: Sequence[int], cache_bytes: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield the number, patches and regions of each block, one after the other."""
+        """Yield the number, patches and regions of each block in turn."""
         reader = self.reader(numbers, cache_bytes)
         for number in numbers:
             yield (number, *self.cut(number, reader))
@@ -136,16 +134,15 @@ def prepare_cutter(
     y_px: np.ndarray,
     cell_ids: np.ndarray,
     *,
-    patch_px: int,
+    geometry: PatchGeometry,
     nuclei: LazyImage | None = None,
 ) -> tuple[Cutter, np.ndarray]:
-    """Return what cuts the patches around some points of a slide, and the order in which it takes them."""
+    """Return the cutter of patches around some points of a slide, and the order in which it cuts the points."""
     # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
-    tops, lefts = (np.floor(along + 0.5).astype(np.int64) - patch_px // 2 for along in (y_px, x_px))
-    grid = Grid(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
-    order = order_windows(tops, lefts, grid)
-    block_size = choose_block_size(len(slide.markers) * patch_px**2 * slide.image.dtype.itemsize)
-    cutter = Cutter(slide.image, mask, grid, tops[order], lefts[order], cell_ids[order], block_size, nuclei=nuclei)
+    tops, lefts = (np.floor(along + 0.5).astype(np.int64) - geometry.patch_px // 2 for along in (y_px, x_px))
+    order = order_patches(tops, lefts, geometry)
+    block_size = choose_block_size(len(slide.markers) * geometry.patch_px**2 * slide.image.dtype.itemsize)
+    cutter = Cutter(slide.image, mask, geometry, tops[order], lefts[order], cell_ids[order], block_size, nuclei=nuclei)
     return cutter, order
 
 
@@ -159,11 +156,11 @@ def cut_patches(
     patch_px: int | None = None,
     patch_size_um: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the patches of some cells straight from the slide, to look at them; no store is needed.
+    """Cut the patches of some cells directly from the slide, for example to plot them; no store is needed.
 
-    The patches are those that :func:`~mxsplicer.patches.extraction.extract_patches` writes, byte for byte. Each tile
-    that the cells lie on is read once, and all patches are returned at once: this is for hundreds of cells, not for
-    all of a slide.
+    The patches are byte for byte those that :func:`~mxsplicer.patches.extraction.extract_patches` writes. Each tile
+    that the cells lie on is read once, and all patches are returned at once: this is meant for hundreds of cells, not
+    for all cells of a slide.
 
     Parameters
     ----------
@@ -172,23 +169,23 @@ def cut_patches(
     mask
         Label image (Y, X).
     x_px, y_px
-        Centroids, as ``obs["x_px"]`` and ``obs["y_px"]`` hold them (n,).
+        Centroids in pixels (n,), as in ``obs["x_px"]`` and ``obs["y_px"]``.
     cell_id
-        Values of the mask (n,).
+        Values of the mask (n,), one per cell.
     patch_px
-        Side of a patch in pixels; it may be larger or smaller than what the cells were embedded by.
+        Side of a patch in pixels; it may differ from that of the patches that the cells were embedded from.
     patch_size_um
-        The same in micrometres; give one of the two.
+        Side of a patch in micrometres. Pass either this or ``patch_px``.
 
     Returns
     -------
     Patches (n, C, P, P) in the slide's dtype, 0 beyond the slide, and regions (n, P, P) uint8: 0 background, 1 this
-    cell, 2 another. Row i is that of the i-th cell given.
+    cell, 2 another cell. Row ``i`` belongs to the i-th cell passed.
 
     Raises
     ------
     InputError
-        If the mask does not fit the slide, the columns differ in length, or not one of the two sizes is given.
+        If the mask does not fit the slide, the columns differ in length, or not exactly one of the two sizes is passed.
 
     Examples
     --------
@@ -200,17 +197,17 @@ def cut_patches(
     """
     check_mask(mask, slide)
     if (patch_px is None) == (patch_size_um is None):
-        msg = "the size of the patches is given by patch_px or by patch_size_um, one of the two."
-        raise InputError(msg)
-    side_um = patch_size_um if patch_px is None else patch_px * slide.pixel_size_um
-    side_px = choose_patch_px(slide, side_um)  # type: ignore[arg-type]
+        msg = f"the size of the patches {'is missing' if patch_px is None else 'is given twice'}."
+        raise InputError(msg, "Pass either `patch_px` or `patch_size_um`.")
+    geometry = PatchGeometry.of(slide, patch_size_um or (patch_px or 0) * slide.pixel_size_um)
+    side_px = geometry.patch_px
     x, y, ids = (np.asarray(column) for column in (x_px, y_px, cell_id))
     if not len(x) == len(y) == len(ids):
-        msg = f"x_px, y_px and cell_id have {len(x)}, {len(y)} and {len(ids)} entries; one per cell is needed."
+        msg = f"x_px, y_px and cell_id have {len(x)}, {len(y)} and {len(ids)} entries, but each needs one per cell."
         raise InputError(msg)
     patches = np.empty((len(ids), len(slide.markers), side_px, side_px), np.dtype(slide.image.dtype).newbyteorder("="))
     regions = np.empty((len(ids), side_px, side_px), np.uint8)
-    cutter, order = prepare_cutter(slide, mask, x, y, ids, patch_px=side_px)
+    cutter, order = prepare_cutter(slide, mask, x, y, ids, geometry=geometry)
     for number, some, of_some in cutter.cut_all(range(cutter.n_blocks), _CACHE_BYTES):
         rows = order[cutter.rows(number)]
         patches[rows], regions[rows] = some, of_some
@@ -218,6 +215,6 @@ def cut_patches(
 
 
 def _overlap(first: int, length: int, tile_first: int, tile_length: int) -> tuple[slice, slice]:
-    """Return where a window and a tile meet, along one axis: in the window, and in the tile."""
+    """Return the overlap of a patch and a tile along one axis, as a slice of the patch and one of the tile."""
     start, stop = max(first, tile_first), min(first + length, tile_first + tile_length)
     return slice(start - first, stop - first), slice(start - tile_first, stop - tile_first)

@@ -1,4 +1,4 @@
-"""Cells become patches: cut from the slide block by block, into a store or as a stream of the same blocks."""
+"""Extract the patches of cells from a slide, block by block, into a store or as a stream of the same blocks."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +11,8 @@ import pandas as pd
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
-from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
@@ -28,7 +29,7 @@ def extract_patches(
     mask: LazyImage,
     path: str | Path,
     *,
-    patch_size_um: float = 32.0,
+    patch_size_um: float = PATCH_SIZE_UM,
     nuclei: LazyImage | None = None,
     cells: Cells | None = None,
     max_cells: int | None = None,
@@ -42,8 +43,8 @@ def extract_patches(
     """Cut a square patch around every cell of a slide and write them to a zarr store.
 
     A patch is centred on the centroid of its cell; pixels beyond the slide are 0. Intensities are stored as they
-    were read. The slide is read a tile at a time, so memory does not grow with the slide. Interrupted, the same call
-    goes on where it was; the store is the same byte for byte, for any number and kind of workers.
+    were read. The slide is read a tile at a time, so memory does not grow with the slide. After an interruption, the
+    same call continues where it stopped. The store is the same, byte for byte, for any number and kind of workers.
 
     Parameters
     ----------
@@ -56,26 +57,26 @@ def extract_patches(
     patch_size_um
         Side of a patch in micrometres, rounded to an even number of pixels.
     nuclei
-        Label image (Y, X) of the nuclei, each with the value of its cell; the store then knows where they are.
+        Label image (Y, X) of the nuclei, each with the value of its cell. Regions then distinguish the nucleus.
     cells
-        The cells to cut, as :func:`~mxsplicer.cells.measure.measure_cells` returns them; all of the mask where None.
+        The cells to cut, from :func:`~mxsplicer.cells.measure.measure_cells`. None for all cells of the mask.
     max_cells
-        Cut at most this many: a sample spread evenly over the tissue in which rare bright cells of every marker have
-        their place; :func:`~mxsplicer.patches.sampling.choose_sample` says how.
+        Largest number of cells to cut. A sample is spread evenly over the tissue and includes cells in which a marker
+        is rare and bright; see :func:`~mxsplicer.patches.sampling.choose_sample`.
     cell_ids
-        Cut these only, by the mask's values.
+        Values of the mask; only these cells are cut.
     seed
-        Of that sample.
+        Seed of the sample.
     workers
-        How many; as many as there are processors, at most 4, where None, and fewer where ``max_bytes`` asks for it.
+        Number of workers. None for the number of processors, at most 4. Fewer run if ``max_bytes`` requires it.
     max_bytes
-        Most memory that this process and the worker processes it starts may hold; 4 GiB on top of what is held where
-        None. On a dask cluster: that one task may hold.
+        Most memory that this process and its worker processes may hold. None for 4 GiB more than the process holds
+        now. On a dask cluster, the memory of one task.
     executor
-        What the workers are: "threads", "processes", or the address of a dask scheduler, "tcp://...". The cluster must
-        see the slide, the mask and ``path`` under the same names. A worker that dies costs what it had in hand.
+        Kind of worker: "threads", "processes", or the address of a dask scheduler, "tcp://...". The cluster must
+        see the slide, the mask and ``path`` under the same names. If a worker dies, another one repeats its blocks.
     overwrite
-        Replace a store of this name.
+        Replace an existing store.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def extract_patches(
     InputError
         If the mask differs in height or width from the slide, a patch is larger than the slide, the path exists, an
         unfinished store of that name was made from something else, the disk or ``max_bytes`` is too small, or
-        ``cell_ids`` names cells that there are not.
+        ``cell_ids`` lists cells that do not exist.
 
     Examples
     --------
@@ -99,11 +100,11 @@ def extract_patches(
     for labels in (mask, nuclei):
         if labels is not None:
             check_mask(labels, slide)
-    patch_px = choose_patch_px(slide, patch_size_um)
+    geometry = PatchGeometry.of(slide, patch_size_um)
     measured = measure_cells(slide, mask, max_bytes=max_bytes) if cells is None else cells
     listed = measured if cell_ids is None else choose_ids(measured, cell_ids)
     sampled = choose_sample(listed, max_cells, seed=seed)
-    chosen, cutter, table = _prepared(slide, mask, nuclei, sampled, patch_px)
+    chosen, cutter, table = _prepare(slide, mask, nuclei, sampled, geometry)
     described = {
         "slide_name": slide.name,
         "markers": list(slide.markers),
@@ -126,7 +127,7 @@ def extract_patches(
         header={**described, "ledger": chosen.ledger, "made_from": made_from},
         cells=table,
         intensities=chosen.intensities,
-        patch_px=patch_px,
+        patch_px=geometry.patch_px,
         dtype=cutter.dtype,
         block_size=cutter.block_size,
         overwrite=overwrite,
@@ -134,7 +135,7 @@ def extract_patches(
     _check_space(writer, cutter)
     done = writer.begin()
     if done:
-        logger.info("%s: going on after %d of %d blocks.", path, len(done), cutter.n_blocks)
+        logger.info("%s: continues after %d of %d blocks.", path, len(done), cutter.n_blocks)
     left = sorted(set(range(cutter.n_blocks)) - set(done))
     written = cut_blocks(cutter, left, _Write(writer.shards), plan, in_order=False)
     for _ in track(written, "Cutting patches", total=cutter.n_blocks, start=len(done)):
@@ -143,9 +144,9 @@ def extract_patches(
     if missing:
         msg = (
             f"{missing} of {cutter.n_blocks} blocks that the workers at {executor} wrote are not in {writer.partial}: "
-            "they see another disk. Choose a folder that all machines share, under the same name."
+            "the workers see another disk."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Choose a folder that all machines share under the same name.")
     return writer.finish()
 
 
@@ -154,19 +155,19 @@ def stream_blocks(
     mask: LazyImage,
     cells: Cells,
     *,
-    patch_size_um: float = 32.0,
+    patch_size_um: float = PATCH_SIZE_UM,
     skip: Collection[int] = (),
     workers: int | None = None,
     max_bytes: int | None = None,
     executor: str = "threads",
 ) -> Iterator[Block]:
-    """Cut the patches of a slide's cells and hand them out block by block, without writing anything.
+    """Cut the patches of a slide's cells and yield them block by block, without writing anything.
 
     The blocks are those that :func:`extract_patches` writes, with the same bytes, in the same order. ``block.rows``
-    are places in block order; ``block.cells["cell_id"]`` says which cell is meant. A few blocks are cut ahead, so
-    memory does not grow with the slide. Threads share what they decode; with processes or a dask cluster, which
-    ``executor`` may ask for, each block decodes its own tiles and is sent here, which is worth it only where decoding
-    is very slow. Blocks whose numbers are in ``skip`` are left out, and nothing is read for them.
+    are positions in block order; ``block.cells["cell_id"]`` identifies the cells. Only a few blocks are cut ahead, so
+    memory does not grow with the slide. Threads share the tiles they decode. With processes or a dask cluster
+    (``executor``), each block decodes its own tiles and is sent to this process, which pays only if decoding is very
+    slow. Blocks whose numbers are in ``skip`` are left out, and nothing is read for them.
 
     Examples
     --------
@@ -179,8 +180,8 @@ def stream_blocks(
     """
     check_mask(mask, slide)
     x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
-    patch_px = choose_patch_px(slide, patch_size_um)
-    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px)
+    geometry = PatchGeometry.of(slide, patch_size_um)
+    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, geometry=geometry)
     plan = plan_workers(cutter, Budget.of(max_bytes), workers=workers, executor=executor, streams=True)
     numbers = [number for number in range(cutter.n_blocks) if number not in skip]
     cut = cut_blocks(cutter, numbers, _Keep(), plan, in_order=True)
@@ -188,13 +189,11 @@ def stream_blocks(
     tracked = track(cut, "Cutting patches", total=cutter.n_blocks, start=done)
     for number, (patches, regions) in zip(numbers, tracked, strict=True):
         rows = cutter.rows(number)
-        chosen = order[rows]  # the table of all cells is not copied: of millions it is half a gigabyte
+        chosen = order[rows]  # without a copy of the whole table, which has half a gigabyte for millions of cells
         yield Block(
             number=number,
             rows=np.arange(rows.start, rows.stop),
-            cells=_described(cells.table.iloc[chosen], slide, cutter, rows, patch_px).set_axis(
-                range(rows.start, rows.stop)
-            ),
+            cells=_describe(cells.table.iloc[chosen], cutter, rows).set_axis(range(rows.start, rows.stop)),
             intensities=cells.intensities[chosen],
             patches=patches,
             regions=regions,
@@ -203,7 +202,7 @@ def stream_blocks(
 
 @dataclass(frozen=True)
 class _Write:
-    """Blocks go into a store."""
+    """Write blocks into a store."""
 
     shards: ShardWriter
 
@@ -216,7 +215,7 @@ class _Write:
 
 @dataclass(frozen=True)
 class _Keep:
-    """Blocks are handed on."""
+    """Return blocks to the caller."""
 
     def __call__(self, _number: int, patches: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return patches, regions
@@ -225,21 +224,22 @@ class _Keep:
         return False
 
 
-def _prepared(
-    slide: Slide, mask: LazyImage, nuclei: LazyImage | None, cells: Cells, patch_px: int
+def _prepare(
+    slide: Slide, mask: LazyImage, nuclei: LazyImage | None, cells: Cells, geometry: PatchGeometry
 ) -> tuple[Cells, Cutter, pd.DataFrame]:
-    """Return the cells in block order, what cuts them, and the table that a store holds of them."""
+    """Return the cells in block order, their cutter, and the table that a store holds of them."""
     x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
-    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, patch_px=patch_px, nuclei=nuclei)
+    cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, geometry=geometry, nuclei=nuclei)
     chosen = cells.take(order)
-    return chosen, cutter, _described(chosen.table, slide, cutter, slice(0, len(chosen)), patch_px)
+    return chosen, cutter, _describe(chosen.table, cutter, slice(0, len(chosen)))
 
 
-def _described(table: pd.DataFrame, slide: Slide, cutter: Cutter, rows: slice, patch_px: int) -> pd.DataFrame:
-    """Return some rows of the table of cells, in block order, with what a store tells of them."""
+def _describe(table: pd.DataFrame, cutter: Cutter, rows: slice) -> pd.DataFrame:
+    """Return some rows of the table of cells, in block order, with the columns that a store adds."""
+    patch_px = cutter.geometry.patch_px
     height, width = (
         np.minimum(first[rows] + patch_px, whole) - np.maximum(first[rows], 0)
-        for first, whole in zip((cutter.tops, cutter.lefts), slide.shape_px, strict=True)
+        for first, whole in zip((cutter.tops, cutter.lefts), cutter.geometry.shape_px, strict=True)
     )
     block = np.arange(rows.start, rows.stop) // cutter.block_size
     return table.assign(block=block, patch_valid_fraction=height * width / patch_px**2)
@@ -253,8 +253,7 @@ def _check_space(writer: PatchWriter, cutter: Cutter) -> None:
     needed = writer.estimate_bytes(*cutter.cut(number, cutter.reader([number], 0)))
     if needed > free:
         msg = (
-            f"the patches of {len(cutter.tops)} cells need about {needed / 1e9:.3g} GB and the disk of "
-            f"{writer.path} has {free / 1e9:.3g} GB. Choose another disk, fewer cells (--cells) or smaller patches "
-            "(--patch-size-um)."
+            f"the patches of {len(cutter.tops)} cells need about {needed / 1e9:.3g} GB, but the disk of {writer.path} "
+            f"has {free / 1e9:.3g} GB left."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Choose another disk, fewer cells (`max_cells`) or smaller patches (`patch_size_um`).")

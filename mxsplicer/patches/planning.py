@@ -1,4 +1,4 @@
-"""Planning: what an extraction will cost, from a few tiles that are read, measured and cut for trial."""
+"""Planning: estimate what an extraction costs from a few tiles that are read, measured and cut on trial."""
 
 import math
 import time
@@ -14,7 +14,8 @@ from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
-from mxsplicer.patches.blocks import choose_patch_px, choose_tile
+from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.patches.blocks import PatchGeometry, choose_tile
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.store import ShardWriter
 from mxsplicer.patches.workers import plan_workers
@@ -24,14 +25,14 @@ from mxsplicer.system.progress import format_duration
 T = TypeVar("T")
 
 _MOST_TILES, _ENOUGH_TILES, _ENOUGH_CELLS = 12, 3, 256
-_COUNTED_PX, _COUNTED_AT_ONCE_PX = 256 << 20, 8 << 20  # a mask of at most so many pixels is counted
-_CELL_BYTES = 400  # of the table of cells while it is sorted: three times its columns
-_DISK_SPEED = 500e6  # bytes per second, of a plain SSD: the only figure that is not measured
+_COUNTED_PX, _COUNTED_AT_ONCE_PX = 256 << 20, 8 << 20  # the cells of masks with more pixels are estimated
+_CELL_BYTES = 400  # of the table of cells while it is sorted: three copies of its columns
+_DISK_SPEED = 500e6  # bytes per second of an ordinary SSD: the only number that is not measured
 
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What an extraction will do and cost; cells, bytes and seconds are estimates from a few tiles."""
+    """Outcome and cost of an extraction; cells, bytes and seconds are estimates from a few tiles."""
 
     n_cells: int  # patches to cut
     n_cells_of_slide: int
@@ -48,7 +49,7 @@ class ExtractionPlan:
     dominated_by: str  # the stage that takes longest
 
     def __str__(self) -> str:
-        """Return the plan as people read it."""
+        """Return the plan as text."""
         shape = " x ".join(map(str, self.patch_shape))
         return "\n".join(
             [
@@ -65,22 +66,22 @@ def plan_extraction(
     slide: Slide,
     mask: LazyImage,
     *,
-    patch_size_um: float = 32.0,
+    patch_size_um: float = PATCH_SIZE_UM,
     max_cells: int | None = None,
     min_area_um2: float = MIN_AREA_UM2,
     workers: int | None = None,
     max_bytes: int | None = None,
     executor: str = "threads",
 ) -> ExtractionPlan:
-    """Return what :func:`~mxsplicer.patches.extraction.extract_patches` would do and cost, writing nothing.
+    """Estimate the outcome and cost of :func:`~mxsplicer.patches.extraction.extract_patches`; nothing is written.
 
-    Up to twelve tiles, spread over the slide, are decoded, measured and cut, so that it takes seconds for any slide.
-    The arguments are those of ``extract_patches``.
+    Up to twelve tiles, spread over the slide, are decoded, measured and cut, which takes seconds for any slide. The
+    arguments are those of ``extract_patches``.
 
     Raises
     ------
     InputError
-        Where the extraction would be refused, or none of the tiles holds a cell.
+        If the extraction would be refused, or none of the tiles holds a cell.
 
     Examples
     --------
@@ -91,23 +92,23 @@ def plan_extraction(
     (2, 1, (3, 32, 32))
     """
     check_mask(mask, slide)
-    patch_px = choose_patch_px(slide, patch_size_um)
-    trial = _try(slide, mask, min_area_um2, patch_px)
+    geometry = PatchGeometry.of(slide, patch_size_um)
+    trial = _try(slide, mask, min_area_um2, geometry)
     n_of_slide = _count(mask) or max(1, round(trial.n_cells * math.prod(slide.shape_px) / trial.n_pixels))
     n_cells = min(n_of_slide, max_cells or n_of_slide)
 
-    # Cells that lie about where those of the slide will.
+    # Cells at random positions, about as dense as those of the slide.
     rng = np.random.default_rng(0)
     y_px, x_px = (rng.uniform(0, side - 1, n_cells) for side in slide.shape_px)
-    cutter, _ = prepare_cutter(slide, mask, x_px, y_px, np.arange(n_cells), patch_px=patch_px)
+    cutter, _ = prepare_cutter(slide, mask, x_px, y_px, np.arange(n_cells), geometry=geometry)
     budget = Budget.of(max_bytes, to_come=_CELL_BYTES * n_of_slide)
-    workers_plan = plan_workers(cutter, budget, workers=workers, executor=executor)
+    plan = plan_workers(cutter, budget, workers=workers, executor=executor)
 
-    tiles_px = math.prod(cutter.grid.tile_px)
-    n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, cutter.grid.tile_px, strict=True))
+    tiles_px = math.prod(geometry.tile_px)
+    n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, geometry.tile_px, strict=True))
     n_touched = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
     to_decode = trial.seconds_to_decode / trial.n_pixels * tiles_px
-    raw_bytes = n_cells * cutter.pixel_bytes * patch_px**2
+    raw_bytes = n_cells * cutter.pixel_bytes * geometry.patch_px**2
     store_bytes = round(raw_bytes * trial.packed)
     seconds = {
         "measuring cells": (to_decode + trial.seconds_to_measure / trial.n_pixels * tiles_px) * n_tiles,
@@ -115,7 +116,7 @@ def plan_extraction(
         "cutting patches": trial.seconds_to_cut * n_cells,
         "compressing": trial.seconds_to_pack * n_cells,
     }
-    seconds = {stage: value / workers_plan.n_workers for stage, value in seconds.items()}
+    seconds = {stage: value / plan.n_workers for stage, value in seconds.items()}
     seconds["writing"] = store_bytes / _DISK_SPEED
     return ExtractionPlan(
         n_cells=n_cells,
@@ -125,8 +126,8 @@ def plan_extraction(
         dtype=str(cutter.dtype),
         raw_bytes=raw_bytes,
         store_bytes=store_bytes,
-        memory_bytes=budget.taken + workers_plan.peak_bytes,
-        workers=workers_plan.n_workers,
+        memory_bytes=budget.taken + plan.peak_bytes,
+        workers=plan.n_workers,
         executor=executor,
         n_tiles=n_tiles,
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
@@ -135,7 +136,7 @@ def plan_extraction(
 
 
 def _count(mask: LazyImage) -> int:
-    """Return the number of cells of a mask that is read in a moment; 0 for a larger one."""
+    """Return the number of cells of a mask that is small enough to be counted; 0 for a larger one."""
     height, width = mask.shape
     if height * width > _COUNTED_PX:
         return 0
@@ -143,7 +144,7 @@ def _count(mask: LazyImage) -> int:
     ids = []
     for top in range(0, height, rows):
         labels = np.asarray(mask[top : min(top + rows, height)]).ravel()
-        begins = np.flatnonzero(labels[1:] != labels[:-1]) + 1  # where a run of one number begins: few, to be sorted
+        begins = np.flatnonzero(labels[1:] != labels[:-1]) + 1  # where runs of one value begin: few values to sort
         ids.append(np.unique(labels[np.append(0, begins)]))
     return int(np.count_nonzero(np.unique(np.concatenate(ids))))
 
@@ -151,17 +152,17 @@ def _count(mask: LazyImage) -> int:
 @dataclass(frozen=True)
 class _Trial:
     n_pixels: int  # that were read
-    n_cells: float  # in them; half of one that the edge of a tile cuts
+    n_cells: float  # in them; those cut by the edge of a tile count half
     seconds_to_decode: float
     seconds_to_measure: float
     seconds_to_cut: float  # a patch
     seconds_to_pack: float  # a patch
-    packed: float  # size of a patch on the disk, of its size in memory
+    packed: float  # size of a patch on disk divided by its size in memory
 
 
-def _try(slide: Slide, mask: LazyImage, min_area_um2: float, patch_px: int) -> _Trial:
-    """Do what the extraction will do, in memory and for a few tiles."""
-    tile_px = choose_tile(slide.tile_px, slide.shape_px)
+def _try(slide: Slide, mask: LazyImage, min_area_um2: float, geometry: PatchGeometry) -> _Trial:
+    """Measure, cut and compress the cells of a few tiles in memory."""
+    tile_px = geometry.tile_px
     n_down, n_across = (-(-side // of_tile) for side, of_tile in zip(slide.shape_px, tile_px, strict=True))
     numbers = np.random.default_rng(0).permutation(n_down * n_across)[:_MOST_TILES]
     n_pixels, n_cells, to_decode, to_measure = 0, 0.0, 0.0, 0.0
@@ -174,7 +175,7 @@ def _try(slide: Slide, mask: LazyImage, min_area_um2: float, patch_px: int) -> _
             slice(row * tile_px[0], min((row + 1) * tile_px[0], slide.shape_px[0])),
             slice(column * tile_px[1], min((column + 1) * tile_px[1], slide.shape_px[1])),
         )
-        (image, labels), seconds = _timed(partial(_decoded, slide, mask, window))
+        (image, labels), seconds = _timed(partial(_decode, slide, mask, window))
         tile = replace(slide, image=image, pyramid=(), tile_px=labels.shape, path=None)
         n_pixels, to_decode = n_pixels + labels.size, to_decode + seconds
         try:
@@ -188,23 +189,24 @@ def _try(slide: Slide, mask: LazyImage, min_area_um2: float, patch_px: int) -> _
             best = tile, labels, cells
     if best is None:
         msg = (
-            f"none of the {len(numbers)} tiles of slide {slide.name!r} that were tried holds a cell, so nothing can be "
-            "said of what it costs; check the mask with `mxsplicer check`."
+            f"none of the {len(numbers)} tiles of slide {slide.name!r} that were tried holds a cell, so the cost "
+            "cannot be estimated."
         )
-        raise InputError(msg)
-    return _Trial(n_pixels, n_cells, to_decode, to_measure, *_cut_and_packed(*best, patch_px))
+        raise InputError(msg, "Check the mask with `mxsplicer check`.")
+    return _Trial(n_pixels, n_cells, to_decode, to_measure, *_cut_and_pack(*best, geometry.patch_px))
 
 
-def _cut_and_packed(tile: Slide, labels: np.ndarray, cells: Cells, patch_px: int) -> tuple[float, float, float]:
+def _cut_and_pack(tile: Slide, labels: np.ndarray, cells: Cells, patch_px: int) -> tuple[float, float, float]:
+    geometry = PatchGeometry(tile.shape_px, choose_tile(tile.tile_px, tile.shape_px), patch_px)
     columns = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
-    cutter, _ = prepare_cutter(tile, labels, *columns, patch_px=patch_px)
+    cutter, _ = prepare_cutter(tile, labels, *columns, geometry=geometry)
     (_, patches, regions), to_cut = _timed(lambda: next(cutter.cut_all([0], 0)))
     shards = ShardWriter.of(Path(), patches[0].nbytes, cutter.block_size, 0)
     packed, to_pack = _timed(lambda: shards.size_of(patches, regions))
     return to_cut / len(patches), to_pack / len(patches), min(1.0, packed / (patches.nbytes + regions.nbytes))
 
 
-def _decoded(slide: Slide, mask: LazyImage, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+def _decode(slide: Slide, mask: LazyImage, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(slide.image[:, *window]), np.asarray(mask[window])
 
 
@@ -215,7 +217,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def format_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]:
-    """Return the lines of a plan that tell its time, in all and by stage."""
+    """Return the lines of a plan with its time, in total and by stage."""
     return [
         f"time    about {format_duration(sum(seconds.values()))}, mostly {dominated_by}",
         *[f"  {stage:<22}{format_duration(each):>9}" for stage, each in seconds.items()],

@@ -16,7 +16,7 @@ from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.readers import slide_name
 from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.result.cohort import describe_panels, every_marker, find_roi_files, read_cohort, shared_markers
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
@@ -76,7 +76,7 @@ def open_job(
     if model is None:
         markers = every_marker([slide.markers for slide in job.images])
         options.recipe.components(markers)  # raises if a name is not one of them
-        options.recipe.check_own_code(len(markers), choose_patch_px(job.images[0], size))
+        options.recipe.check_own_code(len(markers), PatchGeometry.of(job.images[0], size).patch_px)
     return job
 
 
@@ -188,7 +188,7 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
     mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
     if mask is None:
         _check_can_segment(slide, options)
-    patch_px = choose_patch_px(slide, job.patch_size_um)
+    patch_px = PatchGeometry.of(slide, job.patch_size_um).patch_px
     if model is not None:
         check_panel(
             model,

@@ -7,7 +7,7 @@ from pathlib import Path
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.embedding.encode import seconds_per_cell
 from mxsplicer.errors import InputError
-from mxsplicer.patches.blocks import choose_patch_px
+from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.planning import format_seconds, plan_extraction
 from mxsplicer.result.cohort import every_marker
 from mxsplicer.result.opening import open_job
@@ -132,7 +132,7 @@ def _plan_slides(job: Job) -> tuple[int, int, dict[str, float]]:
 def _time_encoder(job: Job) -> tuple[int, int, float]:
     """Return the number of features, the number of markers that the encoder sees, and its seconds per cell."""
     recipe = job.options.recipe
-    patch_px = choose_patch_px(job.images[0], job.patch_size_um)
+    patch_px = PatchGeometry.of(job.images[0], job.patch_size_um).patch_px
     if job.model is not None:
         encoder, n_markers = job.model.encoder, len(job.model.markers)
     else:

@@ -5,13 +5,13 @@ encoder is shown the marker's mean there, and the loss of its components leaves 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.patches.store import PatchStore, PatchStoreView
 
 PANELS = ("same", "shared", "union")
 
@@ -41,7 +41,7 @@ def on_one_panel(stores: Sequence[PatchStore], panel: str) -> list[PatchStore]:
     if not shared:
         msg = f"no marker is on all {len(stores)} slides. Rename those that are the same where patches are cut."
         raise InputError(msg)
-    return [OnPanel(store, shared if panel == "shared" else every) for store in stores]
+    return [_with_markers(store, shared if panel == "shared" else every) for store in stores]
 
 
 def known_markers(patches: np.ndarray) -> np.ndarray | None:
@@ -52,38 +52,15 @@ def known_markers(patches: np.ndarray) -> np.ndarray | None:
     return None if known.all() else known
 
 
-class OnPanel(PatchStore):
-    """A patch store whose patches have the markers of a panel, in its order; all else is the store's."""
-
-    def __init__(self, store: PatchStore, panel: Sequence[str]) -> None:
-        self.__dict__.update(store.__dict__)
-        self._store, self.markers = store, tuple(panel)
-        places = {marker: place for place, marker in enumerate(store.markers)}
-        self._places = [places.get(marker, -1) for marker in panel]
-        lacks = -1 in self._places
-        dtype = np.result_type(store.patches.dtype, np.float32) if lacks else store.patches.dtype
-        n_cells, _, *sides = store.patches.shape
-        self.patches = _Shaped((n_cells, len(panel), *sides), dtype, store.patches.shards)
-
-    def read_block(self, number: int) -> Block:
-        """Return a block of the store."""
-        block = self._store.read_block(number)
-        return replace(block, patches=self._chosen(block.patches))
-
-    def read_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return patches (n, C, P, P) and regions (n, P, P) of some cells of the store."""
-        patches, regions = self._store.read_rows(rows)
-        return self._chosen(patches), regions
-
-    def _chosen(self, patches: np.ndarray) -> np.ndarray:
-        chosen = patches[:, self._places].astype(self.patches.dtype, copy=False)
-        if -1 in self._places:
-            chosen[:, np.array(self._places) < 0] = np.nan
-        return chosen
+def _with_markers(store: PatchStore, markers: Sequence[str]) -> PatchStoreView:
+    """Return a view of a store with these markers, in this order; those that it lacks are NaN."""
+    channels = [store.markers.index(marker) if marker in store.markers else -1 for marker in markers]
+    dtype = np.result_type(store.patches.dtype, np.float32) if -1 in channels else store.patches.dtype
+    return PatchStoreView(store, partial(_select, channels=channels, dtype=dtype), dtype=dtype, markers=markers)
 
 
-class _Shaped:
-    """What is asked of an array before it is read."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, shards: Any) -> None:
-        self.shape, self.dtype, self.shards = shape, np.dtype(dtype), shards
+def _select(patches: np.ndarray, channels: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    selected: np.ndarray = patches[:, channels].astype(dtype, copy=False)
+    if -1 in channels:
+        selected[:, np.array(channels) < 0] = np.nan
+    return selected

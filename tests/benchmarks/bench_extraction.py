@@ -24,7 +24,7 @@ import zarr
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
-from mxsplicer.patches.blocks import Place, TileReader
+from mxsplicer.patches.blocks import PatchGeometry, Piece, TileReader
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.store import Block, PatchStore
@@ -136,11 +136,13 @@ def decodes_of_whole_slide(size_px: int, tile_px: int) -> tuple[float, int, int]
     slide = Slide("whole", nothing, tuple(map(str, range(N_MARKERS))), PIXEL_UM, tile_px=(tile_px, tile_px))
     n = int(size_px**2 * 1e-3)  # dense tissue
     y, x = np.random.default_rng(0).uniform(0, size_px, (2, n))
-    cutter, _ = prepare_cutter(slide, no_cell, x, y, np.arange(n), patch_px=PATCH_PX)
+    cutter, _ = prepare_cutter(
+        slide, no_cell, x, y, np.arange(n), geometry=PatchGeometry.of(slide, PATCH_PX * PIXEL_UM)
+    )
     plan = plan_workers(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
     reader = PlannedReader(cutter, plan.cache_bytes)
     for number in range(cutter.n_blocks):
-        for place in cutter.places(number):
+        for place in cutter.pieces(number):
             reader.read(place, block=number)
     return reader.n_decoded / len(reader.tiles), plan.n_workers, plan.cache_bytes
 
@@ -149,10 +151,10 @@ class PlannedReader(TileReader):
     """Counts what would be decoded, with pieces of the right size that hold nothing."""
 
     def __init__(self, cutter: Cutter, max_bytes: int) -> None:
-        plan = {number: tuple(cutter.places(number)) for number in range(cutter.n_blocks)}
-        super().__init__([cutter.image, cutter.mask], grid=cutter.grid, plan=plan, max_bytes=max_bytes)
+        plan = {number: tuple(cutter.pieces(number)) for number in range(cutter.n_blocks)}
+        super().__init__([cutter.image, cutter.mask], geometry=cutter.geometry, plan=plan, max_bytes=max_bytes)
 
-    def _pieces_of(self, tile: tuple[int, int]) -> dict[Place, list[np.ndarray]]:
+    def _pieces_of(self, tile: tuple[int, int]) -> dict[Piece, list[np.ndarray]]:
         windows = {place: self._grid.window(place) for place in self._parts[tile] if self._needed[place]}
         return {place: [image[..., *window] for image in self._images] for place, window in windows.items()}
 

@@ -125,7 +125,10 @@ CASES = {
     "a transposed mask": (masked(MASK.T), ["(96, 64)", "(64, 96)", "swapped: transpose the mask"]),
     "a mask of another slide": (masked(MASK[:-9]), ["(55, 96)", "(64, 96)", "another slide"]),
     "a mask without cells": (masked(MASK * 0), ["mask of slide 'slide' holds no cell"]),
-    "a mask of probabilities": (masked(MASK / 100), ["mask mask.tif holds 0.01", "image of intensities or probabilities"]),
+    "a mask of probabilities": (
+        masked(MASK / 100),
+        ["mask mask.tif holds 0.01", "image of intensities or probabilities"],
+    ),
     "a mask of negative ids": (masked(-MASK.astype(np.int64)), ["mask mask.tif holds the id -", "Relabel it"]),
     "a mask of several pages": (masked(np.stack([MASK] * 2)), ["(2, 64, 96)", "--mask-page"]),
     "a mask page that is not there": (with_options("--mask-page", 3), ["mask.tif", "no page 3"]),

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.patches.blocks import (
-    Grid,
-    Place,
+    PatchGeometry,
+    Piece,
     TileReader,
     choose_block_size,
     choose_tile,
-    find_places,
+    find_pieces,
     order_cells,
-    order_windows,
+    order_patches,
     spread_sample,
 )
 
@@ -84,33 +84,33 @@ def test_thin_strips_are_read_whole_and_together_and_whole_pages_in_parts(stored
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_the_places_found_are_all_that_a_window_touches(data):
+def test_the_pieces_found_are_all_that_a_patch_overlaps(data):
     height, width = data.draw(st.integers(20, 60)), data.draw(st.integers(20, 60))
     tile_px = data.draw(st.integers(3, 40)), data.draw(st.integers(3, 40))
-    grid = Grid((height, width), tile_px, patch_px=data.draw(st.integers(1, 10)) * 2)
+    geometry = PatchGeometry((height, width), tile_px, patch_px=data.draw(st.integers(1, 10)) * 2)
     centres = data.draw(
         st.lists(st.tuples(st.integers(0, height - 1), st.integers(0, width - 1)), min_size=1, max_size=6)
     )
-    tops, lefts = np.array(centres).T - grid.patch_px // 2
+    tops, lefts = np.array(centres).T - geometry.patch_px // 2
 
-    found = find_places(tops, lefts, grid)
+    found = find_pieces(tops, lefts, geometry)
 
     touched = {
         (y, x, window)
         for window, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True))
-        for y in range(max(0, top), min(height, top + grid.patch_px))
-        for x in range(max(0, left), min(width, left + grid.patch_px))
+        for y in range(max(0, top), min(height, top + geometry.patch_px))
+        for x in range(max(0, left), min(width, left + geometry.patch_px))
     }
     covered = set()
-    for place, windows in found.items():
-        rows, columns = grid.window(place)
-        assert {y // tile_px[0] for y in (rows.start, rows.stop - 1)} == {place.tile[0]}
-        assert {x // tile_px[1] for x in (columns.start, columns.stop - 1)} == {place.tile[1]}
+    for piece, windows in found.items():
+        rows, columns = geometry.window(piece)
+        assert {y // tile_px[0] for y in (rows.start, rows.stop - 1)} == {piece.tile[0]}
+        assert {x // tile_px[1] for x in (columns.start, columns.stop - 1)} == {piece.tile[1]}
         pixels = {(y, x) for y in range(rows.start, rows.stop) for x in range(columns.start, columns.stop)}
         covered |= {(y, x, window) for window in windows.tolist() for y, x in pixels} & touched
-    listed = [(place.tile, window) for place, windows in found.items() for window in windows.tolist()]
+    listed = [(piece.tile, window) for piece, windows in found.items() for window in windows.tolist()]
     assert covered == touched
-    assert len(listed) == len(set(listed)), "a window is cut from one place of a tile"
+    assert len(listed) == len(set(listed)), "a patch is cut from one piece of a tile"
 
 
 class CountingImage:
@@ -126,29 +126,29 @@ class CountingImage:
 
 
 def whole(*tiles):
-    return [Place(tile, "whole") for tile in tiles]
+    return [Piece(tile, "whole") for tile in tiles]
 
 
 def test_a_tile_that_several_blocks_need_is_decoded_once():
     image = CountingImage(np.arange(3 * 40 * 40).reshape(3, 40, 40))
-    places = whole(*((row, column) for row in range(4) for column in range(4)))
-    grid = Grid((40, 40), (10, 10), 4)
-    reader = TileReader([image], grid=grid, plan=dict.fromkeys(range(6), places), max_bytes=1 << 20)
+    pieces = whole(*((row, column) for row in range(4) for column in range(4)))
+    geometry = PatchGeometry((40, 40), (10, 10), 4)
+    reader = TileReader([image], geometry=geometry, plan=dict.fromkeys(range(6), pieces), max_bytes=1 << 20)
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda block: [reader.read(place, block=block) for place in places], range(6)))
+        list(pool.map(lambda block: [reader.read(piece, block=block) for piece in pieces], range(6)))
 
     assert len(image.reads) == reader.n_decoded == len(reader.tiles) == 16
 
 
-def test_the_tile_that_is_needed_last_is_let_go_first():
+def test_the_tile_that_is_needed_last_is_dropped_first():
     image = CountingImage(np.zeros((10, 30), np.uint8))
     plan = {0: whole((0, 0), (0, 1)), 1: whole((0, 2), (0, 0)), 2: whole((0, 1))}
-    reader = TileReader([image], grid=Grid((10, 30), (10, 10), 4), plan=plan, max_bytes=200)
+    reader = TileReader([image], geometry=PatchGeometry((10, 30), (10, 10), 4), plan=plan, max_bytes=200)
 
-    for block, places in plan.items():
-        for place in places:
-            reader.read(place, block=block)
+    for block, pieces in plan.items():
+        for piece in pieces:
+            reader.read(piece, block=block)
 
     # Only (0, 1) can have been decoded twice: when (0, 2) came, it was the one needed last.
     assert [key[-1].start // 10 for key in image.reads][:3] == [0, 1, 2]
@@ -157,9 +157,9 @@ def test_the_tile_that_is_needed_last_is_let_go_first():
 
 def test_of_a_tile_that_is_behind_only_a_strip_is_held():
     image = CountingImage(np.arange(100 * 200).reshape(100, 200))
-    grid = Grid((100, 200), (100, 100), 4)
-    plan = {0: whole((0, 0)), 1: [Place((0, 0), "right"), *whole((0, 1))]}
-    reader = TileReader([image], grid=grid, plan=plan, max_bytes=100 * 4 * 8)
+    geometry = PatchGeometry((100, 200), (100, 100), 4)
+    plan = {0: whole((0, 0)), 1: [Piece((0, 0), "right"), *whole((0, 1))]}
+    reader = TileReader([image], geometry=geometry, plan=plan, max_bytes=100 * 4 * 8)
 
     reader.read(*plan[0], block=0)
     (strip,) = reader.read(plan[1][0], block=1)
@@ -172,19 +172,19 @@ def test_of_a_tile_that_is_behind_only_a_strip_is_held():
 @pytest.mark.parametrize("tile_px", [(256, 256), (512, 512), (1024, 1024), (1000, 700)])
 def test_every_tile_of_a_slide_is_decoded_once_though_few_fit_into_memory(tile_px):
     rng = np.random.default_rng(0)
-    grid = Grid((6000, 7000), tile_px, 64)
-    image = CountingImage(np.broadcast_to(np.uint8(0), grid.shape_px))
-    tops, lefts = (rng.integers(0, side, 10_000) - 32 for side in grid.shape_px)
-    order = order_windows(tops, lefts, grid)
+    geometry = PatchGeometry((6000, 7000), tile_px, 64)
+    image = CountingImage(np.broadcast_to(np.uint8(0), geometry.shape_px))
+    tops, lefts = (rng.integers(0, side, 10_000) - 32 for side in geometry.shape_px)
+    order = order_patches(tops, lefts, geometry)
     plan = {
-        number: find_places(tops[rows], lefts[rows], grid)
+        number: find_pieces(tops[rows], lefts[rows], geometry)
         for number, rows in enumerate(np.split(order, range(500, 10_000, 500)))
     }
-    reader = TileReader([image], grid=grid, plan=plan, max_bytes=6 << 20)  # of 42 MB
+    reader = TileReader([image], geometry=geometry, plan=plan, max_bytes=6 << 20)  # of 42 MB
 
-    for number, places in plan.items():
-        for place in places:
-            reader.read(place, block=number)
+    for number, pieces in plan.items():
+        for piece in pieces:
+            reader.read(piece, block=number)
 
     assert reader.n_decoded / len(reader.tiles) < 1.1
 
@@ -197,7 +197,9 @@ def test_a_tile_that_does_not_decode_fails_every_block_that_waits_for_it():
 
     started = threading.Event()
     plan = {0: whole((0, 0)), 1: whole((0, 0))}
-    reader = TileReader([Broken(np.zeros((10, 10)))], grid=Grid((10, 10), (10, 10), 4), plan=plan, max_bytes=1000)
+    reader = TileReader(
+        [Broken(np.zeros((10, 10)))], geometry=PatchGeometry((10, 10), (10, 10), 4), plan=plan, max_bytes=1000
+    )
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(reader.read, *plan[block], block=block) for block in range(2)]
         started.set()

@@ -66,15 +66,15 @@ def test_no_cell_gives_no_patch():
 
 
 @pytest.mark.parametrize(
-    ("columns", "size", "said"),
+    ("columns", "size", "message"),
     [
-        (([1.0], [2.0], [1]), {}, "one of the two"),
-        (([1.0], [2.0], [1]), {"patch_px": 8, "patch_size_um": 4.0}, "one of the two"),
+        (([1.0], [2.0], [1]), {}, "size of the patches is missing. Pass either `patch_px` or `patch_size_um`"),
+        (([1.0], [2.0], [1]), {"patch_px": 8, "patch_size_um": 4.0}, "is given twice"),
         (([1.0], [2.0, 3.0], [1]), {"patch_px": 8}, "have 1, 2 and 1 entries"),
     ],
 )
-def test_what_cannot_be_cut_is_said(columns, size, said):
+def test_what_cannot_be_cut_is_refused(columns, size, message):
     slide, mask = tiny_slide()
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         cut_patches(slide, mask, *columns, **size)

@@ -280,7 +280,7 @@ def test_a_patch_larger_than_the_slide_is_refused(tmp_path):
     slide, mask = tiny_slide()
 
     with pytest.raises(
-        InputError, match=r"a patch of 40 µm \(80 pixels\).* 32 x 48 µm \(64 x 96 pixels.*--patch-size-um"
+        InputError, match=r"a patch of 40 µm \(80 pixels\).* 32 x 48 µm \(64 x 96 pixels.*`patch_size_um`"
     ):
         extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=40)
     assert not list(tmp_path.iterdir())
@@ -297,7 +297,7 @@ def test_a_patch_without_size_is_refused(tmp_path, patch_size_um):
 def test_a_sample_of_no_cell_is_refused(tmp_path):
     slide, mask = tiny_slide()
 
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="Set `max_cells` to 1 or more"):
         extract_patches(slide, mask, tmp_path / "tiny.zarr", patch_size_um=16, max_cells=0)
 
 
@@ -327,7 +327,7 @@ def test_what_exists_is_replaced_only_on_request_and_only_by_its_like(tmp_path):
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(whole, tmp_path, monkeypatch):
     monkeypatch.setattr("mxsplicer.patches.store.shutil.disk_usage", lambda _: SimpleNamespace(free=100_000))
 
-    with pytest.raises(InputError, match=r"4096 cells need about 0\.00\d+ GB and the disk .* has 0\.0001 GB"):
+    with pytest.raises(InputError, match=r"4096 cells need about 0\.00\d+ GB, but the disk .* has 0\.0001 GB left"):
         extract_patches(whole.slide, whole.mask, tmp_path / "a.zarr", patch_size_um=6, cells=whole.cells)
     assert not list(tmp_path.iterdir())
 
@@ -347,7 +347,7 @@ def test_a_disk_that_fills_up_is_explained(tmp_path, monkeypatch):
     slide, mask = tiny_slide()
     monkeypatch.setattr("pathlib.Path.replace", full)
 
-    with pytest.raises(InputError, match=r"is full; the store needs up to .* GB in all"):
+    with pytest.raises(InputError, match=r"is full; the store needs up to .* GB in total"):
         extract_patches(slide, mask, tmp_path / "a.zarr", patch_size_um=16)
 
 

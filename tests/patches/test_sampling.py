@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import order_cells, spread_sample
-from mxsplicer.patches.sampling import _shares, choose_ids, choose_sample, find_strata, read_ids
+from mxsplicer.patches.sampling import _allocate, choose_ids, choose_sample, find_strata, read_ids
 
 
 def tissue(n=20_000, n_rare=100):
@@ -75,7 +75,7 @@ def test_empty_markers_and_one_cell_are_no_strata():
 def test_shares_fill_the_sample_and_no_stratum_gives_more_than_it_has(counts, data):
     size = data.draw(st.integers(1, sum(counts)))
 
-    shares = np.array(_shares(np.array(counts), size))
+    shares = np.array(_allocate(np.array(counts), size))
 
     assert shares.sum() == size
     assert (shares <= counts).all()
@@ -108,8 +108,8 @@ def test_lists_of_cells_are_read_as_people_write_them(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7\nT cell\n", "holds 'T cell'; whole numbers are needed"),
-        ("id,area\n7,3\n", "has the columns id, area; one called cell_id is needed"),
+        ("7\nT cell\n", "holds 'T cell', which is not a whole number"),
+        ("id,area\n7,3\n", "has the columns id, area, but no column cell_id"),
         ("area,cell_id\n7\n", "holds ''"),
         ("-7\n", "holds '-7'"),
     ],
@@ -119,5 +119,5 @@ def test_other_files_are_refused(tmp_path, text, message):
 
     with pytest.raises(InputError, match=message):
         read_ids(tmp_path / "cells.csv")
-    with pytest.raises(InputError, match="there is no list of cells"):
+    with pytest.raises(InputError, match=r"list of cells .* not found"):
         read_ids(tmp_path / "absent.csv")

@@ -14,6 +14,7 @@ import pytest
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
+from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.workers import plan_workers
@@ -203,7 +204,7 @@ def test_a_cluster_that_is_not_there_and_workers_of_no_kind_are_refused(whole, t
 def cutter_of(n_cells=5000, n_markers=19):
     slide, mask = tiny_slide(markers=[f"M{n}" for n in range(n_markers)], shape_px=(1024, 1024))
     y, x = np.random.default_rng(0).uniform(0, 1024, (2, n_cells))
-    return prepare_cutter(slide, mask, x, y, np.arange(n_cells), patch_px=64)[0]
+    return prepare_cutter(slide, mask, x, y, np.arange(n_cells), geometry=PatchGeometry.of(slide, 32))[0]
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
