@@ -16,7 +16,7 @@ from mxsplicer.cells.shapes import read_labels
 from mxsplicer.cells.statistics import Statistics, pixel_statistics, sum_pixels
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
-from mxsplicer.images.tiles import Grid, Window, fit, grown
+from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
@@ -37,7 +37,7 @@ def measure_markers(
     names, shape = ("mean", *wanted.names), (len(table), len(slide.markers))
     of_table = len(names) * shape[0] * shape[1] * 4
     budget.require(of_table, f"the table of {shape[0]} cells, {shape[1]} markers and {len(names)} measures")
-    grid, n_workers = fit(
+    grid, n_workers = choose_tiles(
         slide.shape_px,
         slide.tile_px,
         max_px=tile_px,
@@ -85,7 +85,7 @@ class _KnownCells:
     last_tile: np.ndarray  # (N,)
 
     @classmethod
-    def of(cls, table: pd.DataFrame, grid: Grid, wanted: Statistics) -> "_KnownCells":
+    def of(cls, table: pd.DataFrame, grid: TileGrid, wanted: Statistics) -> "_KnownCells":
         height, width = grid.shape_px
         halo = wanted.halo_px if "surroundings" in wanted.names else 0
         y0, x0 = (np.maximum(table[side].to_numpy() - halo, 0) for side in ("y0", "x0"))
@@ -147,7 +147,7 @@ def _find_compartments(
     slide: Slide, mask: LazyImage, nuclei: LazyImage | None, cells: _KnownCells, wanted: Statistics, core: Window
 ) -> dict[str, CellPixels]:
     """Return the pixels of each compartment of the cells in a tile; compartments without a pixel are left out."""
-    window = grown(core, wanted.halo_px, slide.shape_px)
+    window = expand_window(core, wanted.halo_px, slide.shape_px)
     labels = read_labels("mask", mask, slide, window)
     top, left = core[0].start - window[0].start, core[1].start - window[1].start
     shape = core[0].stop - core[0].start, core[1].stop - core[1].start

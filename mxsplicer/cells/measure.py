@@ -13,7 +13,7 @@ from mxsplicer.cells.shapes import count_nuclei, find_pieces, join_pieces
 from mxsplicer.cells.statistics import Statistics
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
-from mxsplicer.images.tiles import fit
+from mxsplicer.images.tiles import choose_tiles
 from mxsplicer.system.cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.system.memory import Budget
@@ -160,7 +160,7 @@ def measure_cells(
         raise InputError(msg, "Give `nuclei`, or leave the statistic out.")
     budget = Budget.of(max_bytes)
     workers = 1 if is_cluster(executor) else workers  # each task then gets tiles as large as a single worker would
-    grid, n_workers = fit(
+    grid, n_workers = choose_tiles(
         slide.shape_px,
         slide.tile_px,
         max_px=tile_px,

@@ -12,7 +12,7 @@ from anndata import AnnData
 from mxsplicer.export.inputs import cells_of_slide, check_zarr_is_free
 from mxsplicer.images.ngff import create_labels, finish_labels
 from mxsplicer.images.slide import LazyImage
-from mxsplicer.images.tiles import Grid, Window
+from mxsplicer.images.tiles import TileGrid, Window
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
@@ -85,7 +85,7 @@ def write_labels(
 
 def _windows(mask: LazyImage) -> Iterator[tuple[Window, np.ndarray]]:
     """Yield windows of the mask and their pixels."""
-    windows = Grid((mask.shape[0], mask.shape[1]), (_WINDOW_PX, _WINDOW_PX))
+    windows = TileGrid((mask.shape[0], mask.shape[1]), (_WINDOW_PX, _WINDOW_PX))
     for window in track(windows, "Writing labels", total=len(windows)):
         yield window, np.asarray(mask[window])
 

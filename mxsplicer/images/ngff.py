@@ -19,7 +19,7 @@ import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage
-from mxsplicer.images.tiles import Grid, Window
+from mxsplicer.images.tiles import TileGrid, Window
 from mxsplicer.images.windows import Pick, Reordered, Windowed, as_index
 from mxsplicer.system.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
 from mxsplicer.system.progress import track
@@ -416,7 +416,7 @@ def _halve(fine: "zarr.Array", coarse: "zarr.Array", workers: int) -> None:
         rows, columns = (slice(2 * one.start, 2 * one.stop) for one in window)
         coarse[window] = np.asarray(fine[rows, columns])[::2, ::2]
 
-    chunks = Grid((coarse.shape[0], coarse.shape[1]), (coarse.chunks[0], coarse.chunks[1]))
+    chunks = TileGrid((coarse.shape[0], coarse.shape[1]), (coarse.chunks[0], coarse.chunks[1]))
     for _ in track(map_in_order(write, chunks, workers), f"Writing level {coarse.basename}", total=len(chunks)):
         pass
 

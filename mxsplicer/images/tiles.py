@@ -13,7 +13,7 @@ Window = tuple[slice, slice]  # rows and columns of a slide
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """A slide cut into tiles, numbered row by row."""
 
     shape_px: tuple[int, int]
@@ -41,12 +41,12 @@ class Grid:
         return map(self.__getitem__, range(len(self)))
 
     def number_of(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return which tiles hold these pixels."""
+        """Return the numbers of the tiles that hold these pixels."""
         numbers: np.ndarray = y // self.tile_px[0] * self.across + x // self.tile_px[1]
         return numbers
 
 
-def fit(
+def choose_tiles(
     shape_px: tuple[int, int],
     step_px: tuple[int, int],
     *,
@@ -56,32 +56,32 @@ def fit(
     reserved: int = 0,
     workers: int | None = None,
     halo_px: int = 0,
-) -> tuple[Grid, int]:
-    """Return the largest tiles, and the number of threads, whose pixels fit into the budget together.
+) -> tuple[TileGrid, int]:
+    """Return the largest tiles that fit into the budget when a number of threads work on them, and that number.
 
     Parameters
     ----------
     shape_px
-        Of the slide.
+        Height and width of the slide.
     step_px
-        Tiles are whole multiples of this and at least as large, so that each tile of the file is decoded once.
+        Sides of tiles are multiples of this, so that each tile of the file is decoded once.
     max_px
-        No side is longer, unless a step is.
+        Longest side of a tile, unless a step is longer.
     bytes_per_px
-        What one pixel of a tile costs a thread.
+        Memory that a thread needs per pixel of a tile.
     budget
-        Of the memory of the process.
+        Memory of the process.
     reserved
-        Bytes of it that something else will take.
+        Bytes of it that are needed for something else.
     workers
-        Threads; as many as there are processors, at most 4, by default. Fewer where not even the smallest tiles fit.
+        Threads; as many as there are processors, at most 4, by default. Fewer if the smallest tiles do not fit.
     halo_px
-        What a tile sees beyond each of its sides.
+        Margin that is read around each tile.
 
     Raises
     ------
     InputError
-        If not even one of the smallest tiles fits.
+        If not even one of the smallest tiles fits into the budget.
     """
     down, across = (min(step, side) for step, side in zip(step_px, shape_px, strict=True))
     pixels = (budget.free - reserved) / bytes_per_px
@@ -92,12 +92,12 @@ def fit(
     square = min(max_px, isqrt(int(of_one)) - 2 * halo_px)
     wide = max(1, min(square, shape_px[1]) // across) * across
     high = max(1, min(max_px, int(of_one / (wide + 2 * halo_px)) - 2 * halo_px) // down) * down
-    return Grid(shape_px, (high, wide)), n_workers
+    return TileGrid(shape_px, (high, wide)), n_workers
 
 
-def grown(core: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
-    """Return a window with what lies around it, as far as the slide goes."""
-    rows, columns = core
+def expand_window(window: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
+    """Return a window expanded by a margin on each side, clipped to the slide."""
+    rows, columns = window
     return (
         slice(max(0, rows.start - halo_px), min(shape_px[0], rows.stop + halo_px)),
         slice(max(0, columns.start - halo_px), min(shape_px[1], columns.stop + halo_px)),

@@ -1,8 +1,8 @@
-"""Other people's segmenters by name, each a few lines that say how it is called; or a function of the user's own.
+"""Segmenters by name: adapters for cellpose, StarDist and InstanSeg, and the import of a user's own function.
 
 Each takes a normalised image, (1, Y, X) of the nuclei or (2, Y, X) of nuclei and membranes, and returns labels (Y, X).
-Their packages are extras, imported when they are asked for; they fetch their weights themselves, at first use. A new
-one is a function here and a line in :data:`SEGMENTERS`.
+Their packages are extras, imported when they are used; they download their weights at first use. A new segmenter is a
+function here and a line in :data:`SEGMENTERS`.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ Segmenter = Callable[[np.ndarray], np.ndarray]  # (C, Y, X) -> labels (Y, X), 0 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a segmenter is told of the slide."""
+    """What a segmenter needs to know about the slide."""
 
     pixel_size_um: float
-    diameter_um: float  # typical, of a nucleus; of a cell where there is a membrane marker
+    diameter_um: float  # typical, of a nucleus; of a cell if there is a membrane marker
     has_membrane: bool  # whole cells are wanted, and the image has two channels
 
 
@@ -33,10 +33,10 @@ def cellpose(setting: Setting) -> Segmenter:
     """Cellpose-SAM (Pachitariu, Rariden, Stringer 2025): nuclei, or whole cells with a membrane marker."""
     package = _import("cellpose", "cellpose.models")
     with _fetching_weights("cellpose"):
-        model = package.CellposeModel(gpu=True)  # the processor, where there is none
+        model = package.CellposeModel(gpu=True)  # the CPU, if there is no GPU
 
     def find(image: np.ndarray) -> np.ndarray:
-        three = np.zeros((3, *image.shape[1:]), dtype=np.float32)  # of channels that it takes in any order
+        three = np.zeros((3, *image.shape[1:]), dtype=np.float32)  # it takes three channels in any order
         three[: len(image)] = image
         labels, *_ = model.eval(
             three, channel_axis=0, diameter=setting.diameter_um / setting.pixel_size_um, normalize=False
@@ -49,13 +49,13 @@ def cellpose(setting: Setting) -> Segmenter:
 def stardist(setting: Setting) -> Segmenter:
     """StarDist (Schmidt et al. 2018), model 2D_versatile_fluo: nuclei."""
     if setting.has_membrane:
-        msg = "stardist finds nuclei only: leave out --membrane-marker, or choose cellpose or instanseg."
-        raise InputError(msg)
+        msg = "stardist finds nuclei only."
+        raise InputError(msg, "Leave `membrane_marker` out, or choose cellpose or instanseg.")
     package = _import("stardist", "stardist.models")
     with _fetching_weights("stardist"):
         model = package.StarDist2D.from_pretrained("2D_versatile_fluo")
-        assert model is not None, "its model 2D_versatile_fluo is not known to it"
-    scale = setting.pixel_size_um / 0.5  # what it was trained on, in µm
+        assert model is not None, "stardist does not know its model 2D_versatile_fluo"
+    scale = setting.pixel_size_um / 0.5  # the model was trained at 0.5 µm
 
     def find(image: np.ndarray) -> np.ndarray:
         labels, _ = model.predict_instances(image[0], axes="YX", scale=scale, show_tile_progress=False)
@@ -92,7 +92,7 @@ SEGMENTERS: dict[str, Callable[[Setting], Segmenter]] = {
 
 
 def import_segmenter(name: str) -> Segmenter:
-    """Return the user's own function, named ``module:function``; a module may lie in the current folder.
+    """Import the user's own function, named ``module:function``; the module may lie in the current folder.
 
     Examples
     --------
@@ -100,8 +100,8 @@ def import_segmenter(name: str) -> Segmenter:
     (2, 2)
     """
     if not is_importable(name):
-        msg = f"there is no segmenter {name!r}: give {', '.join(sorted(SEGMENTERS))}, or module:function."
-        raise InputError(msg)
+        msg = f"segmenter {name!r} not found."
+        raise InputError(msg, f"Give {', '.join(sorted(SEGMENTERS))}, or module:function.")
     return import_by_name(name, "a segmenter", "an image (C, Y, X) and return labels (Y, X)")
 
 
@@ -109,8 +109,8 @@ def _import(extra: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        msg = f'the segmenter {extra} is not installed (no {error.name}): pip install "mxsplicer[{extra}]".'
-        raise InputError(msg) from error
+        msg = f"the segmenter {extra} is not installed ({error.name} not found)."
+        raise InputError(msg, f'Run pip install "mxsplicer[{extra}]".') from error
     except (ImportError, RuntimeError) as error:
         msg = f"the segmenter {extra} is installed but cannot be loaded: {type(error).__name__}: {error}."
         raise InputError(msg) from error
@@ -118,14 +118,12 @@ def _import(extra: str, module: str) -> Any:
 
 @contextlib.contextmanager
 def _fetching_weights(name: str) -> Iterator[None]:
-    # What these packages print would mix with the output of our commands.
+    # Redirected, so that these packages do not print into the output of our commands.
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except Exception as error:  # no network shows as almost any exception
+    except Exception as error:  # a missing network raises almost any exception
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        msg = (
-            f"{name} could not load its weights, which it fetches from the internet at first use ({why}). Run it once "
-            "where there is a network, or put them where its documentation says."
-        )
-        raise InputError(msg) from error
+        msg = f"{name} could not load its weights, which it downloads at first use ({why})."
+        remedy = "Run it once with a network connection, or put the weights where its documentation says."
+        raise InputError(msg, remedy) from error

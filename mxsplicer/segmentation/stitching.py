@@ -1,4 +1,4 @@
-"""Cells that were found tile by tile become one mask; what is interrupted goes on with the tile that was next."""
+"""Stitch cells that were found tile by tile into one mask; after an interruption, continue with the next tile."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.images.ngff import create_labels, finish_labels, open_finest_labels
-from mxsplicer.images.tiles import Grid, Window, grown
+from mxsplicer.images.tiles import TileGrid, Window, expand_window
 from mxsplicer.system.files import atomic_write, partial_path, remove_partial, replace, write_json
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
@@ -20,30 +20,31 @@ logger = logging.getLogger(__name__)
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # of a tile: cells, nuclei, which labels are the tile's own
 
-_PROVISIONAL = np.uint32(1 << 31)  # added to numbers that are given in the order of tiles
+_PROVISIONAL = np.uint32(1 << 31)  # added to numbers that are assigned in the order of tiles
 _DONE, _MADE_FROM = "done", "made_from.json"
 
 
 class UnfinishedMasks:
-    """The mask of the cells, and perhaps one of their nuclei, that are being written under other names.
+    """The mask of the cells, and optionally of their nuclei, while they are written under temporary names.
 
-    Numbers are given as tiles come, and last by the cells' first pixels. Until then they carry the highest bit, so that
-    each step can be done again where it was broken off. The first pixels of the cells of each tile are kept beside the
-    mask, as one file that tells that the tile is done.
+    Cells are numbered as tiles arrive, and finally by their first pixels. Until then numbers carry the highest bit, so
+    that each step can be repeated after an interruption. The first pixels of the cells of each tile are stored next to
+    the mask; the file also marks the tile as done.
 
     Parameters
     ----------
     paths
-        Folders that the masks shall have in the end: of the cells, and of the nuclei.
+        Final folders of the masks: of the cells, and of the nuclei.
     grid
         The tiles, in their order.
     halo_px
-        What of its surroundings each tile is found with.
+        Margin of its surroundings that each tile is segmented with.
     made_from
-        What decides the mask, as JSON has it. What was begun with the same is gone on with. None begins anew.
+        What decides the mask, as JSON holds it. An unfinished mask made from the same is continued; with None, a new
+        one is started.
     """
 
-    def __init__(self, paths: Sequence[Path], grid: Grid, halo_px: int, made_from: dict[str, Any] | None) -> None:
+    def __init__(self, paths: Sequence[Path], grid: TileGrid, halo_px: int, made_from: dict[str, Any] | None) -> None:
         self._paths, self._grid, self._halo_px = paths, grid, halo_px
         self._journal = partial_path(paths[0]) / _DONE
         self._firsts: list[np.ndarray] = []
@@ -52,7 +53,7 @@ class UnfinishedMasks:
             self._firsts = [np.load(one) for one in sorted(self._journal.glob("*.npy"))]
             for path in paths:
                 remove_partial(partial_path(path))  # what zarr was writing
-            logger.info("%s: goes on after %d of %d tiles", paths[0], len(self._firsts), len(grid))
+            logger.info("%s: continuing after %d of %d tiles", paths[0], len(self._firsts), len(grid))
             return
         self._masks = [create_labels(partial_path(one), grid.shape_px) for one in paths]
         self._journal.mkdir()
@@ -64,12 +65,12 @@ class UnfinishedMasks:
         return [self._grid[number] for number in range(len(self._firsts), len(self._grid))]
 
     def fill(self, found: Iterable[Found]) -> int:
-        """Write the cells of the tiles that are left, and return how many there are in all."""
+        """Write the cells of the remaining tiles, and return the number of all cells."""
         n_cells = sum(map(len, self._firsts))
         n_done = len(self._firsts)
         tracked = track(found, "Segmenting", total=len(self._grid), start=n_done)
         for number, (cells, nuclei, owned) in enumerate(tracked, start=n_done):
-            window = grown(self._grid[number], self._halo_px, self._grid.shape_px)
+            window = expand_window(self._grid[number], self._halo_px, self._grid.shape_px)
             first = _write(self._masks, cells, nuclei if len(self._masks) > 1 else None, owned, window, n_cells)
             n_cells += len(first)
             self._firsts.append(first)
@@ -78,17 +79,17 @@ class UnfinishedMasks:
         return n_cells
 
     def discard(self) -> None:
-        """Leave nothing of them."""
+        """Remove the unfinished masks."""
         for one in self._paths:
             shutil.rmtree(partial_path(one))
 
     def finish(self, *, pixel_size_um: float, about: dict[str, Any], workers: int) -> None:
-        """Give the cells their last numbers, write coarser levels, and give the masks their names."""
+        """Renumber the cells, write coarser levels, and rename the masks to their final names."""
         _number_by_place(self._masks, np.concatenate(self._firsts))
         for one in self._paths:
             finish_labels(partial_path(one), pixel_size_um=pixel_size_um, about=about, workers=workers)
         shutil.rmtree(self._journal)
-        for one in reversed(self._paths):  # the cells last: who finds them finds all
+        for one in reversed(self._paths):  # the cells last: if they exist, the nuclei do too
             replace(partial_path(one), one)
 
     def _read_made_from(self) -> Any:
@@ -99,20 +100,20 @@ class UnfinishedMasks:
 
 
 def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
-    """Give the cells the numbers 1, 2, ... by their first pixel, so that no number tells how the tiles lay."""
+    """Renumber the cells 1, 2, ... by their first pixel, so that numbers do not depend on the tiles."""
     numbers = np.empty(len(first_px), dtype=np.uint32)
     numbers[np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
 
     def renumber(window: Window) -> None:
         for mask in masks:
             labels = np.asarray(mask[window])
-            provisional = labels > _PROVISIONAL  # else it was renumbered before an interruption
+            provisional = labels > _PROVISIONAL  # others were renumbered before an interruption
             if provisional.any():
                 labels[provisional] = numbers[labels[provisional] - _PROVISIONAL - 1]
                 mask[window] = labels
 
     (height, width), (down, across) = masks[0].shape, masks[0].chunks
-    chunks = Grid((height, width), (down, across))
+    chunks = TileGrid((height, width), (down, across))
     for _ in track(map_in_order(renumber, chunks, 1), "Numbering cells", total=len(chunks)):
         pass
 
@@ -125,19 +126,19 @@ def _write(
     window: Window,
     n_before: int,
 ) -> np.ndarray:
-    """Write a tile's own cells where no other tile has written, numbered on from ``n_before``.
+    """Write the cells of a tile to pixels that no other tile has written, numbered from ``n_before`` + 1.
 
     Returns
     -------
-    Of each cell the place of its first pixel in the flattened slide.
+    The index of the first pixel of each cell in the flattened slide.
     """
     mask = masks[0]
     last = _PROVISIONAL + np.uint32(n_before)
     there = np.asarray(mask[window])
-    there = np.where(there > last, 0, there)  # this tile was being written when the work was interrupted
+    there = np.where(there > last, 0, there)  # written by this tile before an interruption
     n = np.bincount(cells.ravel(), minlength=len(owned))
     free = np.bincount(cells[there == 0], minlength=len(owned))
-    owned = owned & (2 * free > n)  # the rest was found by the neighbouring tile too, a little differently
+    owned = owned & (2 * free > n)  # others were also found, slightly differently, by a neighbouring tile
     numbers = np.zeros(len(owned), dtype=np.uint32)
     numbers[owned] = last + np.arange(1, owned.sum() + 1, dtype=np.uint32)
     own = np.where(there == 0, numbers[cells], 0)

@@ -106,7 +106,7 @@ def test_of_a_slide_of_any_size_only_a_coarse_level_and_a_few_windows_are_read()
 def test_without_a_coarse_level_or_a_nuclear_marker_the_area_alone_is_the_basis():
     image = Endless(100_000)
 
-    reasons = {("DAPI", "CD3e", "CD20"): "no coarse level", ("CD4", "CD3e", "CD20"): "no marker of nuclei"}
+    reasons = {("DAPI", "CD3e", "CD20"): "no coarse level", ("CD4", "CD3e", "CD20"): "nuclear marker not known"}
     for markers, why in reasons.items():
         estimate = estimate_cells(Slide("S01", image, markers, 0.5))
 

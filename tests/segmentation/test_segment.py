@@ -1,4 +1,4 @@
-"""Nuclei are found and grown into cells, whatever the tiles, the dtype and the size of a pixel."""
+"""Nuclei are found and expand_window into cells, whatever the tiles, the dtype and the size of a pixel."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
-from mxsplicer.segmentation import segment as segmentation
+from mxsplicer.segmentation import finders, nuclei
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.system.memory import resident_bytes
 
@@ -186,16 +186,16 @@ def tree(folder):
     return {one.relative_to(folder): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
-def test_tiles_that_are_done_are_not_looked_at_again(tmp_path, monkeypatch):
+def test_finished_tiles_are_not_segmented_again(tmp_path, monkeypatch):
     slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
     seen = []
-    find = segmentation._find_nuclei
-    monkeypatch.setattr(segmentation, "_find_nuclei", lambda *given: seen.append(1) or find(*given))
+    find = nuclei.find_nuclei
+    monkeypatch.setattr(nuclei, "find_nuclei", lambda *given: seen.append(1) or find(*given))
 
     segment_in_part(slide, tmp_path / "mask.zarr", writes=5, tile_px=256, workers=1)
     n_first = len(seen)
     segment(slide, tmp_path / "mask.zarr", tile_px=256, workers=1)
-    assert len(seen) == 9 + 1, "the one that was being written is looked at twice"
+    assert len(seen) == 9 + 1, "the tile that was being written is segmented twice"
     assert n_first > 1
 
 
@@ -221,7 +221,7 @@ def test_in_outlines_the_same_cells_are_found_as_on_the_whole_slide(tmp_path, ti
     np.testing.assert_array_equal(inside > 0, np.isin(whole, wanted))
 
 
-def test_outlines_without_a_nucleus_are_told(tmp_path):
+def test_outlines_without_a_nucleus_are_refused(tmp_path):
     slide, _ = tissue(size_px=200)
     draw(tmp_path / "roi.geojson", [[0, 0], [2, 0], [2, 2], [0, 0]])
     with pytest.raises(InputError, match=r"no nucleus was found in the outlines of roi\.geojson"):
@@ -244,14 +244,14 @@ def test_two_commands_do_not_write_one_mask(tmp_path):
 
 def test_a_mask_that_another_command_made_meanwhile_is_kept(tmp_path, monkeypatch):
     slide, _ = tissue(size_px=200)
-    measure = segmentation._measure_levels
+    measure = finders.measure_levels
 
     def meanwhile(*given):
-        monkeypatch.setattr(segmentation, "_measure_levels", measure)
+        monkeypatch.setattr(finders, "measure_levels", measure)
         segment(slide, tmp_path / "mask.zarr", expansion_um=0)
         return measure(*given)
 
-    monkeypatch.setattr(segmentation, "_measure_levels", meanwhile)
+    monkeypatch.setattr(finders, "measure_levels", meanwhile)
     with pytest.raises(InputError, match=r"mask\.zarr exists"):
         segment(slide, tmp_path / "mask.zarr")
 
@@ -276,7 +276,7 @@ def test_what_was_begun_with_another_setting_or_image_begins_anew(tmp_path, chan
 def test_nuclei_of_a_segmenter_of_whole_cells_are_refused(tmp_path):
     slide, _ = tissue(size_px=200)
 
-    with pytest.raises(InputError, match="asked for whole cells"):
+    with pytest.raises(InputError, match="finds whole cells"):
         segment(slide, tmp_path / "mask.zarr", segmenter=lambda image: image[0], nuclei_path=tmp_path / "nuclei.zarr")
 
     assert list(tmp_path.iterdir()) == []
@@ -340,7 +340,7 @@ def test_a_slide_without_nuclei_is_refused_and_leaves_nothing(tmp_path):
 def test_a_slide_whose_nuclear_marker_has_no_known_name_names_its_markers_and_the_option(tmp_path):
     slide = Slide("S01", np.zeros((2, 64, 64), np.uint8), ("CD3e", "CD20"), 0.5)
 
-    with pytest.raises(InputError, match=r"CD3e, CD20.*--nuclear-marker"):
+    with pytest.raises(InputError, match=r"CD3e, CD20.*`nuclear_marker`"):
         segment(slide, tmp_path / "mask.zarr")
 
 

@@ -150,7 +150,7 @@ def test_stardist_with_a_membrane_marker_is_refused(tmp_path, played):
 
 @pytest.mark.parametrize("segmenter", [None, "numpy:squeeze"])
 def test_a_membrane_marker_without_a_segmenter_that_uses_it_is_refused(tmp_path, segmenter):
-    with pytest.raises(InputError, match="--membrane-marker"):
+    with pytest.raises(InputError, match="`membrane_marker`"):
         segment(slide(), tmp_path / "mask.zarr", segmenter=segmenter, membrane_marker="E-Cadherin")
 
 
@@ -165,7 +165,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", sorted(SEGMENTERS))
-def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, played, monkeypatch, name):
+def test_weights_that_cannot_be_fetched_are_reported_in_one_sentence(tmp_path, played, monkeypatch, name):
     def fail(*args, **options):
         reason = "<urlopen error [Errno -2] Name or service not known>\nand more"
         raise OSError(reason)
