@@ -72,8 +72,8 @@ def test_the_embedding_of_a_cell_does_not_depend_on_the_others(store, run):
 
 def test_channels_are_matched_by_name(store, run):
     slide, mask = tiny_slide(cells_at=CELLS)
-    turned = Slide(slide.name, slide.image[::-1], slide.markers[::-1], slide.pixel_size_um)
-    source = from_slide(turned, mask, measure_cells(turned, mask), patch_size_um=store.patch_size_um)
+    reversed_slide = Slide(slide.name, slide.image[::-1], slide.markers[::-1], slide.pixel_size_um)
+    source = from_slide(reversed_slide, mask, measure_cells(reversed_slide, mask), patch_size_um=store.patch_size_um)
 
     adata = embed(run, source)
 
@@ -92,7 +92,7 @@ def test_a_slide_of_another_panel_or_scale_is_refused(run):
         embed(run, from_slide(coarse, mask, measure_cells(coarse, mask), patch_size_um=32))
 
 
-def test_baselines_stand_beside_the_embedding(store, run):
+def test_baselines_are_added_to_the_embedding(store, run):
     adata = embed(run, store, baselines={"X_untrained": untrained(run)})
 
     assert adata.obsm["X_untrained"].shape == adata.obsm["X_splicer"].shape
@@ -139,9 +139,7 @@ def assert_same(one: anndata.AnnData, other: anndata.AnnData) -> None:
 
 
 @pytest.mark.parametrize(("size", "rows"), [(7, 4096), (32, 10), (5, 16), (200, 1)])
-def test_the_file_holds_what_memory_would_whatever_blocks_and_pieces_it_is_made_of(
-    store, run, tmp_path, monkeypatch, size, rows
-):
+def test_the_file_does_not_depend_on_the_size_of_blocks_and_chunks(store, run, tmp_path, monkeypatch, size, rows):
     whole = embed(run, store)
     monkeypatch.setattr(h5ad, "_ROWS", rows)
     source, _ = in_blocks(store, size)
@@ -156,7 +154,7 @@ def test_the_file_holds_what_memory_would_whatever_blocks_and_pieces_it_is_made_
     assert_same(written, whole)
 
 
-def test_z_is_what_the_encoder_makes_of_each_patch(store, run):
+def test_z_is_the_output_of_the_encoder_for_each_patch(store, run):
     block = store.read_block(0)
     with torch.inference_mode():
         z = run.encoder.eval()(run.normalize(block.patches, block.regions)).numpy()
@@ -164,7 +162,7 @@ def test_z_is_what_the_encoder_makes_of_each_patch(store, run):
     np.testing.assert_allclose(embed(run, store).obsm["X_splicer"], z, rtol=1e-5, atol=1e-6)
 
 
-def test_an_interrupted_embedding_goes_on_with_the_blocks_that_are_missing(store, run, tmp_path):
+def test_an_interrupted_embedding_continues_with_the_missing_blocks(store, run, tmp_path):
     path = tmp_path / "cells.h5ad"
     source, _ = in_blocks(store, 16)
     embed_to_file(tmp_path / "whole.h5ad", run, source, compression=None)
@@ -182,7 +180,7 @@ def test_an_interrupted_embedding_goes_on_with_the_blocks_that_are_missing(store
     assert_same(anndata.read_h5ad(path), anndata.read_h5ad(tmp_path / "whole.h5ad"))
 
 
-def test_blocks_of_another_model_are_not_gone_on_with(store, run, tmp_path):
+def test_blocks_of_another_model_are_not_used(store, run, tmp_path):
     dying, _ = in_blocks(store, 16, dies_at=3)
     with pytest.raises(KeyboardInterrupt):
         embed_to_file(tmp_path / "cells.h5ad", untrained(run), dying)
@@ -193,7 +191,7 @@ def test_blocks_of_another_model_are_not_gone_on_with(store, run, tmp_path):
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
-def test_blocks_of_other_cells_are_not_gone_on_with(store, run, tmp_path):
+def test_blocks_of_other_cells_are_not_used(store, run, tmp_path):
     dying, _ = in_blocks(store, 16, dies_at=3)
     with pytest.raises(KeyboardInterrupt):
         embed_to_file(tmp_path / "cells.h5ad", run, replace(dying, made_from="the same slide, stained again"))
@@ -251,7 +249,7 @@ def test_a_finished_file_is_changed_on_a_copy_and_nothing_else_in_it_changes(sto
     np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
 
 
-def test_what_else_was_measured_of_the_cells_becomes_layers(store, run):
+def test_further_measurements_become_layers(store, run):
     slide, mask = tiny_slide(cells_at=CELLS)
     cells = measure_cells(slide, mask, statistics=("mean", "std"))
 

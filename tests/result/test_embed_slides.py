@@ -1,4 +1,4 @@
-"""Slides become a result folder: whole, resumable, and readable by the tools that come after."""
+"""Slides become a result folder: complete, resumable, and readable by other tools."""
 
 import json
 import warnings
@@ -15,6 +15,7 @@ import zarr
 from skimage.segmentation import expand_labels
 
 from mxsplicer import report
+from mxsplicer.embedding import h5ad
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.readers import open_slide
@@ -93,7 +94,7 @@ def test_a_result_holds_what_the_documents_promise(result):
     assert "training" in result.log.read_text(encoding="utf-8")
 
 
-def test_the_index_leads_a_viewer_to_everything(result, simulated):
+def test_the_index_names_all_files(result, simulated):
     index = open_result(result.path)
 
     (slide,) = index["slides"]
@@ -147,7 +148,7 @@ def test_the_anndata_is_as_documented(adata, simulated):
     )
 
 
-def test_the_embedding_is_scored_beside_its_baselines(adata):
+def test_the_embedding_is_scored_together_with_its_baselines(adata):
     scores = pd.DataFrame(adata.uns["mxsplicer_probe"])
 
     assert set(scores["label"]) == {"lineage"}
@@ -176,7 +177,7 @@ def test_a_finished_call_does_nothing_and_another_is_refused(result, simulated, 
     assert files_of(result.path) == before
 
 
-def test_what_a_result_does_not_say_of_newer_options_was_at_their_defaults(result, simulated, options):
+def test_options_newer_than_a_result_count_as_their_defaults(result, simulated, options):
     text = result.settings.read_text(encoding="utf-8")
     older = json.loads(text)
     for newer in ("deconstruction", "weights", "omit", "weight_decay"):
@@ -198,7 +199,7 @@ def test_a_table_that_was_edited_is_noticed(result, simulated, options):
         simulated.truth.write_text(table, encoding="utf-8")
 
 
-def test_overwriting_never_deletes_what_was_handed_in(result, simulated, options):
+def test_overwriting_never_deletes_the_input(result, simulated, options):
     other = replace(options, model=result.path)
 
     with pytest.raises(InputError, match="which `overwrite=True` would delete"):
@@ -207,7 +208,7 @@ def test_overwriting_never_deletes_what_was_handed_in(result, simulated, options
     assert result.cells.is_file()
 
 
-def test_a_report_is_written_anew_from_the_result_alone(result):
+def test_a_report_is_rewritten_from_the_result_alone(result):
     with pytest.raises(InputError, match="exists"):
         write_result_report(result.path)
 
@@ -215,7 +216,7 @@ def test_a_report_is_written_anew_from_the_result_alone(result):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
+def test_scanpy_and_squidpy_work_on_the_output(adata):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they warn of on import is theirs
         import scanpy as sc
@@ -231,31 +232,33 @@ def test_scanpy_and_squidpy_take_the_output_as_it_is(adata):
     assert adata.obsp["spatial_connectivities"].nnz > 0
 
 
-def test_an_interrupted_call_leaves_nothing_half_named_and_goes_on(tmp_path, monkeypatch, result, simulated, options):
+def test_an_interrupted_call_leaves_no_unfinished_file_and_continues(tmp_path, monkeypatch, result, simulated, options):
     out = tmp_path / "S01.mxs"
+    # What each interruption finds complete; while cells.h5ad is completed in place, z exists in the blocks alone.
+    steps = {
+        (stages, "extract_patches"): [],
+        (training, "train"): ["patches.zarr"],
+        (pipeline, "join_blocks"): ["patches.zarr", "run"],
+        (analysis, "complete_cells"): ["patches.zarr", "run", "embedded.h5ad"],
+        (h5ad, "_update"): ["patches.zarr", "run"],
+        (report, "write_report"): ["patches.zarr", "run", "cells.h5ad"],
+        (pipeline, "write_index"): ["patches.zarr", "run", "cells.h5ad", "report.html"],
+    }
     finals = ("patches.zarr", "run", "embedded.h5ad", "cells.h5ad", "report.html", "mxsplicer.json")
-    steps = (
-        (stages, "extract_patches"),
-        (training, "train"),
-        (pipeline, "join_blocks"),
-        (analysis, "complete_cells"),
-        (report, "write_report"),
-        (pipeline, "write_index"),
-    )
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for done, (module, stage) in enumerate(steps):
+    for (module, stage), complete in steps.items():
         with monkeypatch.context() as patched:
             patched.setattr(module, stage, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 embed_slides(simulated.image, out, options=options, device="cpu")
-        there = [name for name in finals[:done] if name != "embedded.h5ad" or stage == "complete_cells"]
-        assert [name for name in finals if (out / name).exists()] == there
+        assert [name for name in finals if (out / name).exists()] == complete
     before = files_of(out)
     again = embed_slides(simulated.image, out, options=options, device="cpu")
 
+    assert not [name for name in files_of(out) if "partial" in name or "blocks" in name or name == "embedded.h5ad"]
     kept = {name: time for name, time in before.items() if name.startswith(("patches.zarr", "run/", "cells.h5ad"))}
     assert kept.items() <= files_of(out).items()
     whole, resumed = anndata.read_h5ad(result.cells), anndata.read_h5ad(again.cells)
@@ -307,7 +310,7 @@ def test_a_slide_of_one_marker_is_embedded_scored_and_reported(tmp_path, simulat
     assert "DAPI" in result.report.read_text(encoding="utf-8")
 
 
-def test_names_measures_and_patches_are_as_asked_for_and_memory_changes_nothing(tmp_path, simulated, result, adata):
+def test_options_on_names_measures_and_patches_apply_and_memory_changes_nothing(tmp_path, simulated, result, adata):
     slide = open_slide(simulated.image)
     image = np.concatenate([slide.image[...], slide.image[:1]])
     names = ["nuclei", *slide.markers[1:], "not wanted"]
@@ -357,7 +360,7 @@ def test_nuclei_are_measured_inside_their_cells_and_counted(tmp_path, simulated,
     np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
-def test_a_function_of_the_users_own_finds_the_cells_to_embed(tmp_path, simulated, result, monkeypatch):
+def test_a_function_of_the_user_segments_the_cells(tmp_path, simulated, result, monkeypatch):
     (tmp_path / "own.py").write_text(
         "from skimage.measure import label\n\n\ndef cells(image):\n    return label(image[0] > image[0].mean())\n"
     )
@@ -368,10 +371,10 @@ def test_a_function_of_the_users_own_finds_the_cells_to_embed(tmp_path, simulate
 
     cells = anndata.read_h5ad(again.cells)
     mask = open_mask(again.path / "mask.zarr")
-    told = zarr.open_group(again.path / "mask.zarr", mode="r").attrs["mxsplicer"]
-    assert told["segmenter"] == "own:cells"
+    header = zarr.open_group(again.path / "mask.zarr", mode="r").attrs["mxsplicer"]
+    assert header["segmenter"] == "own:cells"
     assert set(cells.obs["cell_id"]) <= set(np.unique(mask[...]))
-    assert not (again.path / "nuclei.zarr").exists(), "whole cells tell no nuclei"
+    assert not (again.path / "nuclei.zarr").exists(), "a segmenter of whole cells finds no nuclei"
 
 
 def test_a_dask_cluster_embeds_to_the_same_numbers(tmp_path, simulated, result, adata):
@@ -389,7 +392,7 @@ def test_a_dask_cluster_embeds_to_the_same_numbers(tmp_path, simulated, result, 
     np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
-def test_memory_below_what_clusters_take_is_refused_at_once_and_nothing_is_written(tmp_path, simulated):
+def test_too_little_memory_is_refused_at_once_and_nothing_is_written(tmp_path, simulated):
     with pytest.raises(
         InputError, match=r"^1G of memory is too little: correlations and clusters .* Raise `max_bytes` to at least"
     ):
@@ -410,7 +413,7 @@ def test_a_plan_counts_cells_and_writes_nothing(folder, simulated, result, adata
     assert files_of(folder) == before
 
 
-def test_slides_of_a_cohort_share_one_model_and_without_masks_get_their_own(tmp_path):
+def test_slides_of_a_cohort_share_one_model_and_are_segmented_without_masks(tmp_path):
     slides = [simulate_slide(tmp_path / f"S{i}.ome.tiff", size_px=256, slide_number=i) for i in (1, 2)]
     samples = tmp_path / "samples.csv"
     pd.DataFrame({"image": ["S2", "S1"], "patient id": ["B", "A"]}).to_csv(samples, index=False)

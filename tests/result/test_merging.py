@@ -1,4 +1,4 @@
-"""Slides embedded one by one become one result; a new slide joins a finished one and changes nothing that was there."""
+"""Slides embedded one by one become one result; appending a slide leaves the existing rows as they are."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_a_broken_slide_is_recorded_and_the_others_finish(study, cohort):
     assert all(f"{name}: " in page for name in ("S1", "S2", "S3"))
 
 
-def test_every_slide_gives_as_many_cells_to_the_training(cohort):
+def test_every_slide_gives_equally_many_training_cells(cohort):
     stores = [zarr.open_group(cohort.patches_of(name), mode="r") for name in ("S1", "S2", "S3")]
 
     assert [store["patches"].shape[0] for store in stores] == [30, 30, 30]
@@ -106,7 +106,7 @@ def test_a_cohort_has_an_anndata_of_each_slide_too(cohort):
         assert list(own.obs["leiden"]) == list(same.obs["leiden"])
 
 
-def test_the_status_tells_done_failed_and_stale(study, cohort):
+def test_the_status_is_done_failed_or_stale(study, cohort):
     status = status_of(cohort.path)
     assert {item.name: item.state for item in status.items} == {
         "S1": "done",
@@ -130,7 +130,7 @@ def test_the_status_tells_done_failed_and_stale(study, cohort):
     assert {item.name for item in changed.items if item.state == "stale"} == {"S2"}
 
 
-def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study, cohort, tmp_path, monkeypatch):
+def test_an_interrupted_call_continues_without_the_slide_that_failed(study, cohort, tmp_path, monkeypatch):
     options = Options(cohort=study / "samples.csv", patch_size_um=8, recipe=SMALL, model=cohort.path)
     failing, interrupted = stages.embed_blocks, pipeline.join_blocks
 
@@ -158,7 +158,7 @@ def test_a_call_that_was_interrupted_goes_on_without_the_slide_that_failed(study
     assert [one["name"] for one in open_result(again.path)["slides"]] == ["S2", "S3"]
 
 
-def test_a_slide_appended_keeps_every_bit_of_what_was_there(study, cohort, tmp_path):
+def test_appending_a_slide_keeps_every_bit_of_the_existing_rows(study, cohort, tmp_path):
     path = tmp_path / "grown.mxs"
     shutil.copytree(cohort.path, path)
     before = anndata.read_h5ad(path / "cells.h5ad")
@@ -219,7 +219,7 @@ def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort
         merge_results([parts[0], parts[0]], tmp_path / "twice")
 
 
-def test_a_marker_that_a_slide_lacks_is_filled_where_wanted_and_told(study, cohort, tmp_path):
+def test_a_missing_marker_is_filled_on_request_and_reported(study, cohort, tmp_path):
     markers = open_slide(study / "S4.ome.tiff").markers
     asked = Options(masks=(study / "S4_mask.ome.tiff",), model=cohort.path, drop=(markers[5],), only_cells=True)
     with pytest.raises(InputError, match=f"the model needs markers that slide 'S4' lacks: {markers[5]}"):
@@ -238,7 +238,7 @@ def test_a_marker_that_a_slide_lacks_is_filled_where_wanted_and_told(study, coho
     assert all(check.agrees for check in verify(filled.path, n_cells=20, device="cpu").checks)
 
 
-def test_panels_that_differ_are_told_and_the_shared_markers_trained_on(study, tmp_path, monkeypatch):
+def test_different_panels_are_reported_and_the_shared_markers_trained_on(study, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "interpret", lambda *_: None)
     monkeypatch.setattr(pipeline, "write_result_report", lambda path, **_: (path / "report.html").touch())
     one, other = (open_slide(study / f"{name}.ome.tiff").markers for name in ("S1", "S2"))
@@ -286,7 +286,7 @@ def test_files_of_other_markers_or_the_same_cells_are_not_joined(tmp_path):
         join_cells([a, c], tmp_path / "ac.h5ad", uns={})
 
 
-def test_joined_cells_come_apart_again_as_they_were(tmp_path):
+def test_joined_cells_are_split_again_unchanged(tmp_path):
     rng = np.random.default_rng(0)
     files = {}
     for name, n in (("a", 5), ("b", 3)):
@@ -298,7 +298,7 @@ def test_joined_cells_come_apart_again_as_they_were(tmp_path):
         adata.write_h5ad(tmp_path / f"{name}.h5ad")
         files[name] = adata
 
-    joined = join_cells([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "all.h5ad", uns={"said": "all"})
+    joined = join_cells([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "all.h5ad", uns={"about": "all"})
     split_cells(joined, {name: tmp_path / "split" / f"{name}.h5ad" for name in files})
 
     for name, adata in files.items():
@@ -308,10 +308,10 @@ def test_joined_cells_come_apart_again_as_they_were(tmp_path):
         np.testing.assert_array_equal(again.layers["std"], adata.layers["std"])
         assert list(again.obs["kind"]) == list(adata.obs["kind"])
         assert list(again.obs["slide"].cat.categories) == [name]
-        assert again.uns["said"] == "all"
+        assert again.uns["about"] == "all"
 
 
-def test_a_cell_gets_the_cluster_of_those_beside_it_and_less_confidence_between_two():
+def test_a_cell_gets_the_cluster_of_its_neighbours_and_less_confidence_between_two():
     rng = np.random.default_rng(0)
     z = np.concatenate([rng.normal(0, 0.1, (50, 4)), rng.normal(3, 0.1, (50, 4))]).astype(np.float32)
     adata = anndata.AnnData(np.zeros((100, 1), np.float32), obsm={"X_splicer": z, "X_umap": z[:, :2]})

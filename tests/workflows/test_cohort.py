@@ -1,4 +1,4 @@
-"""The workflow of a cohort on small slides: one is broken, one job is killed, and what is missing is made again."""
+"""The workflow of a cohort on small slides: one is broken, one job is killed, and only missing files are made again."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytest.importorskip("snakemake")
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "cohort"
 SMALL = "--epochs 1 --batch-size 64 --encoder-width 4 --component-width 2 --chunk-width 4"
 
-# The command, but that its process is killed where it embeds slide B for the first time.
+# The command, except that its process is killed when it embeds slide B for the first time.
 KILLER = """
 import os, signal, sys
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     again = run(tmp_path)
 
     assert again.returncode == 0, again.stderr
-    assert {file: file.stat().st_mtime_ns for file in made} == made, "what was there was made again"
+    assert {file: file.stat().st_mtime_ns for file in made} == made, "finished files were made again"
     adata = anndata.read_h5ad(study / "cohort.mxs" / "cells.h5ad")
     assert list(adata.obs["slide"].cat.categories) == ["A", "B"]
     assert set(adata.obs["patient"]) == {"P1", "P2"}
@@ -78,5 +78,5 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert "C.ome.tiff" in failed["C"]
     status = status_of(study)
     assert (status.state, {item.name: item.state for item in status.items}["C"]) == ("done", "failed")
-    anew = run(tmp_path, "--dry-run")
-    assert "nothing to be done" in (anew.stdout + anew.stderr).lower()
+    dry_run = run(tmp_path, "--dry-run")
+    assert "nothing to be done" in (dry_run.stdout + dry_run.stderr).lower()

@@ -17,7 +17,7 @@ DATASETS = Path(__file__).parents[2] / "workflows/paper/datasets"
 
 
 def write_archive(path: Path, classes: dict[str, int], side: int) -> None:
-    """Write a zip of 12 noisy pictures per class; the mean brightness tells the class."""
+    """Write a zip of 12 noisy images per class, which differ in mean brightness."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for name, brightness in classes.items():
@@ -60,7 +60,7 @@ def test_a_patch_of_the_mosaic_is_a_digit_above_a_photograph_of_its_class(mosaic
     digit, photograph = pictures[:, 0, 2:30, 18:46].mean(axis=(1, 2)), pictures[:, 0, 32:, 16:48].mean(axis=(1, 2))
     np.testing.assert_array_equal(digit > 60, bright)
     np.testing.assert_array_equal(photograph > 60, bright)
-    assert not pictures[:, :, :, :16].any()  # beside the pictures is nothing
+    assert not pictures[:, :, :, :16].any()  # nothing outside the images
 
 
 def test_photographs_can_stand_alone(mosaics, tmp_path):

@@ -29,7 +29,7 @@ def snakemake(*words):
 
 
 def montage(path, side, n=60):
-    """Write a montage of one bright disc of DNA per tile of 40 px; its size tells the phase."""
+    """Write a montage of one bright disc of DNA per tile of 40 px; its size depends on the phase."""
     rng = np.random.default_rng(side)
     image = rng.integers(40, 60, (3, 40, 40 * (n + 1))).astype(np.uint16)
     y, x = np.mgrid[:40, :40] - 19.5
@@ -46,9 +46,11 @@ def test_every_table_of_a_profile_can_be_planned(profile, tmp_path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
 
-    said = snakemake("-n", "--profile", PAPER / "profiles" / profile, "--config", f"data={tmp_path}", f"out={tmp_path}")
+    output = snakemake(
+        "-n", "--profile", PAPER / "profiles" / profile, "--config", f"data={tmp_path}", f"out={tmp_path}"
+    )
 
-    planned = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     assert int(planned["table"]) == len(tables)
     own = [table for table in tables.values() if "runs_of" not in table]
     sizes = [(len(one[key]) for key in ("methods", "losses", "plans", "seeds") if key in one) for one in own]
@@ -107,11 +109,11 @@ def scored(load, folder, script, *words):
     return pd.read_csv(folder / "scores.csv").set_index("representation")
 
 
-def test_what_needs_no_training_stands_beside(load, trained):
+def test_baselines_without_training_are_in_the_table(load, trained):
     found = scored(load, trained, "score", "--label", "lineage", "--baselines")
 
-    beside = {"untrained", "PCA of pixels", "mean of the patch", "mean intensity", "PCA of mean intensity"}
-    assert beside < set(found.index)
+    baselines = {"untrained", "PCA of pixels", "mean of the patch", "mean intensity", "PCA of mean intensity"}
+    assert baselines < set(found.index)
     assert found.loc["mean intensity", "balanced_accuracy"] > 2 * found.loc["mean intensity", "chance"]
 
 
@@ -132,13 +134,13 @@ def test_the_ceiling_is_trained_in_the_folds_of_the_probes(load, trained):
     assert found["folds_by"].str.startswith("quadrant").all()
 
 
-def test_remedies_in_the_classifier_stand_beside_a_plain_head(load, trained):
+def test_remedies_in_the_classifier_are_compared_with_a_plain_head(load, trained):
     found = scored(load, trained, "heads", "--label", "region")
 
     assert found.index.tolist() == ["z", "z + channel dropout", "z + sieve of 8", "z + sieve of 32"]
     assert (
         found.loc["z + sieve of 32", "balanced_accuracy"] < found.loc["z", "balanced_accuracy"]
-    )  # one half tells it here
+    )  # one half is enough here
 
 
 def test_z_is_held_against_the_markers_in_three_forms(load, trained):
