@@ -133,7 +133,8 @@ def _of_correlations(adata: AnnData, key: str) -> Iterator[str]:
     if controls:
         yield (
             f"Features are correlated (|r| of {_STRONG_R} or more) with channels without an antibody "
-            f"({', '.join(controls)}): autofluorescence is part of what was learned. Exclude such channels with --drop."
+            f"({', '.join(controls)}): autofluorescence is part of what was learned. Exclude such channels from the "
+            "training."
         )
     weak = _where(names, ~is_control_channel & (strongest < _WEAK_R))
     if weak:

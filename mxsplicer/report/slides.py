@@ -59,7 +59,7 @@ def recognisable_batches(mixing: pd.DataFrame) -> list[str]:
                 sentences.append(
                     f"The {batch} of a cell can be predicted from {name}: a linear probe reaches a balanced accuracy "
                     f"of {found:.0%}; chance is {chance:.0%}{compared}. Clusters may reflect staining: try "
-                    "--normalization slide, and compare only slides of the same batch."
+                    "normalization per slide, and compare only slides of the same batch."
                 )
     return sentences
 
