@@ -16,10 +16,10 @@ SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x
 
 demo: .venv/library
 	@mkdir -p demo
-	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
+	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate --out $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
 		--drop AF1 --drop Argo550 --patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
-		--labels $(DEMO)_truth.csv --label lineage --label t_cell_subtype --label localisation --label coincidence
+		--labels $(DEMO)_truth.csv --score lineage --score t_cell_subtype --score localisation --score coincidence
 
 # A file's tests share what one of them made, so a file stays with one process.
 test: .venv/tests

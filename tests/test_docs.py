@@ -11,6 +11,7 @@ import torch
 import typer
 
 from mxsplicer.cli import app
+from mxsplicer.cli.renamed import RENAMED
 from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
@@ -60,6 +61,11 @@ def options(command):
     return {name: one.default for one in command.params for name in (*one.opts, *one.secondary_opts)}
 
 
+def old_names(page):
+    """Return former names of options, which only the change log may show."""
+    return {renamed.old for renamed in RENAMED} if page.name == "CHANGELOG.md" else set()
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # in scanpy
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_every_python_block_runs_in_the_order_of_its_page(page, reader):
@@ -77,17 +83,19 @@ def test_every_command_and_option_shown_exists(page):
         assert name in COMMANDS, f"{page.name} shows `mxsplicer {name}`"
         known = options(COMMANDS[name])
         shown = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert shown <= {*known, "--help"}, f"{page.name} shows {shown} of `mxsplicer {name}`"
+        assert shown <= {*known, "--help", "--help-all", *old_names(page)}, (
+            f"{page.name} shows {shown} of `mxsplicer {name}`"
+        )
 
 
 def test_every_option_in_backticks_belongs_to_some_command():
-    ours = {"--help", "--debug", "--version", "--outcome", "--after"}
+    ours = {"--help", "--help-all", "--debug", "--version", "--outcome", "--after"}
     known = {*ours, "--profile"} | {  # the latter is Snakemake's
         option for command in COMMANDS.values() for option in options(command)
     }
     for page in PAGES:
         quoted = " ".join(re.findall(r"`(--[^`]*)`", page.read_text(encoding="utf-8")))
-        assert set(re.findall(r"--[a-z0-9-]+", quoted)) <= known, page.name
+        assert set(re.findall(r"--[a-z0-9-]+", quoted)) <= known | old_names(page), page.name
 
 
 def test_defaults_are_those_of_the_command():

@@ -1,7 +1,7 @@
 """The command line: one sub-command per stage, each a thin wrapper of a public function.
 
-A user's mistake is one sentence and exit code 2, a failure of ours one sentence and exit code 1; ``--debug`` adds the
-traceback. Heavy libraries load inside the commands, so that ``mxsplicer --help`` answers at once.
+A mistake of the user is answered by one sentence and exit code 2, a failure of mxsplicer by one sentence and exit code
+1; ``--debug`` adds the traceback. Heavy libraries load inside the commands, so that ``mxsplicer --help`` is quick.
 """
 
 import errno
@@ -40,7 +40,6 @@ from mxsplicer.cli import (
     verify,
     view,
 )
-from mxsplicer.cli.errors import as_options
 from mxsplicer.errors import InputError
 from mxsplicer.result.outcomes import pass_failure_on, record_outcome
 
@@ -75,10 +74,10 @@ for module in (
     view,
     simulate,
 ):
-    module.register(app)
+    module.add_to(app)
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"mxsplicer {version('mxsplicer')}")
         raise typer.Exit
@@ -92,15 +91,15 @@ def common(
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Note here what was made, or why the slide failed, and end with 0 in both cases: for workflows.",
+            help="Record here what was made, or why the slide failed, and exit with 0 in both cases: for workflows.",
         ),
     ] = None,
     after: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Where that outcome is a failure, pass it on and do nothing."),
+        typer.Option(metavar="FILE.json", help="If that outcome is a failure, pass it on and do nothing."),
     ] = None,
     version_wanted: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Set up messages for every command."""
@@ -108,8 +107,8 @@ def common(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("mxsplicer").setLevel(logging.DEBUG if debug else logging.INFO)
     if after is not None and outcome is None:
-        msg = "--after passes a failure on to an outcome: say to which, by --outcome."
-        raise InputError(msg)
+        msg = "--after passes a failure on to another outcome, and none was given."
+        raise InputError(msg, "Pass --outcome.")
     if outcome is not None:
         if after is not None and pass_failure_on(after, outcome):
             raise typer.Exit
@@ -120,17 +119,17 @@ def common(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # SLURM and systemd end a job with SIGTERM; it deserves the same tidy end as Ctrl-C.
+    # SLURM and systemd end a job with SIGTERM, which is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = _exit_code(arguments)
-    gc.freeze()  # what libraries hold is not looked through for garbage once more: 0.7 s of a second at the end
+    gc.freeze()  # a last garbage collection over all libraries would take 0.7 s
     sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str]) -> int:
     code: object = 0
     try:
-        with ExitStack() as stack:  # a command that keeps its outcome ends inside it
+        with ExitStack() as stack:  # a command that records its outcome ends inside it
             code = app(args=arguments, prog_name="mxsplicer", standalone_mode=False, obj=stack)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -139,32 +138,29 @@ def _exit_code(arguments: Sequence[str]) -> int:
             raise
         code = _explain(error)
     if code == 130:  # newer releases of Typer return this for Ctrl-C
-        _say("interrupted. Nothing half-done has a final name; the same command goes on where it stopped.")
+        _print("interrupted. No unfinished file has its final name; the same command continues where it stopped.")
     return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception) -> int:
     if isinstance(error, _UsageError):
         command = getattr(getattr(error, "ctx", None), "command_path", None) or "mxsplicer"
-        _say(f"{error.format_message().rstrip('.')}. See `{command} --help`.")  # type: ignore[attr-defined]
+        _print(f"{error.format_message().rstrip('.')}. See `{command} --help`.")  # type: ignore[attr-defined]
         return 2
     if isinstance(error, InputError):
-        _say(as_options(str(error), _option_names()))
+        _print(str(error))
         return 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _say(f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again.")
+        _print(
+            f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again."
+        )
         return 2
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | FileExistsError):
-        _say(f"{error.filename}: {os.strerror(error.errno or 0).lower()}.")
+        _print(f"{error.filename}: {os.strerror(error.errno or 0).lower()}.")
         return 2
-    _say(f"failed: {type(error).__name__}: {error}. Run `mxsplicer --debug ...` to see where.")
+    _print(f"failed: {type(error).__name__}: {error}. Run `mxsplicer --debug ...` to see where.")
     return 1
 
 
-def _option_names() -> set[str]:
-    commands = getattr(typer.main.get_command(app), "commands", {}).values()
-    return {name for command in commands for one in command.params for name in (*one.opts, *one.secondary_opts)}
-
-
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"mxsplicer: {sentence}")

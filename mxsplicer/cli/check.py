@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxsplicer.cli.errors import as_options
-from mxsplicer.cli.options import AsJson, Drop, Markers, MaskPage, NuclearMarker, PixelSize, Rename, SlidePath
+from mxsplicer.cli.options import AsJson, NucleiMask, SlidePath, register
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _OPTIONS = ("--nuclear-marker", "--pixel-size-um")  # that remedies name
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(check)
+    register(app, check)
 
 
 def check(
@@ -29,29 +29,26 @@ def check(
     mask: Annotated[
         str, typer.Argument(metavar="MASK", help="Label image, OME-Zarr labels or GeoJSON.", show_default=False)
     ],
-    nuclear_marker: NuclearMarker = None,
-    nuclei: Annotated[
-        str | None, typer.Option(metavar="MASK", help="Mask of the nuclei, with the ids of their cells.")
-    ] = None,
-    mask_page: MaskPage = None,
-    markers: Markers = None,
-    rename: Rename = None,
-    drop: Drop = None,
-    pixel_size_um: PixelSize = None,
+    *,
+    nuclear_marker: str | None,
+    nuclei: NucleiMask = None,
+    mask_page: int | None,
+    markers: Path | None,
+    rename: tuple[str, ...],
+    drop: tuple[str, ...],
+    pixel_size_um: float | None,
     as_json: AsJson = False,
 ) -> None:
-    """Look for what is wrong with a mask: other level, transposed, shifted, ids that wrapped, seams, and more.
+    """Find faults of a mask: another level, transposed, shifted, ids that wrapped around, seams, and more.
 
-    Ends with exit code 0 where nothing is wrong, 1 where something is, 2 where a file cannot be read.
+    The exit code is 0 if nothing is wrong, 1 if something is, and 2 if a file cannot be read.
     """
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import open_slide
     from mxsplicer.masks.doctor import examine
     from mxsplicer.masks.files import open_mask, open_nuclei
 
-    opened = open_slide(
-        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
-    )
+    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
     labels = open_mask(mask, page=mask_page, slide=opened, must_fit=False)
     of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened, must_fit=False)
     with progress.shown():

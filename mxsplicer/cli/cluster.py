@@ -1,38 +1,41 @@
-"""`mxsplicer cluster`: the clusters of a result, anew."""
+"""`mxsplicer cluster`: cluster the cells of a result again."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import CellsPath, Roi, Seed, UseRep
+from mxsplicer.cli.options import ResultPath, Seed, UseRep, register
 from mxsplicer.system import progress
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(cluster)
+    register(app, cluster)
 
 
 def cluster(
-    result: CellsPath,
+    result: ResultPath,
     resolution: Annotated[float, typer.Option(min=0.0, help="Higher gives more clusters.")] = 1.0,
-    n_neighbors: Annotated[int, typer.Option(min=2, help="Cells that a cell is compared with.")] = 15,
+    n_neighbors: Annotated[int, typer.Option(min=2, help="Nearest neighbours of each cell in the graph.")] = 15,
     use_rep: UseRep = None,
-    roi: Roi = None,
+    *,
+    roi: Path | None,
     max_cells: Annotated[
-        int, typer.Option(min=3, help="Cells clustered at most; every other cell joins the clusters of its nearest.")
+        int, typer.Option(min=3, help="Cluster at most this many cells; the others join the cluster of their nearest.")
     ] = 50_000,
     backend: Annotated[
         str, typer.Option(metavar="scanpy|rapids", help="rapids: rapids-singlecell, on an NVIDIA GPU.")
     ] = "scanpy",
     enrichment: Annotated[
-        bool, typer.Option("--neighbourhoods", help="Count which clusters lie side by side, through squidpy.")
+        bool,
+        typer.Option("--neighbourhoods", help="Also compute the clusters' neighbourhood enrichment with squidpy."),
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Cluster the cells of a result anew, lay them out and suggest names; cells.h5ad is replaced when all is done.
+    """Cluster the cells of a result again, compute a UMAP and suggest names; cells.h5ad is replaced at the end.
 
-    With --roi only the cells inside are clustered, and the others are in no cluster.
+    With --roi only the cells inside are clustered, and the others have no cluster.
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
@@ -57,6 +60,6 @@ def cluster(
                 tl.enrich_neighbourhoods(cells)
         save_cells(adata, path)
         counts = adata.obs["leiden"].value_counts()
-    for name, said in names.items():
-        typer.echo(f"{name:>3}  {counts[name]:>9,} cells  {said}")
-    typer.echo(f"{path} is written. Write its page anew with `mxsplicer report RESULT --overwrite`.")
+    for name, suggested in names.items():
+        typer.echo(f"{name:>3}  {counts[name]:>9,} cells  {suggested}")
+    typer.echo(f"{path} is written. Update the report with `mxsplicer report RESULT --overwrite`.")

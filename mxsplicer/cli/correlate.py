@@ -1,34 +1,36 @@
 """`mxsplicer correlate`: which learned feature follows which marker."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mxsplicer.cli.options import AsJson, CellsPath, Overwrite, Roi, Seed, UseRep
+from mxsplicer.cli.options import AsJson, Overwrite, ResultPath, Seed, UseRep, register
 from mxsplicer.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(correlate)
+    register(app, correlate)
 
 
 def correlate(
-    result: CellsPath,
+    result: ResultPath,
     use_rep: UseRep = None,
-    roi: Roi = None,
-    given: Annotated[
+    *,
+    roi: Path | None,
+    covariate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MARKER",
-            help="Marker that the partial correlation holds fixed; may be given several times. By default the nuclear "
-            "one and those of autofluorescence.",
+            help="Marker that the partial correlation controls for; repeat for several. By default the nuclear marker "
+            "and those of autofluorescence.",
             show_default=False,
         ),
     ] = None,
@@ -36,24 +38,27 @@ def correlate(
         list[str] | None,
         typer.Option(
             metavar="MARKER=FEATURE|FEATURE",
-            help="Write to obs where in the tissue a feature follows a marker, or to a layer where it follows each of "
-            "them; may be given several times.",
+            help="Write the local correlation of a feature with a marker to obs, or with every marker to a layer; "
+            "repeat for several.",
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(metavar="cell|neighbourhood|region", help="Of --local.")] = "neighbourhood",
-    radius_um: Annotated[float | None, typer.Option(help="Reach of --local instead of a scale.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Features to show of each marker.")] = 3,
-    max_cells: Annotated[int, typer.Option(min=200, help="Cells for R², at most; a random sample.")] = 50_000,
+    scale: Annotated[
+        str, typer.Option(metavar="cell|neighbourhood|region", help="Scale of --local.")
+    ] = "neighbourhood",
+    radius_um: Annotated[float | None, typer.Option(help="Radius of --local, instead of a scale.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Features to show for each marker.")] = 3,
+    max_cells: Annotated[
+        int, typer.Option(min=200, help="Compute R² on a random sample of at most this many cells.")
+    ] = 50_000,
     seed: Seed = 0,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Correlate markers with learned features, add what is missing to cells.h5ad, and show who follows whom.
+    """Correlate markers with learned features, add the correlations to cells.h5ad, and show the strongest.
 
-    Everything else in the file stays as it is, and it is replaced when the new one is whole. Maps that were made with
-    the same settings are shown, not made again. Those of --roi tumour.geojson are called tumour_correlation and so on,
-    and stand beside those of all cells.
+    The rest of the file does not change. Correlations that were computed with the same settings are shown, not computed
+    again. Those of --roi tumour.geojson are stored as tumour_correlation and so on, next to those of all cells.
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
@@ -67,7 +72,7 @@ def correlate(
     with open_cells(path) as adata, shown():
         learned = learned_features(adata)
         use_rep = use_rep or learned
-        # As embed names them: those of the learned features are splicer_..., whatever the method.
+        # As embed names them: of the learned features splicer_..., whatever the method.
         prefix = "splicer" if use_rep == learned else use_rep.removeprefix("X_")
         if roi is not None:
             of_roi = obs_name(roi.name.partition(".")[0])
@@ -76,9 +81,9 @@ def correlate(
         settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
         layers = []
         with tl.restricted(adata, roi) as cells:
-            changed = overwrite or _is_missing(cells, key, settings | {"n_cells": cells.n_obs}, given)
+            changed = overwrite or _is_missing(cells, key, settings | {"n_cells": cells.n_obs}, covariate)
             if changed:
-                tl.correlate(cells, key_added=key, given=given, **settings)  # type: ignore[arg-type]
+                tl.correlate(cells, key_added=key, given=covariate, **settings)  # type: ignore[arg-type]
             for marker, feature in pairs:
                 name = tl.local_correlation(cells, marker, feature, scale=scale, radius_um=radius_um, use_rep=use_rep)
                 layers += [name] if marker is None else []
@@ -103,15 +108,15 @@ def _pair(text: str) -> tuple[str | None, int]:
     marker, equals, feature = text.rpartition("=")
     if not feature.isdecimal() or (equals and not marker):
         msg = (
-            f"--local {text!r} is neither MARKER=FEATURE nor FEATURE: give a marker, an equals sign and the number of "
+            f"--local {text!r} is neither MARKER=FEATURE nor FEATURE. Give a marker, an equals sign and the number of "
             "a feature, or the number alone for all markers."
         )
         raise InputError(msg)
     return marker or None, int(feature)
 
 
-def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], given: list[str] | None) -> bool:
-    """Return whether the maps have to be made; raise where others would be lost."""
+def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], covariates: list[str] | None) -> bool:
+    """Return whether correlations have to be computed; raise where others would be lost."""
     if key not in adata.uns:  # Pearson's r alone may be there, from an earlier version: it stays the same
         return True
     about = adata.uns[key]
@@ -120,16 +125,16 @@ def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], given: lis
         for name, value in settings.items()
         if str(about[name]) != str(value)
     ]
-    if given is not None and list(about["given"]) != given:
-        differ.append(f"given was {', '.join(about['given']) or 'nothing'}, now {', '.join(given)}")
+    if covariates is not None and list(about["given"]) != covariates:
+        differ.append(f"covariate was {', '.join(about['given']) or 'nothing'}, now {', '.join(covariates)}")
     if differ:
-        msg = f"the cells have maps made differently ({'; '.join(differ)}). Give --overwrite to replace them."
-        raise InputError(msg)
+        msg = f"The cells have correlations that were computed differently ({'; '.join(differ)})."
+        raise InputError(msg, "Pass `overwrite=True` to replace them.")
     return False
 
 
 def _support(adata: "AnnData", key: str) -> dict[str, dict[str, float]]:
-    """Return what is known of each marker as a whole."""
+    """Return the summary of each marker over all features."""
     prefix = key.removesuffix("_correlation") + "_"
     columns = [column for column in adata.var.columns if column.startswith(prefix)]
     table = adata.var[columns].rename(columns=lambda column: column.removeprefix(prefix))
@@ -168,21 +173,21 @@ def _show(table: Any, support: dict[str, dict[str, float]]) -> None:
     for place in range(table.groupby("marker").size().max()):
         shown.add_column(_place(place + 1), no_wrap=True)
     for marker, rows in table.groupby("marker", sort=False):
-        partners = [_said(row) for row in rows.to_dict("records")]
+        partners = [_partner(row) for row in rows.to_dict("records")]
         shown.add_row(marker, *[f"{support[marker][name]:.2f}" for name in columns], *partners)
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.width = max(console.width, 160)  # a number that is cut short is none
-    said = "feature, r" + (" (partial r)" if "partial_r" in table else "")
-    console.print(f"The features that follow each marker most: {said}. |r|: mean over all, R²: all together.")
+    console.width = max(console.width, 160)  # a number that is cut short is useless
+    values = "feature, r" + (" (partial r)" if "partial_r" in table else "")
+    console.print(f"Features that follow each marker most: {values}. |r|: mean over all features, R²: all together.")
     console.print(shown)
     if "by_chance" in table and table["by_chance"].any():
-        typer.echo("~ is not told from chance.")
+        typer.echo("~ is not distinguishable from chance.")
 
 
 def _place(number: int) -> str:
     return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
 
 
-def _said(row: dict[Any, Any]) -> str:
+def _partner(row: dict[Any, Any]) -> str:
     partial = f" ({row['partial_r']:+.2f})" if "partial_r" in row else ""
     return f"{row['feature']:>3} {row['r']:+.2f}{partial}{' ~' if row.get('by_chance') else ''}"

@@ -1,47 +1,73 @@
 """Error messages of the library in the words of the command line: Python arguments become options."""
 
+import ast
 import re
 from collections.abc import Collection
+from typing import Any
 
-# Arguments whose option has another name.
-_RENAMED: dict[str, str] = {
-    "deconstruction": "--deconstruct",
-    "losses": "--loss",
-    "max_bytes": "--max-memory",
-    "page": "--mask-page",
-    "weights": "--weight",
-    "width_rule": "--chunk-width",
-    "widths": "--chunk-width",
+from mxsplicer.result.config import NAMES
+
+# Arguments whose option has another name. Of several options a command has the first that it knows.
+_RENAMED: dict[str, tuple[str, ...]] = {
+    **{argument: (option,) for argument, option in NAMES.items()},
+    "samples": ("cohort",),
+    "groups": ("fold_by",),
+    "losses": ("loss",),
+    "widths": ("chunk_width",),
+    "width_rule": ("chunk_width",),
+    "encoder": ("encoder", "encoder_class"),
+    "given": ("covariate",),
+    "path": ("out",),
+    "nuclei_path": ("nuclei_out",),
+    "executor": ("executor",),
+    "page": ("mask_page",),
 }
+_VALUES = {("surroundings", "hide"): "cell", ("surroundings", "keep"): "patch"}
 
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 def as_options(message: str, known: Collection[str]) -> str:
-    """Return a message in which every `argument` in backticks that is an option of the command line is named as one.
+    """Return a message in which every `argument` in backticks that is an option of the command is named as one.
 
     Parameters
     ----------
     message
         As :class:`~mxsplicer.errors.InputError` has it.
     known
-        The options of the command line, ``--overwrite`` and so on.
+        The options of the command, ``--overwrite`` and so on.
 
     Examples
     --------
     >>> as_options("Pass `overwrite=True`, or another `out`.", ["--overwrite", "--out"])
     'Pass --overwrite, or another --out.'
-    >>> as_options("Read it with `surroundings='keep'`; see `adata`.", ["--surroundings"])
-    'Read it with --surroundings keep; see `adata`.'
+    >>> as_options("Pass `surroundings='keep'`; see `adata`.", ["--encoder-area"])
+    'Pass --encoder-area patch; see `adata`.'
+    >>> as_options("Pass `weights={'CD8a': 2}`.", ["--component-weight"])
+    'Pass --component-weight CD8a=2.'
     """
 
     def option(match: re.Match[str]) -> str:
         argument, value = match[1], match[2]
-        name = _RENAMED.get(argument, "--" + argument.replace("_", "-"))
-        if name not in known:
+        names = ["--" + name.replace("_", "-") for name in _RENAMED.get(argument, (argument,))]
+        name = next((one for one in names if one in known), None)
+        if name is None:
             return match[0]
+        if value in (None, "True", "..."):
+            return name
         if value == "False":
             return f"--no-{name.removeprefix('--')}"
-        return name if value in (None, "True", "...") else f"{name} {value.strip(chr(34) + chr(39))}"
+        return " ".join(f"{name} {_VALUES.get((argument, one), one)}" for one in _written(value))
 
     return _ARGUMENT.sub(option, message)
+
+
+def _written(value: str) -> list[str]:
+    """Return a Python literal as the values of an option that may be repeated."""
+    try:
+        literal: Any = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return [value.strip("\"'")]
+    if isinstance(literal, dict):
+        return [f"{name}={one}" for name, one in literal.items()]
+    return [str(one) for one in literal] if isinstance(literal, tuple | list) else [str(literal)]

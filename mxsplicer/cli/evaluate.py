@@ -1,4 +1,4 @@
-"""`mxsplicer evaluate`: scores of labels beside every baseline, and a verdict."""
+"""`mxsplicer evaluate`: score an embedding on labels, compared with every baseline."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer.cli.options import INPUT, RUNNING, SCORES, AsJson, Device, OwnEncoder, Roi, Seed
+from mxsplicer.cli.fields import INPUT, RUNNING, SCORES
+from mxsplicer.cli.options import AsJson, EncoderClass, Seed, register
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 from mxsplicer.system.files import atomic_write
@@ -17,57 +18,60 @@ if TYPE_CHECKING:
     from mxsplicer.evaluation import Evaluation
 
 _WIDTH = 140  # of tables that go to a file
-_MOST_MARKERS = 10  # that are shown; all are in the JSON
+_MOST_MARKERS = 10  # that are shown; the JSON has all
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(evaluate)
+    register(app, evaluate, common=("labels", "score", "cohort", "compare", "fold_by", "out", "write", "as_json"))
 
 
 def evaluate(
-    path: Annotated[
+    result: Annotated[
         Path, typer.Argument(metavar="RESULT|cells.h5ad", help="What embed wrote, or any AnnData.", show_default=False)
     ],
     labels: Annotated[
         str | None,
         typer.Option(
             metavar="CSV|GEOJSON|COLUMN",
-            help="Table of cells, outlines with classes (of several slides a folder of them), or a column of obs.",
+            help="Table of cells, outlines with classes (for several slides a folder of them), or a column of obs.",
             rich_help_panel=INPUT,
         ),
     ] = None,
-    label: Annotated[
+    score: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column to score, of the table or of obs; may be given several times.",
+            metavar="COLUMN",
+            help="Column to score, of the table or of obs; repeat for several.",
             show_default=False,
             rich_help_panel=INPUT,
         ),
     ] = None,
-    samples: Annotated[
-        Path | None, typer.Option(help="Table of slides: patient, batch, ...", rich_help_panel=INPUT)
+    cohort: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Table of the slides: patient, batch, ...", rich_help_panel=INPUT),
     ] = None,
     compare: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="RESULT|OTHER.h5ad",
-            help="Another embedding of the same cells to score beside; may be given several times.",
+            help="Another embedding of the same cells to compare with; repeat for several.",
             show_default=False,
             rich_help_panel=INPUT,
         ),
     ] = None,
     use_rep: Annotated[
         list[str] | None,
-        typer.Option(help="Further key of obsm to score; may be given several times.", rich_help_panel=INPUT),
+        typer.Option(help="Further key of obsm to score; repeat for several.", rich_help_panel=INPUT),
     ] = None,
-    roi: Roi = None,
-    groups: Annotated[
+    *,
+    roi: Path | None,
+    fold_by: Annotated[
         str | None,
         typer.Option(
             metavar="patient|slide|quadrants",
-            help="What folds are made of: values of a column stay together, or quadrants of each slide. By default "
-            "patient, slide, quadrants: the first that there are three of.",
+            help="What folds consist of: values of a column stay together, or quadrants of each slide. By default "
+            "patient, slide or quadrants, the first with three or more values.",
             show_default=False,
             rich_help_panel=SCORES,
         ),
@@ -85,25 +89,25 @@ def evaluate(
         bool,
         typer.Option(
             "--unsafe-random-split",
-            help="Score in random folds as well, where neighbours stand on both sides, to see how much that flatters.",
+            help="Also score in random folds, with neighbours in training and test, to show how much this inflates.",
             rich_help_panel=SCORES,
         ),
     ] = False,
     max_cells: Annotated[
-        int, typer.Option(min=100, help="Cells that are scored, at most.", rich_help_panel=SCORES)
+        int, typer.Option(min=100, help="Score at most this many cells.", rich_help_panel=SCORES)
     ] = 100_000,
     images: Annotated[
         bool,
         typer.Option(help="Read patches, or cut them, for the baselines that need pixels.", rich_help_panel=SCORES),
     ] = True,
     image_cells: Annotated[
-        int, typer.Option(min=100, help="Cells whose patches are read, at most.", rich_help_panel=SCORES)
+        int, typer.Option(min=100, help="Read the patches of at most this many cells.", rich_help_panel=SCORES)
     ] = 10_000,
-    reliance_cells: Annotated[
+    importance_cells: Annotated[
         int,
         typer.Option(
             min=100,
-            help="Cells that are embedded once per marker, to see which markers the scores rest on.",
+            help="Cells for permutation importance, which embeds them once per marker.",
             rich_help_panel=SCORES,
         ),
     ] = 1_000,
@@ -114,23 +118,23 @@ def evaluate(
         bool, typer.Option("--write", help="Write the scores into uns of the AnnData file.", rich_help_panel=RUNNING)
     ] = False,
     seed: Seed = 0,
-    encoder: OwnEncoder = "",
-    device: Device = "auto",
+    encoder_class: EncoderClass = "",
+    device: str,
     as_json: AsJson = False,
 ) -> None:
-    """Score an embedding on labels in folds that share no pixel, beside the baselines that a reviewer would ask for."""
+    """Score an embedding on labels, in folds that share no pixel, and compare it with all baselines."""
     from mxsplicer import evaluation
 
     if out is not None and not out.absolute().parent.is_dir():
-        msg = f"there is no folder {out.parent} to write {out.name} into."
-        raise InputError(msg)
+        msg = f"The folder {out.parent} of `out` does not exist."
+        raise InputError(msg, "Create it first.")
     with progress.shown():
         found = evaluation.evaluate(
-            path,
+            result,
             labels=labels,
-            label=label or (),
-            samples=samples,
-            groups=groups,
+            label=score or (),
+            samples=cohort,
+            groups=fold_by,
             guard_um=guard_um,
             compare=compare or (),
             use_rep=use_rep or (),
@@ -139,9 +143,9 @@ def evaluate(
             max_cells=max_cells,
             images=images,
             image_cells=image_cells,
-            importance_cells=reliance_cells,
+            importance_cells=importance_cells,
             seed=seed,
-            encoder=encoder,
+            encoder=encoder_class,
             device=device,
         )
     if as_json:
@@ -152,7 +156,7 @@ def evaluate(
         with atomic_write(out) as temporary:
             found.scores.to_csv(temporary, index=False)
     if write:
-        evaluation.write_scores(found, path)
+        evaluation.write_scores(found, result)
 
 
 def _as_json(found: "Evaluation") -> dict[str, Any]:
@@ -171,7 +175,7 @@ def _show(found: "Evaluation") -> None:
         about = f"{first['n_cells']:,} of {first['n_labelled']:,} labelled cells, {first['n_classes']} classes"
         console.print(f"\n[bold]{label}[/]: {about}; {first['folds']} folds by {first['folds_by']}")
         if first["left_out"]:
-            console.print(f"left out, too rare to stand in every fold: {first['left_out']}", markup=False)
+            console.print(f"left out, too rare to be in every fold: {first['left_out']}", markup=False)
         console.print(_scores_table(rows))
         if "leak" in rows:
             console.print(_leak_table(rows))
@@ -210,7 +214,7 @@ def _scores_table(rows: "pd.DataFrame") -> Any:
 
 
 def _leak_table(rows: "pd.DataFrame") -> Any:
-    table = _table("UNSAFE random folds", "balanced acc.", "leak (random less guarded)")
+    table = _table("UNSAFE random folds", "balanced acc.", "leak (random minus guarded)")
     for _, row in rows.iterrows():
         table.add_row(row["representation"], _with_sd(row, "random_split"), f"{row['leak'] * 100:+.1f} points")
     return table
@@ -249,7 +253,7 @@ def _importance_table(rows: "pd.DataFrame") -> Any:
 def _mixing_table(rows: "pd.DataFrame") -> Any:
     further = [name for name in ("ilisi", "kbet", "pcr") if name in rows]
     batch, chance = rows["batch"].iloc[0], rows["chance"].iloc[0]
-    table = _table(f"telling {batch}s apart (chance {chance:.3f})", "balanced acc.", *further)
+    table = _table(f"predicting the {batch} (chance {chance:.3f})", "balanced acc.", *further)
     for _, row in rows.iterrows():
         table.add_row(row["representation"], _with_sd(row, "predictability"), *(f"{row[name]:.3f}" for name in further))
     return table

@@ -1,21 +1,29 @@
-"""`mxsplicer export`: a result for other programs."""
+"""`mxsplicer export`: write a result in the formats of other programs."""
 
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer.cli.options import Overwrite, Roi
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import Overwrite, register
+from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 
+if TYPE_CHECKING:
+    from mxsplicer.images.slide import LazyImage, Slide
 
-def register(app: typer.Typer) -> None:
+
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(export)
+    register(app, export)
 
 
 def export(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote.", show_default=False)],
+    *,
     spatialdata: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A SpatialData store of slides, masks and cells.")
     ] = None,
@@ -24,11 +32,11 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Outlines of the cells with their clusters as classes, for QuPath; of several slides, a folder.",
+            help="Outlines of the cells with their clusters as classes, for QuPath; for several slides, a folder.",
         ),
     ] = None,
     simplify_px: Annotated[
-        float, typer.Option(min=0, help="How far outlines may leave the pixels' edges; 0.5 halves the file.")
+        float, typer.Option(min=0, help="How far outlines may deviate from the pixels' edges; 0.5 halves the file.")
     ] = 0.0,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One row per cell in mcmicro's columns, .csv or .csv.gz.")
@@ -39,50 +47,105 @@ def export(
     ] = False,
     labels_zarr: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; of several slides, a folder."),
+        typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; for several slides, a folder."),
     ] = None,
-    groupby: Annotated[str, typer.Option(help="Column of obs that becomes classes.")] = "leiden",
-    roi: Roi = None,
+    groupby: Annotated[str, typer.Option(help="Column of obs to export as classes.")] = "leiden",
+    roi: Path | None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write cells, outlines and clusters of a result in the formats of other programs."""
-    from mxsplicer import export
-    from mxsplicer.embedding.h5ad import open_cells
-    from mxsplicer.errors import InputError
-    from mxsplicer.result.folder import find_cells, open_result
-    from mxsplicer.result.slides import open_images
-    from mxsplicer.tl.outlines import cells_inside
-    from mxsplicer.tl.rows import learned_features
-
     if not any((spatialdata, geojson, csv, parquet, labels_zarr)):
-        msg = "nothing is to be exported; give --spatialdata, --geojson, --csv, --parquet or --labels-zarr."
-        raise InputError(msg)
-    index = open_result(result)
-    sizes = {one["name"]: float(one["pixel_size_um"]) for one in index["slides"]}
-    slides, masks = open_images(result) if spatialdata or geojson or labels_zarr else ([], [])
-    missing = sorted(set(sizes) - {slide.name for slide in slides})
-    if (spatialdata or geojson or labels_zarr) and missing:
-        msg = f"slide {missing[0]!r} or its mask is no longer where it was; put it back, or export a table only."
-        raise InputError(msg)
-    several = len(slides) > 1
-    how: dict[str, Any] = {"groupby": groupby, "overwrite": overwrite}
-    with progress.shown(), open_cells(find_cells(result)) as every:
-        adata = cells_inside(every, roi)
-        for path in (one for one in (csv, parquet) if one is not None):
-            use_rep = learned_features(adata) if features else None
-            typer.echo(export.write_table(adata, path, pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite))
-        present = set(adata.obs["slide"].astype(str))  # of some slides no cell may be inside
-        for slide, mask in ((one, its) for one, its in zip(slides, masks, strict=True) if one.name in present):
-            if geojson is not None:
-                path = geojson / f"{slide.name}.geojson" if several else geojson
-                typer.echo(export.write_outlines(adata, path, mask, slide=slide.name, simplify_px=simplify_px, **how))
-            if labels_zarr is not None:
-                path = labels_zarr / f"{slide.name}.ome.zarr" if several else labels_zarr
-                pixel = slide.pixel_size_um
-                typer.echo(export.write_labels(adata, path, mask, slide=slide.name, pixel_size_um=pixel, **how))
-        if spatialdata is not None:
-            typer.echo(
+        msg = "Nothing to export."
+        raise InputError(msg, "Pass --spatialdata, --geojson, --csv, --parquet or --labels-zarr.")
+    wanted = {
+        kind: Output(path, options={"result", "roi", *_DEPENDS_ON[kind]})
+        for kind, path in _paths(spatialdata, geojson, csv, parquet, labels_zarr).items()
+    }
+    wanted = {kind: one for kind, one in wanted.items() if not one.is_complete(overwrite=overwrite)}
+    if wanted:
+        job = _Job(result, roi, groupby=groupby, features=features, simplify_px=simplify_px, image=image)
+        with progress.shown():
+            job.write({kind: one.path for kind, one in wanted.items()}, overwrite=overwrite)
+        for one in wanted.values():
+            one.record()
+
+
+# The options that each format depends on.
+_DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    "csv": ("features",),
+    "parquet": ("features",),
+    "geojson": ("groupby", "simplify_px"),
+    "labels_zarr": ("groupby",),
+    "spatialdata": ("image",),
+}
+
+
+def _paths(*paths: Path | None) -> dict[str, Path]:
+    kinds = ("spatialdata", "geojson", "csv", "parquet", "labels_zarr")
+    return {kind: path for kind, path in zip(kinds, paths, strict=True) if path is not None}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is exported, and how."""
+
+    result: Path
+    roi: Path | None
+    _: KW_ONLY
+    groupby: str
+    features: bool
+    simplify_px: float
+    image: bool
+
+    def write(self, paths: Mapping[str, Path], *, overwrite: bool) -> None:
+        """Write the cells in each of the formats."""
+        from mxsplicer import export
+        from mxsplicer.embedding.h5ad import open_cells
+        from mxsplicer.result.folder import find_cells, open_result
+        from mxsplicer.result.slides import open_images
+        from mxsplicer.tl.outlines import cells_inside
+        from mxsplicer.tl.rows import learned_features
+
+        sizes = {one["name"]: float(one["pixel_size_um"]) for one in open_result(self.result)["slides"]}
+        needs_images = not paths.keys() <= {"csv", "parquet"}
+        slides, masks = open_images(self.result) if needs_images else ([], [])
+        missing = sorted(set(sizes) - {slide.name for slide in slides})
+        if needs_images and missing:
+            msg = f"Slide {missing[0]!r} or its mask is no longer where it was."
+            raise InputError(msg, "Put it back, or export a table only.")
+        with open_cells(find_cells(self.result)) as every:
+            adata = cells_inside(every, self.roi)
+            for kind in ("csv", "parquet"):
+                if kind in paths:
+                    use_rep = learned_features(adata) if self.features else None
+                    export.write_table(adata, paths[kind], pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite)
+            present = set(adata.obs["slide"].astype(str))  # of some slides no cell may be inside
+            for slide, mask in zip(slides, masks, strict=True):
+                if slide.name in present:
+                    self._write_slide(adata, slide, mask, paths, several=len(slides) > 1, overwrite=overwrite)
+            if "spatialdata" in paths:
                 export.write_spatialdata(
-                    adata, spatialdata, slides=slides, masks=masks, image=image, overwrite=overwrite
+                    adata, paths["spatialdata"], slides=slides, masks=masks, image=self.image, overwrite=overwrite
                 )
-            )
+        for path in paths.values():
+            typer.echo(path)
+
+    def _write_slide(
+        self,
+        adata: Any,
+        slide: "Slide",
+        mask: "LazyImage",
+        paths: Mapping[str, Path],
+        *,
+        several: bool,
+        overwrite: bool,
+    ) -> None:
+        from mxsplicer import export
+
+        how: dict[str, Any] = {"slide": slide.name, "groupby": self.groupby, "overwrite": overwrite}
+        if (path := paths.get("geojson")) is not None:
+            path = path / f"{slide.name}.geojson" if several else path
+            export.write_outlines(adata, path, mask, simplify_px=self.simplify_px, **how)
+        if (path := paths.get("labels_zarr")) is not None:
+            path = path / f"{slide.name}.ome.zarr" if several else path
+            export.write_labels(adata, path, mask, pixel_size_um=slide.pixel_size_um, **how)

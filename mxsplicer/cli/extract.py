@@ -7,111 +7,85 @@ from typing import Annotated, Any
 
 import typer
 
-from mxsplicer.cells import MIN_AREA_UM2
-from mxsplicer.cli.options import (
-    Dask,
-    Drop,
-    Executor,
-    Markers,
-    MaskPage,
-    MaxMemory,
-    MinArea,
-    NucleiMask,
-    Overwrite,
-    PatchSize,
-    PixelSize,
-    Plan,
-    Rename,
-    Roi,
-    Seed,
-    SlidePath,
-    Workers,
-)
-from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import AsJson, NucleiMask, OneMask, Overwrite, Plan, Seed, SlidePath, register
 from mxsplicer.system import progress
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(extract)
+    register(app, extract)
 
 
 def extract(
     slide: SlidePath,
-    out: Annotated[Path, typer.Argument(metavar="PATCHES.zarr", help="Store to write.", show_default=False)],
-    mask: Annotated[Path, typer.Option(help="Label image of the slide.", show_default=False)],
-    mask_page: MaskPage = None,
+    mask: OneMask,
+    out: Annotated[Path, typer.Option(metavar="PATCHES.zarr", help="Store to write.", show_default=False)],
+    *,
+    mask_page: int | None,
     nuclei: NucleiMask = None,
-    markers: Markers = None,
-    rename: Rename = None,
-    drop: Drop = None,
-    pixel_size_um: PixelSize = None,
-    patch_size_um: PatchSize = PATCH_SIZE_UM,
-    min_area_um2: MinArea = MIN_AREA_UM2,
-    roi: Roi = None,
+    markers: Path | None,
+    rename: tuple[str, ...],
+    drop: tuple[str, ...],
+    pixel_size_um: float | None,
+    patch_size_um: float | None,
+    min_area_um2: float,
+    roi: Path | None,
     cells: Annotated[
         int | None,
         typer.Option(
-            min=1, help="At most this many, spread over the tissue, rare bright cells among them; all by default."
+            min=1, help="At most this many, spread over the tissue and including rare bright cells; all by default."
         ),
     ] = None,
     cells_from: Annotated[
         Path | None,
         typer.Option(
-            "--cells-from", metavar="FILE", help="These only: ids, one per line, or the column cell_id of a CSV."
+            "--cells-from", metavar="FILE", help="Only these: ids, one per line, or the column cell_id of a CSV."
         ),
     ] = None,
-    workers: Workers = None,
-    executor: Executor = "threads",
-    dask: Dask = None,
-    max_memory: MaxMemory = None,
+    workers: int | None,
+    executor: str,
+    max_memory: int | None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     plan: Plan = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --plan: say it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cut a square patch around every cell and write them to a zarr store."""
-    from mxsplicer.cells.measure import measure_cells
-    from mxsplicer.cells.selection import keep_inside
+    output = Output(out)
+    if not plan and output.is_complete(overwrite=overwrite):
+        return
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import open_slide
     from mxsplicer.masks.files import open_mask, open_nuclei
-    from mxsplicer.patches.extraction import extract_patches
-    from mxsplicer.patches.planning import plan_extraction
+    from mxsplicer.patches import PATCH_SIZE_UM
     from mxsplicer.patches.sampling import read_ids
-    from mxsplicer.result.outcomes import record_output
-    from mxsplicer.system.memory import parse_bytes
 
-    max_bytes = parse_bytes(max_memory) if max_memory else None
     listed = read_ids(cells_from) if cells_from else None
-    opened = open_slide(
-        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
-    )
+    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
     labels = open_mask(mask, page=mask_page, slide=opened)
-    how: dict[str, Any] = {
-        "patch_size_um": patch_size_um,
-        "workers": workers,
-        "max_bytes": max_bytes,
-        "executor": dask or executor,
-    }
+    how: dict[str, Any] = {"workers": workers, "max_bytes": max_memory, "executor": executor}
+    size = PATCH_SIZE_UM if patch_size_um is None else patch_size_um
     if plan:
-        n_listed = None if listed is None else len(listed)
-        planned = plan_extraction(opened, labels, max_cells=cells or n_listed, min_area_um2=min_area_um2, **how)
+        from mxsplicer.patches.planning import plan_extraction
+
+        n_cells = cells or (None if listed is None else len(listed))
+        planned = plan_extraction(
+            opened, labels, max_cells=n_cells, min_area_um2=min_area_um2, patch_size_um=size, **how
+        )
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
         return
+    from mxsplicer.cells.measure import measure_cells
+    from mxsplicer.cells.selection import keep_inside
+    from mxsplicer.patches.extraction import extract_patches
+
     with progress.shown():
-        measured = measure_cells(
-            opened,
-            labels,
-            min_area_um2=min_area_um2,
-            workers=workers,
-            executor=dask or executor,
-            max_bytes=max_bytes,
-        )
+        measured = measure_cells(opened, labels, min_area_um2=min_area_um2, **how)
         store = extract_patches(
             opened,
             labels,
             out,
+            patch_size_um=size,
             nuclei=open_nuclei(nuclei, opened) if nuclei else None,
             cells=keep_inside(measured, roi, opened) if roi else measured,
             max_cells=cells,
@@ -120,8 +94,7 @@ def extract(
             overwrite=overwrite,
             **how,
         )
-    record_output(out)
-    fates = ", ".join(f"{count:,} {fate}" for fate, count in store.ledger.items())
-    typer.echo(
-        f"{out}: {store.n_cells:,} patches of {len(store.markers)} x {store.patch_px} x {store.patch_px} ({fates})"
-    )
+    output.record()
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in store.ledger.items())
+    shape = f"{len(store.markers)} x {store.patch_px} x {store.patch_px}"
+    typer.echo(f"{out}: {store.n_cells:,} patches of {shape} ({outcomes})")

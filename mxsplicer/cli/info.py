@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxsplicer.cli.options import AsJson, Drop, Markers, NuclearMarker, PatchSize, PixelSize, Rename, SlidePath
+from mxsplicer.cli.options import AsJson, SlidePath, register
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 _PIXELS_PER_SECOND = 100e6  # of one channel, decoded and measured by one core: docs/performance.md
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(info)
+    register(app, info)
 
 
 def info(
     slide: SlidePath,
-    markers: Markers = None,
-    rename: Rename = None,
-    drop: Drop = None,
-    pixel_size_um: PixelSize = None,
-    nuclear_marker: NuclearMarker = None,
-    patch_size_um: PatchSize = PATCH_SIZE_UM,
+    *,
+    markers: Path | None,
+    rename: tuple[str, ...],
+    drop: tuple[str, ...],
+    pixel_size_um: float | None,
+    nuclear_marker: str | None,
+    patch_size_um: float | None,
     as_json: AsJson = False,
 ) -> None:
     """Show size, scale and markers of a slide, about how many cells it has, and what patches of them take.
@@ -43,28 +44,28 @@ def info(
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import IncompleteError, open_slide
 
-    renames, dropped = parse_renames(rename or []), drop or []
+    renames = parse_renames(rename)
     size_known = True
     try:
-        opened = open_slide(slide, markers=markers, rename=renames, drop=dropped, pixel_size_um=pixel_size_um)
-    except IncompleteError as error:  # what the file does say is told all the same
+        opened = open_slide(slide, markers=markers, rename=renames, drop=drop, pixel_size_um=pixel_size_um)
+    except IncompleteError as error:  # the rest of the file can be shown all the same
         size_known = error.pixel_size
         numbers = [f"channel {number}" for number in range(1, error.n_channels + 1)]
         opened = open_slide(
             slide,
             markers=markers if error.names else numbers,
             rename=renames,
-            drop=dropped,
+            drop=drop,
             pixel_size_um=pixel_size_um if error.pixel_size else 1.0,
         )
         if not error.names:
-            opened = replace(opened, markers_from="no names; give them by --markers")
-    facts = _facts(opened, nuclear_marker, patch_size_um, size_known=size_known)
+            opened = replace(opened, markers_from="no names; pass them by --markers")
+    facts = _facts(opened, nuclear_marker, patch_size_um or PATCH_SIZE_UM, size_known=size_known)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, text in _told(facts):
+    for name, text in _rows(facts):
         table.add_row(name, Text(text))
     Console(highlight=False, soft_wrap=True).print(table)
 
@@ -122,7 +123,7 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
     }
 
 
-def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from mxsplicer.system.memory import format_bytes
     from mxsplicer.system.progress import format_duration
 
@@ -134,7 +135,7 @@ def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "stored as", facts["storage"]
     yield "size", f"{format_bytes(facts['image_bytes'])} of pixels{of_file}"
     yield "levels", ", ".join(f"{level[0]:,} x {level[1]:,}" for level in facts["levels"])
-    yield "pixel size", f"{um:g} µm ({facts['pixel_size_from']})" if um else "unknown; give it by --pixel-size-um"
+    yield "pixel size", f"{um:g} µm ({facts['pixel_size_from']})" if um else "unknown; pass --pixel-size-um"
     if um:
         yield "tissue field", f"{height * um / 1000:.2f} x {width * um / 1000:.2f} mm"
     yield "markers", f"{', '.join(facts['markers'])} ({facts['markers_from']})"
@@ -142,13 +143,13 @@ def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     renamed = [f"{old} → {new}" for old, new in pairs if old != new]
     if renamed:
         yield "in the file", ", ".join(renamed)
-    yield "nuclear marker", facts["nuclear_marker"] or "none known; give --nuclear-marker or --mask"
+    yield "nuclear marker", facts["nuclear_marker"] or "not recognised; pass --nuclear-marker or --mask"
     if cells:
         yield "cells", f"about {cells['n']:,} ({cells['from']})"
     if patches:
         size = f"of {patches['side_um']:g} µm are {patches['side_px']} px, {format_bytes(patches['bytes_each'])} each"
         yield "patches", f"{size}; of all cells {format_bytes(patches['bytes_all'])} before compression"
     elif um:
-        yield "patches", "do not fit on the slide; give a smaller --patch-size-um"
+        yield "patches", "do not fit on the slide; pass a smaller --patch-size-um"
     yield "reading it once", f"about {format_duration(facts['seconds_to_read'])} on one core"
     yield "more", "mxsplicer embed SLIDE --plan"

@@ -1,18 +1,19 @@
-"""`mxsplicer merge`: slides that were embedded one by one become one result."""
+"""`mxsplicer merge`: combine slides that were embedded one by one."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.embed import say_failed, summarize
-from mxsplicer.cli.options import INPUT, SCORES, Overwrite, Seed
+from mxsplicer.cli.embed import report_failed, summarize
+from mxsplicer.cli.fields import INPUT
+from mxsplicer.cli.options import Overwrite, Seed, register
 from mxsplicer.system import progress
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(merge)
+    register(app, merge)
 
 
 def merge(
@@ -20,43 +21,32 @@ def merge(
         list[Path],
         typer.Argument(
             metavar="RESULT",
-            help="Folders that `embed --model` wrote, or files that tell how it ended (--outcome).",
+            help="Folders that `embed --model` wrote, or files of their outcomes (--outcome).",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Result folder.", show_default=False, rich_help_panel=INPUT)],
-    cohort: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SAMPLES.csv",
-            help="Table of the slides: patient, batch, ..., and their labels, if any.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Column of the tables of labels to score; all of words by default.", rich_help_panel=SCORES),
-    ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(help="Column of --cohort whose values stay together in a fold.", rich_help_panel=SCORES),
-    ] = None,
+    *,
+    cohort: Path | None,
+    score: tuple[str, ...],
+    fold_by: str | None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Bring slides that one model embedded together: one AnnData, clusters, scores and a report.
+    """Combine slides that one model embedded: one AnnData, clusters, scores and a report.
 
     Slides that failed are listed, and the exit code is 1.
     """
+    from mxsplicer.result.config import names_slides
     from mxsplicer.result.merging import merge_results
     from mxsplicer.result.options import Options
     from mxsplicer.result.outcomes import read_outcomes
     from mxsplicer.splicer.recipe import Recipe
 
     folders, failed = read_outcomes(results)
-    options = Options(cohort=cohort, label=tuple(label or ()), groups=groups, recipe=Recipe(seed=seed))
+    tables = {"cohort" if cohort and names_slides(cohort) else "samples": cohort}
+    options = Options(**tables, label=score, groups=fold_by, recipe=Recipe(seed=seed))  # type: ignore[arg-type]
     with progress.shown():
         result = merge_results(folders, out, options=options, failed=failed, overwrite=overwrite)
     summarize(result)
-    say_failed(result)
+    report_failed(result)

@@ -5,26 +5,24 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import OwnEncoder
+from mxsplicer.cli.options import EncoderClass, register
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(push)
+    register(app, push)
 
 
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a result.", show_default=False)],
     repository: Annotated[
-        str, typer.Argument(metavar="USER/NAME", help="Repository of the hub; made if need be.", show_default=False)
+        str, typer.Argument(metavar="USER/NAME", help="Repository of the hub; created if needed.", show_default=False)
     ],
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository visible to everyone, not to you alone.")
-    ] = False,
-    encoder: OwnEncoder = "",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
+    encoder_class: EncoderClass = "",
 ) -> None:
     """Upload a trained model to the Hugging Face hub. Its model card names the slides it was trained on."""
     from mxsplicer.splicer import hub
 
-    hub.push(run, repository, public=public, encoder=encoder)
+    hub.push(run, repository, public=public, encoder=encoder_class)
     typer.echo(f"{run}: uploaded to {repository}")

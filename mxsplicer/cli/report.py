@@ -1,16 +1,17 @@
-"""`mxsplicer report`: the page of a result."""
+"""`mxsplicer report`: the HTML report of a result."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import Overwrite, Roi
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import Overwrite, register
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(report)
+    register(app, report)
 
 
 def report(
@@ -23,10 +24,16 @@ def report(
             show_default=False,
         ),
     ] = None,
-    roi: Roi = None,
+    *,
+    roi: Path | None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the page of a result folder from what lies in it."""
+    """Write the HTML report of a finished result."""
+    default = "report.html" if roi is None else f"report_{roi.name.partition('.')[0]}.html"
+    output = Output(result / default if out is None else out)
+    if output.is_complete(overwrite=overwrite):
+        return
     from mxsplicer.result.reporting import write_result_report
 
-    typer.echo(write_result_report(result, out=out, roi=roi, overwrite=overwrite))
+    typer.echo(write_result_report(result, out=output.path, roi=roi, overwrite=overwrite))
+    output.record()

@@ -5,70 +5,54 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import (
-    CELLS,
-    Dask,
-    Drop,
-    Expansion,
-    Markers,
-    MaxMemory,
-    MembraneMarker,
-    NuclearMarker,
-    NucleusDiameter,
-    Overwrite,
-    PixelSize,
-    Rename,
-    Roi,
-    SegmenterName,
-    SlidePath,
-    Workers,
-)
-from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
+from mxsplicer.cli.fields import CELLS
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import Overwrite, SlidePath, register
 from mxsplicer.system import progress
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(segment)
+    register(app, segment)
 
 
 def segment(
     slide: SlidePath,
-    out: Annotated[Path, typer.Argument(metavar="MASK.zarr", help="Mask to write.", show_default=False)],
-    markers: Markers = None,
-    rename: Rename = None,
-    drop: Drop = None,
-    pixel_size_um: PixelSize = None,
-    segmenter: SegmenterName = None,
-    nuclear_marker: NuclearMarker = None,
-    membrane_marker: MembraneMarker = None,
-    nucleus_diameter_um: NucleusDiameter = NUCLEUS_DIAMETER_UM,
-    expansion_um: Expansion = EXPANSION_UM,
-    nuclei: Annotated[
+    out: Annotated[Path, typer.Option(metavar="MASK.zarr", help="Mask to write.", show_default=False)],
+    *,
+    markers: Path | None,
+    rename: tuple[str, ...],
+    drop: tuple[str, ...],
+    pixel_size_um: float | None,
+    segmenter: str | None,
+    nuclear_marker: str | None,
+    membrane_marker: str | None,
+    nucleus_diameter_um: float,
+    expansion_um: float,
+    nuclei_out: Annotated[
         Path | None,
         typer.Option(
             metavar="NUCLEI.zarr",
-            help="Write the mask of the nuclei too, each with the number of its cell.",
+            help="Also write the mask of the nuclei, each with the id of its cell.",
             show_default=False,
             rich_help_panel=CELLS,
         ),
     ] = None,
-    roi: Roi = None,
-    workers: Workers = None,
-    dask: Dask = None,
-    max_memory: MaxMemory = None,
+    roi: Path | None,
+    workers: int | None,
+    executor: str,
+    max_memory: int | None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the nuclei of a slide, tile by tile, and grow them into cells."""
+    output = Output(out, also=[nuclei_out] if nuclei_out else [])
+    if output.is_complete(overwrite=overwrite):
+        return
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import open_slide
-    from mxsplicer.result.outcomes import record_output
     from mxsplicer.segmentation import segment as segmentation
-    from mxsplicer.system.memory import parse_bytes
 
-    opened = open_slide(
-        slide, markers=markers, rename=parse_renames(rename or []), drop=drop or [], pixel_size_um=pixel_size_um
-    )
+    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
     with progress.shown():
         segmentation.segment(
             opened,
@@ -78,12 +62,12 @@ def segment(
             membrane_marker=membrane_marker,
             nucleus_diameter_um=nucleus_diameter_um,
             expansion_um=expansion_um,
-            nuclei_path=nuclei,
+            nuclei_path=nuclei_out,
             roi=roi,
             workers=workers,
-            executor=dask or "threads",
-            max_bytes=None if max_memory is None else parse_bytes(max_memory),
+            executor=executor,
+            max_bytes=max_memory,
             overwrite=overwrite,
         )
-    record_output(out)
+    output.record()
     typer.echo(out)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.options import AsJson
+from mxsplicer.cli.options import AsJson, register
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(status)
+    register(app, status)
 
 
 def status(
@@ -21,7 +21,7 @@ def status(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Say what is done in a folder, what runs, what failed and why, and what is stale."""
+    """Show what is done in a folder, what runs, what failed and why, and what is stale."""
     from mxsplicer.result.status import status_of
 
     found = status_of(folder)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxsplicer.cli.options import RUNNING, SCORES, Device, MaxMemory, Overwrite, Panel, takes_recipe
+from mxsplicer.cli.fields import RUNNING, SCORES
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import Overwrite, register
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system import progress
 
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
     from mxsplicer.patches.store import PatchStore
 
 
-# What torchrun, srun and Fabric call the number of a process: of several, the first holds the lock.
+# How torchrun, srun and Fabric number processes: of several, the first holds the lock.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(takes_recipe(train))
+    register(app, train, common=("out", "overwrite", "labels", "score", "devices", "nodes"))
 
 
 def train(
@@ -29,20 +31,20 @@ def train(
         list[Path],
         typer.Argument(
             metavar="PATCHES.zarr",
-            help="Stores, or files that tell how their extraction ended (--outcome).",
+            help="Stores, or files of the outcomes of their extraction (--outcome).",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.", show_default=False)],
     *,
     recipe: Recipe,
-    panel: Panel = "same",
-    device: Device = "auto",
+    panel: str,
+    device: str,
     devices: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Devices to use on each machine; one by default, or what torchrun or srun started.",
+            help="Devices on each machine; one by default, or those that torchrun or srun started.",
             show_default=False,
             rich_help_panel=RUNNING,
         ),
@@ -54,31 +56,37 @@ def train(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Table of labels, one row per cell: now and then a linear probe of them is logged.",
+            metavar="TABLE",
+            help="Table of labels, one row per cell: a linear probe of them is logged about twenty times.",
             show_default=False,
             rich_help_panel=SCORES,
         ),
     ] = None,
-    label: Annotated[
+    score: Annotated[
         str | None,
         typer.Option(
-            help="Column of --labels; the first of words by default.", show_default=False, rich_help_panel=SCORES
+            metavar="COLUMN",
+            help="Column of --labels; the first column of words by default.",
+            show_default=False,
+            rich_help_panel=SCORES,
         ),
     ] = None,
     tensorboard: Annotated[
         Path | None,
         typer.Option(help="Folder to write events for TensorBoard to.", show_default=False, rich_help_panel=RUNNING),
     ] = None,
-    max_memory: MaxMemory = None,
+    max_memory: int | None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train an encoder on the patches of one or more slides. Interrupted, the same command goes on."""
+    """Train an encoder on the patches of one or more slides. If interrupted, the same command continues."""
+    output = Output(out)
+    if output.is_complete(overwrite=overwrite):
+        return
     from mxsplicer.patches.store import PatchStore
     from mxsplicer.result.outcomes import read_outcomes
     from mxsplicer.splicer import training
     from mxsplicer.splicer.processes import is_first
     from mxsplicer.system.locks import folder_lock
-    from mxsplicer.system.memory import parse_bytes
 
     found, failed = read_outcomes(stores)
     for slide, reason in failed.items():
@@ -93,15 +101,16 @@ def train(
             out,
             recipe=recipe,
             panel=panel,
-            labels=_labels(opened, labels, label) if labels else None,
+            labels=_labels(opened, labels, score) if labels else None,
             device=device,
             devices=devices,
             nodes=nodes,
             tensorboard=tensorboard,
-            max_bytes=parse_bytes(max_memory) if max_memory else None,
+            max_bytes=max_memory,
             overwrite=overwrite,
         )
     if is_first():
+        output.record()
         typer.echo(f"{out}: {run.features} features per cell, {run.settings['steps']:,} steps")
 
 

@@ -1,4 +1,4 @@
-"""`mxsplicer view`: a result in napari."""
+"""`mxsplicer view`: open a result in napari."""
 
 import gc
 import os
@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
+from mxsplicer.cli.options import register
 from mxsplicer.errors import InputError
 
 _PATIENCE_MS = 5_000
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(view)
+    register(app, view)
 
 
 def view(
@@ -24,29 +25,21 @@ def view(
         Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or an .h5ad.", show_default=False)
     ],
     slide: Annotated[
-        str | None, typer.Option(help="Slide to show, of a result of several.", show_default=False)
+        str | None, typer.Option(help="Slide to show, where the result has several.", show_default=False)
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Label image of an .h5ad that is no result.", show_default=False)
+    mask: Annotated[
+        Path | None, typer.Option(help="Label image of an .h5ad that is not part of a result.", show_default=False)
     ] = None,
 ) -> None:
-    """Open a result in napari, beside the map of which feature follows which marker."""
-    try:
-        import napari
-        import pyqtgraph  # noqa: F401
-        import qtpy.QtWidgets  # noqa: F401
-    except (ImportError, RuntimeError) as error:  # qtpy's own errors where there is no Qt are of both kinds
-        msg = f"the viewer is not installed ({error}). Install it by: pip install 'mxsplicer[gui]'."
-        raise InputError(msg) from error
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in _SCREENS):  # Qt would end the process
-        msg = "there is no screen here (DISPLAY is not set). Log in with `ssh -X`, or copy the result to your computer."
-        raise InputError(msg)
+    """Open a result in napari, with a panel that shows which feature follows which marker."""
+    _check_viewer()
+    import napari
     from napari_mxsplicer.opening import open_in
     from qtpy.QtCore import QThreadPool
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
     try:
-        open_in(viewer, result, slide=slide, labels=labels, at_once=False)
+        open_in(viewer, result, slide=slide, labels=mask, at_once=False)
     except InputError:
         viewer.close()
         raise
@@ -54,3 +47,17 @@ def view(
     gc.freeze()  # to look for garbage among all that was imported holds the window for 0.2 s at a time
     napari.run()
     QThreadPool.globalInstance().waitForDone(_PATIENCE_MS)  # what still runs would end in a traceback without Qt
+
+
+def _check_viewer() -> None:
+    """Raise if the viewer is not installed, or there is no screen."""
+    try:
+        import napari  # noqa: F401
+        import pyqtgraph  # noqa: F401
+        import qtpy.QtWidgets  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # qtpy raises errors of both kinds where Qt is missing
+        msg = f"The viewer is not installed ({error})."
+        raise InputError(msg, "Install it with: pip install 'mxsplicer[gui]'.") from error
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in _SCREENS):  # Qt would end the process
+        msg = "No screen found (DISPLAY is not set)."
+        raise InputError(msg, "Log in with `ssh -X`, or copy the result to your computer.")

@@ -3,6 +3,7 @@
 slide.mxs/
   mxsplicer.json    index of a finished result; the file that viewers open
   settings.json     what the folder was begun with, and how long each stage took
+  config.toml       its options, which `mxsplicer embed --config` repeats
   mask.zarr, nuclei.zarr    where no mask was given
   patches.zarr      the training sample
   run/              the trained encoder; baselines/joint/, if there are labels to compare it on
@@ -44,6 +45,8 @@ class Result:
 
     index = property(lambda self: self.path / _INDEX)
     settings = property(lambda self: self.path / "settings.json")
+    config = property(lambda self: self.path / "config.toml")  # the options, for `mxsplicer embed --config`
+    groups = property(lambda self: self.path / "groups.yaml")  # of markers, which config.toml refers to
     embedded = property(lambda self: self.path / "embedded.h5ad")  # becomes cells.h5ad when it is complete
     cells = property(lambda self: self.path / _CELLS)
     features = property(lambda self: self.path / "features.zarr")
@@ -158,7 +161,8 @@ def log_to(result: Result) -> Iterator[None]:
         yield
     except InputError as error:
         logging.getLogger(__name__).error("%s", error)
-        if {path for path in result.path.rglob("*") if path.is_file()} <= {result.settings, result.log}:
+        of_options = {result.settings, result.config, result.groups, result.log}
+        if {path for path in result.path.rglob("*") if path.is_file()} <= of_options:
             shutil.rmtree(result.path)
         raise
     finally:

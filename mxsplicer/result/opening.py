@@ -18,6 +18,7 @@ from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.result.cohort import describe_panels, every_marker, find_roi_files, read_cohort, shared_markers
+from mxsplicer.result.config import write_config
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
@@ -129,6 +130,8 @@ def begin(job: Job, *, overwrite: bool) -> None:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     job.save_settings()
+    records = [] if job.options.cohort is not None else [slide.record for slide in job.slides]
+    write_config(job.result.config, job.options, job.running, slides=records, out=path)
     job.is_begun = True
 
 

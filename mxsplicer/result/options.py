@@ -1,4 +1,7 @@
-"""What can be chosen beyond the slides, and what a result folder remembers of it."""
+"""The options of a call: everything that can be chosen in addition to the slides.
+
+Options and Running load nothing heavy, so that the command line can be generated from their fields.
+"""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,81 +11,111 @@ from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
-from mxsplicer.segmentation.segment import knows_nuclei
-from mxsplicer.splicer.panels import PANELS
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system.location import Location, absolute
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen beyond the slides; see the stages for what each one means."""
+    """Everything that changes the result, in addition to the slides.
+
+    Attributes
+    ----------
+    masks, mask_page, nuclei
+        Label images of the cells, one per slide or one folder; the page of a file that holds several; and label images
+        of the nuclei, with the ids of their cells.
+    markers, rename, drop
+        Table of marker names; renamed markers (``"OLD=NEW"``); and markers that are left out.
+    pixel_size_um
+        Where the file does not state it.
+    nuclear_marker, nucleus_diameter_um, expansion_um, membrane_marker, segmenter
+        For slides without a mask; see :func:`mxsplicer.segment`.
+    min_area_um2, measure, roi
+        The smallest cell; what to measure in addition to the mean; and outlines (GeoJSON) that the cells must lie in,
+        for several slides a folder of files.
+    patch_size_um, keep_patches, training_cells
+        Side of a patch, 32 or that of the model by default; whether the patches of all cells are stored; and the size
+        of the training sample.
+    model, recipe, fill_missing
+        A trained run, or how to train one; and whether markers that a slide lacks are replaced by their mean.
+    cohort, samples, panel
+        A table that names the slides, or one that describes the slides that were given; and which markers slides of
+        different panels are trained on.
+    labels, label, groups, baselines
+        A table of labels of cells; the columns to score; the column whose values stay in one fold; and whether
+        untrained and joint embeddings are scored too.
+    harmony, per_slide, only_cells
+        Column whose batches Harmony integrates before clustering; whether each slide gets its own AnnData too; and
+        whether to stop before clusters, scores and the report.
+    """
 
     masks: tuple[Location, ...] = ()
     mask_page: int | None = None
     nuclei: tuple[Location, ...] = ()
     markers: Path | None = None
-    rename: tuple[str, ...] = ()  # OLD=NEW
+    rename: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     nuclear_marker: str | None = None
     nucleus_diameter_um: float = NUCLEUS_DIAMETER_UM
     expansion_um: float = EXPANSION_UM
     membrane_marker: str | None = None
-    segmenter: str | None = None  # a name, or module:function; by default the one built in
+    segmenter: str | None = None
     min_area_um2: float = MIN_AREA_UM2
-    measure: tuple[str, ...] = ()  # of each cell and marker beside the mean; each becomes a layer
-    patch_size_um: float | None = None  # 32, or what the model takes
+    measure: tuple[str, ...] = ()
+    patch_size_um: float | None = None
     training_cells: int = 200_000
-    keep_patches: bool = False  # of every cell, not of the training sample alone
+    keep_patches: bool = False
     model: Path | None = None
     recipe: Recipe = field(default_factory=Recipe)
     labels: Path | None = None
     label: tuple[str, ...] = ()
-    only_cells: bool = False  # no clusters, scores and report; for a slide that is merged with others
+    only_cells: bool = False
     samples: Path | None = None
-    harmony: str | None = None  # column of obs whose batches Harmony brings together before cells are clustered
-    per_slide: bool = True  # of several slides, an AnnData of each too
-    cohort: Path | None = None  # table of the slides; see mxsplicer.result.cohort
-    fill_missing: bool = False  # markers of the model that a slide lacks are shown at their mean
-    panel: str = "same"  # or "shared", "union": train on the markers that all slides have, or any
-    roi: Path | None = None  # outlines (GeoJSON): only cells in them; of several slides a folder of files
+    harmony: str | None = None
+    per_slide: bool = True
+    cohort: Path | None = None
+    fill_missing: bool = False
+    panel: str = "same"
+    roi: Path | None = None
     groups: str | None = None
     baselines: bool = True
 
     @property
     def seed(self) -> int:
-        """Of all that is drawn at random; that of the training."""
+        """The seed of the recipe, which everything random uses."""
         return self.recipe.seed
 
     def __post_init__(self) -> None:
         """Raise where one option needs another."""
         parse_renames(self.rename)
-        if self.label and self.labels is None and self.cohort is None:
-            msg = f"--label {self.label[0]} names a column, but of no table: give the table by --labels."
-            raise InputError(msg)
-        if self.panel not in PANELS:
-            msg = f"there is no panel {self.panel!r}; there are {', '.join(PANELS)}."
-            raise InputError(msg)
-        if self.cohort is not None and (self.masks or self.nuclei or self.samples):
-            given = "--mask" if self.masks else "--nuclei" if self.nuclei else "--samples"
-            msg = f"the table of the cohort tells of each slide what {given} does: leave {given} out."
-            raise InputError(msg)
-        if self.labels is not None and not self.masks and self.cohort is None:
-            msg = "labels are matched by the ids of cells: give the masks that have these ids by --mask."
-            raise InputError(msg)
+        self._check_tables()
+        if self.panel != "same":
+            check_panel_word(self.panel)
         if self.nuclei and not self.masks:
-            msg = "a mask of nuclei carries the numbers of the cells of another mask: give that one by --mask."
-            raise InputError(msg)
+            msg = "A mask of nuclei has the ids of the cells in another mask, and that one is missing."
+            raise InputError(msg, "Pass it as `masks`.")
         if "nucleus" in self.measure and not self._has_nuclei:
-            msg = "the mean of the nucleus needs a mask of nuclei: give it by --nuclei, or leave out --measure nucleus."
-            raise InputError(msg)
+            msg = "The mean of the nucleus needs a mask of nuclei."
+            raise InputError(msg, 'Pass it as `nuclei`, or leave "nucleus" out of `measure`.')
         if self.shows_nuclei and not self.model and not self._has_nuclei:
-            msg = "--deconstruct nucleus needs a mask of nuclei: give it by --nuclei."
-            raise InputError(msg)
+            msg = "`deconstruction='nucleus'` needs a mask of nuclei."
+            raise InputError(msg, "Pass it as `nuclei`.")
+
+    def _check_tables(self) -> None:
+        if self.label and self.labels is None and self.cohort is None:
+            msg = f"`label={self.label[0]!r}` is a column of a table of labels, and no table was given."
+            raise InputError(msg, "Pass the table as `labels`.")
+        if self.cohort is not None and (self.masks or self.nuclei or self.samples):
+            given = "masks" if self.masks else "nuclei" if self.nuclei else "samples"
+            msg = f"The table `cohort` already gives `{given}` for each slide."
+            raise InputError(msg, f"Leave out `{given}`.")
+        if self.labels is not None and not self.masks and self.cohort is None:
+            msg = "Labels are matched by the ids of cells, which only a mask that was given has."
+            raise InputError(msg, "Pass the mask of each slide as `masks`.")
         if self.groups not in (None, "slide") and self.about_slides is None:
-            msg = f"--groups {self.groups} names a column, but of no table: give the table by --samples."
-            raise InputError(msg)
+            msg = f"`groups={self.groups!r}` is a column of a table of slides, and no table was given."
+            raise InputError(msg, "Pass the table as `samples`.")
 
     @property
     def about_slides(self) -> Path | None:
@@ -95,27 +128,39 @@ class Options:
 
     @property
     def shows_nuclei(self) -> bool:
-        """Whether a component is the nucleus, which only a mask of nuclei tells."""
+        """Whether a component is the nucleus, which needs a mask of nuclei."""
         return "nucleus" in self.recipe.deconstruction.split("+")
 
     @property
     def finds_nuclei(self) -> bool:
-        """Whether a mask that is made here comes with one of the nuclei."""
+        """Whether segmentation, where no mask is given, also returns a mask of nuclei."""
+        from mxsplicer.segmentation.segment import knows_nuclei  # with scikit-image
+
         return knows_nuclei(self.segmenter, self.membrane_marker)
+
+
+def check_panel_word(panel: str) -> None:
+    """Raise if ``panel`` is not a known word."""
+    from mxsplicer.splicer.panels import PANELS  # with zarr and pandas
+
+    if panel not in PANELS:
+        msg = f"`panel` is {panel!r}; it can be {', '.join(PANELS)}."
+        raise InputError(msg)
 
 
 @dataclass(frozen=True)
 class Running:
-    """Where and in how much memory: what does not change the outcome.
+    """Where and in how much memory: options that do not change the result.
 
     Attributes
     ----------
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     workers, executor
-        How many, and what they are; see :func:`~mxsplicer.patches.extraction.extract_patches`.
+        How many workers, and ``"threads"``, ``"processes"`` or the address of a dask scheduler; see
+        :func:`~mxsplicer.patches.extraction.extract_patches`.
     max_bytes
-        What the whole process may hold.
+        Limit for the memory of the whole process.
     """
 
     device: str = "auto"
@@ -127,6 +172,7 @@ class Running:
 def options_as_json(options: Options) -> dict[str, Any]:
     """Return every option by its name, those of the recipe among the others."""
     given = {one.name: _as_json(getattr(options, one.name)) for one in fields(options) if one.name != "recipe"}
+    given["fold_by"] = given.pop("groups")  # "groups" are the recipe's groups of markers
     return given | options.recipe.to_settings()
 
 

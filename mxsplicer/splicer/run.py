@@ -204,9 +204,9 @@ def _trusted(path: Path, named: str, given: str) -> str:
     if not is_importable(given):
         msg = (
             f"the encoder of run {path} is a class of its author's own, {named}, and no code is run because a file "
-            f'names it. If you trust it and have it here, give --encoder {named}, or encoder="{named}" in Python.'
+            "names it."
         )
-        raise InputError(msg)
+        raise InputError(msg, f"If you trust it and have it here, pass `encoder={named!r}`.")
     return given
 
 

@@ -78,8 +78,8 @@ def test_outlines_serve_as_cells_and_as_nuclei(command, tmp_path, slide):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["S01.ome.tif", "gone.tif"], "mask gone.tif not found"),
-        (["gone.tif", "mask.tif"], "there is no file gone.tif"),
+        (["S01.ome.tif", "gone.tif"], "MASK gone.tif not found"),
+        (["gone.tif", "mask.tif"], "SLIDE gone.tif not found"),
         (["S01.ome.tif", "mask.tif", "--nuclear-marker", "DAPY"], "Did you mean 'DAPI'"),
         (["S01.ome.tif", "mask.tif", "--drop", "CD4"], "no marker 'CD4'"),
         (["S01.ome.tif", "mask.tif", "--rename", "CD3e"], "'CD3e' is not OLD=NEW"),

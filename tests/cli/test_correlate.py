@@ -64,7 +64,7 @@ def test_what_is_there_is_shown_and_not_made_again(command, result):
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [(["--seed", 1], "seed was 0, now 1"), (["--given", "CD20"], "given was DAPI, now CD20")],
+    [(["--seed", 1], "seed was 0, now 1"), (["--covariate", "CD20"], "covariate was DAPI, now CD20")],
 )
 def test_maps_made_differently_are_replaced_only_on_demand(command, result, other, said):
     command("correlate", "slide.mxs")
@@ -73,7 +73,7 @@ def test_maps_made_differently_are_replaced_only_on_demand(command, result, othe
     replaced = command("correlate", "slide.mxs", *other, "--overwrite")
 
     assert (refused.code, refused.written) == (2, [])
-    assert f"({said}). Give --overwrite" in refused.err.replace("\n", " ")
+    assert f"({said}). Pass --overwrite" in refused.err.replace("\n", " ")
     assert (replaced.code, replaced.written) == (0, ["slide.mxs/cells.h5ad"])
 
 
@@ -93,7 +93,7 @@ def test_a_map_in_the_tissue_is_added_on_request(command, result):
         (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
         (["--local", "CD3e=99"], "feature 99 was not found; the 6 features are counted from 0"),
         (["--use-rep", "X_joint"], "representation 'X_joint' was not found"),
-        (["--given", "CD4"], "marker 'CD4' was not found"),
+        (["--covariate", "CD4"], "marker 'CD4' was not found"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(command, result, arguments, said):

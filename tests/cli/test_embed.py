@@ -9,9 +9,13 @@ from mxsplicer.simulation import simulate_slide
 
 @pytest.mark.parametrize("name", ["embed", "train"])
 def test_help_groups_the_options_by_what_they_are_about(command, name):
-    said = command(name, "--help").out
+    said = command(name, "--help-all").out
 
-    headings = ["Input", "Cells", "Patches", "Model", "Scores", "Running"] if name == "embed" else ["Model", "Running"]
+    headings = (
+        ["Input", "Cells", "Patches", "Model", "Scores", "Running"]
+        if name == "embed"
+        else ["Model", "Scores", "Running"]
+    )
     places = [said.index(f" {heading} ") for heading in headings]
     assert places == sorted(places)
 

@@ -29,7 +29,7 @@ def saved_cells(tmp_path):
 
 
 def test_tables_and_a_verdict_are_shown_and_nothing_is_written(command, saved_cells):
-    said = command("evaluate", "cells.h5ad", "--label", "kind", "--unsafe-random-split")
+    said = command("evaluate", "cells.h5ad", "--score", "kind", "--unsafe-random-split")
 
     assert (said.code, said.written) == (0, [])
     assert "kind: SpliCER is better than mean intensity by " in said.out
@@ -56,10 +56,13 @@ def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_ce
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["gone.h5ad", "--label", "kind"], "file gone.h5ad was not found"),
+        (["gone.h5ad", "--score", "kind"], "gone.h5ad not found"),
         (["cells.h5ad"], "no label was named"),
-        (["cells.h5ad", "--label", "kind", "--groups", "patient"], "column 'patient' was not found"),
-        (["cells.h5ad", "--label", "kind", "--out", "nowhere/scores.csv"], "there is no folder nowhere"),
+        (["cells.h5ad", "--score", "kind", "--fold-by", "patient"], "column 'patient' was not found"),
+        (
+            ["cells.h5ad", "--score", "kind", "--out", "nowhere/scores.csv"],
+            "folder nowhere of --out does not exist",
+        ),
     ],
 )
 def test_what_cannot_be_scored_ends_with_2_and_one_sentence(command, saved_cells, arguments, sentence):

@@ -15,7 +15,7 @@ def slide(tmp_path):
     described = {"axes": "CYX", "Channel": {"Name": list(made.markers)}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     tifffile.imwrite(tmp_path / "s.ome.tiff", made.image, metadata=described, photometric="minisblack")
     np.save(tmp_path / "mask.npy", mask)
-    return ["extract", "s.ome.tiff", "p.zarr", "--mask", "mask.npy", "--patch-size-um", "16"]
+    return ["extract", "s.ome.tiff", "--out", "p.zarr", "--mask", "mask.npy", "--patch-size-um", "16"]
 
 
 def test_a_plan_writes_nothing_and_is_told_to_people_and_programs(command, slide):
@@ -34,7 +34,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
     (tmp_path / "wrong.txt").write_text("2\n5\n")
 
     ended = command(*slide, "--cells-from", "cells.csv", "--drop", "CD20")
-    refused = command(*slide[:2], "q.zarr", *slide[3:], "--cells-from", "wrong.txt")
+    refused = command(*slide, "--out", "q.zarr", "--cells-from", "wrong.txt")
 
     assert ended.code == 0, ended.err
     store = PatchStore.open(tmp_path / "p.zarr")
@@ -51,7 +51,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
         (["--max-memory", "much"], "is no amount of memory"),
         (["--max-memory", "1M"], "too little"),
         (["--executor", "elves"], "'elves' is not a kind of worker. Set --executor to threads"),
-        (["--dask", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
+        (["--executor", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_one_sentence(command, slide, options, said, monkeypatch):

@@ -60,8 +60,8 @@ def test_what_a_file_does_not_say_is_told_to_be_missing(command, tmp_path):
 
     assert (outcome.code, outcome.err) == (0, "")
     for part in (
-        "unknown; give it by --pixel-size-um",
-        "channel 1, channel 2, channel 3 (no names; give them by --markers)",
+        "unknown; pass --pixel-size-um",
+        "channel 1, channel 2, channel 3 (no names; pass them by --markers)",
     ):
         assert part in " ".join(outcome.out.split())
     assert (facts["pixel_size_um"], facts["markers_in_file"], facts["cells"]) == (None, None, None)

@@ -11,15 +11,15 @@ def test_the_command_line_keeps_outcomes_and_passes_failures_on(command, tmp_pat
     Path("S2.ome.tiff").write_text("no slide")
 
     good, bad = (
-        command("--outcome", f"{name}/segment.json", "segment", f"{name}.ome.tiff", f"{name}/mask.zarr")
+        command("--outcome", f"{name}/segment.json", "segment", f"{name}.ome.tiff", "--out", f"{name}/mask.zarr")
         for name in ("S1", "S2")
     )
     outcome = ("--outcome", "S2/extract.json", "--after", "S2/segment.json")
-    passed = command(*outcome, "extract", "x", "y", "--mask", "z")
+    passed = command(*outcome, "extract", "x", "--out", "y", "--mask", "z")
     alone = command("--after", "S2/segment.json", "info", "x")
 
     assert (good.code, bad.code, passed.code, alone.code) == (0, 0, 0, 2)
-    assert "say to which, by --outcome" in alone.err
+    assert "Pass --outcome" in alone.err
     assert read_outcome("S1/segment.json").made == "mask.zarr"
     assert read_outcome("S2/segment.json").failed.startswith("segment: S2.ome.tiff ")
     assert read_outcome("S2/extract.json").failed == read_outcome("S2/segment.json").failed

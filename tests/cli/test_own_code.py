@@ -41,19 +41,19 @@ def test_a_method_loss_and_encoder_of_ones_own_are_trained_scored_and_verified(c
     own = ("--method", "own_file:Mine", "--loss", "own_file:Stiff", "--encoder", "own_file:Shallow")
 
     done = command(
-        "embed", slide.image, *own, *OPTIONS, "--mask", slide.mask, "--labels", slide.truth, "--label", "lineage"
+        "embed", slide.image, *own, *OPTIONS, "--mask", slide.mask, "--labels", slide.truth, "--score", "lineage"
     )
 
     assert done.code == 0, done.err
     adata = anndata.read_h5ad("S01.mxs/cells.h5ad")
     assert adata.obsm["X_mine"].shape == (adata.n_obs, 32)
     assert adata.uns["mxsplicer"]["chunks"]["component"][0] != "whole"  # those of a subclass of SpliCER are chunks
-    scored = command("evaluate", "S01.mxs", "--labels", "lineage", "--encoder", "own_file:Shallow")
+    scored = command("evaluate", "S01.mxs", "--labels", "lineage", "--encoder-class", "own_file:Shallow")
     assert scored.code == 0, scored.err
     assert "lineage: X_mine " in scored.out
     assert "untrained encoder" in scored.out
-    assert command("verify", "S01.mxs", "--encoder", "own_file:Shallow").code == 0
-    assert "give --encoder own_file:Shallow" in command("verify", "S01.mxs").err
+    assert command("verify", "S01.mxs", "--encoder-class", "own_file:Shallow").code == 0
+    assert "--encoder-class own_file:Shallow" in command("verify", "S01.mxs").err
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ import pytest
 
 from mxsplicer.cli.options import make_recipe
 from mxsplicer.errors import InputError
+from mxsplicer.result.config import NAMES, read_option, write_options
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 
 
 def test_options_come_on_top_of_a_preset():
-    recipe = make_recipe("paper", {"epochs": 3})
+    recipe = make_recipe(("paper", {"epochs": 3}))
 
     assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3)
-    assert make_recipe("default", {}) == Recipe()
+    assert make_recipe(("default", {})) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -23,22 +24,22 @@ def test_options_come_on_top_of_a_preset():
             {"loss": "sigreg", "losses": {"CD8a": "simclr", "HLA=DR": "clip"}},
         ),
         ("loss", ["CD8a=simclr"], {"losses": {"CD8a": "simclr"}}),
-        ("weight", ["CD8a=2", "DAPI=0.5"], {"weights": {"CD8a": 2.0, "DAPI": 0.5}}),
+        ("component_weight", ["CD8a=2", "DAPI=0.5"], {"weights": {"CD8a": 2.0, "DAPI": 0.5}}),
         ("chunk_width", ["16", "CD4=24"], {"chunk_width": 16, "widths": {"CD4": 24}}),
         ("chunk_width", ["variance"], {"width_rule": "variance"}),
-        ("omit", ["AF1", "Argo550"], {"omit": ("AF1", "Argo550")}),
+        ("no_component", ["AF1", "Argo550"], {"omit": ("AF1", "Argo550")}),
         ("controls", ["AF1"], {"controls": ("AF1",)}),
         ("deconstruct", "marker+halves", {"deconstruction": "marker+halves"}),
     ],
 )
 def test_an_option_says_what_single_components_have(option, given, fields):
-    assert make_recipe("default", {option: given}) == Recipe(**fields)
+    assert make_recipe((None, {option: given})) == Recipe(**fields)
 
 
 def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
     (tmp_path / "pairs.yaml").write_text("T cells: [CD3e, CD8a]")
 
-    recipe = make_recipe("default", {"deconstruct": f"marker+{tmp_path / 'pairs.yaml'}"})
+    recipe = make_recipe((None, {"deconstruct": f"marker+{tmp_path / 'pairs.yaml'}"}))
 
     assert recipe == Recipe(deconstruction="marker+groups", groups={"T cells": ("CD3e", "CD8a")})
 
@@ -46,29 +47,50 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("option", "given", "message"),
     [
-        ("weight", ["2"], "--weight 2 names no component"),
-        ("weight", ["CD8a=much"], "--weight 'much' is no number"),
-        ("weight", ["CD8a=0"], "weight of CD8a is 0.0; it must be above 0"),
-        ("chunk_width", ["CD8a=2.5"], "--chunk-width '2.5' is no integer"),
+        ("component_weight", ["2"], "`component_weight` 2 does not name a component"),
+        ("component_weight", ["CD8a=much"], "`component_weight` 'much' is not a number"),
+        ("component_weight", ["CD8a=0"], "weight of CD8a is 0.0; it must be above 0"),
+        ("chunk_width", ["CD8a=2.5"], "`chunk_width` '2.5' is not an integer"),
         ("chunk_width", ["widest"], "width rule 'widest' not found. Choose `width_rule` from equal, variance, rank"),
         ("loss", ["CD8a=mse"], "loss 'mse' not found"),
         ("deconstruct", "groups", "no groups of markers are given. Name their file"),
-        (
-            "deconstruct",
-            "marker+thirds",
-            "deconstruction 'thirds' not found. Choose `deconstruction` from marker, pairs, compartments",
-        ),
+        ("deconstruct", "marker+thirds", "deconstruction 'thirds' not found"),
     ],
 )
 def test_what_an_option_cannot_mean_is_refused(option, given, message):
     with pytest.raises(InputError, match=message):
-        make_recipe("default", {option: given})
+        make_recipe((None, {option: given}))
 
 
 @pytest.mark.parametrize("name", ["train", "embed"])
 def test_every_field_of_a_recipe_has_an_option(command, name):
-    shown = command(name, "--help").out
-    by_another_name = {"losses": "loss", "weights": "weight", "deconstruction": "deconstruct", "groups": "deconstruct"}
-    by_another_name |= {"widths": "chunk-width", "width_rule": "chunk-width"}
+    shown = command(name, "--help-all").out
+    with_another = {"losses": "loss", "widths": "chunk_width", "width_rule": "chunk_width", "groups": "deconstruct"}
     for field in fields(Recipe):
-        assert f"--{by_another_name.get(field.name, field.name).replace('_', '-')}" in shown
+        option = with_another.get(field.name, NAMES.get(field.name, field.name))
+        assert f"--{option.replace('_', '-')}" in shown
+
+
+def test_later_options_win_over_earlier_ones_and_their_presets():
+    of_file = ("default", {"epochs": 7, "deconstruct": "marker", "chunk_width": ["variance"]})
+
+    recipe = make_recipe(of_file, ("paper", {"epochs": 3}))
+
+    assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3, width_rule="variance")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(loss="sigreg", losses={"CD8a": "simclr"}, weights={"HLA=DR": 2.0}, surroundings="keep"),
+        Recipe(width_rule="rank", widths={"CD4": 24}, controls=("AF1",), omit=("AF1", "Argo550"), epochs=3),
+        Recipe(**PRESETS["paper"]),
+    ],
+)
+def test_a_recipe_written_as_options_is_read_again(recipe):
+    made = {}
+    for name, value in write_options(vars(recipe)).items():
+        made |= read_option(name, value)
+
+    assert Recipe(**made) == recipe

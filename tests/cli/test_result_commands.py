@@ -96,9 +96,12 @@ def test_a_result_is_exported_in_every_format_at_once(command, result):
     assert len(table) == len(features) == cells.n_obs
     np.testing.assert_allclose(table["splicer_0"], cells.obsm["X_splicer"][:, 0], rtol=1e-5)
     assert (result.parent / "l.ome.zarr" / "labels" / "leiden" / "0").is_dir()
-    again = command("export", result, "--csv", "c.csv")
-    assert (again.code, again.written) == (2, [])
-    assert "--overwrite" in again.err
+    again = command("export", result, "--csv", "c.csv", "--features")
+    other = command("export", result, "--csv", "c.csv")
+    assert (again.code, again.written, again.out) == (0, [], "c.csv is complete\n")
+    assert (other.code, other.written) == (2, [])
+    assert "c.csv exists and was made from something else (other features)" in " ".join(other.err.split())
+    assert "--overwrite" in other.err
 
 
 @pytest.fixture
@@ -133,7 +136,9 @@ def test_clusters_can_be_those_of_outlines_and_the_other_cells_are_in_none(comma
     assert set(after.obs_names[np.isfinite(after.obsm["X_umap"][:, 0])]) == left
     assert after.uns["mxsplicer"]["ledger"]["S01"]["kept"] == after.n_obs
     again = command("report", result, "--overwrite")  # of all cells, half of which have no place on the map
-    assert (again.code, again.written) == (0, ["S01.mxs/report.html"])
+    assert (again.code, again.written) == (0, ["S01.mxs/.report.html.made_from.json", "S01.mxs/report.html"])
+    once_more = command("report", result)
+    assert (once_more.code, once_more.written, once_more.out) == (0, [], f"{result / 'report.html'} is complete\n")
 
 
 def test_maps_of_outlines_stand_beside_those_of_all_cells(command, result, left):
@@ -156,12 +161,12 @@ def test_maps_of_outlines_stand_beside_those_of_all_cells(command, result, left)
 def test_a_page_can_be_about_outlines_alone(command, result, left):
     done = command("report", result, "--roi", "left.geojson")
 
-    assert (done.code, done.written) == (0, ["S01.mxs/report_left.html"])
+    assert (done.code, done.written) == (0, ["S01.mxs/.report_left.html.made_from.json", "S01.mxs/report_left.html"])
     text = (result / "report_left.html").read_text()
     assert "outside the regions" in text
     assert "left.geojson" in text
     assert f"<dd>{len(left):,}</dd>" in text
-    assert "The fates add up" in text
+    assert "The outcomes add up" in text
 
 
 def test_scores_can_be_those_of_outlines(command, result, left):
@@ -183,7 +188,7 @@ def test_scores_can_be_those_of_outlines(command, result, left):
         ("cluster",),
         ("correlate",),
         ("report",),
-        ("evaluate", "--label", "leiden"),
+        ("evaluate", "--score", "leiden"),
     ],
 )
 def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, arguments):
@@ -196,12 +201,12 @@ def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, a
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "S01.mxs"), "nothing is to be exported"),
-        (("export", "nowhere.mxs", "--csv", "c.csv"), "no finished result"),
-        (("cluster", "nowhere.mxs"), "neither a finished result nor an .h5ad file"),
+        (("export", "S01.mxs"), "Nothing to export"),
+        (("export", "nowhere.mxs", "--csv", "c.csv"), "RESULT nowhere.mxs not found"),
+        (("cluster", "nowhere.mxs"), "RESULT nowhere.mxs not found"),
         (("cluster", "S01.mxs", "--use-rep", "X_pca"), "representation 'X_pca' was not found"),
         (("cluster", "S01.mxs", "--backend", "rapids"), "needs rapids-singlecell"),
-        (("verify", "nowhere.mxs"), "neither a finished result nor an .h5ad file"),
+        (("verify", "S01.mx"), "RESULT S01.mx not found. Did you mean S01.mxs?"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(command, result, arguments, said):

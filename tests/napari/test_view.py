@@ -14,7 +14,7 @@ def test_a_missing_screen_is_reported_before_qt_aborts_the_process(sample, monke
     monkeypatch.setattr(sys, "platform", "linux")
     error = CliRunner().invoke(app, ["view", str(sample)]).exception
     assert isinstance(error, InputError)
-    assert "there is no screen here" in str(error)
+    assert "No screen found" in str(error)
 
 
 def test_the_error_without_napari_names_the_extra_to_install(sample, monkeypatch):

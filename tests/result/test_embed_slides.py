@@ -77,6 +77,7 @@ def test_a_result_holds_what_the_documents_promise(result):
     assert {path.name for path in result.path.iterdir()} == {
         "mxsplicer.json",
         "settings.json",
+        "config.toml",
         "patches.zarr",
         "run",
         "baselines",

@@ -193,7 +193,8 @@ def test_appending_a_slide_keeps_every_bit_of_the_existing_rows(study, cohort, t
 
 def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort, tmp_path):
     parts = [one.path for one in one_by_one(study, cohort, ("S1", "S2", "S3"))]
-    assert {file.name for file in parts[0].iterdir()} == {"mxsplicer.json", "settings.json", "cells.h5ad", "log.txt"}
+    made = {"mxsplicer.json", "settings.json", "config.toml", "cells.h5ad", "log.txt"}
+    assert {file.name for file in parts[0].iterdir()} == made
 
     merged = merge_results(
         parts,

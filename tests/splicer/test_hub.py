@@ -158,11 +158,11 @@ def test_a_run_whose_encoder_is_someones_own_is_pushed_and_pulled_where_that_is_
     named = "own_of_hub:Shallow"
     recipe = Recipe(encoder=named, component_width=4, batch_size=8, epochs=1)
     run = training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=recipe, device="cpu")
-    with pytest.raises(InputError, match=f"give --encoder {named}"):
+    with pytest.raises(InputError, match=f"pass `encoder='{named}'`"):
         push(run.path, "lab/cells", hub=hub)
     push(run.path, "lab/cells", encoder=named, hub=hub)
 
-    with pytest.raises(InputError, match=f"give --encoder {named}"):
+    with pytest.raises(InputError, match=f"pass `encoder='{named}'`"):
         pull("lab/cells", tmp_path / "pulled", hub=hub)
     pulled = pull("lab/cells", tmp_path / "pulled", encoder=named, hub=hub)
 

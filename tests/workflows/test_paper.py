@@ -65,7 +65,7 @@ def test_a_table_is_made_from_pictures_to_figure(tmp_path):
         "source": ".",
         "slides": ["cells"],
         "cut": "--patch-size-um 40",
-        "training": "--surroundings keep --deconstruct marker --epochs 1",
+        "training": "--encoder-area patch --deconstruct marker --epochs 1",
         "methods": ["splicer"],
         "losses": ["vicreg"],
         "seeds": [0],

@@ -24,7 +24,7 @@ rule simulated_slides:
     params:
         of("simulate"),
     shell:
-        "mxsplicer simulate {output[0]} --seed {wildcards.seed} {params} --overwrite"
+        "mxsplicer simulate --out {output[0]} --seed {wildcards.seed} {params} --overwrite"
         " && mv {OUT}/{wildcards.table}/seed{wildcards.seed}_truth.csv {output[2]}"
 
 

@@ -1,0 +1,173 @@
+"""What all commands have in common: options from a file, old names, ``--help-all``, and input files that must exist.
+
+All of it happens before a command imports anything heavy, so that a typing error is answered at once.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from mxsplicer.cli.errors import as_options
+from mxsplicer.cli.finished import Call, running
+from mxsplicer.cli.renamed import POSITIONAL_OUT, current_name, warn, with_current_names
+from mxsplicer.errors import InputError
+from mxsplicer.system.location import locate
+
+# Parameters that name files or folders which a command reads.
+_INPUTS = frozenset(
+    (
+        *("slide", "slides", "mask", "nuclei", "markers", "roi", "cohort", "labels", "cells_from", "config"),
+        *("stores", "run", "model", "result", "results", "append", "compare", "folder"),
+    )
+)
+_OUTPUTS = frozenset({"out", "nuclei_out", "tensorboard"})
+_FILE_ENDINGS = (".csv", ".tsv", ".txt", ".gz", ".geojson", ".json")
+
+
+class Command(TyperCommand):
+    """One command of the command line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, which may have old names or be in a file."""
+        if "--help-all" in args:
+            for parameter in self.params:
+                parameter.hidden = False  # type: ignore[attr-defined]
+            self.epilog = None
+            args = ["--help"]
+        elif hidden := sum(getattr(one, "hidden", False) for one in self.params):
+            self.epilog = f"{hidden} more options: mxsplicer {self.name} --help-all"
+        args = with_current_names(self.name or "", args, self._option_names())
+        args = self._with_out(ctx, args)
+        config = _value_of("--config", args) if "--config" in self._option_names() else None
+        if config is not None:
+            ctx.default_map = self._read_config(Path(config))
+        left = super().parse_args(ctx, self._without_negations(ctx, args))
+        if config is not None and not ctx.params.get("slides") and not ctx.resilient_parsing:
+            ctx.params["slides"] = ctx.default_map.get("slides")
+        return left
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command where its input files exist."""
+        try:
+            self._check_inputs(ctx.params)
+            defaults = {one.name: one.default for one in self.params}
+            given = {name: value for name, value in ctx.params.items() if value not in (None, defaults[name], (), [])}
+            running.set(Call(self.name or "", given, _INPUTS))
+            return super().invoke(ctx)
+        except InputError as error:
+            error.args = (as_options(str(error), self._option_names()),)
+            raise
+
+    def _option_names(self) -> set[str]:
+        return {name for one in self.params for name in (*one.opts, *one.secondary_opts) if name.startswith("--")}
+
+    def _without_negations(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments without switches that are turned off again, ``--no-...``, which a file may turn on."""
+        known = self._option_names()
+        switches = {f"--no-{opt[2:]}": one for one in self.params for opt in one.opts if getattr(one, "is_flag", False)}
+        off = [one for one in args if one in switches and one not in known]
+        for argument in off:
+            (ctx.default_map or {}).pop(switches[argument].name, None)
+        return [one for one in args if one not in off]
+
+    def _with_out(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments with ``--out`` where the output is the last positional argument, as it once was."""
+        if self.name not in POSITIONAL_OUT or "--help" in args:
+            return args
+        _, left, _ = self.make_parser(ctx).parse_args(args=list(args))
+        if len(left) != 1 or any(one.partition("=")[0] == "--out" for one in args):
+            return args
+        warn(f"the positional argument {left[0]}", f"--out {left[0]}")
+        place = len(args) - 1 - args[::-1].index(left[0])
+        return [*args[:place], *args[place + 1 :], "--out", left[0]]
+
+    def _read_config(self, file: Path) -> dict[str, Any]:
+        """Return the options in a TOML file by the names of the parameters."""
+        if not file.is_file():
+            msg = f"`config` {file} not found."
+            raise InputError(msg, _similar(file))
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            msg = f"{file} is not a TOML file ({error})."
+            raise InputError(msg, "Write one option a line, such as: epochs = 5") from error
+        parameters = {one.name: one for one in self.params if one.name not in ("config", "plan", "as_json", "context")}
+        options: dict[str, Any] = {}
+        for key, value in content.items():
+            name = key.replace("-", "_")
+            renamed = None if name in parameters else current_name(self.name or "", "--" + key.replace("_", "-"))
+            if renamed is not None:
+                warn(f"{key} in {file}", renamed.new.removeprefix("--"))
+                name = renamed.new.removeprefix("--").replace("-", "_")
+                value = renamed.values.get(value, value) if isinstance(value, str) else value  # noqa: PLW2901
+            if name not in parameters:
+                near = get_close_matches(name, parameters, 1)
+                remedy = (
+                    f"Did you mean {near[0].replace('_', '-')}?" if near else f"See `mxsplicer {self.name} --help-all`."
+                )
+                msg = f"{file} has {key!r}, which is not an option of `mxsplicer {self.name}`."
+                raise InputError(msg, remedy)
+            options[name] = _as_parameter(parameters[name], value, file)
+        return options
+
+    def _check_inputs(self, values: Mapping[str, Any]) -> None:
+        """Raise if a file or folder that is to be read does not exist."""
+        for parameter in self.params:
+            if parameter.name not in _INPUTS:
+                continue
+            given = values.get(parameter.name)
+            for one in given if isinstance(given, list | tuple) else [given]:
+                if one is None or (self.name == "evaluate" and parameter.name == "labels" and not _is_file_name(one)):
+                    continue
+                path = locate(one)
+                if isinstance(path, Path) and not path.exists():
+                    called = parameter.opts[0] if parameter.opts[0].startswith("--") else parameter.metavar
+                    msg = f"{called} {path} not found."
+                    raise InputError(msg, _similar(path))
+
+
+def _is_file_name(value: str | Path) -> bool:
+    return "/" in str(value) or str(value).endswith(_FILE_ENDINGS)
+
+
+def _similar(path: Path) -> str:
+    """Return a suggestion: a file with a similar name in the same folder."""
+    names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, 1)
+    if near:
+        return f"Did you mean {path.with_name(near[0])}?"
+    return "Check the path." if path.parent.is_dir() else f"The folder {path.parent} does not exist either."
+
+
+def _value_of(option: str, args: list[str]) -> str | None:
+    for place, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            return value if equals else next(iter(args[place + 1 :]), None)
+    return None
+
+
+def _as_parameter(parameter: Any, value: Any, file: Path) -> Any:
+    """Return a value of a TOML file as typer takes it; paths are relative to the file."""
+    several = getattr(parameter, "multiple", False) or parameter.nargs == -1
+    if isinstance(value, dict):
+        value = [f"{name}={one}" for name, one in value.items()]
+    if isinstance(value, list) and not several:
+        msg = f"{file}: {parameter.name.replace('_', '-')} is a list, and takes one value."
+        raise InputError(msg)
+    values = value if isinstance(value, list) else [value]
+    if parameter.name in _INPUTS | _OUTPUTS or (
+        parameter.name == "deconstruct" and str(value).endswith((".yaml", ".yml"))
+    ):
+        values = [_from_folder(file.parent, one) for one in values]
+    values = [one if isinstance(one, bool) else str(one) for one in values]
+    return values if several else values[0]
+
+
+def _from_folder(folder: Path, value: Any) -> str:
+    location = locate(str(value))
+    return str(folder / location) if isinstance(location, Path) else location

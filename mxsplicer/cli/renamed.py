@@ -1,0 +1,81 @@
+"""Options and arguments under their old names, which work for one release and log a warning."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """An option that has another name now.
+
+    Attributes
+    ----------
+    old, new
+        The names.
+    commands
+        Commands in which it was renamed; all where empty.
+    values
+        Old values that have another name too.
+    """
+
+    old: str
+    new: str
+    commands: tuple[str, ...] = ()
+    values: dict[str, str] = field(default_factory=dict)
+
+
+RENAMED = (
+    Renamed("--samples", "--cohort"),
+    Renamed("--label", "--score"),
+    Renamed("--groups", "--fold-by"),
+    Renamed("--dask", "--executor"),
+    Renamed("--omit", "--no-component"),
+    Renamed("--surroundings", "--encoder-area", values={"hide": "cell", "keep": "patch"}),
+    Renamed("--weight", "--component-weight"),
+    Renamed("--given", "--covariate"),
+    Renamed("--encoder", "--encoder-class", ("evaluate", "verify", "push", "pull")),
+    Renamed("--labels", "--mask", ("view",)),
+    Renamed("--nuclei", "--nuclei-out", ("segment",)),
+    Renamed("--reliance-cells", "--importance-cells", ("evaluate",)),
+)
+# Commands whose output was the last positional argument.
+POSITIONAL_OUT = ("segment", "extract", "simulate", "pull")
+
+
+def current_name(command: str, old: str) -> Renamed | None:
+    """Return what became of an option of a command, or None where it keeps its name."""
+    return next((one for one in RENAMED if one.old == old and (not one.commands or command in one.commands)), None)
+
+
+def with_current_names(command: str, arguments: Sequence[str], known: set[str]) -> list[str]:
+    """Return the arguments of a command with options under their current names; log each that had an old one.
+
+    Examples
+    --------
+    >>> with_current_names("embed", ["a.tif", "--surroundings=keep", "--mask", "m.tif"], {"--mask", "--encoder-area"})
+    ['a.tif', '--encoder-area=patch', '--mask', 'm.tif']
+    """
+    current: list[str] = []
+    renamed: Renamed | None = None
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if renamed is not None:  # this is its value
+            current.append(renamed.values.get(argument, argument))
+            renamed = None
+            continue
+        found = None if name in known else current_name(command, name)
+        if found is None or found.new not in known:
+            current.append(argument)
+            continue
+        warn(found.old, found.new)
+        current.append(found.new + equals + found.values.get(value, value))
+        renamed = None if equals else found
+    return current
+
+
+def warn(old: str, new: str) -> None:
+    """Log that an old name was used."""
+    logger.warning("DeprecationWarning: %s is now %s", old, new)
