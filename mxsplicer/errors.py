@@ -1,17 +1,16 @@
-"""The one kind of error that a user can correct."""
+"""The error that a user can correct."""
 
 
 class InputError(ValueError):
-    """Something that was passed in cannot be used.
+    """An argument, file or option of the user cannot be used.
 
     Parameters
     ----------
     problem
-        One sentence: which object, what was found, what was needed.
+        One sentence that names the object, what was found and what was needed.
     remedy
-        What to do, as a sentence. Arguments are named as Python has them, in backticks: ``pass `overwrite=True` ``.
-        The command line prints its own options in their place (see :mod:`mxsplicer.cli.errors`), and ends with exit
-        code 2.
+        A sentence that says what to do. Arguments of Python functions stand in backticks: ``Pass `overwrite=True`.``
+        The command line prints the option instead (see :mod:`mxsplicer.cli.errors`), and exits with code 2.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -19,5 +18,5 @@ class InputError(ValueError):
         self.problem, self.remedy = problem, remedy
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str]]:
-        """Pickle both sentences: errors cross from worker processes."""
+        """Pickle both sentences, since errors come from worker processes."""
         return type(self), (self.problem, self.remedy)

@@ -1,1 +1,1 @@
-"""What every part stands on and no part is about: progress, memory, locks, files, imports, workers."""
+"""Services that all other folders use: progress, memory, locks, files, fingerprints, imports and workers."""

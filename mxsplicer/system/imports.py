@@ -14,12 +14,12 @@ from mxsplicer.errors import InputError
 
 
 def import_extra(name: str, missing: str) -> Any:
-    """Return a module that not everybody has installed, without the warnings that its import makes.
+    """Import an optional library, without the warnings that its import emits.
 
     Parameters
     ----------
     missing
-        What to say where it lacks: what needs it, and how it is installed.
+        Error message if it is not installed: what needs it, and how to install it.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def import_extra(name: str, missing: str) -> Any:
 
 
 def is_importable(name: str) -> bool:
-    """Whether a name has the form ``module:name``.
+    """Return whether a name has the form ``module:name``.
 
     Examples
     --------
@@ -51,17 +51,17 @@ def is_importable(name: str) -> bool:
 
 
 def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
-    """Return a function or class by its ``module:name``; the module may lie in the current folder.
+    """Import a function or class by its ``module:name``; the module may be a file in the current folder.
 
     Parameters
     ----------
     what, must
-        What it is for and what it has to take and return, for the messages.
+        What it is used as and what it must take and return, for error messages.
 
     Raises
     ------
     InputError
-        If the module cannot be imported or has nothing of that name that can be called.
+        If the module cannot be imported, or has no callable of that name.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever is wrong in the user's file
+    except Exception as error:  # any mistake in the user's file
         msg = f"module {module_name!r}, named as {what}, cannot be imported: {describe_error(error)}."
         raise InputError(msg) from error
     finally:
@@ -87,7 +87,7 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
 
 
 def describe_error(error: Exception) -> str:
-    """Return what is wrong in a user's own code, to stand within a sentence.
+    """Return type and message of an error in the user's own code, as part of a sentence.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where an image lies: a path on this machine, or a URL that fsspec reads (https, s3, gs, memory, ...)."""
+"""Locations of images: a path on this machine, or a URL that fsspec reads (https, s3, gs, memory, ...)."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from mxsplicer.errors import InputError
 
 Location = Path | str  # a str is a URL
 
-# Two letters at least: C:/ is a drive. A path object has made "https://host" into "https:/host".
+# At least two letters, since C:/ is a drive. Path objects turn "https://host" into "https:/host".
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
@@ -31,12 +31,12 @@ def locate(path: Path | str) -> Location:
 
 
 def absolute(location: Location) -> str:
-    """Return what finds the image from any folder."""
+    """Return a path or URL that is valid in any folder."""
     return location if isinstance(location, str) else str(location.resolve())
 
 
 def below(location: Location, part: str) -> Location:
-    """Return the place of ``part``, slashes between folders, inside a folder or below a URL."""
+    """Return the location of ``part``, a relative path with slashes, in a folder or below a URL."""
     return location / part if isinstance(location, Path) else f"{location}/{part}".rstrip("/")
 
 
@@ -46,7 +46,7 @@ def name_of(location: Location) -> str:
 
 
 def read_bytes(location: Location) -> bytes | None:
-    """Return what a small file holds, or None where there is none."""
+    """Return the content of a small file, or None if it does not exist."""
     if isinstance(location, Path):
         return location.read_bytes() if location.is_file() else None
     system, path = file_system(location)
@@ -68,18 +68,18 @@ def file_system(url: str, **options: Any) -> tuple[Any, str]:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
         needed = sorted({"fsspec", _PACKAGES.get(scheme, "fsspec")})
-        msg = f"{url} cannot be read: {error}. Install what reads {scheme}:// by pip install {' '.join(needed)}."
-        raise InputError(msg) from error
+        msg = f"{url} cannot be read: {error}."
+        raise InputError(msg, f"Install support for {scheme}:// with `pip install {' '.join(needed)}`.") from error
     except ValueError as error:
-        msg = f"{url} is a URL that cannot be read ({error}). Give a path, or an https, s3, file or memory URL."
-        raise InputError(msg) from error
+        msg = f"{url} is a URL that cannot be read ({error})."
+        raise InputError(msg, "Pass a path, or an https, s3, file or memory URL.") from error
     return system, str(path)
 
 
 def unreachable(location: Location, error: Exception) -> InputError:
-    """Return what to say where a place cannot be read."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    public = "; a public bucket needs FSSPEC_S3_ANON=true in the environment" if "credentials" in said else ""
+    """Return the error for a location that cannot be read."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    public = "; a public bucket needs FSSPEC_S3_ANON=true in the environment" if "credentials" in reason else ""
     return InputError(
-        f"{location} cannot be read ({said[:200]}). Check the address, the network and your access{public}."
+        f"{location} cannot be read ({reason[:200]}).", f"Check the address, the network and your access{public}."
     )

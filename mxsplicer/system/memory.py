@@ -1,8 +1,8 @@
-"""Memory: how much a call may take, what it takes already, and how the rest is shared out.
+"""Memory: how much a call may use, how much it uses already, and how the rest is allocated.
 
-The promise of ``--max-memory`` is about resident memory as the system counts it: the interpreter, the libraries, the
-table of cells and mapped files all count. So a :class:`Budget` is made when work begins, measures what is there, and
-shares out only the rest.
+A limit on memory (``max_bytes``, ``--max-memory``) is about resident memory as the system counts it: the interpreter,
+the libraries, the table of cells and mapped files all count. A :class:`Budget` is therefore made when work begins; it
+measures the memory in use and allocates only the rest.
 """
 
 import ctypes
@@ -17,16 +17,17 @@ import psutil
 from mxsplicer.errors import InputError
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_MARGIN = 0.1  # of the total: what an allocator keeps of what was freed, and what libraries allocate on the side
+_MARGIN = 0.1  # of the total, for memory that the allocator keeps after it was freed, and for allocations of libraries
 _SHARES = {"tiles": 0.35, "queue": 0.45, "batches": 0.2}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a call may hold in memory, and what of that is free for its work.
+    """The memory that a call may use, and how much of it is free for its work.
 
     ``tiles``, ``queue`` and ``batches`` are shares of ``free`` for stages that run at the same time: decoded tiles,
-    work under way and waiting (blocks, labels), and what a network needs. A stage that runs alone may use ``free``.
+    blocks and labels that are in progress or waiting, and the batches and activations of a network. A stage that runs
+    alone may use all of ``free``.
 
     Examples
     --------
@@ -34,19 +35,19 @@ class Budget:
     1243
     """
 
-    total: int  # bytes, everything in
-    taken: int = 0  # bytes the process holds when the work begins
+    total: int  # bytes, including the program itself
+    taken: int = 0  # bytes that the process uses when the work begins
 
     @classmethod
     def of(cls, max_bytes: int | None, *, default: int = 4 << 30, to_come: int = 0) -> "Budget":
-        """Return the budget of a call that begins now.
+        """Return the budget of a call that starts now.
 
         Parameters
         ----------
         max_bytes
-            The limit for the whole process; where None, the work may take ``default`` on top of what is held now.
+            Limit for the whole process. None for ``default`` in addition to the memory in use now.
         to_come
-            What libraries that are not loaded yet will take.
+            Bytes that libraries will take that are not loaded yet.
         """
         give_back()
         taken = resident_bytes() + to_come
@@ -54,7 +55,7 @@ class Budget:
 
     @property
     def free(self) -> int:
-        """Bytes that work may take; 0 where the process holds more than the total already."""
+        """Bytes that work may use; 0 if the process uses more than the total already."""
         return max(0, int(self.total * (1 - _MARGIN)) - self.taken)
 
     @property
@@ -64,27 +65,27 @@ class Budget:
 
     @property
     def queue(self) -> int:
-        """Bytes for work under way and for what waits to be used."""
+        """Bytes for work in progress and results that wait."""
         return int(self.free * _SHARES["queue"])
 
     @property
     def batches(self) -> int:
-        """Bytes for batches and what a network makes of them."""
+        """Bytes for batches and the activations of a network."""
         return int(self.free * _SHARES["batches"])
 
     def require(self, n_bytes: int, what: str) -> None:
-        """Raise InputError unless ``n_bytes`` are free; ``what`` says what they are for: "one block of patches"."""
+        """Raise InputError unless ``n_bytes`` are free; ``what`` names their purpose: ``"one block of patches"``."""
         if n_bytes > self.free:
             enough = (self.taken + n_bytes) / (1 - _MARGIN)
             msg = (
                 f"{format_bytes(self.total)} of memory is too little: {what} takes {format_bytes(n_bytes)}, in "
-                f"addition to the {format_bytes(self.taken)} that the program itself holds."
+                f"addition to the {format_bytes(self.taken)} that the program itself uses."
             )
             raise InputError(msg, f"Raise `max_bytes` to at least {format_bytes(enough)}.")
 
 
 def parse_bytes(text: str) -> int:
-    """Return a number of bytes as people write it; K, M, G and T are powers of 1,024.
+    """Parse an amount of memory such as ``2G``; K, M, G and T are powers of 1,024.
 
     Examples
     --------
@@ -93,15 +94,15 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
     if found is None or float(found[1]) == 0:
-        msg = f"{text!r} is no amount of memory; write it as 2G, 512M or 1.5G."
-        raise InputError(msg)
+        msg = f"{text!r} is not an amount of memory."
+        raise InputError(msg, "Write it as 2G, 512M or 1.5G.")
     return int(float(found[1]) * 1024 ** _UNITS[found[2]])
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Return a number of bytes as people, and :func:`parse_bytes`, read it.
+    """Return a number of bytes as text that people and :func:`parse_bytes` can read.
 
-    Rounded up in the second place, so that what is said to be enough is enough.
+    It is rounded up to two decimals, so that a reported requirement is never too small.
 
     Examples
     --------
@@ -115,21 +116,21 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def resident_bytes() -> int:
-    """Return what this process holds in memory now, mapped files included."""
+    """Return the resident memory of this process, including mapped files."""
     return int(psutil.Process().memory_info().rss)
 
 
 def give_back() -> None:
-    """Return what was freed to the system, which the C library of Linux otherwise keeps: hundreds of megabytes.
+    """Return freed memory to the system. The C library of Linux otherwise keeps hundreds of megabytes.
 
-    Elsewhere nothing happens.
+    On other systems nothing happens.
     """
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def measured_peak(pid: int | None = None) -> int:
-    """Return the most that this process, or on Linux another that still runs, has held so far: for tests."""
+    """Return the peak of resident memory of this process, or on Linux of another running one; for tests."""
     status = Path(f"/proc/{'self' if pid is None else pid}/status")
     if status.exists() or pid is not None:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]

@@ -1,7 +1,7 @@
 """Progress of long work, with the time left.
 
-Library code wraps its loops in :func:`track`. Nothing is shown until a program says so with :func:`shown`: a bar on a
-terminal, a line of text now and then where the output goes to a file (a SLURM log).
+Library code wraps its loops in :func:`track`. Nothing is displayed until a program calls :func:`shown`: then there is a
+bar on a terminal, or a line of text every 20 seconds if the output goes to a file (a SLURM log).
 """
 
 import logging
@@ -22,18 +22,18 @@ _display: ContextVar[Progress | None] = ContextVar("mxsplicer_progress", default
 
 
 def track(items: Iterable[T], description: str, *, total: int | None = None, start: int = 0) -> Iterator[T]:
-    """Yield ``items`` and show how far they are, where a display is on.
+    """Yield ``items`` and display the progress if a display is on.
 
     Parameters
     ----------
     items
-        What to go through.
+        Items to iterate over.
     description
-        What is being done, as a person reads it: ``"Cutting patches"``.
+        Name of the work, for people: ``"Cutting patches"``.
     total
-        How many there are in all; taken from ``len(items)`` where that works.
+        Total number of items; ``len(items)`` by default, if ``items`` has a length.
     start
-        How many of ``total`` were done before, by an interrupted run.
+        Number of items that an interrupted run has done before.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -50,19 +50,19 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, sta
 
 
 def _as_lines(items: Iterable[T], description: str, total: int | None, start: int) -> Iterator[T]:
-    began = said = time.monotonic()
+    began = logged = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES:
-            said = now
+        if now - logged >= _SECONDS_BETWEEN_LINES:
+            logged = now
             left = f", {(now - began) / done * (total - start - done):.0f} s left" if total else ""
             logger.info("%s: %d%s%s", description, start + done, f"/{total}" if total else "", left)
 
 
 @contextmanager
 def shown(console: Console | None = None) -> Iterator[None]:
-    """Show the progress of every :func:`track` inside the ``with`` block."""
+    """Display the progress of every :func:`track` in the ``with`` block."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -80,7 +80,13 @@ def shown(console: Console | None = None) -> Iterator[None]:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as people read it."""
+    """Return a duration as text.
+
+    Examples
+    --------
+    >>> format_duration(3), format_duration(600), format_duration(7200)
+    ('3 s', '10 min', '2.0 h')
+    """
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,9 +1,9 @@
-"""Whether training waits for its store: shuffled batches from a store larger than the buffer, beside the encoder.
+"""Compare the rate of shuffled batches from a store larger than the buffer with that of the encoder.
 
 Run by hand: ``python tests/benchmarks/bench_batches.py [--cells 8000] [--folder /tmp/bench]``.
-The store holds patches of 19 x 64 x 64 uint16; the buffer is a quarter of it. Batches are drawn alone, with the files
-in the system's cache and with them dropped from it before every epoch, and the primary encoder of the default training
-is run forward and backward on two cores over batches that are there. All in turn; the medians are told.
+The store holds patches of 19 x 64 x 64 uint16; the buffer is a quarter of it. Batches are drawn without an encoder,
+with the files in the system's cache and with the cache dropped before every epoch. The primary encoder of the default
+training runs forward and backward on two cores over batches in memory. Runs alternate; medians are printed.
 """
 
 import argparse

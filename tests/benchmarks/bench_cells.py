@@ -1,9 +1,9 @@
-"""How fast cells are measured, beside the floor: decoding each tile of the image and of the mask once.
+"""Compare the speed of measuring cells with decoding each tile of the image and of the mask once.
 
 Run by hand: ``python tests/benchmarks/bench_cells.py [--size-px 4096] [--cells 30000] [--folder FOLDER]``. The slide is
 19 channels of shot noise over a coarse pattern, 16 bits, deflate, tiles of 512; cells are polygons that fill two thirds
-of it. One thread; what counts is its processor time, so that a busy machine does not matter. Every time is the best of
-``--repeats``. A rate is the channel-pixels of the slide by what measuring costs beyond decoding.
+of it. One thread runs, and its processor time counts, so that a busy machine does not matter. Every time is the best of
+``--repeats``. A rate is the number of channel-pixels of the slide divided by the time of measuring beyond decoding.
 """
 
 import argparse
@@ -51,20 +51,20 @@ def main() -> None:
     floor, _ = best(lambda: decode(slide, [mask, mask]), options.repeats)
     of_nuclei, _ = best(lambda: decode(slide, [mask, mask, nuclei, nuclei]), options.repeats)
     channel_px = N_MARKERS * options.size_px**2 / 1e6
-    said = [f"{channel_px:.0f} M channel-pixels, decoding {floor:.2f} s ({channel_px / floor:.0f} M/s)"]
+    lines = [f"{channel_px:.0f} M channel-pixels, decoding {floor:.2f} s ({channel_px / floor:.0f} M/s)"]
     for statistics in ASKED:
         inside = nuclei if "nucleus" in statistics else None
         seconds, cells = best(lambda: measure(slide, mask, inside, statistics), options.repeats)  # noqa: B023
-        beside = seconds - (floor if inside is None else of_nuclei)
+        extra = seconds - (floor if inside is None else of_nuclei)
         name = " ".join(statistics) or "mean"
-        said.append(f"{name:16} {seconds:6.2f} s, beside decoding {beside:6.2f} s: {channel_px / beside:6.0f} M/s")
+        lines.append(f"{name:16} {seconds:6.2f} s, beyond decoding {extra:6.2f} s: {channel_px / extra:6.0f} M/s")
     kept = cells.table.memory_usage(deep=True).sum() / len(cells)
-    said += [
+    lines += [
         f"{len(cells)} cells, {float(np.mean(np.asarray(mask[:]) > 0)):.2f} of the slide",
         f"a row of the table takes {kept:.0f} bytes, and 4 more for each marker and measure",
         f"peak of the process {measured_peak() / 2**20:.0f} MiB",
     ]
-    sys.stdout.write("\n".join(said) + "\n")
+    sys.stdout.write("\n".join(lines) + "\n")
     if options.folder is None:
         shutil.rmtree(folder)
 

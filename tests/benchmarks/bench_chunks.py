@@ -1,8 +1,8 @@
-"""What the losses of all chunks cost: equal chunks at once, one by one, of unequal widths, and of several losses.
+"""Time the losses of all chunks: equal chunks at once, one by one, of unequal widths, and of several losses.
 
-Run by hand: ``python tests/benchmarks/bench_chunks.py [--cells 256] [--width 32]``. Forward and backward of the loss
-alone, on embeddings of noise, for 5, 19 and 49 chunks. Sides take turns, and the shortest of their times count. Unequal
-widths are those of ``--chunk-width rank`` where every component differs: as many groups as there are widths.
+Run by hand: ``python tests/benchmarks/bench_chunks.py [--cells 256] [--width 32]``. Only the loss runs, forward and
+backward, on embeddings of noise, for 5, 19 and 49 chunks. The variants alternate, and the shortest time of each counts.
+Unequal widths are those of ``--chunk-width rank`` if all components differ: as many groups as there are widths.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mxsplicer.splicer.widths import allocate_widths
 
 
 def sides(n: int, cells: int, width: int) -> dict[str, Callable[[], None]]:
-    """Return what is compared, by name."""
+    """Return the variants to compare, by name."""
     vicreg, simclr = LOSSES["vicreg"](), LOSSES["simclr"]()
     equal = (width,) * n
     unequal = tuple(allocate_widths(width, [1 + i % 10 for i in range(n)]))
@@ -49,7 +49,7 @@ def sides(n: int, cells: int, width: int) -> dict[str, Callable[[], None]]:
         "vicreg, equal, at once": step(Chunks(equal, (vicreg,) * n, ones)),
         "vicreg, equal, one by one": one_by_one(),
         f"vicreg, {len(set(unequal))} widths": step(Chunks(unequal, (vicreg,) * n, ones)),
-        "vicreg and simclr in turns": step(Chunks(equal, tuple((vicreg, simclr)[i % 2] for i in range(n)), ones)),
+        "vicreg and simclr alternating": step(Chunks(equal, tuple((vicreg, simclr)[i % 2] for i in range(n)), ones)),
         "redundancy": redundancy(),
     }
 

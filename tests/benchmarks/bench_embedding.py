@@ -1,10 +1,10 @@
-"""How much memory, disk and time embedding takes for millions of cells, beside cutting patches and the encoder.
+"""Measure memory, disk and time of embedding millions of cells, without cutting patches and without the encoder.
 
     python tests/benchmarks/bench_embedding.py --cells 2300000 --features 512
 
-No slide is needed: patches are noise and the encoder is one matrix, so what is measured is all that comes after them:
-the blocks, the AnnData, correlation, clusters, features and the report. The process holds the table of cells while it
-embeds, as `mxsplicer embed` does. Needs about 16 bytes of disk per cell and feature.
+No slide is needed: patches are noise and the encoder is one matrix, so that only the later steps are measured: the
+blocks, the AnnData, correlation, clusters, features and the report. The process holds the table of cells while it
+embeds, as `mxsplicer embed` does. About 16 bytes of disk are needed per cell and feature.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
 
-    def say(stage: str) -> None:
+    def show(stage: str) -> None:
         nonlocal began
         now = time.perf_counter()
         disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -116,31 +116,31 @@ def main() -> None:
         began = time.perf_counter()
 
     try:
-        say("imports")
+        show("imports")
         cells = make_cells(arguments.cells)
-        say("table of cells")
+        show("table of cells")
         embedded = folder / "embedded.h5ad"
         embed_blocks(embedded, make_run(arguments.features), make_source(cells))
-        say("embedding")
+        show("embedding")
         del cells
         join_blocks(embedded)
-        say("joining")
+        show("joining")
         with open_cells(embedded) as adata:
-            say("opened")
+            show("opened")
             tl.correlate(adata)
-            say("correlation")
+            show("correlation")
             tl.cluster(adata)
-            say("clusters")
+            show("clusters")
             write_features(folder / "features.zarr", adata.obsm["X_splicer"])
-            say("features")
+            show("features")
         complete_cells(adata, embedded, folder / "cells.h5ad")
         BlockJournal.of(embedded).remove()
-        say("cells.h5ad")
+        show("cells.h5ad")
         del adata
         gc.collect()
         with open_cells(folder / "cells.h5ad") as adata:
             write_report(adata, folder / "report.html")
-        say("report")
+        show("report")
     finally:
         shutil.rmtree(folder)
 

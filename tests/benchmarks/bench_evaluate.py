@@ -1,15 +1,15 @@
-"""How long evaluation takes, and how often the verdict sees a difference where there is none.
+"""Time the evaluation, and count how often the verdict reports a difference between equally good representations.
 
     python tests/benchmarks/bench_evaluate.py --cells 100000 --features 512
     python tests/benchmarks/bench_evaluate.py --null 300
 
-The cells are simulated: ten types told by 19 markers, features that mix them nonlinearly and with noise. They lie in an
-h5ad file, and no patches are at hand; what patches cost is a matter of the encoder, and bounded by `--image-cells` and
-`--reliance-cells`. The limit is 180 s on two cores; the time that the processors worked is told beside the time that
-passed, for a machine that others use.
+The cells are simulated: ten types that 19 markers distinguish, and features that mix the markers nonlinearly and with
+noise. They are stored in an h5ad file without patches; the cost of patches depends on the encoder, and `--image-cells`
+and `--reliance-cells` limit it. The limit is 180 s on two cores. Processor time is printed next to elapsed time, for
+machines that others use.
 
-With ``--null`` pairs of equally good representations are simulated, and the share of pairs is told that differ by the
-rule of the verdict, and by one standard deviation over the folds.
+With ``--null``, pairs of equally good representations are simulated. The share of pairs is printed that differ by the
+rule of the verdict, and by one standard deviation across folds.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How fast patches are cut, beside the floor: decoding each tile once and writing the same bytes with zarr.
+"""Compare the speed of extraction with decoding each tile once and writing the same bytes with zarr.
 
 Run by hand: ``python tests/benchmarks/bench_extraction.py [--tile-px 256 512 1024] [--folder /tmp/bench]``.
-The slide is 19 channels of shot noise over a coarse pattern, 16 bits, deflate. Cells lie on a jittered grid. The floor
-uses as many threads as the extraction. All is measured ``--repeats`` times in turn, and the shortest times are told, of
-the clock and of the processor: other work on the machine makes both longer, and the first much longer. How often the
-tiles of a whole slide (``--whole-px``) are decoded is counted without its pixels.
+The slide is 19 channels of shot noise over a coarse pattern, 16 bits, deflate. Cells lie on a jittered grid. Decoding
+and writing use as many threads as the extraction. All runs alternate ``--repeats`` times, and the shortest elapsed and
+processor times are printed: other work on the machine makes both longer, elapsed time much longer. The number of times
+that the tiles of a whole slide (``--whole-px``) are decoded is counted without its pixels.
 """
 
 import argparse
@@ -99,9 +99,9 @@ def figures(folder: Path, tile_px: int, options: argparse.Namespace) -> Iterator
     yield f"tiles of {tile_px}: {len(cells)} cells, {voxels / 1e6:.0f} M voxels, {workers} threads"
     yield f"  store               {stored / 1e6:8.0f} MB ({stored / (2 * voxels):.2f} of the patches)"
     yield f"  {'':<20}{'clock':>8}{'processor':>12}"
-    for name, said in (("decode", "decode tiles once"), ("write", "write same bytes"), ("extract", "extract")):
-        yield f"  {said:<20}{seconds[name]:8.2f}{of_processor[name]:12.2f} s"
-    yield f"  beside the floor    {ratio:8.2f}{ratio_of_processor:12.2f} x (decode + write)"
+    for name, label in (("decode", "decode tiles once"), ("write", "write same bytes"), ("extract", "extract")):
+        yield f"  {label:<20}{seconds[name]:8.2f}{of_processor[name]:12.2f} s"
+    yield f"  ratio               {ratio:8.2f}{ratio_of_processor:12.2f} x (decode + write)"
     yield f"  stream              {seconds['stream']:8.2f} s, {seconds['stream'] / seconds['decode']:.2f} x decode"
     yield f"  cutting alone       {voxels / of_processor['cut'] / 1e6:8.0f} M voxels per core-second"
     yield f"  decodes per tile    {reader.n_decoded / len(reader.tiles):8.2f}"
@@ -114,7 +114,7 @@ def figures(folder: Path, tile_px: int, options: argparse.Namespace) -> Iterator
 def shortest(works: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
     """Return the fewest seconds of the clock and of the processor that each takes.
 
-    All are run in turn, so that noise meets them alike.
+    Runs alternate, so that other work of the machine affects all alike.
     """
     clock: dict[str, list[float]] = {name: [] for name in works}
     processor: dict[str, list[float]] = {name: [] for name in works}

@@ -1,9 +1,9 @@
-"""Extraction is killed at random moments and gone on with; the store must be that of an uninterrupted run in each byte.
+"""Kill extraction at random moments and continue it; the store must equal that of an uninterrupted run in each byte.
 
 Run by hand: ``python tests/benchmarks/bench_kills.py [--kills 100] [--executor threads] [--folder /tmp/bench]``.
 Every round starts with an empty folder, runs ``mxsplicer extract`` in a process group of its own, kills it (SIGKILL) at
-a random moment, runs the same command again, and compares all files of the store. A sixth of the moments lie before
-the first block is written, the others between the first and the last. Rounds that ended before do not count.
+a random moment, runs the same command again, and compares all files of the store. A sixth of the moments are before
+the first block is written, the others between the first and the last. Rounds that end before the kill do not count.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def wait_for_moment(shards: Path, moment: float, n_blocks: int, whole: float, rng: np.random.Generator) -> None:
-    """Return at a moment of an extraction: below 0 before the first block, else when that part of them is written."""
+    """Wait until a fraction of the blocks is written, or below 0 for a moment before the first block."""
     if moment < 0:
         time.sleep(rng.uniform(0, whole / 2))
         return

@@ -1,10 +1,10 @@
-"""A slide of 40 GB, or any size: one simulated slide is repeated side by side, and put through every stage.
+"""Run every stage on a slide of 40 GB, or any size: one simulated slide, repeated next to itself.
 
 Run by hand: ``python tests/benchmarks/bench_large.py [--size-px 8192] [--copies 4] [--folder FOLDER] [--model RUN]``.
-Tiles of the image are copied as they lie in its file, so that tens of gigabytes are written as fast as the disk goes;
-of the mask each copy gets ids of its own. Each stage is a command line in a process of its own, under ``--max-memory``.
-The stages after ``segment`` take the mask that it made, where it ran, now or earlier in the same folder.
-Needs about a byte of disk per byte of pixels.
+Compressed tiles of the image are copied, so that tens of gigabytes are written as fast as the disk allows; in the mask
+each copy has its own ids. Each stage is a command in a process of its own, under ``--max-memory``. The stages after
+``segment`` use its mask if it has run, now or earlier in the same folder. About a byte of disk is needed per byte of
+pixels.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         began = time.perf_counter()
         repeat_mask(folder / base.name.replace(".ome", "_mask.ome"), mask, options.copies)
         repeat_image(base, slide, options.copies)
-        say(f"written in {time.perf_counter() - began:.0f} s, {slide.stat().st_size / 1e9:.1f} GB on disk")
+        show(f"written in {time.perf_counter() - began:.0f} s, {slide.stat().st_size / 1e9:.1f} GB on disk")
     made = folder / slide.name.replace(".ome.tiff", "_made.zarr")
     mask = made if made.exists() or "segment" in options.stages else mask
     limit = ["--max-memory", options.max_memory]
@@ -59,22 +59,22 @@ def main() -> None:
     }
     image = open_slide(slide).image
     raw = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2] / 1e9
-    say(f"{slide.name}: {image.shape}, {raw:.1f} GB of pixels")
-    say(TITLES)
+    show(f"{slide.name}: {image.shape}, {raw:.1f} GB of pixels")
+    show(TITLES)
     for stage in [*options.stages, *(["embed"] if options.model else [])]:
-        say(run(*commands[stage]).said(stage, raw))
+        show(run(*commands[stage]).describe(stage, raw))
 
 
 def repeat_image(source: Path, target: Path, copies: int) -> None:
     """Write a pyramid that holds a pyramid ``copies`` times along each side, its tiles as they lie in the file."""
     with tifffile.TiffFile(source) as tiff, tifffile.TiffWriter(target, bigtiff=True, ome=True) as writer:
         series = tiff.series[0]
-        told = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
         described = {
             "axes": "CYX",
-            "PhysicalSizeX": told["PhysicalSizeX"],
-            "PhysicalSizeY": told["PhysicalSizeY"],
-            "Channel": {"Name": [channel["Name"] for channel in told["Channel"]]},
+            "PhysicalSizeX": pixels["PhysicalSizeX"],
+            "PhysicalSizeY": pixels["PhysicalSizeY"],
+            "Channel": {"Name": [channel["Name"] for channel in pixels["Channel"]]},
         }
         levels = [level for level in series.levels if level.shape[1] % level.keyframe.tile[0] == 0]
         for number, level in enumerate(levels):
@@ -117,15 +117,17 @@ def repeat_mask(source: Path, target: Path, copies: int) -> None:
         side = labels.shape[0] // tile
         for row, column in np.ndindex(side * copies, side * copies):
             y, x = row % side * tile, column % side * tile
-            part = labels[y : y + tile, x : x + tile]
-            yield np.where(part, part + np.uint32(ids * (row // side * copies + column // side)), np.uint32(0))
+            tile_labels = labels[y : y + tile, x : x + tile]
+            yield np.where(
+                tile_labels, tile_labels + np.uint32(ids * (row // side * copies + column // side)), np.uint32(0)
+            )
 
     shape = (labels.shape[0] * copies, labels.shape[1] * copies)
     options = {"tile": (tile, tile), "compression": "zlib", "photometric": "minisblack"}
     tifffile.imwrite(target, tiles(), shape=shape, dtype=np.uint32, bigtiff=True, **options)
 
 
-def say(line: str) -> None:
+def show(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""How time and memory grow with the slide, under --max-memory.
+"""Measure how time and memory grow with the slide, under ``--max-memory``.
 
 Run by hand: ``python tests/benchmarks/bench_memory.py [--sizes 2048 4096] [--max-memory 2G] [--folder /tmp/bench]``.
-For each size a slide is simulated, segmented, and a sample of its cells extracted, each by the command line in a
-process of its own. Its peak of resident memory is told twice: of the process itself, as the system remembers it, and of
-it and all that it started, looked at ten times a second. Beside the seconds of the clock stand those of the processor:
-other work may share the machine. With ``--slide`` a slide of yours is taken instead, and with ``--model RUN`` it is
-embedded too, streaming.
+For each size a slide is simulated and segmented, and a sample of its cells is extracted, each by a command in a process
+of its own. Two peaks of resident memory are printed: that of the process, from the system, and that of the process and
+all its children, sampled ten times a second. Processor seconds are printed next to elapsed seconds, since other work
+may share the machine. With ``--slide`` a slide of yours is used instead, and with ``--model RUN`` it is also embedded,
+streaming.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
         image = open_slide(slide).image
         raw = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2] / 1e9
         for stage, command in stages.items():
-            sys.stdout.write(f"{slide.name:<24}{raw:>8.2f}{run(*command).said(stage, raw)}\n")
+            sys.stdout.write(f"{slide.name:<24}{raw:>8.2f}{run(*command).describe(stage, raw)}\n")
             sys.stdout.flush()
     if options.folder is None:
         shutil.rmtree(folder)
@@ -90,7 +90,7 @@ class Cost:
     peak: int  # bytes, of the process itself
     peak_of_all: int  # with all that it started
 
-    def said(self, stage: str, raw_gb: float) -> str:
+    def describe(self, stage: str, raw_gb: float) -> str:
         """Return the line of a table whose titles are TITLES."""
         seconds = f"{stage:>10}{self.seconds:>9.1f}{self.processor_seconds:>11.1f}{self.seconds / raw_gb:>9.2f}"
         return f"{seconds}{self.peak / 1e9:>9.2f}{self.peak_of_all / 1e9:>9.2f}"
@@ -104,12 +104,12 @@ def run(*arguments: object) -> Cost:
     began, worked = time.perf_counter(), processor_seconds()
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     of_all = 0
-    with TemporaryFile("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process:
+    with TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         while process.poll() is None:
             of_all = max(of_all, resident_of_all(process.pid))
             time.sleep(0.1)
-        said.seek(0)
-        text = said.read()
+        output.seek(0)
+        text = output.read()
     if process.returncode not in (0, 1) or "mxsplicer: failed" in text:
         sys.exit(f"{arguments} failed: {text}")
     peak = int(text.rsplit("\npeak ", 1)[1])

@@ -1,15 +1,15 @@
-"""How fast the panel paints and answers, at 50 thousand and at a million cells, beside what it is measured against.
+"""Time how fast the panel paints and answers, for 50 thousand and a million cells.
 
 Run by hand, with napari and a screen::
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python tests/benchmarks/bench_napari.py [--cells 50000 1000000]
-    ... bench_napari.py --memory PX    # of 10,000 cells on a slide so many pixels wide, looked at in many places
-    ... bench_napari.py --channels N   # of 10,000 cells in so many markers: what it takes to come to a channel
+    ... bench_napari.py --memory PX    # 10,000 cells on a slide of PX pixels per side, viewed in many places
+    ... bench_napari.py --channels N   # 10,000 cells with N markers: the time to switch to a channel
 
-Cells are squares on a grid, ten pixels apart, with features drawn at random; each figure is the smallest of several.
-Other programs on the machine make all of them larger: the ratios between lines of one run are what can be relied on,
-and for what runs on the interface thread the processor time of that thread, which is told beside the clock. Software
-rendering of OpenGL is part of what is called "on the screen".
+Cells are squares on a grid, ten pixels apart, with random features; each number is the smallest of several. Other
+programs on the machine make all of them larger: compare lines of one run. For work on the interface thread, the
+processor time of that thread is printed next to elapsed time. OpenGL is rendered in software, which is part of what is
+called "on the screen".
 """
 
 import argparse
@@ -111,10 +111,10 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
         interpolation2d="nearest",
     )
     viewer.reset_view()
-    turn = itertools.count()
+    count = itertools.count()
 
     def recolour() -> None:
-        paint.set(values[next(turn) % len(values)])
+        paint.set(values[next(count) % len(values)])
         layer.refresh(extent=False)
 
     def on_the_screen() -> None:
@@ -124,10 +124,10 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
 
     on_the_screen()
     bare = _best(lambda: viewer.screenshot(flash=False), times=_MANY)
-    _say("recolour, the call", _best(recolour))
-    _say("recolour, to pixels on the screen", _best(on_the_screen, times=_MANY) - bare)
+    _print("recolour, the call", _best(recolour))
+    _print("recolour, to pixels on the screen", _best(on_the_screen, times=_MANY) - bare)
     tile, table = np.random.default_rng(0).integers(0, side * side, (900, 1300), dtype=np.int32), paint.table
-    _say("  of which one np.take over the canvas", _best(lambda: np.take(table, tile)))
+    _print("  of which one np.take over the canvas", _best(lambda: np.take(table, tile)))
 
 
 def measure_map(values: np.ndarray) -> None:
@@ -145,19 +145,19 @@ def measure_map(values: np.ndarray) -> None:
         draw()
 
     moved()
-    _say("map of the cells, redrawn", _best(draw))
-    _say("map of the cells, moved and redrawn", _best(moved))
+    _print("map of the cells, redrawn", _best(draw))
+    _print("map of the cells, moved and redrawn", _best(moved))
     angles = np.linspace(0, 6, 60)
     circle = np.column_stack([np.cos(angles), np.sin(angles)])
-    _say("lasso of 60 corners", _best(lambda: inside_polygon(raster.xy, circle)))
+    _print("lasso of 60 corners", _best(lambda: inside_polygon(raster.xy, circle)))
 
 
 def measure_reading(n_cells: int) -> None:
     """Read one feature of all cells."""
     path = Path(mkdtemp()) / "features.zarr"
     write_features(path, np.random.default_rng(2).normal(size=(n_cells, _FEATURES)).astype(np.float32))
-    features, turn = zarr.open_array(path, mode="r"), itertools.count()
-    _say("one feature read from the disk", _best(lambda: features[next(turn) % _FEATURES]))
+    features, count = zarr.open_array(path, mode="r"), itertools.count()
+    _print("one feature read from the disk", _best(lambda: features[next(count) % _FEATURES]))
 
 
 def measure_panel(viewer: Any, side: int) -> None:
@@ -168,7 +168,7 @@ def measure_panel(viewer: Any, side: int) -> None:
         panel = open_in(viewer, result, at_once=False)
         viewer.screenshot(flash=False)
         taken = (time.thread_time() - processor, time.perf_counter() - clock)
-        sys.stdout.write(f"  opened, the first picture{' ':15}{_told(taken)}\n")
+        sys.stdout.write(f"  opened, the first image{' ':15}{_format(taken)}\n")
         state = panel.state
         _settle(lambda: not panel._warming.is_busy, after=2)
         angles = np.linspace(0, 6, 60)
@@ -193,14 +193,14 @@ def measure_panel(viewer: Any, side: int) -> None:
                 Watched._inside = False
                 _settle(lambda: not any(work.is_busy for part in panel.parts for work in part.works))
                 events.append(max(Watched.taken))
-            sys.stdout.write(f"    {name:38}{_told(min(calls))} | {_told(min(events))}\n")
+            sys.stdout.write(f"    {name:38}{_format(min(calls))} | {_format(min(events))}\n")
             sys.stdout.flush()
         panel.disconnect_all()
         viewer.window.remove_dock_widget(panel)
 
 
 def measure_memory(viewer: Any, width_px: int) -> None:
-    """Open a result of few cells on a slide, look at many places of it at full size, and tell the memory held."""
+    """Open a result of few cells on a slide, view many places of it at full size, and print the memory used."""
     with TemporaryDirectory() as folder:
         result = _write_result(Path(folder), 100, step=width_px // 100)
         size = sum(path.stat().st_size for path in Path(folder).glob("*.tiff")) / 2**20
@@ -211,17 +211,17 @@ def measure_memory(viewer: Any, width_px: int) -> None:
             viewer.scene.camera.center, viewer.scene.camera.zoom = tuple(place), 2.0
             QApplication.processEvents()
             viewer.screenshot(flash=False)
-        held = _resident() - before
+        used = _resident() - before
         pixels = width_px**2 * (4 + 2 * len(_MARKERS)) / 2**20
         sys.stdout.write(
             f"10,000 cells on {width_px:,} x {width_px:,} pixels: {pixels:,.0f} MB of pixels, {size:,.0f} MB of files; "
-            f"the process holds {held:,.0f} MB more than before\n"
+            f"the process uses {used:,.0f} MB more than before\n"
         )
         panel.disconnect_all()
 
 
 def measure_channels(viewer: Any, n: int) -> None:
-    """Open a result of many markers, and measure how long the interface is held while channels come and change."""
+    """Open a result of many markers, and measure how long the interface blocks while channels appear and change."""
     markers = [f"M{number}" for number in range(n)]
     with TemporaryDirectory() as folder:
         result = _write_result(Path(folder), 100, step=40, markers=markers)
@@ -229,7 +229,7 @@ def measure_channels(viewer: Any, n: int) -> None:
         panel = open_in(viewer, result, at_once=False)
         viewer.screenshot(flash=False)
         taken = (time.thread_time() - processor, time.perf_counter() - clock)
-        sys.stdout.write(f"{n} channels: the first picture{' ':13}{_told(taken)}\n")
+        sys.stdout.write(f"{n} channels: the first image{' ':13}{_format(taken)}\n")
         gc.freeze()  # as `mxsplicer view` does
         Watched.taken.clear()
         until = time.monotonic() + 0.4 * n
@@ -237,7 +237,7 @@ def measure_channels(viewer: Any, n: int) -> None:
         long = sorted((one for one in Watched.taken if one[0] > 0.016), reverse=True) or [(0.0, 0.0)]
         together = (sum(one[0] for one in long), sum(one[1] for one in long))
         sys.stdout.write(f"  then {len(viewer.layers)} layers; events of more than 16 ms, the longest and together\n")
-        sys.stdout.write(f"    {len(long):<38}{_told(long[0])} | {_told(together)}\n")
+        sys.stdout.write(f"    {len(long):<38}{_format(long[0])} | {_format(together)}\n")
         sys.stdout.write("  the call: median, longest | the longest event after it: median, longest\n")
         for what in ("another channel, for the first time", "a channel that was seen before"):
             calls, events = [], []
@@ -250,7 +250,9 @@ def measure_channels(viewer: Any, n: int) -> None:
                 _settle(lambda: not any(work.is_busy for part in panel.parts for work in part.works))
                 events.append(max(Watched.taken))
             some = [sorted(one)[place] for one in (calls, events) for place in (len(calls) // 2, -1)]
-            sys.stdout.write(f"  {what:40}{_told(some[0])}, {_told(some[1])} | {_told(some[2])}, {_told(some[3])}\n")
+            sys.stdout.write(
+                f"  {what:40}{_format(some[0])}, {_format(some[1])} | {_format(some[2])}, {_format(some[3])}\n"
+            )
         panel.disconnect_all()
         viewer.window.remove_dock_widget(panel)
 
@@ -325,7 +327,7 @@ def measure_napari_itself(viewer: Any, side: int) -> None:
         labels.colormap = DirectLabelColormap(color_dict=colors)
 
     sys.stdout.write(f"{side * side:,} cells, napari's DirectLabelColormap\n")
-    _say("recolour, the call", _best(recolour, times=2))
+    _print("recolour, the call", _best(recolour, times=2))
 
 
 def _labels(side: int, *, step: int = _STEP_PX) -> np.ndarray:
@@ -352,11 +354,11 @@ def _best(call: Callable[[], object], *, times: int = _TIMES) -> float:
     return min(taken)
 
 
-def _told(taken: tuple[float, float]) -> str:
+def _format(taken: tuple[float, float]) -> str:
     return f"{taken[0] * 1000:6.1f} ms ({taken[1] * 1000:.0f} ms)"
 
 
-def _say(what: str, seconds: float) -> None:
+def _print(what: str, seconds: float) -> None:
     sys.stdout.write(f"  {what:40}{seconds * 1000:10.1f} ms\n")
     sys.stdout.flush()
 

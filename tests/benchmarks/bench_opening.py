@@ -1,8 +1,8 @@
-"""How long it takes to open a slide of very many tiles, and what that holds: headers are read, pixels are not.
+"""Time the opening of a slide of very many tiles, and measure its memory: headers are read, pixels are not.
 
 Run by hand: ``python tests/benchmarks/bench_opening.py [--tiles 108900] [--channels 30] [--folder FOLDER]``. The slide
-is a BigTIFF pyramid of 256-pixel tiles that are all the same few bytes, so that hundreds of GB of pixels fit into a
-small file. What counts is processor time, so that a busy machine does not matter; every figure is of a fresh process.
+is a BigTIFF pyramid of 256-pixel tiles that all point to the same few bytes, so that hundreds of GB of pixels fit into
+a small file. Processor time counts, so that a busy machine does not matter; every number is from a fresh process.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How long the report of a million cells takes, and how much memory: no network is trained, nothing is segmented.
+"""Time the report of a million cells and measure its memory, without training and segmentation.
 
-Run ``python tests/benchmarks/bench_report.py FOLDER [--cells N] [--features D] [--index]``. FOLDER gets the page, and
-cells.h5ad as ``embed`` writes it: z gzipped in pieces of 4,096 cells and 16 features, 2 GB for the default. The slide
-is made up where it is read: 20 markers of 1,024 x 1,024 px tiles, each unpacked by zlib as a TIFF's would be.
-``--index`` times the search for similar cells instead, with all cells compared and with an index.
+Run ``python tests/benchmarks/bench_report.py FOLDER [--cells N] [--features D] [--index]``. The page is written to
+FOLDER, and so is cells.h5ad as ``embed`` writes it: z gzipped in chunks of 4,096 cells and 16 features, 2 GB by
+default. The slide is generated as it is read: 20 markers in tiles of 1,024 x 1,024 px, each decompressed by zlib as a
+TIFF's would be. With ``--index`` the search for similar cells is timed instead, exhaustive and with an index.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def timed(what: str, work):
-    """Do something, say how long it took on the clock and on the processor, and the most memory held so far."""
+    """Do something, and print its elapsed and processor time and the peak of memory so far."""
     began, busy = time.perf_counter(), time.process_time()
     result = work()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -1,10 +1,10 @@
-"""The model of docs/scale.md: what a slide costs by stage, fitted on two small slides and checked on a larger one.
+"""Fit the model of docs/scale.md, the cost of a slide by stage, on two small slides and check it on a larger one.
 
     python tests/benchmarks/bench_scale.py [small] [medium] [large]
 
-Sides of the slides in pixels; 512, 1024 and 1536 by default. Times are of the processor, all threads together, so that
-other work on the machine enters less; of three times the shortest counts. A stage's time is taken to be a constant and
-a part in proportion to pixels or cells.
+Sides of the slides in pixels; 512, 1024 and 1536 by default. Times are processor times of all threads, on which other
+work of the machine has less influence; the shortest of three counts. The time of a stage is modelled as a constant plus
+a term that is proportional to pixels or cells.
 """
 
 import sys
@@ -46,7 +46,7 @@ class Slide:
     bytes: dict[str, int]
 
 
-def say(line: str) -> None:
+def show(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -63,7 +63,7 @@ def measured(folder: Path, side: int) -> Slide:
             began = time.process_time()
             out = work()
             seconds[stage] = min(seconds[stage], time.process_time() - began)
-        say(f"{side:>6}  {stage:<18}{seconds[stage]:8.2f} s")
+        show(f"{side:>6}  {stage:<18}{seconds[stage]:8.2f} s")
         return out
 
     timed("segmentation", lambda: segment(slide, folder / f"{side}_mask.zarr", workers=1, overwrite=True))
@@ -103,10 +103,10 @@ def main() -> None:
     sides = [int(one) for one in sys.argv[1:]] or [512, 1024, 1536]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        measured(folder, sides[0] - 64)  # what is compiled and loaded at first use is not of the slides
+        measured(folder, sides[0] - 64)  # compile and load what is needed at first use
         small, medium, large = (measured(folder, side) for side in sides)
-    say(f"\ncells: {small.cells:,}, {medium.cells:,}, {large.cells:,}")
-    say(f"{'stage':<18}{'constant, s':>12}{'per unit':>24}{'predicted':>12}{'measured':>12}")
+    show(f"\ncells: {small.cells:,}, {medium.cells:,}, {large.cells:,}")
+    show(f"{'stage':<18}{'constant, s':>12}{'per unit':>24}{'predicted':>12}{'measured':>12}")
     total = found = 0.0
     for stage, a in small.seconds.items():
         b, by_pixels = medium.seconds[stage], stage in BY_PIXELS
@@ -115,12 +115,12 @@ def main() -> None:
         constant = max(0.0, a - slope * x)
         predicted = constant + slope * z
         unit = f"{slope * 1e9:.1f} s per G pixels" if by_pixels else f"{slope * 1e3:.2f} ms per cell"
-        say(f"{stage:<18}{constant:>12.2f}{unit:>24}{predicted:>10.1f} s{large.seconds[stage]:>10.1f} s")
+        show(f"{stage:<18}{constant:>12.2f}{unit:>24}{predicted:>10.1f} s{large.seconds[stage]:>10.1f} s")
         total, found = total + predicted, found + large.seconds[stage]
-    say(f"all: predicted {total:.1f} s, measured {found:.1f} s, off by {100 * (total / found - 1):+.0f} %")
+    show(f"all: predicted {total:.1f} s, measured {found:.1f} s, off by {100 * (total / found - 1):+.0f} %")
     for kind in ("patches", "AnnData"):
-        say(f"{kind}: {medium.bytes[kind] / medium.cells:,.0f} bytes per cell, {large.bytes[kind] / large.cells:,.0f}")
-    say(f"image: {large.bytes['image'] / large.pixels:.2f} bytes per channel pixel")
+        show(f"{kind}: {medium.bytes[kind] / medium.cells:,.0f} bytes per cell, {large.bytes[kind] / large.cells:,.0f}")
+    show(f"image: {large.bytes['image'] / large.pixels:.2f} bytes per channel pixel")
 
 
 if __name__ == "__main__":

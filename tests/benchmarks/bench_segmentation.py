@@ -1,9 +1,9 @@
-"""How well the built-in segmentation finds the cells of the simulated tissue, whose true outlines are known.
+"""Score the built-in segmentation on simulated tissue, whose true outlines are known.
 
 Run by hand: ``python tests/benchmarks/bench_segmentation.py [--size-px 1024] [--seeds 0 1 2] [--slide SLIDE MASK]``.
-A cell is found where one outline overlaps it by an intersection over union of 0.5 or more; no outline counts twice.
-Cells and nuclei are told apart: the simulation says where cells are, so nuclei are scored by whether each lies in one
-cell and each cell has one. What the expansion does to the overlap is told for several widths.
+A cell is found if an outline overlaps it with an intersection over union of at least 0.5; no outline counts twice.
+Cells and nuclei are scored separately: the simulation knows only cells, so nuclei are scored by whether each lies in
+one cell and each cell has one. The overlap is printed for several widths of expansion.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Does the chunk that draws most upon a feature tell anything: beside what the feature follows, and what it depends on.
+"""Compare the leading chunk of a feature with the marker that the feature follows, and with what it depends on.
 
-Run by hand on results whose folders hold their run and the patches it was trained on::
+Run by hand on results whose folders hold their run and the patches that it was trained on::
 
     python tests/benchmarks/bench_shares.py RESULT ...
 
-What a feature depends on is found out by taking one marker of each cell from another cell, and looking how far the
-feature moves. Beside each agreement stands what is left of it where chunks are shuffled among the features.
+The dependence of a feature is measured by replacing one marker of each cell with that of another cell, and recording
+the change of the feature. Next to each agreement, the agreement after shuffling chunks among the features is printed.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def measure(path: Path) -> None:
     z, r = adata.obsm["X_splicer"], np.abs(adata.varm["splicer_correlation"])
     follows, order, moves = r.argmax(axis=0), np.argsort(-r, axis=0), moved(run, path).argmax(axis=0)
     sys.stdout.write(f"{path}: {z.shape[1]} features, {len(components)} chunks, {run.settings['steps']} steps\n")
-    say("the marker it follows most is what moves it most", follows, lambda some: some == moves)
+    show("the marker it follows most is what moves it most", follows, lambda some: some == moves)
     shares = run.chunk_shares(z)
     assert shares is not None, "no shares: it has to be a run of SpliCER with its projector"
     ends = np.cumsum(run.settings["chunk_widths"])
@@ -50,9 +50,9 @@ def measure(path: Path) -> None:
         first, second = np.median(np.sort(of_all, axis=1)[:, -2:], axis=0)[::-1]
         sys.stdout.write(f"  {name}: shares of the leading and of the next chunk {first:.3f}, {second:.3f}\n")
         leads = Chunks(components, share).shown(markers)
-        say("  the chunk's marker is the one it follows most", leads, lambda some: some == follows)
-        say("  ... one of the three it follows most", leads, lambda some: (order[:3] == some).any(axis=0))
-        say("  ... what moves it most", leads, lambda some: some == moves)
+        show("  the chunk's marker is the one it follows most", leads, lambda some: some == follows)
+        show("  ... one of the three it follows most", leads, lambda some: (order[:3] == some).any(axis=0))
+        show("  ... what moves it most", leads, lambda some: some == moves)
 
 
 def moved(run: Run, path: Path) -> np.ndarray:
@@ -69,7 +69,7 @@ def moved(run: Run, path: Path) -> np.ndarray:
     return np.array(out) / np.maximum(before.var(axis=0), 1e-12)
 
 
-def say(what: str, leads: np.ndarray, agrees: Callable[[np.ndarray], np.ndarray]) -> None:
+def show(what: str, leads: np.ndarray, agrees: Callable[[np.ndarray], np.ndarray]) -> None:
     """Print how often it is so, and how often for shuffled features."""
     rng = np.random.default_rng(1)
     chance = np.mean([agrees(rng.permutation(leads)).mean() for _ in range(_SHUFFLES)])

@@ -1,17 +1,17 @@
-"""What a training step costs: SpliCER beside joint embedding, beside a plain loop over networks, and with more markers.
+"""Time a training step: SpliCER compared with joint embedding, with a plain loop over networks, and with more markers.
 
 Run by hand: ``python tests/benchmarks/bench_training.py [step|paper|...] [--batch 64] [--threads 1]``.
-A step is all that training does with a batch once it is read: normalisation, views, forward, backward, clipping, the
-optimiser. Sides that are compared take turns, and the shortest of their times count. Beside the clock stands the time
-of the processor, which other work on the machine disturbs less; its ratio is the one to trust where there is any.
+A step is everything that training does with a batch after it is read: normalisation, views, forward, backward, clipping
+and the optimiser. The variants alternate, and the shortest time of each counts. Processor time is printed next to
+elapsed time: other work on the machine influences it less, so its ratio is the more reliable one.
 
-``step``: the default SpliCER step, and what is in it, beside a step of two views by the same encoder.
-``paper``: a whole ResNet-18 of width 64 per component in bfloat16, beside the loop over such networks as anyone would
-write it: float32, one network after the other, PyTorch's own layout and optimiser.
+``step``: the default SpliCER step, its sections, and a step with two views of the same encoder.
+``paper``: a whole ResNet-18 of width 64 per component in bfloat16, compared with the straightforward loop over such
+networks: float32, one network after the other, PyTorch's own layout and optimiser.
 ``markers``: the default step with 5, 19 and 49 markers.
-``patches``, ``batches``: both steps with patches of other sides, and with more and fewer of them.
+``patches``, ``batches``: both steps for several sizes of patches and batches.
 ``components``: other widths of component encoders, and some of them per step.
-``embedding``: cells embedded from a store and straight from a slide, beside the bare forward pass of the encoder.
+``embedding``: cells embedded from a store and directly from a slide, compared with the forward pass alone.
 """
 
 import argparse
@@ -92,8 +92,8 @@ def make_step(
     return step
 
 
-def take_turns(sides: Mapping[str, Callable[[], None]], repeats: int) -> Times:
-    """Return the shortest times of each side, run in turns after one run to warm up."""
+def alternate(sides: Mapping[str, Callable[[], None]], repeats: int) -> Times:
+    """Return the shortest times of each side, alternating after one run to warm up."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, run in sides.items():
@@ -104,7 +104,7 @@ def take_turns(sides: Mapping[str, Callable[[], None]], repeats: int) -> Times:
     return {name: tuple(min(column) for column in zip(*several, strict=True)) for name, several in times.items()}
 
 
-def tell(title: str, times: Times, *, cells: int) -> None:
+def report(title: str, times: Times, *, cells: int) -> None:
     """Print times per batch, and as a multiple of the last side's."""
     print(f"\n{title}")  # noqa: T201
     last = list(times.values())[-1]
@@ -122,19 +122,19 @@ def compare_steps(batch: int, repeats: int, n: int) -> None:
 
 
 def compare_with_plain_loop(batch: int, repeats: int, n: int) -> None:
-    """Measure whole ResNet-18s as component encoders beside a plain loop over them."""
+    """Measure whole ResNet-18s as component encoders, compared with a plain loop over them."""
     recipe = Recipe(deconstruction="marker", consistency_weight=0.0, component_encoder="resnet18", component_width=64)
     sides = {
         "splicer, ResNet-18 per component": make_step(recipe, n, batch),
         "the same as a plain float32 loop": make_step(recipe, n, batch, plain=True),
     }
-    tell(f"components of the paper's width, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    report(f"components of the paper's width, {n} markers, batch {batch}", alternate(sides, repeats), cells=batch)
 
 
 def compare_markers(batch: int, repeats: int, _: int) -> None:
     """Measure the default step with few and many markers."""
     sides = {f"splicer, {n} markers": make_step(Recipe(), n, batch) for n in (49, 19, 5)}
-    tell(f"markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    report(f"markers, batch {batch}", alternate(sides, repeats), cells=batch)
 
 
 def compare_patches(batch: int, repeats: int, n: int) -> None:
@@ -150,12 +150,12 @@ def compare_batches(_: int, repeats: int, n: int) -> None:
 
 
 def compare_both(title: str, repeats: int, n: int, batch: int, px: int) -> None:
-    """Measure the default SpliCER step beside a two-view step of the same encoder."""
+    """Measure the default SpliCER step, compared with a two-view step of the same encoder."""
     sides = {
         "splicer, default": make_step(Recipe(), n, batch, px=px),
         "joint, two views": make_step(Recipe(method="joint"), n, batch, px=px),
     }
-    tell(title, take_turns(sides, repeats), cells=batch)
+    report(title, alternate(sides, repeats), cells=batch)
 
 
 def compare_components(batch: int, repeats: int, n: int) -> None:
@@ -169,11 +169,11 @@ def compare_components(batch: int, repeats: int, n: int) -> None:
         {},
     ]
     sides = {str(change or "default"): make_step(Recipe(**change), n, batch) for change in changes}
-    tell(f"component encoders, {n} markers, batch {batch}", take_turns(sides, repeats), cells=batch)
+    report(f"component encoders, {n} markers, batch {batch}", alternate(sides, repeats), cells=batch)
 
 
 def compare_embedding(cells: int, repeats: int, n: int) -> None:
-    """Measure embedding from a store and from a slide beside the bare forward pass."""
+    """Measure embedding from a store and from a slide, compared with the forward pass alone."""
     n_markers, side = n, int(np.ceil(cells**0.5))
     size = side * 40 + PATCH_PX
     rng = np.random.default_rng(0)
@@ -210,14 +210,14 @@ def compare_embedding(cells: int, repeats: int, n: int) -> None:
         def stored() -> None:
             embed_blocks(Path(folder) / f"{next(counter)}.h5ad", run, from_store(store), device="cpu")
 
-        times = take_turns({"from a slide": streamed, "from a store": stored, "bare forward pass": bare}, repeats)
-    tell(f"embedding {cells} cells, float32", times, cells=cells)
+        times = alternate({"from a slide": streamed, "from a store": stored, "bare forward pass": bare}, repeats)
+    report(f"embedding {cells} cells, float32", times, cells=cells)
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {
+    sections = {
         "step": compare_steps,
         "paper": compare_with_plain_loop,
         "markers": compare_markers,
@@ -226,15 +226,15 @@ def main() -> None:
         "components": compare_components,
         "embedding": compare_embedding,
     }
-    parser.add_argument("parts", nargs="*", default=["step", "markers"], help=f"of {', '.join(parts)}")
+    parser.add_argument("sections", nargs="*", default=["step", "markers"], help=f"of {', '.join(sections)}")
     parser.add_argument("--batch", type=int, default=64, help="cells per step; embedding: cells")
     parser.add_argument("--markers", type=int, default=19)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for part in arguments.parts:
-        parts[part](arguments.batch, arguments.repeats, arguments.markers)
+    for section in arguments.sections:
+        sections[section](arguments.batch, arguments.repeats, arguments.markers)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--max-memory", "much"], "is no amount of memory"),
+        (["--max-memory", "much"], "is not an amount of memory"),
         (["--max-memory", "1M"], "too little"),
         (["--executor", "elves"], "'elves' is not a kind of worker. Set --executor to threads"),
         (["--executor", "tcp://127.0.0.1:1"], "no dask scheduler answers"),

@@ -346,13 +346,13 @@ def test_the_package_that_reads_a_url_is_named_where_it_is_missing(monkeypatch, 
     for scheme in ("s3", "https"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
 
-    with pytest.raises(InputError, match=rf"Install what reads \w+:// by pip install .*{package}"):
+    with pytest.raises(InputError, match=rf"Install support for \w+:// with `pip install .*{package}"):
         open_slide(url)
 
 
 def test_an_unknown_scheme_is_refused():
     pytest.importorskip("fsspec")
-    with pytest.raises(InputError, match=r"gopher://host/slide.* is a URL that cannot be read .* Give a path"):
+    with pytest.raises(InputError, match=r"gopher://host/slide.* is a URL that cannot be read .* Pass a path"):
         open_slide("gopher://host/slide")
 
 

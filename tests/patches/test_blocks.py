@@ -37,7 +37,7 @@ def test_the_curve_steps_from_each_pixel_to_a_neighbour():
     assert (steps == 1).all()
 
 
-def test_a_run_of_cells_is_a_compact_piece_of_tissue():
+def test_consecutive_cells_are_compact_in_the_tissue():
     x, y = np.random.default_rng(0).uniform(0, 10_000, (2, 16_384))
 
     order = order_cells(x, y)
@@ -78,7 +78,7 @@ def test_a_block_has_about_a_thousand_cells_unless_they_are_large(patch_bytes, c
         ((4000, 5000), (2048, 2048)),
     ],
 )
-def test_thin_strips_are_read_whole_and_together_and_whole_pages_in_parts(stored, read):
+def test_several_thin_strips_are_read_at_once_and_large_pages_in_tiles(stored, read):
     assert choose_tile(stored, (4000, 5000)) == read
 
 
@@ -155,7 +155,7 @@ def test_the_tile_that_is_needed_last_is_dropped_first():
     assert reader.n_decoded <= 4
 
 
-def test_of_a_tile_that_is_behind_only_a_strip_is_held():
+def test_only_a_strip_is_kept_of_a_tile_that_was_visited():
     image = CountingImage(np.arange(100 * 200).reshape(100, 200))
     geometry = PatchGeometry((100, 200), (100, 100), 4)
     plan = {0: whole((0, 0)), 1: [Piece((0, 0), "right"), *whole((0, 1))]}
@@ -170,7 +170,7 @@ def test_of_a_tile_that_is_behind_only_a_strip_is_held():
 
 
 @pytest.mark.parametrize("tile_px", [(256, 256), (512, 512), (1024, 1024), (1000, 700)])
-def test_every_tile_of_a_slide_is_decoded_once_though_few_fit_into_memory(tile_px):
+def test_every_tile_of_a_slide_is_decoded_once_even_if_few_fit_into_memory(tile_px):
     rng = np.random.default_rng(0)
     geometry = PatchGeometry((6000, 7000), tile_px, 64)
     image = CountingImage(np.broadcast_to(np.uint8(0), geometry.shape_px))
@@ -189,7 +189,7 @@ def test_every_tile_of_a_slide_is_decoded_once_though_few_fit_into_memory(tile_p
     assert reader.n_decoded / len(reader.tiles) < 1.1
 
 
-def test_a_tile_that_does_not_decode_fails_every_block_that_waits_for_it():
+def test_a_tile_that_cannot_be_decoded_fails_every_block_that_waits_for_it():
     class Broken(CountingImage):
         def __getitem__(self, key):
             started.wait()

@@ -31,7 +31,7 @@ def tissue():
     return slide, mask, measure_cells(slide, mask, min_area_um2=0)
 
 
-def test_single_cells_are_cut_as_extraction_cuts_them_in_the_order_asked_for(tissue):
+def test_patches_of_single_cells_equal_those_of_extraction_in_the_order_given(tissue):
     slide, mask, cells = tissue
     table = cells.table.sample(200, random_state=1)
 
@@ -56,7 +56,7 @@ def test_each_tile_is_read_once_however_many_cells_lie_on_it(tissue):
     assert len(image.reads) == len(set(image.reads)) == 6
 
 
-def test_no_cell_gives_no_patch():
+def test_an_empty_list_of_cells_gives_no_patches():
     slide, mask = tiny_slide()
 
     patches, regions = cut_patches(slide, mask, np.array([]), np.array([]), np.array([], np.uint32), patch_px=8)
@@ -73,7 +73,7 @@ def test_no_cell_gives_no_patch():
         (([1.0], [2.0, 3.0], [1]), {"patch_px": 8}, "have 1, 2 and 1 entries"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(columns, size, message):
+def test_wrong_arguments_are_refused(columns, size, message):
     slide, mask = tiny_slide()
 
     with pytest.raises(InputError, match=message):

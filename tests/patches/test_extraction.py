@@ -108,7 +108,7 @@ def test_tiles_smaller_than_a_patch_make_the_same_patches():
 
 
 @pytest.mark.parametrize("dtype", [">u2", "u1", "f4", ">f8", "i2"])
-def test_numbers_of_any_kind_are_stored_as_they_were_read(tmp_path, dtype):
+def test_every_data_type_is_stored_unchanged(tmp_path, dtype):
     slide, mask = tiny_slide()
     slide = replace(slide, image=(slide.image % 100).astype(dtype))
 
@@ -126,8 +126,8 @@ def test_the_stream_has_the_bytes_of_the_store(whole):
     assert [block.number for block in streamed] == list(range(whole.store.n_blocks)) == [0, 1, 2, 3]
     for block in streamed:
         stored = whole.store.read_block(block.number)
-        for part in ["rows", "intensities", "patches", "regions"]:
-            np.testing.assert_array_equal(getattr(block, part), getattr(stored, part))
+        for name in ["rows", "intensities", "patches", "regions"]:
+            np.testing.assert_array_equal(getattr(block, name), getattr(stored, name))
         assert block.cells.equals(stored.cells)
 
 
@@ -137,7 +137,7 @@ def test_blocks_to_skip_are_not_cut(whole):
     np.testing.assert_array_equal(last.patches, whole.store.read_block(3).patches)
 
 
-def test_rows_read_at_random_are_those_that_zarr_reads(whole):
+def test_rows_in_random_order_equal_those_that_zarr_reads(whole):
     rows = np.random.default_rng(0).integers(0, 4096, 300)
 
     patches, regions = whole.store.read_rows(rows)
@@ -153,7 +153,7 @@ def test_the_number_of_workers_does_not_change_a_byte(whole, tmp_path, workers):
     assert files_of(tmp_path / "a.zarr") == whole.files
 
 
-def test_empty_tissue_is_written_too(tmp_path):
+def test_blocks_of_zeros_are_written(tmp_path):
     slide, mask = tiny_slide()
     dark = replace(slide, image=np.zeros_like(slide.image))
 
@@ -164,7 +164,7 @@ def test_empty_tissue_is_written_too(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_run_that_failed_goes_on_and_ends_in_the_same_bytes(whole, tmp_path, workers):
+def test_a_failed_extraction_continues_and_ends_in_the_same_bytes(whole, tmp_path, workers):
     path = tmp_path / "a.zarr"
     failing = replace(whole.slide, image=FailingImage(whole.slide.image, 3))
 
@@ -192,7 +192,7 @@ def test_blocks_that_are_written_are_not_cut_again(whole, tmp_path):
         assert (path / shard.relative_to(path.with_name("a.zarr.partial"))).stat().st_mtime_ns == when
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(whole, tmp_path):
+def test_a_killed_extraction_continues_and_ends_in_the_same_bytes(whole, tmp_path):
     path = tmp_path / "a.zarr"
     np.save(tmp_path / "image.npy", whole.slide.image)
     np.save(tmp_path / "mask.npy", whole.mask)
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(whole, tmp_pat
     assert files_of(path) == whole.files
 
 
-def test_a_run_is_not_gone_on_with_when_image_mask_or_settings_differ(whole, tmp_path):
+def test_an_extraction_does_not_continue_if_image_mask_or_settings_differ(whole, tmp_path):
     path = tmp_path / "a.zarr"
     with pytest.raises(OSError, match="unplugged"):
         extract_patches(
@@ -265,7 +265,7 @@ def test_a_run_is_not_gone_on_with_when_image_mask_or_settings_differ(whole, tmp
     assert store.patch_px == 14
 
 
-def test_a_sample_is_spread_over_the_tissue_and_booked(whole, tmp_path):
+def test_a_sample_is_spread_over_the_tissue_and_recorded_in_the_ledger(whole, tmp_path):
     store = extract_patches(
         whole.slide, whole.mask, tmp_path / "a.zarr", patch_size_um=6, cells=whole.cells, max_cells=64, seed=1
     )
@@ -308,7 +308,7 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
         extract_patches(slide, mask.T, tmp_path / "tiny.zarr", patch_size_um=16)
 
 
-def test_what_exists_is_replaced_only_on_request_and_only_by_its_like(tmp_path):
+def test_only_stores_are_replaced_and_only_on_request(tmp_path):
     slide, mask = tiny_slide()
     path = tmp_path / "tiny.zarr"
     extract_patches(slide, mask, path, patch_size_um=16)
@@ -362,19 +362,19 @@ def test_only_a_few_blocks_are_cut_ahead(whole):
     assert watched.n_good == 1  # the last of four tiles is not needed before the third block
 
 
-def test_a_store_knows_the_nuclei_that_it_is_told_of(tmp_path):
+def test_a_store_distinguishes_nuclei_if_a_mask_of_nuclei_is_passed(tmp_path):
     slide, mask = tiny_slide(cells_at=[(20, 30), (24, 34)])
-    nuclei = np.where(np.indices(mask.shape)[0] < 22, mask, 0)  # of either cell the upper part
-    nuclei[:, :10] = 1  # where no cell is: not part of any
+    nuclei = np.where(np.indices(mask.shape)[0] < 22, mask, 0)  # the upper half of each cell
+    nuclei[:, :10] = 1  # outside all cells
 
-    plain, told = (
+    plain, with_nuclei = (
         extract_patches(slide, mask, tmp_path / name, patch_size_um=16, nuclei=given)
-        for name, given in (("plain.zarr", None), ("told.zarr", nuclei))
+        for name, given in (("plain.zarr", None), ("nuclei.zarr", nuclei))
     )
 
-    assert (plain.knows_nuclei, told.knows_nuclei) == (False, True)
-    before, after = plain.regions[:], told.regions[:]
+    assert (plain.knows_nuclei, with_nuclei.knows_nuclei) == (False, True)
+    before, after = plain.regions[:], with_nuclei.regions[:]
     np.testing.assert_array_equal(np.where(after == NUCLEUS, THIS_CELL, after), before)
-    for patch, row in zip(after, told.cells.itertuples(), strict=True):
+    for patch, row in zip(after, with_nuclei.cells.itertuples(), strict=True):
         assert (patch == NUCLEUS).sum() == ((mask == row.cell_id) & (nuclei == row.cell_id)).sum() > 0
-    np.testing.assert_array_equal(plain.patches[:], told.patches[:])
+    np.testing.assert_array_equal(plain.patches[:], with_nuclei.patches[:])

@@ -17,7 +17,7 @@ def tissue():
     return Slide("tissue", image, ("DAPI", "CD8"), pixel_size_um=0.5, tile_px=(256, 256)), mask
 
 
-def test_a_plan_comes_close_to_what_is_then_done_and_does_nothing(tissue, tmp_path):
+def test_a_plan_is_close_to_the_extraction_and_writes_nothing(tissue, tmp_path):
     plan = plan_extraction(*tissue, patch_size_um=16)
     assert not list(tmp_path.iterdir())
 
@@ -25,8 +25,8 @@ def test_a_plan_comes_close_to_what_is_then_done_and_does_nothing(tissue, tmp_pa
 
     on_disk = sum(
         file.stat().st_size
-        for part in ("patches", "regions")
-        for file in (store.path / part).rglob("*")
+        for name in ("patches", "regions")
+        for file in (store.path / name).rglob("*")
         if file.is_file()
     )
     assert plan.n_cells == plan.n_cells_of_slide == store.n_cells
@@ -38,16 +38,16 @@ def test_a_plan_comes_close_to_what_is_then_done_and_does_nothing(tissue, tmp_pa
     assert min(plan.seconds.values()) >= 0
 
 
-def test_a_plan_counts_the_cells_of_the_mask_it_is_given(tissue):
+def test_a_plan_counts_the_cells_of_the_mask(tissue):
     slide, mask = tissue
-    sparse = np.where((mask % 7 == 3) | (mask > 1000), mask, 0)  # more in one corner than a few tiles would tell
+    sparse = np.where((mask % 7 == 3) | (mask > 1000), mask, 0)  # most of them in one corner
 
     plan = plan_extraction(slide, sparse, patch_size_um=16)
 
     assert plan.n_cells_of_slide == len(np.unique(sparse)) - 1
 
 
-def test_a_plan_heeds_the_sample_and_the_memory(tissue):
+def test_a_plan_respects_the_sample_and_the_memory(tissue):
     plan = plan_extraction(*tissue, patch_size_um=16, max_cells=100, workers=3, max_bytes=1 << 40)
 
     assert (plan.n_cells, plan.n_cells_of_slide, plan.workers) == (100, 1024, 3)
@@ -56,14 +56,14 @@ def test_a_plan_heeds_the_sample_and_the_memory(tissue):
         plan_extraction(*tissue, patch_size_um=16, max_bytes=1 << 20)
 
 
-def test_a_plan_is_said_in_a_few_lines(tissue):
-    said = str(plan_extraction(*tissue, patch_size_um=16))
+def test_a_plan_is_printed_in_a_few_lines(tissue):
+    text = str(plan_extraction(*tissue, patch_size_um=16))
 
-    assert [line.split()[0] for line in said.splitlines()[:5]] == ["cells", "patch", "disk", "memory", "time"]
-    assert "about 1,024 of 1,024, in 1 blocks" in said
+    assert [line.split()[0] for line in text.splitlines()[:5]] == ["cells", "patch", "disk", "memory", "time"]
+    assert "about 1,024 of 1,024, in 1 blocks" in text
 
 
-def test_a_mask_without_cells_cannot_be_planned_for(tissue):
+def test_a_mask_without_cells_is_refused(tissue):
     slide, mask = tissue
 
     with pytest.raises(InputError, match="none of the 12 tiles of slide 'tissue' that were tried holds a cell"):

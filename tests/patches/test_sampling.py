@@ -29,14 +29,14 @@ def test_rare_bright_cells_are_the_stratum_of_their_marker():
     assert not stratum[100:].any()
 
 
-def test_rare_bright_cells_have_their_place_in_a_sample_of_any_size():
+def test_samples_of_any_size_contain_rare_bright_cells():
     cells = tissue()
 
     found = {size: (choose_sample(cells, size).intensities[:, 1] > 300).sum() for size in (100, 1000, 10_000)}
 
-    assert found[100] == 7  # one part in fifteen: √100 beside √19,900; space alone would meet one in two samples
+    assert found[100] == 7  # in proportion to √100 and √19,900; space alone would give 0.5
     assert found[1000] == 66
-    assert found[10_000] == 100  # all there are
+    assert found[10_000] == 100  # all of them
 
 
 def test_the_rest_of_a_sample_is_spread_over_the_tissue():
@@ -46,7 +46,7 @@ def test_the_rest_of_a_sample_is_spread_over_the_tissue():
     assert (counts[1:] / (1600 / 16)).min() > 0.75
 
 
-def test_a_sample_repeats_with_its_seed_and_only_with_it():
+def test_a_sample_is_determined_by_its_seed():
     cells = tissue()
 
     one, again, other = (choose_sample(cells, 500, seed=seed).table["cell_id"].to_numpy() for seed in (1, 1, 2))
@@ -55,7 +55,7 @@ def test_a_sample_repeats_with_its_seed_and_only_with_it():
     assert len(np.setdiff1d(one, other)) > 300
 
 
-def test_where_intensities_say_nothing_the_sample_is_that_of_space():
+def test_without_rare_cells_the_sample_is_spread_over_space_only():
     cells = tissue(n_rare=0)
     order = order_cells(cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy())
 
@@ -65,14 +65,14 @@ def test_where_intensities_say_nothing_the_sample_is_that_of_space():
     np.testing.assert_array_equal(sample.table["cell_id"], expected)
 
 
-def test_empty_markers_and_one_cell_are_no_strata():
+def test_empty_markers_and_a_single_cell_have_no_strata():
     assert not find_strata(np.zeros((10, 2), np.float32)).any()
     assert not find_strata(np.ones((1, 2), np.float32)).any()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=8), st.data())
-def test_shares_fill_the_sample_and_no_stratum_gives_more_than_it_has(counts, data):
+def test_the_allocation_adds_up_and_never_exceeds_a_stratum(counts, data):
     size = data.draw(st.integers(1, sum(counts)))
 
     shares = np.array(_allocate(np.array(counts), size))
@@ -82,7 +82,7 @@ def test_shares_fill_the_sample_and_no_stratum_gives_more_than_it_has(counts, da
     assert (shares >= 0).all()
 
 
-def test_cells_are_chosen_by_id_and_the_others_booked():
+def test_cells_are_chosen_by_id_and_the_others_are_recorded_in_the_ledger():
     cells = tissue(n=10, n_rare=0)
 
     chosen = choose_ids(cells, [13, 7, 7])

@@ -14,7 +14,7 @@ def store(tmp_path):
     return tiny_store(tmp_path / "tiny.zarr", cells_at=[(20, 30), (28, 38), (40, 70), (50, 10)])
 
 
-def test_a_store_says_what_it_holds(store):
+def test_a_store_describes_its_content(store):
     assert store.n_cells == 4
     assert store.markers == ("DAPI", "CD3e", "CD20")
     assert (store.patch_px, store.patch_size_um, store.pixel_size_um) == (32, 16, 0.5)
@@ -24,7 +24,7 @@ def test_a_store_says_what_it_holds(store):
     assert {BACKGROUND, THIS_CELL, OTHER_CELL} == set(np.unique(store.regions[:]))
 
 
-def test_the_table_of_cells_comes_back_as_it_was_measured(store):
+def test_the_table_of_cells_is_stored_unchanged(store):
     cells = store.cells
 
     assert cells["cell_id"].dtype == np.uint32
@@ -42,14 +42,14 @@ def test_intensities_are_the_means_of_the_cells(store):
     np.testing.assert_allclose(store.intensities, means, rtol=1e-6)
 
 
-def test_any_rows_are_read_in_the_order_asked_for(store):
+def test_rows_are_read_in_the_order_given(store):
     patches, regions = store.read_rows(np.array([3, 0, 3]))
 
     np.testing.assert_array_equal(patches, store.patches[:][[3, 0, 3]])
     np.testing.assert_array_equal(regions, store.regions[:][[3, 0, 3]])
 
 
-def test_rows_that_are_not_there_are_refused(store):
+def test_rows_that_do_not_exist_are_refused(store):
     assert store.read_rows(np.array([], dtype=int))[0].shape == (0, 3, 32, 32)
     with pytest.raises(InputError, match="has rows 0 to 3, but -1 to 4 were asked for"):
         store.read_rows(np.array([-1, 4]))
@@ -66,7 +66,7 @@ def test_a_block_holds_the_rows_of_the_store(store):
         store.read_block(1)
 
 
-def test_what_is_not_a_store_is_refused(tmp_path):
+def test_other_folders_and_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("hello")
     zarr.create_array(tmp_path / "array.zarr", shape=(3,), dtype="u2")
     zarr.create_group(tmp_path / "group.zarr")
@@ -86,9 +86,9 @@ def test_what_is_not_a_store_is_refused(tmp_path):
 )
 def test_newer_and_unfinished_stores_are_refused(store, change, message):
     metadata = store.path / "zarr.json"
-    told = json.loads(metadata.read_text())
-    told["attributes"]["mxsplicer patches"] |= change
-    metadata.write_text(json.dumps(told))
+    content = json.loads(metadata.read_text())
+    content["attributes"]["mxsplicer patches"] |= change
+    metadata.write_text(json.dumps(content))
 
     with pytest.raises(InputError, match=message):
         PatchStore.open(store.path)

@@ -1,4 +1,4 @@
-"""The same store, whoever makes it, and whoever dies over it."""
+"""Threads, processes and clusters make the same store, even if workers die."""
 
 import os
 import signal
@@ -69,7 +69,7 @@ def deadly(slide, folder, n_deaths):
     return replace(slide, image=Deadly(slide.image, victims, n_deaths, os.getpid())), victims
 
 
-def test_a_worker_process_that_dies_costs_its_block_and_not_the_run(whole, tmp_path, caplog):
+def test_the_block_of_a_worker_that_dies_is_cut_by_another(whole, tmp_path, caplog):
     slide, mask, cells, expected = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=1)
 
@@ -80,7 +80,7 @@ def test_a_worker_process_that_dies_costs_its_block_and_not_the_run(whole, tmp_p
     assert files_of(tmp_path / "a.zarr") == expected
 
 
-def test_workers_that_die_again_and_again_end_in_one_sentence_and_may_be_gone_on_after(whole, tmp_path):
+def test_workers_that_die_repeatedly_raise_one_error_and_the_same_call_continues(whole, tmp_path):
     slide, mask, cells, expected = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=99)
 
@@ -94,7 +94,7 @@ def test_workers_that_die_again_and_again_end_in_one_sentence_and_may_be_gone_on
     assert files_of(tmp_path / "a.zarr") == expected
 
 
-def test_processes_stream_the_same_blocks_in_order_and_pass_errors_on(whole):
+def test_processes_stream_the_same_blocks_in_order_and_raise_errors_of_workers(whole):
     slide, mask, cells, _ = whole
 
     here, there = (
@@ -133,7 +133,7 @@ def scheduler():
         yield cluster.scheduler_address
 
 
-def test_a_dask_cluster_makes_the_same_store_though_a_worker_is_killed(whole, tmp_path, scheduler):
+def test_a_dask_cluster_makes_the_same_store_after_a_worker_was_killed(whole, tmp_path, scheduler):
     slide, mask, cells, expected = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=1)
 
@@ -143,7 +143,7 @@ def test_a_dask_cluster_makes_the_same_store_though_a_worker_is_killed(whole, tm
     assert files_of(tmp_path / "a.zarr") == expected
 
 
-def test_a_dask_cluster_measures_the_same_cells_though_a_worker_is_killed(whole, tmp_path, scheduler):
+def test_a_dask_cluster_measures_the_same_cells_after_a_worker_was_killed(whole, tmp_path, scheduler):
     slide, mask, cells, _ = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=1)
 
@@ -153,7 +153,7 @@ def test_a_dask_cluster_measures_the_same_cells_though_a_worker_is_killed(whole,
     assert there.fingerprint() == cells.fingerprint()
 
 
-def test_a_dask_cluster_makes_the_same_mask_though_a_worker_is_killed(whole, tmp_path, scheduler):
+def test_a_dask_cluster_makes_the_same_mask_after_a_worker_was_killed(whole, tmp_path, scheduler):
     slide, mask, _, _ = whole
     lit = replace(slide, image=np.stack([np.where(mask > 0, 900, 40).astype(np.uint16), slide.image[1]]))
     dying, victims = deadly(lit, tmp_path, n_deaths=1)
@@ -175,7 +175,7 @@ def test_a_dask_cluster_makes_the_same_mask_though_a_worker_is_killed(whole, tmp
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
 
 
-def test_a_dask_cluster_streams_the_same_blocks_in_order_though_a_worker_is_killed(whole, tmp_path, scheduler):
+def test_a_dask_cluster_streams_the_same_blocks_in_order_after_a_worker_was_killed(whole, tmp_path, scheduler):
     slide, mask, cells, _ = whole
     dying, victims = deadly(slide, tmp_path, n_deaths=1)
 
@@ -189,7 +189,7 @@ def test_a_dask_cluster_streams_the_same_blocks_in_order_though_a_worker_is_kill
     assert victims.read_text() == "x"
 
 
-def test_a_cluster_that_is_not_there_and_workers_of_no_kind_are_refused(whole, tmp_path, monkeypatch):
+def test_absent_clusters_and_unknown_executors_are_refused(whole, tmp_path, monkeypatch):
     slide, mask, cells, _ = whole
     monkeypatch.setattr(cluster, "_TIMEOUT", 0.3)
 
@@ -222,7 +222,7 @@ def test_a_plan_of_workers_stays_within_the_budget(kind, streams, wanted):
         assert plan.peak_bytes <= budget.free
 
 
-def test_a_budget_that_is_too_small_says_what_is_needed():
+def test_a_budget_that_is_too_small_reports_the_memory_needed():
     cutter = cutter_of()
     with pytest.raises(
         InputError, match=r"^300M of memory is too little: a block of 1,024 patches .* Raise `max_bytes` to at least"
@@ -251,7 +251,7 @@ if __name__ == "__main__":
 """
 
 
-def test_what_is_killed_with_all_its_processes_goes_on_and_ends_in_the_same_bytes(whole, tmp_path):
+def test_an_extraction_killed_with_its_processes_continues_and_ends_in_the_same_bytes(whole, tmp_path):
     slide, mask, cells, expected = whole
     np.save(tmp_path / "image.npy", slide.image)
     np.save(tmp_path / "mask.npy", mask)
@@ -281,7 +281,7 @@ print(code, measured_peak())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is told as VmHWM")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads VmHWM")
 def test_the_limit_on_memory_holds(tmp_path):
     n_cells = 2500
     rng = np.random.default_rng(0)
@@ -298,10 +298,10 @@ def test_the_limit_on_memory_holds(tmp_path):
         "PhysicalSizeY": 0.5,
     }
     tifffile.imwrite(tmp_path / "s.ome.tiff", image, tile=(256, 256), compression="deflate", metadata=names)
-    limit = "450M"  # of which the program itself is half; without a limit more than 600M are held
+    limit = "450M"  # half of it for the program itself; without a limit, more than 600M are used
 
     command = ["extract", "s.ome.tiff", "p.zarr", "--mask", "mask.npy", "--max-memory", limit, "--workers", "8"]
-    said = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, *command],
         cwd=tmp_path,
         capture_output=True,
@@ -309,6 +309,6 @@ def test_the_limit_on_memory_holds(tmp_path):
         check=False,
     )
 
-    code, peak = said.stdout.split()[-2:]
-    assert code == "0", said.stderr
+    code, peak = finished.stdout.split()[-2:]
+    assert code == "0", finished.stderr
     assert int(peak) < parse_bytes(limit)

@@ -1,9 +1,9 @@
-"""What marker-correlation maps of a million cells take, and how often the null calls chance a finding.
+"""Time the correlation of markers with features for a million cells, and count false positives of the null.
 
-    python tests/benchmarks/bench_maps.py --cells 1000000 --features 512 --markers 60
-    python tests/benchmarks/bench_maps.py --false-positives 40
+    python tests/benchmarks/bench_correlations.py --cells 1000000 --features 512 --markers 60
+    python tests/benchmarks/bench_correlations.py --false-positives 40
 
-The first needs about 5 bytes of disk per cell and feature. Give it the threads it may use by OMP_NUM_THREADS.
+The first needs about 5 bytes of disk per cell and feature. OMP_NUM_THREADS sets the number of threads.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def measure(arguments: argparse.Namespace) -> None:
     try:
         write_cells(path, arguments.cells, arguments.features, arguments.markers, chunks, arguments.compression)
         with open_cells(path) as adata:
-            say("opened", time.perf_counter(), time.process_time())
+            show("opened", time.perf_counter(), time.process_time())
             for name, call in {
                 "maps": lambda: tl.correlate(adata),
                 "local, neighbourhood": lambda: tl.local_correlation(adata, "marker 5", 3),
@@ -69,12 +69,12 @@ def measure(arguments: argparse.Namespace) -> None:
             }.items():
                 began = time.perf_counter(), time.process_time()
                 call()
-                say(name, *began)
+                show(name, *began)
     finally:
         shutil.rmtree(folder)
 
 
-def say(what: str, began: float, cpu: float) -> None:
+def show(what: str, began: float, cpu: float) -> None:
     """Print what something took."""
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     print(f"{what:<22} {seconds:7.1f} s  {cpu_seconds:7.1f} s of one core  peak {measured_peak() / 1e9:5.2f} GB")  # noqa: T201
