@@ -25,7 +25,7 @@ RESULT_FILES = {
     "log.txt",
 }
 OTHERS = {"--ntasks-per-node": "an option of srun"}  # options of other programs
-DEFAULTS = ("MIN_AREA_UM2", "NUCLEUS_DIAMETER_UM", "EXPANSION_UM")
+DEFAULTS = ("MIN_AREA_UM2", "NUCLEUS_DIAMETER_UM", "EXPANSION_UM", "PATCH_SIZE_UM")
 
 
 def modules(*packages: Path) -> list[Path]:
@@ -84,6 +84,27 @@ def test_file_names_of_a_result_stand_in_result_folder_alone():
     ]
     show("literals of result files outside result/folder.py", found)
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern", "home"),
+    [
+        ("temporary names", r"\.partial[\"']", {"mxsplicer/system/files.py"}),
+        ("digests of content", r"blake2b\(digest_size|sha256\(Path", {"mxsplicer/system/fingerprints.py"}),
+        ("pools of processes", r"get_context\(|ProcessPoolExecutor", {"mxsplicer/system/processes.py"}),
+        ("clients of dask", r"from distributed|import distributed", {"mxsplicer/system/cluster.py"}),
+        ("lock files", r"filelock", {"mxsplicer/system/locks.py"}),
+    ],
+)
+def test_a_service_of_the_system_is_written_once(what, pattern, home):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in modules(LIBRARY)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(pattern, line) and not line.lstrip().startswith("#")
+    ]
+    show(what, found)
+    assert {place.split(":")[0] for place in found} == home
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
