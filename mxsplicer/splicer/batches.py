@@ -1,7 +1,7 @@
 """From patch stores to shuffled batches of normalised tensors.
 
-Blocks are read in random order and whole; as many as fit the buffer are mixed, and batches drawn from the mixture. A
-store that fits the buffer is read once and shuffled exactly, in every epoch anew.
+Whole blocks are read in random order; as many as fit the buffer are mixed, and batches are drawn from the mixture. A
+store that fits the buffer is read once and shuffled exactly, again in every epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +23,9 @@ _SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches a
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
-    """Per marker: clip to a range, take log1p, subtract the mean and divide by the standard deviation.
+    """Normalisation per marker: clip to a range, take log1p, subtract the mean, divide by the standard deviation.
 
-    Never per cell: how bright a cell is in a marker is biology.
+    Never per cell: the intensity of a cell in a marker is biology.
     """
 
     low: Tensor  # (C,), raw intensity
@@ -38,10 +38,10 @@ class Normalization:
     ) -> Tensor:
         """Return patches (B, C, P, P) of any dtype as float32 on ``device``, normalised, channels last in memory.
 
-        Where ``regions`` (B, P, P) are given, only the cell itself is shown: all else is 0, the mean of the marker. So
-        is NaN, which stands for a marker that the slide lacks.
+        With ``regions`` (B, P, P), only the cell is shown: other pixels are 0, the mean of the marker. So is NaN, which
+        stands for a marker that the slide lacks.
         """
-        raw = torch.from_numpy(_movable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
+        raw = torch.from_numpy(_transferable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
         low, high, mean, std = (values.to(device) for values in (self.low, self.high, self.mean, self.std))
 
         def standardize(pixels: Tensor) -> Tensor:  # (..., C)
@@ -55,21 +55,21 @@ class Normalization:
             return standardize(raw.contiguous()).movedim(-1, 1)
         inside = torch.from_numpy((regions == THIS_CELL) | (regions == NUCLEUS)).to(device)
         x = torch.zeros(raw.shape, device=device)
-        x[inside] = standardize(raw[inside])  # most of a patch is not its cell
+        x[inside] = standardize(raw[inside])  # most pixels of a patch are not of its cell
         return x.movedim(-1, 1)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return what :meth:`from_dict` takes."""
+        """Return the values as lists, by name; :meth:`from_dict` reads them."""
         return {name: getattr(self, name).tolist() for name in ("low", "high", "mean", "std")}
 
     @classmethod
     def from_dict(cls, values: dict[str, list[float]]) -> "Normalization":
-        """Return the normalisation that :meth:`to_dict` was called on."""
+        """Return the normalisation with the values that :meth:`to_dict` returned."""
         return cls(**{name: torch.tensor(values[name], dtype=torch.float32) for name in ("low", "high", "mean", "std")})
 
 
-def _movable(patches: np.ndarray) -> np.ndarray:
-    # uint16, which most slides are, goes to the device as it is, in half the bytes; torch knows it as int16.
+def _transferable(patches: np.ndarray) -> np.ndarray:
+    # uint16, the type of most slides, is transferred as it is, in half the bytes, disguised as torch's int16.
     if patches.dtype == np.uint16:
         return np.ascontiguousarray(patches).view(np.int16)
     return np.ascontiguousarray(patches, dtype=np.float32)
@@ -78,25 +78,25 @@ def _movable(patches: np.ndarray) -> np.ndarray:
 def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:
     """Measure clip, mean and standard deviation of every marker on a sample of patches.
 
-    The clip is at the 0.1 and 99.9 percentiles of the sampled pixels, so that neither debris nor the black beyond the
-    border of a slide sets the scale.
+    The clip is at the 0.1 and 99.9 percentiles of the sampled pixels, so that neither debris nor the black border of a
+    slide sets the scale.
 
     Returns
     -------
-    The normalisation, and per marker whether it varies at all.
+    The normalisation, and for each marker whether it varies.
     """
     generator = np.random.default_rng(seed)
     per_store = max(1, _SAMPLE_CELLS // len(stores))
-    parts = []
+    sample = []
     for store in stores:
         rows = np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False))
         patches, regions = store.read_rows(rows)
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
         lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
-        parts.append((patches, (regions != BACKGROUND) | lit))
+        sample.append((patches, (regions != BACKGROUND) | lit))
     columns = []
-    for channel in range(parts[0][0].shape[1]):  # one at a time: as floats all of them would be half a gigabyte
-        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in parts]).astype(np.float32)
+    for channel in range(sample[0][0].shape[1]):  # one at a time: all as floats would be half a gigabyte
+        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in sample]).astype(np.float32)
         pixels = pixels[~np.isnan(pixels)]  # of slides that lack the marker
         low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
         high = high if high > low else pixels.max()  # a marker of a few bright spots
@@ -109,18 +109,18 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
 
 
 class Batches:
-    """Shuffled batches of raw patches, the same for the same seed and epoch.
+    """Shuffled batches of raw patches, equal for equal seed and epoch.
 
     Parameters
     ----------
     stores
         Stores of one panel and patch size.
     batch_size
-        Cells per batch; lowered to the number of cells where there are fewer. The rest of an epoch that fills no batch
-        is left out; other cells are left out in the next epoch.
+        Cells per batch; at most the number of cells. The cells at the end of an epoch that do not fill a batch are left
+        out; they are others in the next epoch.
     buffer_bytes
-        What is mixed at a time, where it is to be less than 1 GiB, but for one block. It decides which cells can meet
-        in a batch.
+        Bytes of patches that are mixed at a time, at least one block; by default 1 GiB. It decides which cells can
+        share a batch.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Batches:
         for patches, regions in self._buffers(generator):
             order = generator.permutation(len(patches))
             start = 0
-            if rest is not None:  # fewer than a batch: they open the next one, and the buffer is not copied
+            if rest is not None:  # fewer cells than a batch start the next one, without a copy of the buffer
                 start = self.batch_size - len(rest[0])
                 more = _rows((patches, regions), order[:start])
                 rest = (np.concatenate([rest[0], more[0]]), np.concatenate([rest[1], more[1]]))
@@ -157,7 +157,7 @@ class Batches:
             rest = _rows((patches, regions), order[whole:])
 
     def _buffers(self, generator: np.random.Generator) -> Iterator[Batch]:
-        """Yield mixtures of blocks; the next one is read while one is used."""
+        """Yield mixtures of blocks; the next one is read in the background."""
         if len(self._blocks) <= self._blocks_at_once:
             if self._whole is None:
                 self._whole = self._read(self._blocks)
@@ -188,7 +188,7 @@ class Batches:
             rows = slice(end - len(block.rows), end)
             patches[rows], regions[rows] = block.patches, block.regions
 
-        # A disk answers several at once sooner than one after the other, and decompression leaves Python's lock.
+        # A disk answers parallel requests sooner, and decompression releases Python's lock.
         with ThreadPoolExecutor(_READERS) as readers:
             for _ in readers.map(fill, ends, *zip(*blocks, strict=True)):
                 pass

@@ -1,4 +1,4 @@
-"""Devices: what a user calls them, and what PyTorch makes of it. The same words mean the same in every stage."""
+"""Devices by name. The same names are used in every stage."""
 
 import torch
 
@@ -6,7 +6,7 @@ from mxsplicer.errors import InputError
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device by its name: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"``, or ``"auto"`` for the best there is.
+    """Return a device by its name: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"``, or ``"auto"`` for the best one.
 
     Raises
     ------
@@ -24,8 +24,8 @@ def find_device(name: str) -> torch.device:
         device = torch.empty(0, device=name).device
         if device.type in ("cpu", "cuda", "mps"):
             return device
-        said = "it is no processor to compute on"
+        reason = "it cannot compute"
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0].rstrip(".")
-    msg = f"device {name!r} cannot be used here ({said}). Give auto, cpu, cuda, cuda:N or mps."
-    raise InputError(msg)
+        reason = str(error).partition("\n")[0].rstrip(".")
+    msg = f"device {name!r} cannot be used here ({reason})."
+    raise InputError(msg, "Choose `device` from auto, cpu, cuda, cuda:N and mps.")

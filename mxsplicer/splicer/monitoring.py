@@ -1,6 +1,6 @@
-"""What a training says of itself while it runs: measures of the embeddings, early warnings, and the log of every step.
+"""Monitoring of a training: measures of the embeddings, early warnings, and the log of every step.
 
-All of it is looked at and none of it is learned from: with or without, a run has the same weights.
+Nothing here affects the training: with or without it, a run has the same weights.
 """
 
 import csv
@@ -20,32 +20,32 @@ from mxsplicer.errors import InputError
 logger = logging.getLogger(__name__)
 
 _MEASURES = 100  # per training: of 2,000 steps every 20th, which costs less than a hundredth of the time
-# What is far outside of what trainings on real tissue went through; docs/training.md has the figures.
+# Thresholds far outside the range of trainings on real tissue; docs/training.md has the numbers.
 _COLLAPSED = 0.02  # of the spread at the start; or of the length of the embeddings
 _DEAD = 0.05  # mean correlation of a chunk with its component
-_NEWS = 0.2  # weight of the newest measure in its running mean
+_NEWEST = 0.2  # weight of the newest measure in its running mean
 _EXPLODED = 20.0  # times the spread or the loss at the start
-_LEARNED_BY = 200  # steps at least, and half of all, by which even a faint marker's chunk has begun to follow it
+_LEARNED_BY = 200  # steps, and half of all steps: by then even the chunk of a faint marker correlates with it
 _OF_STEP = ("loss", "learning_rate", "cells_per_second", "rank", "probe")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What the two embeddings of a batch look like, chunk by chunk."""
+    """Measures of the two embeddings of a batch, chunk by chunk."""
 
     spread: Tensor  # (n,) standard deviation over cells, root mean square over features
     component_spread: Tensor  # (n,) the same of the other embedding
     correlation: Tensor  # (n,) of each feature with that of the other embedding, mean over features
     chunk_rank: Tensor  # (n,) effective rank of the chunk, at most its width
     length: Tensor  # (n,) root mean square of the embedding itself
-    trained: Tensor  # (n,) bool: whether the chunk had its turn in this step
+    trained: Tensor  # (n,) bool: whether this step trained the chunk
     rank: float  # effective rank of z: RankMe on this batch, at most B
 
     def by_name(self) -> dict[str, list[float | None]]:
-        """Return what goes to the log for every chunk, None for one that did not have its turn."""
+        """Return the measures to log for every chunk, None for one that was not trained."""
         names, trained = ("correlation", "spread", "component_spread", "chunk_rank"), self.trained.tolist()
         return {
-            name: [round(v, 5) if turn else None for v, turn in zip(getattr(self, name).tolist(), trained, strict=True)]
+            name: [round(v, 5) if was else None for v, was in zip(getattr(self, name).tolist(), trained, strict=True)]
             for name in names
         }
 
@@ -54,7 +54,7 @@ class Measures:
 def measure(z: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Measures:
     """Return the measures of representations (B, d), and of the two embeddings (B, D_i) of every chunk.
 
-    A chunk that is held to itself, where components take turns, has not had its turn.
+    A chunk whose two embeddings are equal was not trained: its component was not selected.
     """
     chunks = [_measure_chunk(e.float(), e_other.float()) for e, e_other in pairs]
     columns = [torch.stack(column) for column in zip(*chunks, strict=True)]
@@ -92,32 +92,31 @@ def effective_rank(rows: Tensor) -> Tensor:
 
 @dataclass
 class Watch:
-    """Notices a chunk that is collapsed, dead or exploding, and says so once, by name."""
+    """Warn about a chunk that is collapsed, dead or exploding, once and by name."""
 
     chunk_names: Sequence[str]
     steps: int
-    has_components: bool  # else the one chunk is held to a view of the same patch
-    _first: Tensor | None = None  # (4, n): spread, that of the component, loss and correlation at each one's first turn
-    _follows: Tensor | None = None  # running mean of the correlation
-    _said: set[str] = field(default_factory=set)
+    has_components: bool  # else the one chunk is compared with another view of the same patch
+    _first: Tensor | None = None  # (4, n): spread, that of the component, loss and correlation when first trained
+    _mean_correlation: Tensor | None = None  # running mean
+    _warned: set[str] = field(default_factory=set)
 
     def look(self, step: int, measures: Measures, losses: Sequence[float]) -> list[str]:
-        """Return warnings in words for what is new at a step; ``losses`` are those of the chunks."""
+        """Return the warnings that are new at a step; ``losses`` are those of the chunks."""
         loss, trained = torch.tensor(losses, device=measures.spread.device), measures.trained
         now = torch.stack([measures.spread, measures.component_spread, loss, measures.correlation])
         first = torch.full_like(now, torch.nan) if self._first is None else self._first
-        self._first = torch.where(first.isnan() & trained, now, first)  # NaN is neither more nor less than anything
+        self._first = torch.where(first.isnan() & trained, now, first)  # comparisons with NaN are false
         spread, component_spread, first_loss, correlation = self._first
-        # That of a single batch is a matter of chance.
-        follows = (
-            correlation if self._follows is None else torch.where(self._follows.isnan(), correlation, self._follows)
-        )
-        self._follows = torch.where(trained, follows.lerp(measures.correlation, _NEWS), follows)
+        # A running mean, since the correlation in a single batch is noisy.
+        before = self._mean_correlation
+        mean = correlation if before is None else torch.where(before.isnan(), correlation, before)
+        self._mean_correlation = torch.where(trained, mean.lerp(measures.correlation, _NEWEST), mean)
         found = {
             "collapsed": (measures.spread < _COLLAPSED * spread)
             | (measures.spread < _COLLAPSED * measures.length)
             | (measures.component_spread < _COLLAPSED * component_spread),
-            "dead": (self._follows < _DEAD) & (step >= max(_LEARNED_BY, self.steps // 2)),
+            "dead": (self._mean_correlation < _DEAD) & (step >= max(_LEARNED_BY, self.steps // 2)),
             "exploding": (measures.spread > _EXPLODED * spread.clamp_min(1.0))
             | (loss > _EXPLODED * first_loss.abs().clamp_min(1.0)),
         }
@@ -125,39 +124,39 @@ class Watch:
             self._words(kind, index, step, measures)
             for kind, where in found.items()
             for index in torch.where(where & trained)[0].tolist()
-            if self.chunk_names[index] not in self._said
+            if self.chunk_names[index] not in self._warned
         ]
 
     def _words(self, kind: str, index: int, step: int, measures: Measures) -> str:
         name = self.chunk_names[index]
-        self._said.add(name)
+        self._warned.add(name)
         spread = float(measures.spread[index])
         if kind == "exploding":
             return (
                 f"chunk {name} is exploding at step {step}: its embedding has a spread of {spread:.3g}. "
-                "Lower --learning-rate."
+                "Use a lower learning rate."
             )
         if kind == "collapsed":
             return (
                 f"chunk {name} is collapsed at step {step}: all cells get the same embedding (spread {spread:.2g}). "
-                "Give another --loss, a lower --learning-rate or a larger --batch-size."
+                "Use another loss, a lower learning rate or a larger batch size."
             )
-        follows = f"its component {name}" if self.has_components else "the other view"
+        other = f"its component {name}" if self.has_components else "the other view"
         return (
-            f"chunk {name} is dead at step {step}: it does not follow {follows} (correlation below {_DEAD}). "
-            f"Look whether {name} shows any cells apart; what is only noise is better left out."
+            f"chunk {name} is dead at step {step}: it does not correlate with {other} (below {_DEAD}). "
+            f"Check whether {name} distinguishes cells; a channel of noise is better omitted."
         )
 
 
 class Log:
-    """The log of a training: every step in ``log.jsonl``; where it is asked for, measures for TensorBoard too.
+    """The log of a training: every step in ``log.jsonl``, and measures for TensorBoard if wanted.
 
     Parameters
     ----------
     path
-        Run folder; a log that is there is gone on with.
+        Run folder; an existing log is continued.
     first
-        The step it goes on with.
+        The step to continue with.
     tensorboard
         Folder of event files.
     """
@@ -191,7 +190,7 @@ class Log:
         probe: float | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Write what is known of a step; ``losses`` has the loss and its terms for every chunk."""
+        """Write the line of a step; ``losses`` has the loss and its terms for every chunk."""
         now = time.monotonic()
         self._cells += n_cells
         line: dict[str, Any] = {
@@ -228,13 +227,13 @@ def measures_at(step: int, steps: int) -> bool:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Leave the first ``step`` lines of a log: what came after the checkpoint is trained again."""
+    """Keep the first ``step`` lines of a log; the steps after the checkpoint are repeated."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     path.write_text("".join(lines[:step]), encoding="utf-8")
 
 
 def last_results(log: Path) -> dict[str, float]:
-    """Return what the last lines of ``log.jsonl`` say: loss (mean of the last twentieth), rank of z, probe."""
+    """Return the results of a training from its log: loss (mean of the last twentieth), rank of z, probe."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     last = lines[-max(1, len(lines) // 20) :]
     results = {"loss": sum(line["loss"] for line in last) / len(last)}
@@ -261,8 +260,8 @@ def _open_board(folder: Path, first: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        msg = "--tensorboard needs tensorboard: pip install 'mxsplicer[tensorboard]'."
-        raise InputError(msg) from error
+        msg = "`tensorboard` needs the package tensorboard."
+        raise InputError(msg, "Install it: pip install 'mxsplicer[tensorboard]'.") from error
     return SummaryWriter(str(folder), purge_step=first)
 
 

@@ -1,7 +1,7 @@
-"""How well labels are read from the representation, while it is being learned.
+"""Online probe: how well a linear classifier predicts labels from z, during training.
 
-Labels never reach the training: they say in its log whether z gets better at what they are about. A rough number from a
-thousand cells, to compare one step of one training with another; results are scored by what ``embed --labels`` does.
+Nothing is learned from the labels; the log shows whether z becomes better at predicting them. It is a rough number from
+a thousand cells, to compare steps of one training. Results are scored by :func:`mxsplicer.tl.probe`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.batches import Batch
 
-_CELLS = 1_000  # half to fit on, half to score on; their patches stay in memory
-_STRETCHES = 8  # of the cells of a slide in the order of the store, which keeps neighbours together
+_CELLS = 1_000  # half to fit, half to score; their patches stay in memory
+_STRETCHES = 8  # of the cells of a slide in the order of the store, in which neighbours are close
 _FEWEST = 5  # cells of a class in each half
-_RIDGE = 100.0  # on standardised features; a closed form, for it is fitted again and again
+_RIDGE = 100.0  # on standardised features; a closed form, since it is fitted many times
 
 
 class OnlineProbe:
@@ -28,9 +28,9 @@ class OnlineProbe:
     Parameters
     ----------
     stores
-        Stores that are trained on.
+        The stores of the training.
     labels
-        For each store one label per cell, in the store's order; None, NaN or an empty word where there is none.
+        For each store one label per cell, in the order of the store; None, NaN or "" for an unlabelled cell.
 
     Raises
     ------
@@ -54,10 +54,10 @@ class OnlineProbe:
         classes = counts.index[counts.min(axis=1) >= _FEWEST]
         if len(classes) < 2:
             msg = (
-                f"of the labels, {len(classes)} of {len(counts)} classes have {_FEWEST} cells in both halves of the "
-                "training cells. An online probe needs two: give other labels, or none."
+                f"{len(classes)} of {len(counts)} classes of the labels have {_FEWEST} cells in both halves of the "
+                "training cells, and an online probe needs two."
             )
-            raise InputError(msg)
+            raise InputError(msg, "Use other `labels`, or none.")
         places = places[places["label"].isin(classes)]
         places = places.sample(min(_CELLS, len(places)), random_state=seed).sort_values(["store", "row"])
         self.classes = tuple(sorted(classes))
@@ -70,7 +70,7 @@ class OnlineProbe:
         self._cells: Batch = (np.concatenate([one[0] for one in read]), np.concatenate([one[1] for one in read]))
 
     def score(self, encode: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
-        """Return the balanced accuracy on the cells that were not fitted on; ``encode`` makes z (B, d) of a batch."""
+        """Return the balanced accuracy on the cells that were not fitted; ``encode`` returns z (B, d) of a batch."""
         patches, regions = self._cells
         z = np.concatenate([encode(patches[i : i + 256], regions[i : i + 256]) for i in range(0, len(patches), 256)])
         fitted, scored = ~self._scored, self._scored
@@ -82,9 +82,9 @@ class OnlineProbe:
 
 def _check_lengths(stores: Sequence[PatchStore], labels: Sequence[Sequence[object]]) -> None:
     if len(labels) != len(stores):
-        msg = f"labels of {len(labels)} slides are given, and patches of {len(stores)}."
+        msg = f"`labels` has {len(labels)} slides, but there are patches of {len(stores)}."
         raise InputError(msg)
     for store, one in zip(stores, labels, strict=True):
         if len(one) != store.n_cells:
-            msg = f"{len(one)} labels are given for slide {store.slide_name!r}, which has {store.n_cells} cells."
+            msg = f"`labels` has {len(one)} labels for slide {store.slide_name!r}, which has {store.n_cells} cells."
             raise InputError(msg)
