@@ -1,1 +1,1 @@
-"""Patches become a trained encoder."""
+"""Training: patches become a trained encoder."""

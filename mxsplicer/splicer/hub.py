@@ -1,7 +1,7 @@
-"""Run folders on the Hugging Face hub, or on a server that speaks like it: to put one there, and to fetch one.
+"""Upload and download of run folders: the Hugging Face hub, or a server with the same interface.
 
-A run is data: a table of settings and a safetensors file. A repository that holds anything else is refused before any
-of it is fetched, so that nothing can come along that something might run.
+A run is data: settings and safetensors files. A repository that contains anything else is refused before any file is
+downloaded, so that no code can be downloaded with a run.
 """
 
 import shutil
@@ -19,7 +19,7 @@ _OF_GIT = (".gitattributes",)  # every repository of the hub has one; it is not 
 
 
 class Hub(Protocol):
-    """What is used of ``huggingface_hub.HfApi``."""
+    """The methods of ``huggingface_hub.HfApi`` that are used."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
         """Create a repository."""
@@ -37,18 +37,18 @@ class Hub(Protocol):
 
 
 def push(path: str | Path, repository: str, *, public: bool = False, encoder: str = "", hub: Hub | None = None) -> str:
-    """Upload a run folder to a repository of the hub, ``user/name``, which is made where there is none.
+    """Upload a run folder to a repository of the hub, ``user/name``, which is created if needed.
 
     Parameters
     ----------
     path
-        Run folder, or a result that holds one. Its model card and settings name the slides it was trained on.
+        Run folder, or a result that contains one. Its model card and settings name the slides it was trained on.
     public
-        Whether everyone may see a repository that is made; one that exists stays as it is.
+        Whether a new repository is visible to everyone; an existing one stays as it is.
     encoder
         As for :func:`mxsplicer.load_run`.
     hub
-        ``huggingface_hub.HfApi()`` by default, which knows who you are by ``hf auth login`` or ``HF_TOKEN``.
+        ``huggingface_hub.HfApi()`` by default, which logs in by ``hf auth login`` or ``HF_TOKEN``.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def pull(
     Raises
     ------
     InputError
-        If the repository holds anything that is no part of a run, or a run that cannot be opened. Then nothing is left.
+        If the repository contains files that do not belong to a run, or a run that cannot be opened; no file is left.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
@@ -114,12 +114,12 @@ def _check_files(repository: str, files: list[str]) -> None:
     strange = [file for file in files if file not in RUN_FILES]
     missing = [file for file in _NEEDED if file not in files]
     if missing:
-        msg = f"repository {repository!r} holds no run of mxsplicer: it has no {' and no '.join(missing)}."
+        msg = f"repository {repository!r} is not a run of mxsplicer: it lacks {' and '.join(missing)}."
         raise InputError(msg)
     if strange:
         msg = (
-            f"repository {repository!r} holds files that are no part of a run: {', '.join(strange[:5])}"
-            f"{', ...' if len(strange) > 5 else ''}. Nothing was fetched."
+            f"repository {repository!r} contains files that do not belong to a run: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}. Nothing was downloaded."
         )
         raise InputError(msg)
 
@@ -128,8 +128,8 @@ def _hub() -> Hub:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        msg = "push and pull need huggingface_hub: pip install 'mxsplicer[hub]'."
-        raise InputError(msg) from error
+        msg = "push and pull need the package huggingface_hub."
+        raise InputError(msg, "Install it: pip install 'mxsplicer[hub]'.") from error
     return HfApi(library_name="mxsplicer")
 
 
@@ -138,9 +138,7 @@ def _explained(repository: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the client raises what its HTTP library raises, whichever that is
-        said = str(error).strip().partition("\n")[0].rstrip(".")
-        msg = (
-            f"the hub did not do it for {repository!r} ({type(error).__name__}: {said}). Names are USER/NAME; "
-            "a private repository needs `hf auth login` or HF_TOKEN."
-        )
-        raise InputError(msg) from error
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        msg = f"the hub refused repository {repository!r} ({type(error).__name__}: {reason})."
+        remedy = "Names are USER/NAME; a private repository needs `hf auth login` or HF_TOKEN."
+        raise InputError(msg, remedy) from error

@@ -1,7 +1,7 @@
-"""Slides of different panels are brought to one: the markers that all have, or all that any has.
+"""Slides of different panels on one panel: the markers that all slides have, or those that any slide has.
 
-In a batch cells of all slides are mixed. A marker that a cell's slide lacks is NaN in all pixels of its patch: the
-encoder is shown the marker's mean there, and the loss of its components leaves the cell out.
+In a batch, cells of all slides are mixed. A marker that a cell's slide lacks is NaN in all pixels of its patch: the
+encoder sees the mean of the marker there, and the loss of its components leaves the cell out.
 """
 
 from collections.abc import Sequence
@@ -17,35 +17,35 @@ PANELS = ("same", "shared", "union")
 
 
 def on_one_panel(stores: Sequence[PatchStore], panel: str) -> list[PatchStore]:
-    """Return stores with the markers of one panel, in the order of the first.
+    """Return stores with the markers of one panel, in the order of the first store.
 
     Parameters
     ----------
     panel
-        ``"same"`` leaves them as they are, ``"shared"`` has the markers of all, and ``"union"`` those of any, of which
-        patches of a slide that lacks one hold NaN.
+        ``"same"`` leaves them as they are, ``"shared"`` has the markers of all slides, and ``"union"`` those of any
+        slide, with NaN in patches of slides that lack one.
 
     Raises
     ------
     InputError
-        If there is no such panel, or no marker is on all slides.
+        If the panel is unknown, or no marker is on all slides.
     """
     if panel not in PANELS:
-        msg = f"there is no panel {panel!r}; there are {', '.join(PANELS)}."
-        raise InputError(msg)
+        msg = f"panel {panel!r} not found."
+        raise InputError(msg, f"Choose `panel` from {', '.join(PANELS)}.")
     panels = [store.markers for store in stores]
     if panel == "same" or len(set(panels)) == 1:
         return list(stores)
     every = list(dict.fromkeys(marker for markers in panels for marker in markers))
     shared = [marker for marker in every if all(marker in markers for markers in panels)]
     if not shared:
-        msg = f"no marker is on all {len(stores)} slides. Rename those that are the same where patches are cut."
-        raise InputError(msg)
+        msg = f"no marker is on all {len(stores)} slides."
+        raise InputError(msg, "Rename markers that are the same when patches are cut.")
     return [_with_markers(store, shared if panel == "shared" else every) for store in stores]
 
 
 def known_markers(patches: np.ndarray) -> np.ndarray | None:
-    """Return which marker is on the slide of each cell, (B, C), of patches (B, C, P, P); None where all are."""
+    """Return which markers the slide of each cell has, (B, C), of patches (B, C, P, P); None if all have all."""
     if patches.dtype.kind != "f":
         return None
     known = ~np.isnan(patches[:, :, 0, 0])

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, and the batch norm that they share.
+"""Several processes that train one model, and the batch norm that they share.
 
-Every process holds the whole model and works on its part of the same batch. What a loss or a batch norm says of the
-batch is taken over all processes, so that their number changes how long a step takes and not what it does.
+Every process has the whole model and works on its share of the same batch. Loss and batch norm are computed over the
+cells of all processes, so that their number changes the time of a step and not its result.
 """
 
 import logging
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.devices import find_device
 
-_STARTER = "MXSPLICER_STARTER"  # in the environment of processes that this package started: the number of the first
+_STARTER = "MXSPLICER_STARTER"  # environment variable of processes that this package started: the id of the first one
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Processes:
 
 
 def find_processes(devices: int | None = None, nodes: int | None = None) -> Processes:
-    """Return which processes train: those that ``torchrun`` or ``srun`` started, else ``devices`` on each of ``nodes``.
+    """Return the processes: those that ``torchrun`` or ``srun`` started, else ``devices`` on each of ``nodes``.
 
     Parameters
     ----------
     devices, nodes
-        Devices to use on every machine, and machines; 1 of each where nothing else is said.
+        Devices to use on every machine, and machines; by default those that were started, else 1.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def find_processes(devices: int | None = None, nodes: int | None = None) -> Proc
         environment = TorchElasticEnvironment()
     elif "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:  # inside srun, not sbatch
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
-            msg = "srun started several tasks, and how many on each node is not said: give it --ntasks-per-node."
-            raise InputError(msg)
+            msg = "srun started several tasks without a number per node."
+            raise InputError(msg, "Run srun with --ntasks-per-node.")
         per_node = int(os.environ["SLURM_NTASKS_PER_NODE"])
         started, by = (per_node, int(os.environ["SLURM_NTASKS"]) // per_node), "srun"
         environment = SLURMEnvironment()
@@ -76,11 +76,8 @@ def find_processes(devices: int | None = None, nodes: int | None = None) -> Proc
         return Processes(devices or 1, nodes or 1, environment)
     asked = (devices or started[0], nodes or started[1])
     if asked != started:
-        msg = (
-            f"{by} started {_said(*started)}, and {_said(*asked)} are asked for. "
-            f"Leave --devices and --nodes out under {by}."
-        )
-        raise InputError(msg)
+        msg = f"{by} started {_describe(*started)}, but {_describe(*asked)} were requested."
+        raise InputError(msg, f"Leave out `devices` and `nodes` under {by}.")
     return Processes(*started, environment)
 
 
@@ -91,23 +88,23 @@ def make_fabric(
     *,
     unused_weights: bool = False,
 ) -> Fabric:
-    """Return Lightning's Fabric on a device, or on as many as there are processes on this machine.
+    """Return Lightning's Fabric on a device, or on one device per process on this machine.
 
     Parameters
     ----------
     device
-        As :func:`~mxsplicer.splicer.devices.find_device` takes it; without a number where there are several processes.
+        As :func:`~mxsplicer.splicer.devices.find_device` takes it; without a number for several processes.
     precision
-        ``"auto"`` is bfloat16 autocast where the processor computes it, else float32.
+        ``"auto"`` is bfloat16 autocast if the processor computes it, else float32.
     unused_weights
         Whether some steps do not use all weights: processes then look for those, which costs a little time.
     """
     processes = processes or find_processes()
     where = find_device(device)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it says twice what the settings say
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its messages repeat the settings
     if precision == "auto":
         precision = "bf16-mixed" if _computes_bf16(where.type) else "32-true"
-    # The environment is said, for Fabric would guess it: alone in a job of SLURM, a process shall not wait for others.
+    # Fabric would guess the environment, and a single process in a SLURM job would wait for others.
     plugins = [processes.environment]
     if processes.total == 1:
         devices = 1 if where.index is None else [where.index]
@@ -125,12 +122,12 @@ def make_fabric(
 
 @contextmanager
 def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
-    """Start the other processes, or meet them, for what is in the ``with`` block; only the first of them speaks."""
+    """Start or join the other processes for the ``with`` block; only the first process logs messages."""
     package = logging.getLogger("mxsplicer")
     level = package.level
     if isinstance(processes.environment, LightningEnvironment) and processes.total > 1:
         if processes.environment.local_rank() == 0:
-            os.environ[_STARTER] = str(os.getpid())  # the processes that Fabric starts now will find it
+            os.environ[_STARTER] = str(os.getpid())  # read by the processes that Fabric starts now
         elif _STARTER in os.environ:
             threading.Thread(target=_end_with, args=(int(os.environ[_STARTER]),), daemon=True).start()
     fabric.launch()
@@ -143,55 +140,55 @@ def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it was killed: it would wait for it for half an hour."""
+    """End this process soon after its parent was killed, instead of waiting for half an hour."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that writes and speaks."""
+    """Return whether this process is the one that writes files and logs messages."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def gather(fabric: Fabric, part: Tensor) -> Tensor:
-    """Return the rows (B, ...) of all processes, in their order, from those of this one.
+def gather(fabric: Fabric, own: Tensor) -> Tensor:
+    """Return the rows (B, ...) of all processes, in their order, given those of this one.
 
-    The gradient is right where every process computes the same loss from the rows, and the gradients of weights are
-    averaged over processes, as they are in training.
+    The gradient is correct if every process computes the same loss from the rows, and the gradients of weights are
+    averaged over processes, as in training.
     """
     if fabric.world_size == 1:
-        return part
-    rows: Tensor = _Gather.apply(part)  # type: ignore[no-untyped-call]
+        return own
+    rows: Tensor = _Gather.apply(own)  # type: ignore[no-untyped-call]
     return rows
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(_: Any, part: Tensor) -> Tensor:
-        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, part.contiguous())
-        return torch.cat(parts)
+    def forward(_: Any, own: Tensor) -> Tensor:
+        rows = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, own.contiguous())
+        return torch.cat(rows)
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> Tensor:
-        # The other processes find the same gradient of these rows: their sum is a multiple, nothing need be sent.
+        # The other processes compute the same gradient of these rows: the sum is a multiple, without communication.
         return gradients[0].chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 
-def _said(per_node: int, nodes: int) -> str:
+def _describe(per_node: int, nodes: int) -> str:
     return f"{per_node} process{'es' * (per_node > 1)} on {nodes} machine{'s' * (nodes > 1)}"
 
 
 def _check_devices(device: str, where: torch.device, processes: Processes) -> None:
     if ":" in device:
-        msg = f"device {device!r} is a single one, and {processes.per_node} are asked for: give {where.type!r}."
-        raise InputError(msg)
+        msg = f"`device` {device!r} is a single device, but {processes.per_node} were requested."
+        raise InputError(msg, f"Use `device={where.type!r}`.")
     if where.type == "mps":
-        msg = "there is one device 'mps'. Give --devices 1, or --device cpu."
-        raise InputError(msg)
+        msg = f"only one device 'mps' exists, but {processes.per_node} were requested."
+        raise InputError(msg, "Use `devices=1`, or `device='cpu'`.")
     if where.type == "cuda" and processes.per_node > torch.cuda.device_count():
-        msg = f"{processes.per_node} devices are asked for; PyTorch finds {torch.cuda.device_count()} here."
+        msg = f"{processes.per_node} devices were requested; PyTorch finds {torch.cuda.device_count()} here."
         raise InputError(msg)
 
 
@@ -202,7 +199,7 @@ def _computes_bf16(accelerator: str) -> bool:
 
 
 def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return ``module`` with its batch norms replaced by ones that take mean and variance over all processes."""
+    """Return ``module`` with batch norms that compute mean and variance over all processes."""
     if device.type == "cuda":
         shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return shared
@@ -216,7 +213,7 @@ def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the rows of all processes, each of which has as many: PyTorch has one for GPUs alone."""
+    """Batch norm over the rows of all processes, equally many each; PyTorch's own works only on GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, ...) normalised per channel."""

@@ -1,8 +1,8 @@
-"""The run folder: a trained encoder with all that is needed to use it elsewhere.
+"""The run folder: a trained encoder with everything that is needed to use it elsewhere.
 
 ``config.json`` (markers, patch and pixel size, normalisation, encoder, settings), ``model.safetensors`` (weights of the
-primary encoder), ``projector.safetensors`` (weights from z to the embedding e that the loss was on), ``README.md``
-(model card), ``log.jsonl`` and ``log.csv`` (how it was trained). Nothing in it is code, and reading it runs none.
+primary encoder), ``projector.safetensors`` (weights of the projector from z to e), ``README.md`` (model card),
+``log.jsonl`` and ``log.csv`` (log of the training). The folder contains no code, and reading it runs none.
 """
 
 import json
@@ -40,12 +40,11 @@ class Run:
     patch_px, pixel_size_um
         Side of a patch and size of its pixels: a slide of another pixel size needs another model.
     settings
-        What the run was trained with, as given and as resolved.
+        Settings of the training, as given and as resolved.
     results
-        What the log said at the end of the training, by name; a run may have none.
+        Last measures of the training, by name; empty if none were logged.
     projector
-        Weights from z to the embedding e, by name; none in a run from before they were kept. Embedding has no use for
-        them.
+        Weights of the projector from z to e, by name; empty in older runs. Embedding does not use them.
     """
 
     encoder: nn.Module
@@ -65,39 +64,39 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The objective it was trained with; of a class of someone's own, its name in lower case."""
+        """Name of the objective; for a user's class, its name in lower case."""
         return str(self.settings["method"]).rpartition(":")[2].lower()
 
     @property
     def has_chunks(self) -> bool:
-        """Whether runs of columns of the embedding belong to components: in a run that does not say, SpliCER's do."""
+        """Whether each component has its own columns of e; in older runs, whether the method is SpliCER."""
         return bool(self.settings.get("has_chunks", self.method == "splicer"))
 
     @property
     def hides_surroundings(self) -> bool:
-        """Whether the encoder sees the pixels of the cell alone."""
+        """Whether the encoder sees only the pixels of the cell."""
         return bool(self.settings["surroundings"] == "hide")
 
     @property
     def fills_missing(self) -> bool:
-        """Whether it was trained on slides of which some lacked markers, and so knows of their absence."""
+        """Whether it was trained on slides that lacked markers, and so accepts slides that do."""
         return bool(self.settings.get("panel") == "union")
 
     def chunk_shares(self, z: np.ndarray) -> np.ndarray | None:
-        """Return how each feature is shared out among the chunks of e, (d, n) float32.
+        """Return the share of each feature of z that goes to each chunk of e, (d, n) float32.
 
-        From z to e leads one linear layer, so the variance of an element e_r over cells is the sum over features j of
-        w_rj cov(z_j, e_r), which is what j adds to it. The share of a chunk is what j adds to its elements, over what j
-        adds to those of all chunks; where j takes away what other features bring, it adds nothing. Each row sums to 1;
-        that of a feature that adds nothing anywhere is 0.
+        One linear layer leads from z to e, so the variance of an element e_r over cells is the sum over features j of
+        w_rj cov(z_j, e_r), the contribution of j. The share of a chunk is the contribution of j to its elements,
+        divided by its contribution to those of all chunks; negative contributions count as 0. Each row sums to 1; that
+        of a feature that contributes to no chunk is 0.
 
-        None where no chunk belongs to a component (joint embedding, sigma, trident), behind hidden layers, and of a run
-        from before the projector was kept.
+        None without chunks that belong to components (joint embedding, sigma, trident), with hidden layers, and in runs
+        without the projector.
 
         Parameters
         ----------
         z
-            The representation (cells, d) of two cells or more: thousands, for shares to rely on.
+            The representation (cells, d) of at least two cells; reliable shares need thousands.
         """
         if not self.projector or not self.has_chunks or self.settings["projector_layers"] or len(z) < 2:
             return None
@@ -121,7 +120,7 @@ class Run:
     ) -> Tensor:
         """Return patches (B, C, P, P) as the encoder takes them, (B, C, P, P) float32 on ``device``.
 
-        Markers whose numbers are ``missing`` are shown at their mean over the training cells, whatever patches hold.
+        The ``missing`` markers, by index, are set to their mean over the training cells, whatever is in the patches.
         """
         x = self.normalization(patches, regions if self.hides_surroundings else None, device=device)
         if missing:
@@ -129,7 +128,7 @@ class Run:
         return x
 
     def fingerprint(self) -> str:
-        """Return a short name of the weights."""
+        """Return the fingerprint of the weights."""
         assert self.path is not None, "only a saved run has a fingerprint"
         return fingerprint(self.path / "model.safetensors")
 
@@ -155,29 +154,29 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def load_run(path: str | Path, *, encoder: str = "") -> Run:
-    """Open a run folder, or the result folder that holds one, on the CPU.
+    """Open a run folder, or a result folder that contains one, on the CPU.
 
     Parameters
     ----------
     encoder
-        Of a run that was trained with a class of someone's own, that class, ``"module:Class"``. It is imported because
-        you name it here, and never because the folder does. Other runs have no need of it.
+        For a run that was trained with a user's class: that class, ``"module:Class"``. It is imported because you name
+        it here, never because the folder does. Other runs do not need it.
 
     Raises
     ------
     InputError
-        If it is no run folder, is damaged, or its encoder is a class that was not given.
+        If the folder is not a run or is damaged, or its encoder is a class that is not given.
     """
     path = Path(path)
     path = path / "run" if (path / "run" / "config.json").is_file() else path
     if not (path / "config.json").is_file():
-        msg = f"{path} is not a run folder: it has no config.json. Make one with `mxsplicer train`."
-        raise InputError(msg)
+        msg = f"{path} is not a run folder: it has no config.json."
+        raise InputError(msg, "Make one with `mxsplicer train`.")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if config.get("format") != "mxsplicer run" or config["version"] > _VERSION:
-            msg = f"{path} was written by another version of mxsplicer (format {config.get('version')}): update it."
-            raise InputError(msg)
+            msg = f"{path} was written by another version of mxsplicer (format {config.get('version')})."
+            raise InputError(msg, "Update mxsplicer.")
         settings, markers = config["settings"], tuple(config["markers"])
         if is_importable(settings["encoder"]):
             settings["encoder"] = _trusted(path, settings["encoder"], encoder)
@@ -196,22 +195,19 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
             projector=load_file(projector) if projector.is_file() else {},
         )
     except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
-        msg = f"run folder {path} is damaged ({type(error).__name__}: {error}). Copy it again or train anew."
-        raise InputError(msg) from error
+        msg = f"run folder {path} is damaged ({type(error).__name__}: {error})."
+        raise InputError(msg, "Copy it again, or train again.") from error
 
 
 def _trusted(path: Path, named: str, given: str) -> str:
     if not is_importable(given):
-        msg = (
-            f"the encoder of run {path} is a class of its author's own, {named}, and no code is run because a file "
-            "names it."
-        )
-        raise InputError(msg, f"If you trust it and have it here, pass `encoder={named!r}`.")
+        msg = f"the encoder of run {path} is its author's class {named}, and no code is run because a file names it."
+        raise InputError(msg, f"If you have this class and trust it, pass `encoder={named!r}`.")
     return given
 
 
 def untrained(run: Run, *, seed: int = 0) -> Run:
-    """Return a copy of a run whose encoder never learned: the baseline that any training has to beat."""
+    """Return a copy of a run with an untrained encoder: the baseline that any training must beat."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = run.settings
@@ -229,10 +225,10 @@ def check_panel(
     in_file: Sequence[str] = (),
     fill_missing: bool = False,
 ) -> list[int]:
-    """Return the slide's channel for each marker of the run, matched by name, or raise where one is missing.
+    """Return the slide's channel for each marker of the run, matched by name, or raise if one is missing.
 
-    The message shows the names of the slide and the model side by side; and those ``in_file``, where the user gave
-    others. With ``fill_missing`` a marker that is missing has channel -1 instead, unless all are.
+    The message shows the names of the slide and the model in two columns, and those ``in_file`` if the user renamed
+    them. With ``fill_missing`` a missing marker has channel -1 instead, unless all are missing.
     """
     missing = [marker for marker in run.markers if marker not in markers]
     if missing and (not fill_missing or len(missing) == len(run.markers)):
@@ -240,15 +236,12 @@ def check_panel(
     if abs(pixel_size_um / run.pixel_size_um - 1) > 0.05:
         msg = (
             f"slide {slide_name!r} has pixels of {pixel_size_um:g} µm and the model was trained on "
-            f"{run.pixel_size_um:g} µm. Give a slide or pyramid level of that pixel size, or train a model on this one."
+            f"{run.pixel_size_um:g} µm."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Use a slide or pyramid level of that pixel size, or train a model on this one.")
     if patch_px != run.patch_px:
-        msg = (
-            f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px: leave "
-            f"--patch-size-um out, or give {run.settings['patch_size_um']:g}."
-        )
-        raise InputError(msg)
+        msg = f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px."
+        raise InputError(msg, f"Leave out `patch_size_um`, or pass `patch_size_um={run.settings['patch_size_um']:g}`.")
     places = {marker: channel for channel, marker in enumerate(markers)}
     return [places.get(marker, -1) for marker in run.markers]
 
@@ -295,20 +288,20 @@ tags:
 
 # Encoder of single cells in multiplex images
 
-It turns the picture of a cell, {len(run.markers)} markers in {run.patch_px} x {run.patch_px} px of
-{run.pixel_size_um:g} µm, into {run.features} numbers.
+It encodes the patch of a cell, {len(run.markers)} markers in {run.patch_px} x {run.patch_px} px of
+{run.pixel_size_um:g} µm, as {run.features} features.
 
 ## Use
 
     mxsplicer embed SLIDE --model {run.path.name if run.path else "RUN"}
 
-or in Python `mxsplicer.load_run(...)` and `mxsplicer.embed(...)`. The folder holds data and no code.
+or in Python `mxsplicer.load_run(...)` and `mxsplicer.embed(...)`. The folder contains data and no code.
 
 ## Input
 
-The slide needs all of these markers, found by name, and pixels of {run.pixel_size_um:g} µm, within 5 %.
-Intensities are clipped to the range given, their logarithm is taken, and they are centred and scaled by mean and
-standard deviation over the training cells.
+The slide needs all of these markers, matched by name, and pixels of {run.pixel_size_um:g} µm, within 5 %.
+Intensities are clipped to the range below, transformed to log(1 + x), and centred and scaled by mean and standard
+deviation over the training cells.
 
 {markers}
 
@@ -324,25 +317,25 @@ Trained by `{run.method}` on {settings["n_cells"]:,} cells of {len(slides)} slid
 
 {results if run.results else "None were recorded."}
 
-How well features tell cells apart depends on the tissue and the question: `mxsplicer embed --labels` scores them beside
-mean intensities.
+How well features distinguish cells depends on the tissue and the question: `mxsplicer embed --labels` scores them next
+to mean intensities.
 
 ## Limits
 
 - For slides of the same panel, stained and imaged alike. Other antibodies, instruments or tissues shift the features;
-  look whether the slide can be read from them before comparing slides.
-- It sees nothing beyond the markers above, and no difference between intensities beyond the ranges above.
+  check whether the slide can be predicted from them before comparing slides.
+- It sees only the markers above, and no difference between intensities outside the ranges above.
 - A research tool, not for diagnosis.
 """
 
 
 _METHODS = {
-    "splicer": "SpliCER holds a chunk of the embedding to each component of the patch (Farndale, Henderson, Roberts, \
-Yuan, arXiv 2503.07444).",
-    "joint": "Joint embedding holds two views of a cell to each other.",
-    "sigma": "Sigma-JE holds the whole embedding to each component of the patch (arXiv 2503.07444).",
-    "trident": "TriDeNT holds two views of a cell to each other and to each component of the patch (Farndale, Insall, \
-Yuan, arXiv 2312.02111).",
+    "splicer": "SpliCER has a joint-embedding loss between each chunk of the embedding and one component of the patch \
+(Farndale, Henderson, Roberts, Yuan, arXiv 2503.07444).",
+    "joint": "Joint embedding has a loss between two views of a cell.",
+    "sigma": "Sigma-JE has a loss between the whole embedding and each component of the patch (arXiv 2503.07444).",
+    "trident": "TriDeNT has losses between two views of a cell, and between each view and each component of the patch \
+(Farndale, Insall, Yuan, arXiv 2312.02111).",
 }
 
 

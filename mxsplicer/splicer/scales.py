@@ -1,7 +1,7 @@
-"""A scale of its own for each slide: where staining differs from slide to slide, each is normalised by its own numbers.
+"""Normalisation per slide, for slides whose staining differs.
 
-In training the slides are mixed in a batch, which knows of no slides. So every store is seen through
-:func:`on_one_scale`, which brings intensities to a scale on which all slides have the same mean and spread.
+In training, batches mix cells of all slides and do not know the slide of a cell. So every store is read through
+:func:`on_one_scale`, which transforms intensities to a scale on which all slides have the same mean and spread.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ _MIDDLE, _MOST = 16.0, 40.0
 
 
 def has_own_scales(run: Run) -> bool:
-    """Return whether a run was trained on slides that were each normalised by their own numbers."""
+    """Return whether a run was trained with normalisation per slide."""
     return bool(run.settings.get("normalization", "common") == "slide")
 
 
 def of_store(run: Run, store: PatchStore, channels: Sequence[int]) -> Run:
-    """Return a run as it takes patches of one store: with the store's own normalisation, where the run asks for it."""
+    """Return a run with the normalisation of one store, if it was trained with normalisation per slide."""
     if not has_own_scales(run):
         return run
     own = measure_normalization([store], seed=run.settings["seed"])[0]
@@ -39,13 +39,13 @@ def common_scale(n_markers: int) -> Normalization:
 
 
 def in_order(normalization: Normalization, channels: Sequence[int]) -> Normalization:
-    """Return the normalisation of some channels of a slide, in this order; what stands at a channel -1 says nothing."""
+    """Return the normalisation of some channels of a slide, in this order; those at a channel -1 are meaningless."""
     places = torch.tensor([max(channel, 0) for channel in channels])
     return Normalization(*(getattr(normalization, name)[places] for name in ("low", "high", "mean", "std")))
 
 
 def on_one_scale(stores: Sequence[PatchStore], *, seed: int) -> list[PatchStore]:
-    """Return stores whose intensities are each brought from the store's own scale to :func:`common_scale`."""
+    """Return stores whose intensities are transformed from the scale of each store to :func:`common_scale`."""
     views = []
     for store in stores:
         normalization = measure_normalization([store], seed=seed)[0]

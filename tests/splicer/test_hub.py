@@ -1,4 +1,4 @@
-"""The hub is played by a folder; that its calls are those of the real client is looked up in its signatures."""
+"""A folder stands in for the hub; its calls are checked against the signatures of the real client."""
 
 import inspect
 import json
@@ -48,7 +48,7 @@ class Hub:
         return [".gitattributes", *files]
 
     def hf_hub_download(self, *arguments, **options):
-        """Copy a file, and leave notes beside it as the client does."""
+        """Copy a file, and leave notes next to it as the client does."""
         given = self._as_client("hf_hub_download", arguments, options)
         (given["local_dir"] / ".cache").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.folder / given["repo_id"] / given["filename"], given["local_dir"])
@@ -96,7 +96,7 @@ def test_a_repository_with_anything_but_a_run_is_refused_and_nothing_fetched(run
     (tmp_path / "hub/lab/cells" / strange).parent.mkdir(exist_ok=True)
     (tmp_path / "hub/lab/cells" / strange).write_bytes(b"import os")
 
-    with pytest.raises(InputError, match=f"no part of a run: {strange}. Nothing was fetched"):
+    with pytest.raises(InputError, match=f"do not belong to a run: {strange}. Nothing was downloaded"):
         pull("lab/cells", tmp_path / "pulled", hub=hub)
     assert [file.name for file in tmp_path.iterdir()] == ["hub"]
 
@@ -104,7 +104,7 @@ def test_a_repository_with_anything_but_a_run_is_refused_and_nothing_fetched(run
 def test_a_repository_without_a_run_is_refused(hub, tmp_path):
     hub.create_repo("lab/empty", private=True, exist_ok=True)
 
-    with pytest.raises(InputError, match=r"no config\.json and no model\.safetensors"):
+    with pytest.raises(InputError, match=r"lacks config\.json and model\.safetensors"):
         pull("lab/empty", tmp_path / "pulled", hub=hub)
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_names_a_class_is_not_imported(run, hub, tmp_path):
 
 
 def test_what_the_hub_refuses_is_told_in_a_sentence(hub, tmp_path):
-    with pytest.raises(InputError, match=r"the hub did not do it for 'nobody/nothing' \(OSError: 404 Client Error\)"):
+    with pytest.raises(InputError, match=r"the hub refused repository 'nobody/nothing' \(OSError: 404 Client Error\)"):
         pull("nobody/nothing", tmp_path / "pulled", hub=hub)
 
 
@@ -158,11 +158,11 @@ def test_a_run_whose_encoder_is_someones_own_is_pushed_and_pulled_where_that_is_
     named = "own_of_hub:Shallow"
     recipe = Recipe(encoder=named, component_width=4, batch_size=8, epochs=1)
     run = training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=recipe, device="cpu")
-    with pytest.raises(InputError, match=f"pass `encoder='{named}'`"):
+    with pytest.raises(InputError, match=f"pass `encoder={named!r}`"):
         push(run.path, "lab/cells", hub=hub)
     push(run.path, "lab/cells", encoder=named, hub=hub)
 
-    with pytest.raises(InputError, match=f"pass `encoder='{named}'`"):
+    with pytest.raises(InputError, match=f"pass `encoder={named!r}`"):
         pull("lab/cells", tmp_path / "pulled", hub=hub)
     pulled = pull("lab/cells", tmp_path / "pulled", encoder=named, hub=hub)
 

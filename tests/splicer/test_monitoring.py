@@ -41,7 +41,7 @@ def test_a_chunk_that_explodes_is_named_once_with_what_to_do(store, tmp_path, ca
 
     said = [message for message in caplog.messages if "chunk CD20 is exploding at step" in message]
     assert len(said) == 1
-    assert "Lower --learning-rate" in said[0]
+    assert "Use a lower learning rate" in said[0]
     assert [warning for line in lines(tmp_path / "run") for warning in line.get("warnings", [])] == caplog.messages
 
 
@@ -68,7 +68,7 @@ def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, 
 
     said = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
     assert len(said) == 1
-    assert "does not follow its component CD20" in said[0]
+    assert "does not correlate with its component CD20" in said[0]
 
 
 def test_a_chunk_that_follows_its_component_by_chance_alone_is_dead_after_a_while():
@@ -180,10 +180,10 @@ def test_a_probe_reads_what_is_there_and_not_what_is_not(store):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([], "labels of 0 slides are given, and patches of 1"),
-        ([["T"] * 5], "5 labels are given for slide 'tiny', which has 126 cells"),
-        ([["T"] * 126], "1 of 1 classes have 5 cells in both halves"),
-        ([[None] * 124 + ["T", "B"]], "0 of 2 classes have 5 cells"),
+        ([], "`labels` has 0 slides, but there are patches of 1"),
+        ([["T"] * 5], "`labels` has 5 labels for slide 'tiny', which has 126 cells"),
+        ([["T"] * 126], "1 of 1 classes of the labels have 5 cells in both halves"),
+        ([[None] * 124 + ["T", "B"]], "0 of 2 classes of the labels have 5 cells"),
     ],
 )
 def test_labels_that_cannot_be_probed_are_refused_before_anything_is_written(store, tmp_path, labels, message):

@@ -57,7 +57,7 @@ def run(own, store, tmp_path):
 
 def test_a_run_never_imports_the_class_that_it_names(run, tmp_path):
     with pytest.raises(
-        InputError, match=r"own, own_module:Mine, and no code is run .* pass `encoder='own_module:Mine'`"
+        InputError, match=r"its author's class own_module:Mine, and no code is run .* pass `encoder='own_module:Mine'`"
     ):
         load_run(tmp_path / "run")
 

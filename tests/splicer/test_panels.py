@@ -119,7 +119,7 @@ def test_a_model_of_any_marker_is_trained_and_takes_slides_that_lack_some(stores
 def test_panels_that_differ_are_refused_unless_it_is_said_what_to_do(stores, tmp_path):
     with pytest.raises(InputError, match=r"differ in their markers: CD20, CD3e.* `panel='shared'`, .* `panel='union'`"):
         train(stores, tmp_path / "run", recipe=SMALL, device="cpu")
-    with pytest.raises(InputError, match="there is no panel 'all'"):
+    with pytest.raises(InputError, match="panel 'all' not found"):
         train(stores, tmp_path / "run", recipe=SMALL, panel="all", device="cpu")
     with pytest.raises(InputError, match="`width_rule='variance'` needs slides of one panel"):
         train(stores, tmp_path / "run", recipe=replace(SMALL, width_rule="variance"), panel="union", device="cpu")

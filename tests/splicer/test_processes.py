@@ -198,11 +198,11 @@ def test_processes_are_those_that_were_started_or_asked_for(monkeypatch, started
     assert (found.per_node, found.nodes) == expected
 
 
-def test_processes_that_contradict_what_was_started_are_refused(monkeypatch):
+def test_processes_other_than_those_that_were_started_raise(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(InputError, match=r"torchrun started 2 processes on 1 machine, and 4 processes on 1 machine"):
+    with pytest.raises(InputError, match=r"torchrun started 2 processes on 1 machine, but 4 processes on 1 machine"):
         find_processes(4)
 
 
@@ -215,14 +215,14 @@ def test_srun_without_tasks_per_node_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("cpu:0", "is a single one, and 2 are asked for"), ("abacus", "cannot be used here")]
+    ("device", "message"), [("cpu:0", "is a single device, but 2 were requested"), ("abacus", "cannot be used here")]
 )
 def test_several_processes_need_a_device_for_each(device, message):
     with pytest.raises(InputError, match=message):
         make_fabric(device, processes=find_processes(2))
 
 
-def test_a_batch_that_cannot_be_shared_alike_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a batch of 16 cells cannot be shared among 1 process and 3 parts"):
+def test_a_batch_that_cannot_be_divided_equally_raises(tmp_path):
+    with pytest.raises(InputError, match=r"a batch of 16 cells cannot be divided among 1 process and 3 micro-batches"):
         training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=replace(SMALL, accumulate=3))
     assert list(tmp_path.iterdir()) == []

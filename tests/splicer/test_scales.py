@@ -51,7 +51,7 @@ def test_features_of_a_slide_do_not_change_with_its_gain(stores, tmp_path):
     spread = a.std(axis=0)
     assert np.abs(a - b)[:, spread > 0].mean() < 0.05 * spread.mean()
     assert set(adata.uns["mxsplicer"]["normalization"]) == {"tiny", "brighter"}
-    with pytest.raises(InputError, match="normalised each by its own numbers, and for 'tiny' none are given"):
+    with pytest.raises(InputError, match="slide 'tiny' comes without them"):
         embed(run, stores, device="cpu")
 
 
