@@ -30,7 +30,7 @@ def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
     Raises
     ------
     InputError
-        If the file is no GeoJSON, its outlines lie beyond the slide, or no cell lies in one.
+        If the file is not GeoJSON, its outlines lie beyond the slide, or no cell lies in one.
     """
     outlines = read_polygons(Path(path), slide.shape_px)
     inside = outlines_at(outlines, cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy()) > 0

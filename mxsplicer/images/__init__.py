@@ -1,1 +1,1 @@
-"""Slide images: reading them lazily, their markers and their tiles."""
+"""Slide images: read them lazily, with their markers and tiles."""

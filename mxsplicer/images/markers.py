@@ -1,4 +1,4 @@
-"""Marker names: from a table beside the slide, agreed with the file's own, made distinct, and the nuclear one."""
+"""Marker names: read them from a table, compare them with those of the file, make them unique, find the nuclear one."""
 
 import csv
 import logging
@@ -13,19 +13,19 @@ from mxsplicer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What the column of marker names is called by mcmicro, steinbock, MAUI, SpatialTIS, ImageJ and people.
+# Headers of the column of marker names in tables of mcmicro, steinbock, MAUI, SpatialTIS, ImageJ and others.
 _NAME_COLUMNS = ("marker_name", "marker", "markers", "name", "target", "biomarker", "channel_name", "label", "antibody")
-_NUMBER_COLUMNS = ("channel_number", "channel")  # the latter is steinbock's for metals, others' for numbers
+_NUMBER_COLUMNS = ("channel_number", "channel")  # `channel` holds metals in steinbock, numbers elsewhere
 _TRUE, _FALSE = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f", "no", "n")
 
-# Names that a writer makes up where nobody gave one: "Channel 3", "Channel:0:2", "c07", "12".
+# Names that programs generate if the user gave none: "Channel 3", "Channel:0:2", "c07", "12".
 _MADE_UP = re.compile(r"(channel|ch|c|image|page|plane|slice|name|marker|unnamed|unknown)?[\s_:#.-]*\d+([:_.-]\d+)*")
 
 _CONTROL = (
     r"^af[\s_-]?\d*$|auto[\s_-]?fluo|^argo[\s_-]?\d|blank|^background|^bg[\s_-]?\d*$|^empty|no[\s_-]?antibody|^negative"
     r"|^unstained|isotype|^igg\d?([\s_-]?\d+)?$"
 )
-# Best first. A channel per staining cycle (DNA1, DNA2, ...) is normal: the first is taken.
+# Best first. Of several nuclear channels, one per staining cycle (DNA1, DNA2, ...), the first is used.
 _NUCLEAR = (
     "hoechst",
     "dapi",
@@ -42,15 +42,15 @@ _NUCLEAR = (
 
 @dataclass(frozen=True)
 class Panel:
-    """Names of channels as somebody gives them, in the order of the channels."""
+    """Given names of channels, in the order of the channels."""
 
     names: tuple[str, ...]
-    source: str = "given"  # for people: the table's file name
+    source: str = "given"  # name of the table's file, for messages
     unwanted: tuple[bool, ...] = ()  # rows with 0 in steinbock's `keep`, or true in mcmicro's `remove`
-    cycles: tuple[str, ...] = ()  # of staining, where the table tells
+    cycles: tuple[str, ...] = ()  # staining cycle of each row, if the table has that column
 
     def only(self, rows: Sequence[int]) -> "Panel":
-        """Return some of the rows."""
+        """Return a panel of some of the rows."""
         return Panel(
             tuple(self.names[row] for row in rows),
             self.source,
@@ -60,26 +60,26 @@ class Panel:
 
 
 def read_panel(path: str | Path) -> Panel:
-    """Return the marker names of a table, one row per channel, in the order of the channels.
+    """Read the marker names of a table, one row per channel, in the order of the channels.
 
-    Understood are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, with commas,
+    Supported are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, with commas,
     semicolons or tabs between its columns, in UTF-8 or UTF-16.
 
     Parameters
     ----------
     path
-        The table. Its names stand in a column called ``marker_name``, ``name``, ``target`` or alike; without such a
-        header, in the first column that does not hold numbers. Rows are sorted by a column ``channel_number``, and
-        marked as unwanted where a column ``remove`` says true or a column ``keep`` says false.
+        The table. Names are read from a column called ``marker_name``, ``name``, ``target`` or similar; without such a
+        header, from the first column that does not hold numbers. Rows are sorted by a column ``channel_number``, and
+        marked as unwanted if a column ``remove`` is true or a column ``keep`` is false.
 
     Raises
     ------
     InputError
-        If there is no such table, it is not text, a channel has no name, or the channel numbers have holes.
+        If the table is missing or not text, a channel has no name, or channel numbers are missing.
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"there is no marker table {path}."
+        msg = f"marker table {path} not found."
         raise InputError(msg)
     rows = _rows(path)
     header = [field.lower() for field in rows[0]]
@@ -90,7 +90,7 @@ def read_panel(path: str | Path) -> Panel:
     names = _names(path, rows[1:], header.index(known[0]), first_row=2)
     columns = {name: [row[i] if i < len(row) else "" for row in rows[1:]] for i, name in enumerate(header)}
     unwanted = [
-        _said(path, "keep", keep, default=True) is False or _said(path, "remove", remove, default=False) is True
+        _is_true(path, "keep", keep, default=True) is False or _is_true(path, "remove", remove, default=False) is True
         for keep, remove in zip(*(columns.get(one, [""] * len(names)) for one in ("keep", "remove")), strict=True)
     ]
     cycles = columns.get("cycle_number", columns.get("cycle", []))
@@ -99,19 +99,19 @@ def read_panel(path: str | Path) -> Panel:
 
 
 def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name: str) -> Panel:
-    """Return the rows of a panel that are the channels of a file, or raise where the two contradict each other.
+    """Return the rows of a panel that are the channels of a file, or raise if the two contradict each other.
 
-    The panel wins over the file's names, which is logged. It is refused where its number of rows is not that of the
-    channels, and where it has a name of the file at another place: then one of the two is mislabelled.
+    The panel overrides the names in the file, which is logged. It is refused if it has another number of rows than the
+    file has channels, or if it has a name of the file at another channel: then one of the two is mislabelled.
 
     Parameters
     ----------
     panel
-        What the user gave. Where the image lacks its unwanted rows, they are left out; else they stay, marked.
+        Names given by the user. Unwanted rows are left out if the image lacks them; otherwise they stay, marked.
     in_file
-        Names in the file, one per channel; None where it has none.
+        Names in the file, one per channel; None if it has none.
     name
-        The file, for people.
+        Name of the file, for messages.
     """
     columns = ("in the file", f"in {panel.source}" if panel.source != "given" else "given")
     everything = range(len(panel.names))
@@ -138,8 +138,8 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
     ]
     if any(not _MADE_UP.fullmatch(one) for one in moved):
         msg = (
-            f"the names in {name} stand at other channels than those {columns[1]}, so one of the two is mislabelled. "
-            "Mend the table; or leave it out, and where the file is wrong mend it by --rename OLD=NEW. Rows that "
+            f"the names in {name} belong to other channels than those {columns[1]}, so one of the two is mislabelled. "
+            "Correct the table; or leave it out and, if the file is wrong, rename its markers by `rename`. Rows that "
             f"differ are marked:\n{side_by_side([(str(i), *pair) for i, pair in enumerate(pairs, 1)], columns)}"
         )
         raise InputError(msg)
@@ -154,12 +154,12 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
 
 
 def side_by_side(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
-    """Return names as lines of a table, those rows marked in which they differ.
+    """Return names as lines of a table, with rows that differ marked.
 
     Parameters
     ----------
     rows
-        Number of the channel, then its name by each source; an empty text where a source has none.
+        Number of the channel, then its name in each source, empty if a source has none.
     headings
         The sources.
 
@@ -180,7 +180,7 @@ def side_by_side(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
 
 
 def distinct(names: Sequence[str], cycles: Sequence[str] = ()) -> tuple[str, ...]:
-    """Keep repeated names apart: the second ``DNA`` becomes ``DNA_2``, or takes the number of its staining cycle.
+    """Make repeated names unique: the second ``DNA`` becomes ``DNA_2``, or gets the number of its staining cycle.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def distinct(names: Sequence[str], cycles: Sequence[str] = ()) -> tuple[str, ...
 
 
 def find_nuclear_marker(markers: Sequence[str]) -> str | None:
-    """Return the marker that stains nuclei, judged by its name, or None.
+    """Return the marker that stains nuclei, recognised by its name, or None.
 
     Examples
     --------
@@ -220,12 +220,12 @@ def find_nuclear_marker(markers: Sequence[str]) -> str | None:
 
 
 def is_nuclear(marker: str) -> bool:
-    """Return whether a marker stains nuclei, judged by its name."""
+    """Return whether the name of a marker is that of a nuclear stain."""
     return find_nuclear_marker([marker]) is not None
 
 
 def is_control(marker: str) -> bool:
-    """Return whether a channel stains nothing, judged by its name: autofluorescence, a blank, a background.
+    """Return whether the name of a channel is that of a control: autofluorescence, a blank, a background.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def is_control(marker: str) -> bool:
 
 
 def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
-    """Return what ``OLD=NEW`` texts say.
+    """Parse texts ``OLD=NEW`` into new names by old names.
 
     Examples
     --------
@@ -247,11 +247,11 @@ def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         old, equals, new = (part.strip() for part in pair.rpartition("="))
         if not (old and equals and new):
-            msg = f"--rename {pair!r} is not OLD=NEW: give the name in the slide, an equals sign, and the new name."
-            raise InputError(msg)
+            msg = f"`rename` {pair!r} is not OLD=NEW."
+            raise InputError(msg, "Give the name in the slide, an equals sign, and the new name.")
         if renames.setdefault(old, new) != new:
-            msg = f"--rename gives {old!r} two names, {renames[old]!r} and {new!r}. Give one."
-            raise InputError(msg)
+            msg = f"`rename` gives {old!r} two names, {renames[old]!r} and {new!r}."
+            raise InputError(msg, "Give one.")
     return renames
 
 
@@ -261,46 +261,46 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"marker table {path.name} is not text in UTF-8 ({error.reason}). Save it as CSV in UTF-8."
-        raise InputError(msg) from error
+        msg = f"marker table {path.name} is not text in UTF-8 ({error.reason})."
+        raise InputError(msg, "Save it as CSV in UTF-8.") from error
     if "\0" in text:
-        msg = f"marker table {path.name} is not text: it holds zero bytes. Save it as CSV in UTF-8."
-        raise InputError(msg)
+        msg = f"marker table {path.name} is not text: it holds zero bytes."
+        raise InputError(msg, "Save it as CSV in UTF-8.")
     lines = text.splitlines()
     delimiter = max(",;\t", key=next((line for line in lines if line.strip()), "").count)
     try:
         rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error as error:
-        msg = f"marker table {path.name} is not a table ({error}). Save it as CSV in UTF-8."
-        raise InputError(msg) from error
+        msg = f"marker table {path.name} is not a table ({error})."
+        raise InputError(msg, "Save it as CSV in UTF-8.") from error
     rows = [row for row in rows if any(row)]
     if not rows:
-        msg = f"marker table {path.name} is empty. Give one row per channel."
-        raise InputError(msg)
+        msg = f"marker table {path.name} is empty."
+        raise InputError(msg, "Give one row per channel.")
     return rows
 
 
 def _names(path: Path, rows: Sequence[Sequence[str]], column: int, *, first_row: int) -> list[str]:
     names = [row[column] if column < len(row) else "" for row in rows]
     if "" in names:
-        msg = f"marker table {path.name} has no name in row {names.index('') + first_row}. Name every channel."
-        raise InputError(msg)
+        msg = f"marker table {path.name} has no name in row {names.index('') + first_row}."
+        raise InputError(msg, "Name every channel.")
     if not names:
-        msg = f"marker table {path.name} has a header and no rows. Give one row per channel."
-        raise InputError(msg)
+        msg = f"marker table {path.name} has a header and no rows."
+        raise InputError(msg, "Give one row per channel.")
     return names
 
 
-def _said(path: Path, column: str, field: str, *, default: bool) -> bool:
+def _is_true(path: Path, column: str, field: str, *, default: bool) -> bool:
     word = field.lower()
     if word and word not in _TRUE + _FALSE:
-        msg = f"marker table {path.name} says {field!r} in its column {column!r}; write TRUE or FALSE."
-        raise InputError(msg)
+        msg = f"marker table {path.name} has {field!r} in its column {column!r}."
+        raise InputError(msg, "Write TRUE or FALSE.")
     return word in _TRUE if word else default
 
 
 def _order(path: Path, columns: Mapping[str, Sequence[str]]) -> list[int]:
-    """Return the rows in the order of their channel numbers, or as they stand where there are none."""
+    """Return the rows in the order of their channel numbers, or in their own order if they have none."""
     n = len(next(iter(columns.values())))
     name = next((one for one in _NUMBER_COLUMNS if one in columns and all(map(_is_number, columns[one]))), None)
     if name is None:
@@ -308,26 +308,24 @@ def _order(path: Path, columns: Mapping[str, Sequence[str]]) -> list[int]:
     numbers = [float(field) for field in columns[name]]
     cycles = columns.get("cycle_number", [])
     if len(set(numbers)) < n and cycles and all(map(_is_number, cycles)):
-        # Counted anew in each cycle.
+        # Channels are counted from 1 in each cycle.
         keys = [(float(cycle), number) for cycle, number in zip(cycles, numbers, strict=True)]
     else:
         keys = [(0.0, number) for number in numbers]
     order = sorted(range(n), key=keys.__getitem__)
     for before, after in pairwise(order):
         if keys[before] == keys[after]:
-            msg = f"marker table {path.name} gives the {name} {numbers[after]:g} twice. Number every channel once."
-            raise InputError(msg)
+            msg = f"marker table {path.name} gives the {name} {numbers[after]:g} twice."
+            raise InputError(msg, "Number every channel once.")
         if keys[before][0] == keys[after][0] and numbers[after] - numbers[before] != 1:
-            msg = (
-                f"marker table {path.name} has no {name} between {numbers[before]:g} and {numbers[after]:g}. Give one "
-                "row per channel of the image, and say TRUE in a column 'remove' where a channel is not wanted."
-            )
-            raise InputError(msg)
+            msg = f"marker table {path.name} has no {name} between {numbers[before]:g} and {numbers[after]:g}."
+            remedy = "Give one row per channel, and write TRUE into a column 'remove' for channels that are not wanted."
+            raise InputError(msg, remedy)
     return order
 
 
 def _aligned(in_file: Sequence[str], names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return rows for :func:`side_by_side` in which a name that one source lacks stands beside nothing."""
+    """Return rows for :func:`side_by_side`, aligned, with an empty field for a name that one source lacks."""
     rows = []
     matcher = SequenceMatcher(None, [_bare(one) for one in in_file], [_bare(one) for one in names], autojunk=False)
     for _, a0, a1, b0, b1 in matcher.get_opcodes():

@@ -37,15 +37,15 @@ UM_PER_UNIT = {
     "meter": 1e6,
     "angstrom": 1e-4,
 }
-_LARGEST_CHUNK = 1 << 31  # bytes: what zarr's compressors can hold, and what a laptop can decode at once
-_MOST_PIXELS = 1 << 44  # of an image: absent chunks are allowed, so that a wrong shape shows by nothing else
+_LARGEST_CHUNK = 1 << 31  # bytes: the limit of zarr's compressors, and what a laptop can decode at once
+_MOST_PIXELS = 1 << 44  # of an image: since chunks may be absent, nothing else reveals a wrong shape
 _LABEL_CHUNK_PX = {"0.4": 1024, "0.5": 512}  # of every level that is written, by version
 _COARSEST_LABELS_PX = 512  # the longest side of the coarsest level that is written
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrGroup:
-    """A zarr group and the OME-NGFF attributes of it."""
+    """A zarr group and its OME-NGFF attributes."""
 
     location: Location
     zarr_format: int
@@ -53,27 +53,27 @@ class ZarrGroup:
 
     @property
     def name(self) -> str:
-        """What to call it in a message."""
+        """Name of the group for messages."""
         return name_of(self.location)
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrSeries:
-    """A multiscale image, axes of length one left out but for Y and X."""
+    """A multiscale image without axes of length one, except Y and X."""
 
     image: LazyImage  # axes as in `axes`
     pyramid: tuple[LazyImage, ...]  # coarser levels, same axes
     axes: str  # "CYX", "YX", "TCYX", ... in this order
     tile_px: tuple[int, int]
-    storage: str  # version and compression, for people
+    storage: str  # version and compression, as text
     pixel_size: float | None  # along X at the finest level, in `unit`
     aspect: float  # height of a pixel, as a multiple of its width
     unit: str | None
-    labels: tuple[str, ...]  # omero's, of each channel; "" where one has none
+    labels: tuple[str, ...]  # of each channel, from omero; "" if it has none
 
 
 def open_group(path: Path | str) -> ZarrGroup | None:
-    """Read the attributes of a zarr group; None where there is no group."""
+    """Read the attributes of a zarr group; return None if there is no group."""
     location = locate(path)
     document = _document(location, "zarr.json")
     if document is not None:
@@ -99,7 +99,7 @@ def open_series(group: ZarrGroup) -> ZarrSeries:
         raise
     except OSError as error:
         raise unreachable(group.location, error) from error
-    except Exception as error:  # broken metadata surfaces in zarr as almost any exception
+    except Exception as error:  # broken metadata raises almost any exception in zarr
         raise _broken(group, f"{type(error).__name__}: {error}") from error
 
 
@@ -109,16 +109,16 @@ def open_labels(path: Path | str) -> list[LazyImage] | None:
     Parameters
     ----------
     path
-        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself or its ``labels``, where that holds one label image.
+        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself or its ``labels`` if that holds one label image.
 
     Returns
     -------
-    Its levels, finest first, or None where ``path`` is no zarr group (a zarr array is none).
+    Its levels, finest first, or None if ``path`` is not a zarr group (but, for instance, a zarr array).
 
     Raises
     ------
     InputError
-        If there is no label image or several to choose from, or its axes or numbers cannot be labels.
+        If no label image or several are found, or its axes or numbers cannot be labels.
     """
     group = open_group(path)
     if group is None:
@@ -131,24 +131,24 @@ def open_labels(path: Path | str) -> list[LazyImage] | None:
     if names is not None:
         if len(names) != 1:
             choice = f"Give one of them: {', '.join(absolute(below(group.location, name)) for name in names[:20])}."
-            msg = f"{group.name} holds {len(names)} label images. {choice if names else 'Give a mask.'}"
-            raise InputError(msg)
+            msg = f"{group.name} holds {len(names)} label images."
+            raise InputError(msg, choice if names else "Give a mask.")
         place = below(group.location, names[0])
         found = open_group(place)
         if found is None:
-            msg = f"{group.name} lists the labels {names[0]!r}, but there is no zarr group {place}."
+            msg = f"{group.name} lists the labels {names[0]!r}, but no zarr group {place} was found."
             raise InputError(msg)
         group = found
     if "multiscales" not in group.attributes:
-        msg = f"{group.name} is a zarr group without labels. Give a label image, such as slide.ome.zarr/labels/cells."
-        raise InputError(msg)
+        msg = f"{group.name} is a zarr group without labels."
+        raise InputError(msg, "Give a label image, such as slide.ome.zarr/labels/cells.")
     series = open_series(group)
     if series.axes not in ("YX", "XY") or series.image.dtype.kind not in "uib":
         msg = (
             f"labels {group.name} have the axes {series.axes} {series.image.shape} of {series.image.dtype}; a label "
-            "image (Y, X) of integers is needed. Export a single plane and time point."
+            "image (Y, X) of integers is needed."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Export a single plane and time point.")
     order = [series.axes.index(axis) for axis in "YX"]
     return [Reordered.of(level, order) for level in (series.image, *series.pyramid)]
 
@@ -237,11 +237,11 @@ def _open_series(group: ZarrGroup) -> ZarrSeries:
         # Y and X shrink, the others stay.
         rest = {axes[i] for i in range(len(axes)) if coarser.shape[i : i + 1] != finer.shape[i : i + 1]} - {*"ZYX"}
         if rest or coarser.ndim != finer.ndim or math.prod(coarser.shape) >= math.prod(finer.shape):
-            raise _broken(group, f"{coarser.path!r} {coarser.shape} is no coarser level of {finer.shape}")
+            raise _broken(group, f"{coarser.path!r} {coarser.shape} is not a coarser level of {finer.shape}")
     levels = [_ZarrImage(array, kept, group.name) for array in arrays]
     y, x = axes.index("Y"), axes.index("X")
     height, size = (_scale(datasets[0], axis) * _scale(multiscale, axis) for axis in (y, x))
-    chunk = arrays[0].chunks  # of a shard its inner chunk: zarr fetches and decodes no more than that of a shard
+    chunk = arrays[0].chunks  # of a shard its inner chunks, which zarr fetches and decodes one by one
     return ZarrSeries(
         image=levels[0],
         pyramid=tuple(levels[1:]),
@@ -273,35 +273,35 @@ class _ZarrImage(Windowed):
         except Exception as error:  # a codec or a network may raise anything
             msg = (
                 f"{self._name} cannot be read: a chunk of its array {self._array.path!r} does not arrive or decode "
-                f"({_short(error)}). Copy or export it again, or check the network."
+                f"({_short(error)})."
             )
-            raise InputError(msg) from error
+            raise InputError(msg, "Copy or export it again, or check the network.") from error
         return np.asarray(window).astype(self.dtype, copy=False)
 
 
-def _open_array(group: ZarrGroup, part: Any) -> "zarr.Array":
+def _open_array(group: ZarrGroup, path: Any) -> "zarr.Array":
     import zarr
 
-    if not isinstance(part, str) or not part or ".." in Path(part).parts or Path(part).is_absolute():
-        raise _broken(group, f"a dataset has the path {_short(part)}")
-    document = _document(below(group.location, part), "zarr.json" if group.zarr_format == 3 else ".zarray")
+    if not isinstance(path, str) or not path or ".." in Path(path).parts or Path(path).is_absolute():
+        raise _broken(group, f"a dataset has the path {_short(path)}")
+    document = _document(below(group.location, path), "zarr.json" if group.zarr_format == 3 else ".zarray")
     if document is None:
-        msg = f"{group.name} lists a level {part!r}, but there is no array {part!r} in it. Copy or export it again."
-        raise InputError(msg)
-    with warnings.catch_warnings():  # zarr warns of codecs and types that are no standard yet, and reads them
+        msg = f"{group.name} lists a level {path!r}, but holds no array {path!r}."
+        raise InputError(msg, "Copy or export it again.")
+    with warnings.catch_warnings():  # zarr reads codecs and types that are not standard yet, with a warning
         warnings.simplefilter("ignore")
-        array = zarr.open_array(_store(group.location), path=part, mode="r", zarr_format=group.zarr_format)
+        array = zarr.open_array(_store(group.location), path=path, mode="r", zarr_format=group.zarr_format)
     if array.dtype.kind not in "uifb":
-        raise _broken(group, f"{part!r} holds {array.dtype}; integers or floats are needed")
+        raise _broken(group, f"{path!r} holds {array.dtype}; integers or floats are needed")
     if not 0 < math.prod(array.shape) <= _MOST_PIXELS or array.ndim < 2:
-        raise _broken(group, f"{part!r} is {array.shape}")
+        raise _broken(group, f"{path!r} is {array.shape}")
     chunk = math.prod(array.chunks) * array.dtype.itemsize
     if chunk > _LARGEST_CHUNK:
         msg = (
             f"{group.name} is stored in chunks of {array.chunks}, {chunk / 2**30:,.0f} GiB each; chunks of at most "
-            f"{_LARGEST_CHUNK / 2**30:.0f} GiB can be read. Write it again in smaller chunks."
+            f"{_LARGEST_CHUNK / 2**30:.0f} GiB can be read."
         )
-        raise InputError(msg)
+        raise InputError(msg, "Write it again in smaller chunks.")
     return array
 
 
@@ -310,23 +310,23 @@ def _store(location: Location) -> "LocalStore | FsspecStore":
 
     if isinstance(location, Path):
         return LocalStore(location, read_only=True)
-    file_system(location)  # says which package is missing
+    file_system(location)  # raises if a package is missing
     return FsspecStore.from_url(location, read_only=True)
 
 
 def _document(location: Location, name: str) -> dict[str, Any] | None:
-    """Return a metadata document, or None where there is none."""
+    """Return a metadata document, or None if it does not exist."""
     content = read_bytes(below(location, name))
     if content is None:
         return None
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        msg = f"{name} of {location} is not JSON ({_short(error)}). Copy or export the OME-Zarr again."
-        raise InputError(msg) from error
+        msg = f"{name} of {location} is not JSON ({_short(error)})."
+        raise InputError(msg, "Copy or export the OME-Zarr again.") from error
     if not isinstance(found, dict):
-        msg = f"{name} of {location} holds {_short(found)}; a JSON object is needed. Export the OME-Zarr again."
-        raise InputError(msg)
+        msg = f"{name} of {location} holds {_short(found)}; a JSON object is needed."
+        raise InputError(msg, "Export the OME-Zarr again.")
     return found
 
 
@@ -337,25 +337,25 @@ def _objects(group: ZarrGroup, attributes: dict[str, Any], key: str) -> list[dic
     return found
 
 
-def _axes(group: ZarrGroup, said: Any, ndim: int) -> tuple[str, list[str | None]]:
+def _axes(group: ZarrGroup, axes: Any, ndim: int) -> tuple[str, list[str | None]]:
     """Return a letter per axis ("TCZYX") and the unit of each."""
-    if said is None:  # before 0.3 all images were of five axes
-        said = [*"tczyx"] if ndim == 5 else None
-    if not isinstance(said, list) or len(said) != ndim:
-        raise _broken(group, f"its axes are {_short(said)}, its array has {ndim}")
-    described = [{"name": one} if isinstance(one, str) else one for one in said]
+    if axes is None:  # before 0.3 all images had five axes
+        axes = [*"tczyx"] if ndim == 5 else None
+    if not isinstance(axes, list) or len(axes) != ndim:
+        raise _broken(group, f"its axes are {_short(axes)}, its array has {ndim}")
+    described = [{"name": one} if isinstance(one, str) else one for one in axes]
     if not all(isinstance(one, dict) for one in described):
-        raise _broken(group, f"its axes are {_short(said)}")
+        raise _broken(group, f"its axes are {_short(axes)}")
     kinds = {"channel": "C", "time": "T"}
     letters = [kinds.get(str(one.get("type")), str(one.get("name", ""))[:1].upper()) for one in described]
     if len(set(letters)) != ndim or not {"Y", "X"} <= set(letters):
-        raise _broken(group, f"its axes are {_short(said)}; one y, one x and one channel axis are needed")
+        raise _broken(group, f"its axes are {_short(axes)}; one y, one x and one channel axis are needed")
     units = [one.get("unit") for one in described]
     return "".join(letters), [unit if isinstance(unit, str) else None for unit in units]
 
 
 def _scale(holder: dict[str, Any], axis: int) -> float:
-    """Return the factor of an axis by the scale transformations of a level or of a whole multiscale."""
+    """Return the scale of an axis, from the transformations of a level or of a whole multiscale."""
     factor = 1.0
     transformations = holder.get("coordinateTransformations")
     for one in transformations if isinstance(transformations, list) else []:
@@ -373,8 +373,8 @@ def _omero_labels(group: ZarrGroup) -> tuple[str, ...]:
     return tuple(str(one.get("label") or "").strip() if isinstance(one, dict) else "" for one in channels)
 
 
-def _names(said: Any) -> list[str] | None:
-    return [one for one in said if isinstance(one, str)] if isinstance(said, list) else None
+def _names(names: Any) -> list[str] | None:
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else None
 
 
 def _compression(array: "zarr.Array") -> str:
@@ -382,8 +382,8 @@ def _compression(array: "zarr.Array") -> str:
     return "+".join(codecs) if codecs else "none"
 
 
-def _broken(group: ZarrGroup, said: str) -> InputError:
-    return InputError(f"the OME-Zarr metadata of {group.name} cannot be followed ({said}). Export it again.")
+def _broken(group: ZarrGroup, reason: str) -> InputError:
+    return InputError(f"the OME-Zarr metadata of {group.name} is invalid ({reason}).", "Export it again.")
 
 
 def _short(thing: Any) -> str:

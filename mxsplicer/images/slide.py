@@ -1,4 +1,4 @@
-"""A slide: one imaged piece of tissue, its markers and its scale, read lazily."""
+"""A slide: one imaged piece of tissue, its markers and its pixel size, read lazily."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from mxsplicer.errors import InputError
 
 
 class LazyImage(Protocol):
-    """Anything that is sliced like a NumPy array and answers with one: a NumPy or zarr array, or our own views."""
+    """Anything that slices like a NumPy array and returns one: a NumPy or zarr array, or a view of mxsplicer."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -21,7 +21,7 @@ class LazyImage(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of what slices hold."""
+        """Type of the pixels."""
         ...
 
     @property
@@ -58,14 +58,14 @@ class Slide:
     image: LazyImage  # (C, Y, X)
     markers: tuple[str, ...]
     pixel_size_um: float  # at `level`
-    level: int = 0  # step of the pyramid that `image` is; 0 is the finest
+    level: int = 0  # level of the pyramid that `image` is; 0 is the finest
     pyramid: tuple[LazyImage, ...] = ()  # coarser copies of `image`, (C, Y, X), finest first
     tile_px: tuple[int, int] = (512, 512)  # height and width of what is decoded at once
     path: Path | str | None = None  # a str is a URL
     markers_from: str = "given"
-    markers_in_file: tuple[str, ...] = ()  # what the file itself calls the channels; nothing where it does not
+    markers_in_file: tuple[str, ...] = ()  # names of the channels in the file; empty if it has none
     pixel_size_from: str = "given"
-    storage: str = "in memory"  # format and compression, for people
+    storage: str = "in memory"  # format and compression, as text
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3:
@@ -74,9 +74,9 @@ class Slide:
         if len(self.markers) != self.image.shape[0]:
             msg = (
                 f"slide {self.name!r} has {self.image.shape[0]} channels but {len(self.markers)} marker names "
-                f"({self.markers_from}): {_listed(self.markers)}. Give a table with one row per channel by --markers."
+                f"({self.markers_from}): {_listed(self.markers)}."
             )
-            raise InputError(msg)
+            raise InputError(msg, "Give `markers`, a table with one row per channel.")
 
     @property
     def shape_px(self) -> tuple[int, int]:
@@ -84,47 +84,47 @@ class Slide:
         return self.image.shape[1], self.image.shape[2]
 
     def channels_of(self, markers: Sequence[str]) -> list[int]:
-        """Return the place of each of ``markers`` on the C axis."""
+        """Return the index of each of ``markers`` on the C axis."""
         places = {marker: channel for channel, marker in enumerate(self.markers)}
         for marker in markers:
             if marker not in places:
                 close = get_close_matches(marker, self.markers, n=1, cutoff=0.4)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                msg = f"slide {self.name!r} has no marker {marker!r}.{hint} Its markers: {_listed(self.markers)}."
-                raise InputError(msg)
+                hint = f"Did you mean {close[0]!r}? " if close else ""
+                msg = f"slide {self.name!r} has no marker {marker!r}."
+                raise InputError(msg, f"{hint}Its markers: {_listed(self.markers)}.")
         return [places[marker] for marker in markers]
 
 
 def rename_markers(slide: Slide, renames: Mapping[str, str]) -> Slide:
-    """Return a slide some of whose markers are called otherwise, all at once: two names can be swapped.
+    """Return a slide with some markers renamed, all at once, so that two names can be swapped.
 
     Raises
     ------
     InputError
-        If the slide lacks a marker that is to be renamed, or two would share a name.
+        If the slide lacks a marker to rename, or two markers would share a name.
     """
     slide.channels_of(list(renames))
     markers = tuple(renames.get(marker, marker) for marker in slide.markers)
     for new in renames.values():
         if markers.count(new) > 1:
-            msg = f"slide {slide.name!r} has a marker {new!r} already. Rename that one too, or drop it."
-            raise InputError(msg)
+            msg = f"slide {slide.name!r} has a marker {new!r} already."
+            raise InputError(msg, "Rename that one too, or drop it.")
     return replace(slide, markers=markers)
 
 
 def drop_markers(slide: Slide, markers: Sequence[str]) -> Slide:
-    """Return a slide without some of its channels; they are not read.
+    """Return a slide without some of its markers; their channels are never read.
 
     Raises
     ------
     InputError
-        If the slide lacks a marker that is to go, or none would be left.
+        If the slide lacks a marker to drop, or none would be left.
     """
     gone = set(slide.channels_of(markers))
     kept = [channel for channel in range(slide.image.shape[0]) if channel not in gone]
     if not kept:
-        msg = f"all {len(gone)} markers of slide {slide.name!r} are to be dropped. Keep at least one."
-        raise InputError(msg)
+        msg = f"all {len(gone)} markers of slide {slide.name!r} are to be dropped."
+        raise InputError(msg, "Keep at least one.")
     return select_channels(slide, kept) if gone else slide
 
 
@@ -151,7 +151,7 @@ class _Channels:
     def __getitem__(self, key: Any) -> Any:
         channels, *window = complete_key(key, self.ndim)
         chosen = self._channels[channels]
-        # A run of channels is asked for as a slice, which any image can read in one go.
+        # Consecutive channels are read as a slice, which any image can read at once.
         if chosen.ndim and len(chosen) and (np.diff(chosen) == 1).all():
             return self._image[(slice(int(chosen[0]), int(chosen[-1]) + 1), *window)]
         return self._image[(int(chosen) if not chosen.ndim else chosen.tolist(), *window)]
@@ -169,9 +169,9 @@ def check_mask(mask: LazyImage, slide: Slide) -> None:
 
 
 def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
-    """Return a small copy of the slide and how many of its pixels make one of the copy's.
+    """Return a small copy of the slide, and the number of its pixels per pixel of the copy.
 
-    The coarsest level of the pyramid that is large enough is read; where there is none, every k-th pixel of the image.
+    The coarsest level of the pyramid that is large enough is read; without one, every k-th pixel of the image.
 
     Returns
     -------
@@ -184,7 +184,8 @@ def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] |
     factor_of_level = round(slide.shape_px[0] / level.shape[1])
     step = max(1, -(-max(level.shape[1:]) // max_side_px))
     height, width = level.shape[1:]
-    rows = max(step, slide.tile_px[0] // step * step)  # a strip of tiles at a time; a multiple of step keeps the grid
+    # Read a strip of tiles at a time; its height is a multiple of step, so that every strip starts at a sampled row.
+    rows = max(step, slide.tile_px[0] // step * step)
     out = np.empty((len(chosen), -(-height // step), -(-width // step)), dtype=level.dtype)
     for place, channel in enumerate(chosen):
         for top in range(0, height, rows):

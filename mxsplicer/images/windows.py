@@ -1,4 +1,4 @@
-"""Images that are read by windows: NumPy's slicing on top of a function that reads a box of pixels."""
+"""Lazy images: NumPy's slicing on top of a function that reads a window of pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 
 from mxsplicer.images.slide import LazyImage, complete_key
 
-Pick = range | np.ndarray  # what is wanted of one axis: ascending places, or a list of them
+Pick = range | np.ndarray  # the wanted indices of one axis: an ascending range, or a list
 
 
 class Windowed:
-    """A lazy image that is sliced like an array; :meth:`read` says what it holds.
+    """A lazy image that slices like an array; subclasses read its pixels in :meth:`read`.
 
-    Integers, slices of any step and one list of places are taken, as NumPy takes them.
+    Integers, slices of any step and one list of indices are accepted, as in NumPy.
     """
 
     def __init__(self, shape: Sequence[int], dtype: Any) -> None:
@@ -52,16 +52,16 @@ class Windowed:
 
 
 class Reordered(Windowed):
-    """A view of an image whose axes stand in another order."""
+    """A view of an image with its axes in another order."""
 
     def __init__(self, image: LazyImage, order: Sequence[int]) -> None:
-        """Make axis ``i`` of the view the axis ``order[i]`` of the image."""
+        """Create a view whose axis ``i`` is axis ``order[i]`` of the image."""
         super().__init__([image.shape[axis] for axis in order], image.dtype)
         self._image, self._order = image, tuple(order)
 
     @classmethod
     def of(cls, image: LazyImage, order: Sequence[int]) -> LazyImage:
-        """Return the image itself where its axes stand in that order already."""
+        """Return the view, or the image itself if its axes have that order already."""
         return image if list(order) == sorted(order) else cls(image, order)
 
     def read(self, picks: Sequence[Pick]) -> np.ndarray:
@@ -87,7 +87,7 @@ class Single(Windowed):
 
 
 def as_index(pick: Pick) -> Any:
-    """Return what NumPy and zarr take for it: a slice, or the list of places."""
+    """Return the index for NumPy and zarr: a slice, or the list of indices."""
     return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick
 
 
@@ -99,7 +99,7 @@ def _pick(key: Any, length: int) -> Pick:
         return range(place, place + 1)
     places: np.ndarray = np.arange(length)[np.asarray(key, dtype=None if len(key) else np.intp)]
     if places.ndim != 1:
-        msg = f"a list of places has one axis, not {places.ndim}"
+        msg = f"a list of indices has one axis, not {places.ndim}"
         raise IndexError(msg)
     return places
 

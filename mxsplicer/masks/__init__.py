@@ -1,1 +1,1 @@
-"""Masks: label images and outlines become one label image of a slide, checked against it."""
+"""Masks: open label images and outlines as the label image of a slide, and examine them."""

@@ -1,7 +1,7 @@
-"""Tiled copies: a label image stored in long strips is written once, in tiles, to a temporary folder.
+"""Copy label images that are stored in long strips to a temporary folder, in tiles.
 
-A tile of the slide crosses as many strips as it is high, and each strip is as wide as the slide. Reading tiles from
-such a file decodes every strip anew for each of them: two hundred times, for a slide of 100,000 pixels.
+A tile of the slide crosses as many strips as it is high, and each strip is as wide as the slide. Reading tile by tile
+would decode every strip again for each tile: two hundred times for a slide of 100,000 pixels.
 """
 
 import logging
@@ -27,16 +27,16 @@ _TILE_PX = 512
 
 
 def tiled(labels: LazyImage, chunk: Sequence[int], name: str) -> LazyImage:
-    """Return labels (Y, X) as something whose windows cost what they hold.
+    """Return labels (Y, X) from which windows can be read without decoding long strips.
 
     Parameters
     ----------
     labels
         A label image.
     chunk
-        Height and width of what its file decodes at once.
+        Height and width of the stored chunks.
     name
-        Of the image, for messages.
+        Name of the image, for messages.
     """
     height, width = (min(of_chunk, whole) for of_chunk, whole in zip(chunk, labels.shape, strict=True))
     is_long = width > _WIDE_PX or height * width > _MANY_PX
@@ -46,9 +46,9 @@ def tiled(labels: LazyImage, chunk: Sequence[int], name: str) -> LazyImage:
 class TiledCopy(Windowed):
     """A label image whose strips are decoded when a window first needs them, and kept on disk in tiles.
 
-    The copy lies where :mod:`tempfile` puts it (``TMPDIR`` says otherwise) until the image is let go of; labels
-    compress to a byte for a few pixels. Where the disk is full, strips are decoded anew for every window. As a pickle
-    it is the image that it copies: another process makes a copy of the strips that it reads.
+    The copy lies in the temporary folder (``TMPDIR``) and is removed with the object; labels compress to about a byte
+    per few pixels. If the disk is full, strips are decoded again for every window. The pickle holds only the original
+    image: another process copies the strips that it reads.
     """
 
     def __init__(self, labels: LazyImage, strip_px: int, name: str) -> None:
@@ -80,7 +80,7 @@ class TiledCopy(Windowed):
         return out
 
     def _band(self, number: int) -> Any:
-        """Return some strips as they lie on the disk, or None where it is full."""
+        """Return a band of strips from the copy, or None if the disk is full."""
         if number in self._bands:
             return self._bands[number]
         with self._lock:
@@ -92,8 +92,8 @@ class TiledCopy(Windowed):
                 except OSError as error:
                     self._is_full = True
                     logger.warning(
-                        "there is no room for a tiled copy of mask %s in %s (%s), so its strips are decoded anew for "
-                        "every tile of the slide. Name another folder by TMPDIR, or save the mask in tiles.",
+                        "no space for a tiled copy of mask %s in %s (%s), so its strips are decoded again for every "
+                        "tile of the slide. Set TMPDIR to another folder, or save the mask in tiles.",
                         self._name,
                         tempfile.gettempdir(),
                         error.strerror or error,
@@ -103,7 +103,7 @@ class TiledCopy(Windowed):
     def _kept(self, pixels: np.ndarray, number: int) -> zarr.Array:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="mxsplicer-mask-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # at the end of the program too
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also at the end of the program
         chunks = tuple(min(_TILE_PX, side) for side in pixels.shape)
         band = zarr.create_array(self._folder / str(number), shape=pixels.shape, chunks=chunks, dtype=self.dtype)
         band[...] = pixels

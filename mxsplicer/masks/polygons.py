@@ -1,4 +1,4 @@
-"""Outlines of cells as QuPath exports them (GeoJSON), drawn as a label image a window at a time.
+"""Read outlines of cells as QuPath exports them (GeoJSON), and draw them as a label image, window by window.
 
 Coordinates are pixels of the finest level, x to the right and y downwards; whole numbers are corners of pixels, so the
 centre of the first pixel is (0.5, 0.5). A pixel belongs to a cell whose outline holds its centre.
@@ -24,18 +24,18 @@ logger = logging.getLogger(__name__)
 OutlineOf = Literal["cell", "nucleus"]
 
 _CHARACTERS = 1 << 20  # read at a time
-_WINDOW_PX = 2048  # drawn at a time where points are looked up
+_WINDOW_PX = 2048  # side of the windows that are drawn to look up points
 _SEPARATORS = re.compile(r"[\s,]*")
-_OF_CELLS = ("cell", "detection", "annotation")  # QuPath's kinds of objects, those that are surely cells first
+_OF_CELLS = ("cell", "detection", "annotation")  # QuPath's types of objects, the most specific first
 
 
 def is_geojson(path: Path) -> bool:
-    """Return whether the name of a file says that it holds GeoJSON."""
+    """Return whether a file is GeoJSON by its name."""
     return path.name.lower().endswith((".geojson", ".json", ".geojson.gz", ".json.gz"))
 
 
 class Polygons:
-    """A label image (Y, X) that is drawn from outlines where it is read; cells count from 1 in the order of the file.
+    """A label image (Y, X) that is drawn from outlines when it is read; cells count from 1 in the order of the file.
 
     Holes are empty. Where outlines overlap, the later one is on top.
 
@@ -46,7 +46,7 @@ class Polygons:
     points
         Corners of all outlines, x and y, (N, 2) float32, one ring after the other; a ring ends with its first corner.
     rings
-        Where each ring begins in ``points``, and the end of the last, (R + 1).
+        Index of the first point of each ring, and the end of the last ring, (R + 1).
     cells
         Which cell a ring belongs to, (R), ascending.
     """
@@ -57,7 +57,7 @@ class Polygons:
     def __init__(self, shape: tuple[int, int], points: np.ndarray, rings: np.ndarray, cells: np.ndarray) -> None:
         self.shape, self.points, self.rings, self.cells = shape, points, rings, cells
         x, y = points.T
-        # A million comparisons take about a millisecond, less than drawing a window: no index beyond these is needed.
+        # A million comparisons take about a millisecond, less than drawing a window, so a spatial index is not needed.
         self._bounds = [extreme.reduceat(along, rings[:-1]) for along in (y, x) for extreme in (np.minimum, np.maximum)]
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -79,7 +79,7 @@ class Polygons:
         first = np.repeat(self.rings[rings], lengths) + _counted(lengths)
         cell = np.repeat(self.cells[rings], lengths)
         a, b = self.points[first].astype(np.float64), self.points[first + 1].astype(np.float64)
-        # Downwards, whichever way the ring goes: the edge that two cells share is then one line to the last digit.
+        # Directed downwards, so that an edge shared by two cells is computed identically for both.
         downwards = (a[:, 1] <= b[:, 1])[:, None]
         from_x, from_y = np.where(downwards, a, b).T
         to_x, to_y = np.where(downwards, b, a).T
@@ -105,22 +105,21 @@ class Polygons:
 def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, outline_of: OutlineOf = "cell") -> Polygons:
     """Read the outlines of a GeoJSON file; features that are not cells are left out.
 
-    Where there are objects of the type cell, they are taken; else detections, else annotations and what has no type.
+    Objects of type cell are read if there are any; otherwise detections, otherwise annotations and untyped objects.
 
     Parameters
     ----------
     path
         A FeatureCollection, a list of features or a single one; ``.gz`` is unpacked.
     shape_px
-        Height and width of the slide; None where it is not known: then outlines may reach anywhere, and the image as
-        far as they do.
+        Height and width of the slide. If None, outlines may lie anywhere, and the image is large enough for them.
     outline_of
         The outline of the whole cell, or QuPath's ``nucleusGeometry``; both give a cell the same number.
 
     Raises
     ------
     InputError
-        If the file is no GeoJSON, holds no outline, or its outlines lie beyond the slide.
+        If the file is not GeoJSON, holds no outline, or its outlines lie beyond the slide.
     """
     by_kind: dict[str, _Outlines] = {kind: _Outlines() for kind in _OF_CELLS}
     left_out: dict[str, int] = {}
@@ -140,11 +139,11 @@ def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, outline_of: O
     left_out |= {other: one.n_cells for other, one in by_kind.items() if one.n_cells and other != kind}
     if not outlines.n_corners:
         what = "outline of a nucleus (nucleusGeometry)" if outline_of == "nucleus" and kind else "polygon"
-        msg = f"{path.name} holds no {what}. Export the cells from QuPath as GeoJSON, as a FeatureCollection."
-        raise InputError(msg)
+        msg = f"{path.name} holds no {what}."
+        raise InputError(msg, "Export the cells from QuPath as GeoJSON, as a FeatureCollection.")
     if left_out:
         counts = ", ".join(f"{n} × {what}" for what, n in left_out.items())
-        logger.info("%s: taken are %d × %s; left out are %s", path.name, outlines.n_cells, kind, counts)
+        logger.info("%s: read %d × %s; left out %s", path.name, outlines.n_cells, kind, counts)
     polygons = outlines.polygons(shape_px or (0, 0))
     low, high = polygons.points.min(axis=0), polygons.points.max(axis=0)
     if shape_px is None:
@@ -152,10 +151,10 @@ def read_polygons(path: Path, shape_px: tuple[int, int] | None, *, outline_of: O
     elif (low < -1).any() or (high > np.array(shape_px[::-1]) + 1).any():
         msg = (
             f"the outlines of {path.name} reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) (x, y) but "
-            f"the slide is {shape_px} (Y, X). Export them in pixels of the full resolution, with the origin at the "
-            "slide's upper left corner."
+            f"the slide is {shape_px} (Y, X)."
         )
-        raise InputError(msg)
+        remedy = "Export them in pixels of the full resolution, with the origin at the slide's upper left corner."
+        raise InputError(msg, remedy)
     return polygons
 
 
@@ -163,8 +162,8 @@ def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[
     """Read the outlines of a GeoJSON file that carry a class, such as QuPath's annotations, and the class of each.
 
     Number ``i`` of the label image has the class ``classes[i - 1]``. Where outlines overlap, the smallest is on top: a
-    gland counts, not the tumour that it lies in. Classes that QuPath ignores (their names end in ``*``) hide what is
-    beneath them, and are "".
+    gland rather than the tumour around it. Classes that QuPath ignores (their names end in ``*``) cover what is below
+    them, and are returned as "".
 
     Parameters
     ----------
@@ -177,7 +176,7 @@ def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[
     Raises
     ------
     InputError
-        If the file is no GeoJSON, or none of its outlines has a class.
+        If the file is not GeoJSON, or none of its outlines has a class.
     """
     outlines, classes = _Outlines(), []
     for feature in _features(path):
@@ -187,10 +186,8 @@ def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[
             outlines.add(path, geometry)
             classes.append(name)
     if not outlines.n_corners:
-        msg = (
-            f"{path.name} holds no polygon with a class. Give the annotations a class in QuPath and export them again."
-        )
-        raise InputError(msg)
+        msg = f"{path.name} holds no polygon with a class."
+        raise InputError(msg, "Give the annotations a class in QuPath and export them again.")
     order = outlines.sort_by_area()
     return outlines.polygons(shape_px), ["" if classes[i].endswith("*") else classes[i] for i in order]
 
@@ -204,7 +201,7 @@ def _class_of(properties: dict[str, Any]) -> str:
 
 
 class _Outlines:
-    """Outlines as they are read, in arrays rather than lists: a million cells have thirty million corners."""
+    """Collects outlines in arrays rather than lists: a million cells have thirty million corners."""
 
     def __init__(self) -> None:
         self.n_cells, self.n_corners = 0, 0
@@ -222,7 +219,7 @@ class _Outlines:
             raise InputError(msg) from error
         for points in rings:
             if not np.isfinite(points).all():
-                msg = f"{path.name}: the outline of feature {self.n_cells} holds a coordinate that is no number."
+                msg = f"{path.name}: the outline of feature {self.n_cells} holds a coordinate that is not a number."
                 raise InputError(msg)
             if len(points) >= 3:
                 self._points.append(points)
@@ -230,12 +227,12 @@ class _Outlines:
                 self.n_corners += len(points)
 
     def sort_by_area(self) -> list[int]:
-        """Put the largest outlines first, and return which one each was, counted from 0."""
+        """Sort outlines by area, the largest first, and return their previous indices."""
         area = np.zeros(self.n_cells)
         for points, cell in zip(self._points, self._cells, strict=True):
             x, y = points.astype(np.float64).T
             ring = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
-            area[cell - 1] = max(area[cell - 1], ring)  # a hole is smaller than what it lies in
+            area[cell - 1] = max(area[cell - 1], ring)  # a hole is smaller than the ring around it
         order = np.argsort(-area, kind="stable")
         places = np.argsort(order)[np.array(self._cells) - 1]
         rings = np.argsort(places, kind="stable")
@@ -249,18 +246,18 @@ class _Outlines:
 
 
 def _corners(ring: Any) -> np.ndarray:
-    """Return the corners of a ring (n, 2), the last of which is the first again."""
+    """Return the corners of a ring (n, 2), closed: the last is equal to the first."""
     with np.errstate(over="ignore"):
         points = np.array(ring, np.float32)
     if points.ndim != 2 or points.shape[1] < 2:
         msg = f"an array of shape {points.shape}"
         raise ValueError(msg)
-    points = points[:, :2]  # a third number is the height
+    points = points[:, :2]  # a third coordinate is ignored
     return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])
 
 
 def _features(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the features of a file one by one, holding one of them and a piece of the text at a time."""
+    """Yield the features of a file one by one, with only a piece of the text in memory."""
     decoder = json.JSONDecoder()
     try:
         with (
@@ -288,28 +285,28 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
     except (ValueError, EOFError, OSError, zlib.error, RecursionError) as error:
         if isinstance(error, InputError | FileNotFoundError | PermissionError):
             raise
-        said = error.msg if isinstance(error, json.JSONDecodeError) else error
-        msg = f"{path.name} is not readable as GeoJSON ({said}). Export the cells from QuPath again."
-        raise InputError(msg) from error
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        msg = f"{path.name} is not readable as GeoJSON ({reason})."
+        raise InputError(msg, "Export the cells from QuPath again.") from error
 
 
 def _checked(path: Path, feature: Any) -> dict[str, Any]:
-    parts = [feature.get(part) or {} for part in ("geometry", "properties")] if isinstance(feature, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
-        msg = f"{path.name} is JSON but not GeoJSON: it holds other things than features. Export the cells from QuPath."
-        raise InputError(msg)
+    members = [feature.get(name) or {} for name in ("geometry", "properties")] if isinstance(feature, dict) else [None]
+    if not all(isinstance(member, dict) for member in members):
+        msg = f"{path.name} is JSON but not GeoJSON: it holds objects that are not features."
+        raise InputError(msg, "Export the cells from QuPath.")
     return feature  # type: ignore[no-any-return]
 
 
 def _counted(lengths: np.ndarray) -> np.ndarray:
-    """Return 0, 1, 2, ... anew for each length."""
+    """Return 0, 1, 2, ... for each length, concatenated."""
     ends = np.cumsum(lengths)
     counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
     return counted
 
 
 def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-    """Return the number of the outline that each point lies in, 0 where in none; (N,).
+    """Return the number of the outline that each point lies in, 0 if it lies in none; (N,).
 
     Outlines are drawn a window at a time, so that memory does not grow with the slide.
 
@@ -318,7 +315,7 @@ def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.nd
     outlines
         As :func:`read_polygons` returns them.
     x_px, y_px
-        The points, in pixels whose centres are whole numbers, as centroids of cells are; they may lie anywhere.
+        The points in pixels, with centres of pixels at whole numbers, like centroids of cells; they may lie anywhere.
     """
     x, y = (np.floor(along + 0.5).astype(np.int64) for along in (x_px, y_px))
     found = np.zeros(len(x), dtype=np.int64)

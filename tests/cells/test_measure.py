@@ -58,10 +58,10 @@ def test_cells_are_measured_as_regionprops_measures_them(mask, tile_px, pixel_si
     for ours, theirs in [("major_axis_um", "axis_major_length"), ("minor_axis_um", "axis_minor_length")]:
         np.testing.assert_allclose(table[ours] ** 2, (known[theirs] * pixel_size_um) ** 2, rtol=1e-9, atol=1e-8)
     # The axis has no direction where the cell is as long as it is wide.
-    known_turn = np.exp(2j * known["orientation"]) * known["eccentricity"] ** 4
-    turn = np.exp(2j * table["orientation"].to_numpy()) * table["eccentricity"].to_numpy() ** 4
+    known_phase = np.exp(2j * known["orientation"]) * known["eccentricity"] ** 4
+    phase = np.exp(2j * table["orientation"].to_numpy()) * table["eccentricity"].to_numpy() ** 4
     some = known["eccentricity"] > 1e-3
-    np.testing.assert_allclose(turn[some], known_turn[some], atol=1e-9)
+    np.testing.assert_allclose(phase[some], known_phase[some], atol=1e-9)
     means = np.stack([known[f"intensity_mean-{channel}"] for channel in range(3)], axis=1)
     np.testing.assert_allclose(cells.intensities, means, rtol=1e-6)
     assert cells.intensities.dtype == np.float32
@@ -147,7 +147,7 @@ def test_tiles_and_threads_change_no_bit_of_the_result():
         np.testing.assert_allclose(other.measures["std"], whole.measures["std"], rtol=1e-6)
 
 
-def test_what_there_is_none_of_is_nan():
+def test_the_mean_of_an_empty_compartment_is_nan():
     mask = np.ones((20, 20), np.uint8)
     nuclei = np.zeros_like(mask)
     slide = slide_of(np.ones((1, 20, 20), np.uint8))
@@ -268,7 +268,7 @@ def test_tiles_without_cells_are_not_read_from_the_image():
 
 
 @pytest.mark.parametrize(
-    ("mask", "said"),
+    ("mask", "expected"),
     [
         (np.zeros((32, 32), np.uint8), "only background"),
         (np.zeros((32, 30), np.uint8), "mask is"),
@@ -278,8 +278,8 @@ def test_tiles_without_cells_are_not_read_from_the_image():
         (np.eye(32, dtype=np.uint8), "smaller than 40 µm²"),
     ],
 )
-def test_a_mask_that_cannot_be_measured_is_refused_in_one_sentence(mask, said):
-    with pytest.raises(InputError, match=said):
+def test_a_mask_that_cannot_be_measured_is_refused_in_one_sentence(mask, expected):
+    with pytest.raises(InputError, match=expected):
         measure_cells(slide_of(np.ones((1, 32, 32))), mask, min_area_um2=40)
 
 

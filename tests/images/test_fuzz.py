@@ -209,7 +209,7 @@ SIZES = [256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 324, 3
         max_size=4,
     ),
 )
-def test_a_file_whose_header_says_what_is_not_so_is_refused_or_read(kind, changes):
+def test_a_file_with_a_wrong_header_is_refused_or_read(kind, changes):
     content = bytearray(content_of(kind))
     _, tags = places_of(bytes(content))
     big, order = content[2:4] in (b"\x00+", b"+\x00"), "<" if content[:2] == b"II" else ">"

@@ -20,7 +20,7 @@ TABLES = {
     "mcmicro in another order": "channel_number,marker_name\n3,CD20\n1,DNA1\n2,CD3e\n",
     "numbered from 0": "channel_number,marker_name\n1,CD3e\n0,DNA1\n2,CD20\n",
     "of the last cycles": "channel_number,cycle_number,marker_name\n21,6,DNA1\n22,6,CD3e\n23,7,CD20\n",
-    "numbered anew in each cycle": "channel_number,cycle_number,marker_name\n1,2,CD20\n1,1,DNA1\n2,1,CD3e\n",
+    "numbered from 1 in each cycle": "channel_number,cycle_number,marker_name\n1,2,CD20\n1,1,DNA1\n2,1,CD3e\n",
     "of targets": "channel,metal,target\n1,Ir191,DNA1\n2,Pr141,CD3e\n3,Nd142,CD20\n",
     "without a header": "DNA1\nCD3e\nCD20\n",
     "numbered, without a header": "1,DNA1\n2,CD3e\n3,CD20\n",
@@ -51,14 +51,14 @@ def test_names_are_read_from_a_table(tmp_path, kind):
         (b"marker_name\n", "a header and no rows"),
         (b"channel_number,marker_name\n1,DNA1\n3,CD3e\n", "no channel_number between 1 and 3"),
         (b"channel_number,marker_name\n1,DNA1\n1,CD3e\n", "gives the channel_number 1 twice"),
-        (b"marker_name,remove\nDNA1,\nCD3e,perhaps\n", "says 'perhaps' in its column 'remove'; write TRUE or FALSE"),
+        (b"marker_name,remove\nDNA1,\nCD3e,perhaps\n", "has 'perhaps' in its column 'remove'. Write TRUE or FALSE"),
     ],
 )
 def test_a_table_without_names_is_refused(tmp_path, content, sentence):
     path = tmp_path / "markers.csv"
     path.write_bytes(content)
 
-    if b"\n,\n" in content:  # an empty row is no channel
+    if b"\n,\n" in content:  # an empty row is not a channel
         assert read_panel(path).names == ("DNA1", "CD3e")
     else:
         with pytest.raises(InputError, match=sentence):
@@ -66,7 +66,7 @@ def test_a_table_without_names_is_refused(tmp_path, content, sentence):
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"there is no marker table .*markers\.csv"):
+    with pytest.raises(InputError, match=r"marker table .*markers\.csv not found"):
         read_panel(tmp_path / "markers.csv")
 
 
@@ -158,11 +158,11 @@ def test_an_image_of_fewer_channels_reads_no_other():
 def test_renames_are_read_from_text():
     assert parse_renames([" CD3 = CD3e "]) == {"CD3": "CD3e"}
     for pairs in (["CD3"], ["=CD3"], ["CD3="], ["CD3=a", "CD3=b"]):
-        with pytest.raises(InputError, match="--rename"):
+        with pytest.raises(InputError, match="`rename`"):
             parse_renames(pairs)
 
 
-def test_another_number_of_names_is_shown_beside_the_channels_with_what_differs_marked(tmp_path):
+def test_a_wrong_number_of_names_is_shown_next_to_the_channels_with_differences_marked(tmp_path):
     table = write_table(tmp_path, "marker_name\nDNA\nCD3e\nCD20\n")
 
     with pytest.raises(InputError) as refused:
@@ -187,11 +187,11 @@ def test_another_number_of_names_is_refused_where_the_file_has_none(tmp_path):
 def test_the_same_names_in_another_order_are_refused_for_one_of_the_two_is_mislabelled(tmp_path):
     table = write_table(tmp_path, "marker_name\nDNA\nCD20\nDNA\nCD-3E\n")
 
-    with pytest.raises(InputError, match=r"one of the two is mislabelled(.|\n)*--rename(.|\n)*> 2        CD3e"):
+    with pytest.raises(InputError, match=r"one of the two is mislabelled(.|\n)*`rename`(.|\n)*> 2        CD3e"):
         open_slide(write_slide(tmp_path), markers=table)
 
 
-def test_other_names_of_the_same_number_are_the_tables_and_it_is_told(caplog):
+def test_names_of_the_table_replace_those_of_the_file_and_this_is_logged(caplog):
     caplog.set_level(logging.INFO, "mxsplicer")
     panel = Panel(("DNA", "CD3E", "CD8a"), "markers.csv")
 

@@ -20,7 +20,7 @@ def test_a_marker_is_found_by_its_name_and_a_slip_is_answered_with_the_nearest()
 
 
 def test_names_and_channels_agree_in_number():
-    with pytest.raises(InputError, match=r"3 channels but 2 marker names \(given\): DAPI, CD3e\..*--markers"):
+    with pytest.raises(InputError, match=r"3 channels but 2 marker names \(given\): DAPI, CD3e\..*`markers`"):
         Slide("S01", np.zeros((3, 4, 4)), ("DAPI", "CD3e"), 0.5)
 
 

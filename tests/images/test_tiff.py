@@ -130,15 +130,15 @@ def test_every_odd_file_is_read_as_tifffile_reads_it_or_refused(shared_data):
     table = list(csv.DictReader((corpus / "manifest.csv").read_text(encoding="utf-8").splitlines()))
     refused = []
     for row in table:
-        path, said = corpus / row["file"], row["tifffile_2026.3.3_says"]
+        path, sentence = corpus / row["file"], row["tifffile_2026.3.3_says"]
         try:
             image = open_tiff(path).image
             pixels = image[...] if np.prod(image.shape) < 1e7 else image[:64, 100:164]
         except InputError:
             refused.append(row["file"])
             continue
-        assert "OPEN FAILS" not in said
-        assert "PIXELS FAIL" not in said
+        assert "OPEN FAILS" not in sentence
+        assert "PIXELS FAIL" not in sentence
         # A part of a multi-file image opens the whole of it; tifffile knows that only of the master.
         master = re.sub(r"multifile-Z\d", "multifile-Z1", str(path))
         with tifffile.TiffFile(master) as tiff:

@@ -60,7 +60,7 @@ def ome_xml(files, *, begin="", order="XYCZT"):
 
 
 def by_companion(path, pixels):
-    """Write a file per channel and the OME-XML that joins them beside; return one of the files."""
+    """Write a file per channel and the OME-XML that joins them; return one of the files."""
     files = [f"slide-{name}.ome.tif" for name in NAMES]
     (path.parent / "slide.companion.ome").write_text(ome_xml(files), encoding="utf-8")
     for i, (file, channel) in enumerate(zip(files, pixels, strict=True)):
@@ -340,7 +340,7 @@ def test_the_unit_of_an_imagej_stack_is_heeded(tmp_path, unit, um):
     path = imagej(tmp_path / "slide.tif", image(), unit=unit)
 
     if um is None:
-        with pytest.raises(InputError, match="does not tell the size of its pixels"):
+        with pytest.raises(InputError, match="lacks a plausible pixel size"):
             open_slide(path)
     else:
         slide = open_slide(path)
@@ -348,12 +348,12 @@ def test_the_unit_of_an_imagej_stack_is_heeded(tmp_path, unit, um):
 
 
 def test_a_label_that_all_slices_share_names_no_channel(tmp_path):
-    with pytest.raises(InputError, match="does not name its 3 channels"):
+    with pytest.raises(InputError, match="lacks the names of its 3 channels"):
         open_slide(imagej(tmp_path / "slide.tif", image(), labels=["export.tif"] * 3))
 
 
 @pytest.mark.parametrize("order", ["ZYX", "TYX"])
-def test_focal_planes_and_time_points_are_no_channels(tmp_path, order):
+def test_focal_planes_and_time_points_are_not_channels(tmp_path, order):
     with pytest.raises(InputError, match=rf"{order} \(3, 70, 90\); one channel axis .* Export a single plane"):
         open_slide(ome(tmp_path / "slide.ome.tif", image(), axes=order))
 
@@ -377,7 +377,7 @@ def test_a_tiff_is_read_at_a_url(tmp_path, compression):
 
 
 @pytest.mark.parametrize("write", [by_companion, companion_itself, by_uuid, by_master])
-def test_an_image_in_several_files_is_not_read_at_a_url_and_it_is_said_what_to_do(tmp_path, write):
+def test_an_image_in_several_files_at_a_url_is_refused_with_a_remedy(tmp_path, write):
     fsspec = pytest.importorskip("fsspec")
     path = write(tmp_path / "slide.ome.tif", image())
     memory = fsspec.filesystem("memory")

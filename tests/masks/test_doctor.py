@@ -103,7 +103,7 @@ def test_each_fault_is_found(fault):
 
 
 @pytest.mark.parametrize(
-    ("turn", "name"),
+    ("reorient", "name"),
     [
         (np.transpose, "transposed"),
         (lambda mask: np.rot90(mask, -1), "rotated by 90°"),
@@ -111,14 +111,14 @@ def test_each_fault_is_found(fault):
         (lambda mask: np.rot90(mask.T, 2), "transposed and rotated"),
     ],
 )
-def test_a_turn_that_a_square_slide_hides_is_found_by_the_nuclei_and_what_mends_it_is_named(turn, name):
-    turned = np.ascontiguousarray(turn(SQUARE_MASK))
+def test_a_rotation_of_a_square_mask_is_found_by_the_nuclei_and_the_remedy_reverses_it(reorient, name):
+    reoriented = np.ascontiguousarray(reorient(SQUARE_MASK))
 
-    diagnosis = examine(SQUARE, turned)
+    diagnosis = examine(SQUARE, reoriented)
 
     assert names(diagnosis) == [name]
-    mend = diagnosis.findings[0].fix.partition(": ")[2].rstrip(".")
-    np.testing.assert_array_equal(eval(mend, {"numpy": np, "mask": turned}), SQUARE_MASK)
+    remedy = diagnosis.findings[0].fix.partition(": ")[2].rstrip(".")
+    np.testing.assert_array_equal(eval(remedy, {"numpy": np, "mask": reoriented}), SQUARE_MASK)
 
 
 @pytest.mark.parametrize("by", [(4, 0), (0, -3), (-40, 70), (25, 25)])
@@ -143,7 +143,7 @@ def test_a_shift_that_is_larger_than_a_window_is_found_on_the_overview():
     assert [figures(diagnosis, "shifted")[which] for which in ("dy_px", "dx_px")] == [0, -480]
 
 
-def test_a_part_of_the_slide_that_is_off_is_found():
+def test_a_shift_of_one_region_of_the_slide_is_found():
     slide, mask, _ = tissue((300, 3100), spacing=20)
     mask[:, 2050:] = moved(mask[:, 2050:], 8, 0)
 
@@ -153,7 +153,7 @@ def test_a_part_of_the_slide_that_is_off_is_found():
     assert figures(diagnosis, "shifted in parts")["places"] == [{"y": 150, "x": 2560, "dy_px": -8, "dx_px": 0}]
 
 
-def test_a_shift_of_less_than_a_micrometre_is_no_fault():
+def test_a_shift_of_less_than_a_micrometre_is_not_a_fault():
     assert examine(SLIDE, moved(MASK, 1, 0)).healthy
 
 
@@ -163,7 +163,7 @@ def test_a_mask_of_another_slide_does_not_follow_the_nuclei():
     assert names(examine(SLIDE, other)) == ["does not follow the nuclei"]
 
 
-def test_where_there_is_no_nuclear_marker_it_says_that_it_did_not_look():
+def test_without_a_nuclear_marker_the_position_is_reported_as_not_checked():
     slide = Slide("S01", SLIDE.image, ("CD3e",), 0.5)
     dark = Slide("S01", SLIDE.image * 0, ("DAPI",), 0.5)
 
@@ -183,7 +183,7 @@ def lattice(n):
 @pytest.mark.parametrize(
     ("wrap", "n_repeated"), [(lambda ids: ids % 65_536, 2_064), (lambda ids: ids.clip(0, 65_535), 1)]
 )
-def test_ids_that_wrap_or_saturate_at_16_bit_are_told_from_fragments(wrap, n_repeated):
+def test_ids_that_wrap_or_saturate_at_16_bit_are_distinguished_from_fragments(wrap, n_repeated):
     labels, slide = lattice(260)  # 67,600 cells
 
     assert examine(slide, labels).healthy
@@ -201,7 +201,7 @@ def test_seams_are_named_by_their_rows_and_columns():
     assert 50 < seams["cells"] < 90
 
 
-def test_filtered_cells_leave_holes_in_the_ids_and_that_is_no_fault():
+def test_missing_ids_of_filtered_cells_are_not_a_fault():
     diagnosis = examine(SLIDE, np.where(MASK % 7 == 0, 0, MASK))
 
     assert diagnosis.healthy
@@ -221,7 +221,7 @@ def test_a_giant_cell_is_noted():
     assert "giant cells" in names(examine(SLIDE, labels), wrong=False)
 
 
-def test_a_map_of_probabilities_is_no_mask(tmp_path):
+def test_an_image_of_probabilities_is_not_a_mask(tmp_path):
     np.save(tmp_path / "mask.npy", np.random.default_rng(0).random(MASK.shape))
 
     diagnosis = examine(SLIDE, open_mask(tmp_path / "mask.npy"))
@@ -232,7 +232,7 @@ def test_a_map_of_probabilities_is_no_mask(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 9999), n_ids=st.integers(1, 30), tile_px=st.sampled_from([7, 16, 33]))
-def test_cells_and_their_parts_do_not_depend_on_the_tiles(seed, n_ids, tile_px):
+def test_cells_and_their_fragments_do_not_depend_on_the_tiles(seed, n_ids, tile_px):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, n_ids + 1, (12, 15)) * (rng.random((12, 15)) < 0.5)
     labels = np.repeat(np.repeat(coarse, 4, axis=0), 4, axis=1).astype(np.uint32)

@@ -167,7 +167,7 @@ def make_text(path):
         (lambda path: as_npy(path, np.zeros(9, int)), r"\(9,\); a label image \(Y, X\) is needed"),
     ],
 )
-def test_what_is_no_mask_is_refused(tmp_path, make, sentence):
+def test_a_file_that_is_not_a_mask_is_refused(tmp_path, make, sentence):
     path = make(tmp_path / "mask")
 
     with pytest.raises(InputError, match=sentence):
@@ -197,7 +197,7 @@ def test_strips_as_wide_as_the_slide_are_decoded_once_whatever_is_read(tmp_path,
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(mask))[5, 3:7000], labels[5, 3:7000])
 
 
-def test_where_the_disk_is_full_strips_are_decoded_anew_and_the_user_is_told(tmp_path, monkeypatch, caplog):
+def test_on_a_full_disk_strips_are_decoded_again_with_a_warning(tmp_path, monkeypatch, caplog):
     labels = np.arange(40 * 5000, dtype=np.uint32).reshape(40, 5000)
     mask = open_mask(as_tiff(tmp_path / "mask.tif", labels, rowsperstrip=3, compression="zlib"))
 

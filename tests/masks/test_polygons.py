@@ -101,7 +101,7 @@ def test_annotations_are_not_cells_where_there_are_cells(tmp_path, caplog):
     alone = read_polygons(write(tmp_path, [tumour, feature(box(2, 2, 4, 4), kind=None)]), SHAPE)
 
     assert np.unique(both[...]).tolist() == [0, 1, 2]
-    assert "taken are 2 × cell; left out are 1 × Point, 1 × annotation" in caplog.text
+    assert "read 2 × cell; left out 1 × Point, 1 × annotation" in caplog.text
     assert np.unique(alone[...]).tolist() == [1, 2]
 
 
@@ -168,12 +168,12 @@ def test_a_file_longer_than_a_piece_is_read_feature_by_feature(tmp_path, monkeyp
         ("3", "is JSON but not GeoJSON"),
         ("[]", "holds no polygon"),
         (json.dumps([feature(["ab", "cd", "ef"])]), "is not a list of points"),
-        (json.dumps([feature([[1, 2], [1, float("nan")], [3, 3]])]), "holds a coordinate that is no number"),
+        (json.dumps([feature([[1, 2], [1, float("nan")], [3, 3]])]), "holds a coordinate that is not a number"),
         (json.dumps([feature(box(10, 10, 900, 20))]), "reach from .* but the slide is"),
         ("[" * 100_000, "is not readable as GeoJSON"),
     ],
 )
-def test_what_is_no_outline_of_cells_is_refused(tmp_path, content, sentence):
+def test_a_file_without_outlines_of_cells_is_refused(tmp_path, content, sentence):
     path = tmp_path / "cells.geojson"
     path.write_text(content)
 

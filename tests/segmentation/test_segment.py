@@ -70,7 +70,7 @@ def test_nuclei_of_a_drawn_tissue_are_found(tmp_path, pixel_size_um, dtype, coun
     assert mask[:].max() < 1.1 * truth.max()
 
 
-def test_the_mask_is_a_zarr_of_numbered_cells_that_says_how_it_was_made(tmp_path):
+def test_the_mask_is_a_zarr_of_numbered_cells_with_its_settings(tmp_path):
     slide, _ = tissue(size_px=200)
 
     segment(slide, tmp_path / "mask.zarr")
@@ -260,7 +260,7 @@ def test_a_mask_that_another_command_made_meanwhile_is_kept(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("changed", ["setting", "image"])
-def test_what_was_begun_with_another_setting_or_image_begins_anew(tmp_path, changed):
+def test_with_another_setting_or_image_segmentation_starts_again(tmp_path, changed):
     slide = on_the_disk(tissue(size_px=600, seed=1)[0], tmp_path)
     segment_in_part(slide, tmp_path / "mask.zarr", writes=8, tile_px=256, workers=1)
 
@@ -292,7 +292,7 @@ def test_a_function_that_finds_the_same_things_in_any_tile_makes_the_same_mask_i
         image[1][ellipse(y, x, *rng.uniform(2, 9, 2), shape=shape)] = 1
     slide = Slide("S01", image, ("CD3e", "DAPI"), 1.0)
 
-    def blobs(tile):  # labels begin anew in every tile; what touches is one
+    def blobs(tile):  # labels restart in every tile; touching pixels are one cell
         labels = label(tile[1])
         return np.where(np.bincount(labels.ravel())[labels] < 400, labels, 0)  # no larger than the halo sees
 
@@ -305,7 +305,7 @@ def test_a_function_that_finds_the_same_things_in_any_tile_makes_the_same_mask_i
     np.testing.assert_array_equal(tiled, whole)
 
 
-def test_memory_that_cannot_hold_one_tile_is_refused_and_what_would_do_is_said(tmp_path):
+def test_too_little_memory_for_one_tile_is_refused_with_the_memory_needed(tmp_path):
     slide, _ = tissue()
 
     with pytest.raises(InputError, match=r"Raise `max_bytes` to at least"):
@@ -344,7 +344,7 @@ def test_a_slide_whose_nuclear_marker_has_no_known_name_names_its_markers_and_th
         segment(slide, tmp_path / "mask.zarr")
 
 
-def test_a_folder_that_is_no_mask_is_never_replaced(tmp_path):
+def test_a_folder_that_is_not_a_mask_is_never_replaced(tmp_path):
     slide, _ = tissue(size_px=100)
     (tmp_path / "precious.txt").touch()
 
@@ -368,7 +368,7 @@ def test_any_function_from_image_to_labels_is_a_segmenter(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [lambda image: image, lambda image: image[0] > 0, lambda image: image[0] / 2])
-def test_a_segmenter_that_returns_no_labels_is_refused(tmp_path, wrong):
+def test_a_segmenter_that_does_not_return_labels_is_refused(tmp_path, wrong):
     slide, _ = tissue(size_px=64)
 
     with pytest.raises(InputError, match="segmenter returned"):

@@ -1,4 +1,4 @@
-"""Segmenters by name are called as their documentation says; what is missing is said in one sentence.
+"""Segmenters by name are called as their documentation says; what is missing is expected in one sentence.
 
 The packages are played by modules of their names, with their signatures.
 """
@@ -124,7 +124,7 @@ def test_with_a_membrane_marker_whole_cells_are_found(tmp_path, played, name):
     assert mask.attrs["mxsplicer"]["membrane_marker"] == "E-Cadherin"
 
 
-def test_each_is_told_the_scale_in_its_own_words(tmp_path, played):
+def test_each_segmenter_receives_the_scale_in_its_own_units(tmp_path, played):
     for name in SEGMENTERS:
         segment(slide(), tmp_path / f"{name}.zarr", segmenter=name, nucleus_diameter_um=6.0)
 
@@ -188,14 +188,14 @@ def test_a_function_of_the_users_own_is_found_in_the_current_folder(tmp_path, mo
 
     assert np.bincount(mask[:].ravel())[1:].tolist() == [24**2] * 25
     assert mask.attrs["mxsplicer"]["segmenter"] == "bright_spots:find"
-    for wrong, said in [
+    for wrong, expected in [
         ("bright_spots:number", "has no 'number' to call as a segmenter"),
         ("no_such_module:find", "cannot be imported"),
         ("faulty_spots:find", "ZeroDivisionError"),
         ("celpose", "cellpose, instanseg, stardist, or module:function"),
         (":find", "module:function"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=expected):
             segment(slide(), tmp_path / "other.zarr", segmenter=wrong)
     assert "bright_spots" in sys.modules
     for name in ("bright_spots", "faulty_spots"):

@@ -1,7 +1,7 @@
-"""Slides from files: one module per format, and the one function that opens any of them.
+"""Open slides from files: one module per format, and the one function that opens any of them.
 
-A reader takes a path and answers with an :class:`ImageFile`, what the file itself says, or None where the file is of
-another format. :func:`open_slide` completes it with what the user says, and refuses what is still missing.
+A reader takes a path and returns an :class:`ImageFile`, the image and its metadata, or None if the file has another
+format. :func:`open_slide` completes the metadata with what the user gives, and raises if something is still missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ READERS: dict[str, Callable[[Location], ImageFile | None]] = {
     "OME-TIFF": ome_tiff.read,
     "qptiff": qptiff.read,
     "ImageJ": imagej.read,
-    "TIFF": tiff_stack.read,  # takes whatever TIFF the others left: keep it last
+    "TIFF": tiff_stack.read,  # reads any TIFF: keep it last
 }
 
 
 class IncompleteError(InputError):
-    """Neither a file nor the user says what the channels are, or how large the pixels."""
+    """Neither the file nor the user gives the names of the channels, or the size of the pixels."""
 
-    def __init__(self, message: str, *, n_channels: int, names: bool, pixel_size: bool) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, remedy: str = "", *, n_channels: int, names: bool, pixel_size: bool) -> None:
+        super().__init__(problem, remedy)
         self.n_channels = n_channels
-        self.names, self.pixel_size = names, pixel_size  # whether they are known
+        self.names, self.pixel_size = names, pixel_size  # whether each is known
 
 
 def open_slide(
@@ -49,50 +49,39 @@ def open_slide(
         An OME-TIFF (pyramidal or not, tiled or striped, in one file or several), an OME-Zarr, a qptiff, an ImageJ
         stack, or a stack of TIFF pages: a path, or a URL such as ``https://host/slide.ome.zarr`` or ``s3://...``.
     markers
-        Table with one row per channel, or the names themselves; needed where the file names no channels, and taken
-        instead of its names. Channels that it does not want (mcmicro's ``remove``) are dropped.
+        Table with one row per channel, or the names themselves. Needed if the file does not name its channels, and used
+        instead of its names otherwise. Unwanted channels (mcmicro's ``remove``) are dropped.
     rename
         New names of markers.
     drop
-        Markers, by their new names, that are left out: their channels are never read.
+        Markers, by their new names, to leave out; their channels are never read.
     pixel_size_um
-        Micrometres per pixel; needed where the file does not say, and taken instead of what it says.
+        Micrometres per pixel. Needed if the file does not give it, and used instead of the file's otherwise.
     name
-        What to call the slide; the file's name without its endings by default.
+        Name of the slide; by default the file's name without its endings.
 
     Raises
     ------
     InputError
         If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, or if file
-        and table contradict each other; the message then shows both side by side.
+        and table contradict each other; the message then shows both, row by row.
     """
     location = locate(path)
     if isinstance(location, Path) and not location.exists():
-        msg = f"there is no file {location}."
+        msg = f"file {location} not found."
         raise InputError(msg)
     form, found = _read(location)
     low, high = PLAUSIBLE_UM
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
-        msg = f"a pixel size of {pixel_size_um:g} µm was given; from {low:g} to {high:g} µm can be right."
+        msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."
         raise InputError(msg)
     panel = None if found.markers is None else Panel(found.markers, form)
     if markers is not None:
         given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
         panel = agree(given, found.image.shape[0], found.markers, name=name_of(location))
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
-    missing = []
-    if panel is None:
-        missing.append(f"name its {_counted(found.image.shape[0])}: give a table with one row per channel by --markers")
-    if size is None:
-        said = f" ({found.pixel_size_said})"
-        missing.append(
-            f"tell the size of its pixels{said if found.pixel_size_said else ''}: give it by --pixel-size-um"
-        )
     if panel is None or size is None:
-        msg = f"{name_of(location)} ({form}) does not {'; nor does it '.join(missing)}."
-        raise IncompleteError(
-            msg, n_channels=found.image.shape[0], names=panel is not None, pixel_size=size is not None
-        )
+        raise _incomplete(name_of(location), form, found, names=panel is not None, pixel_size=size is not None)
     slide = Slide(
         name=name or slide_name(location),
         image=found.image,
@@ -110,24 +99,34 @@ def open_slide(
     return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
 
 
-def _counted(n_channels: int) -> str:
-    return "only channel" if n_channels == 1 else f"{n_channels} channels"
+def _incomplete(name: str, form: str, found: ImageFile, *, names: bool, pixel_size: bool) -> IncompleteError:
+    n_channels = found.image.shape[0]
+    missing, remedies = [], []
+    if not names:
+        missing.append("the name of its only channel" if n_channels == 1 else f"the names of its {n_channels} channels")
+        remedies.append("`markers`, a table with one row per channel")
+    if not pixel_size:
+        reason = f" ({found.pixel_size_problem})" if found.pixel_size_problem else ""
+        missing.append(f"a plausible pixel size{reason}")
+        remedies.append("`pixel_size_um`")
+    msg, remedy = f"{name} ({form}) lacks {' and '.join(missing)}.", f"Give {', and '.join(remedies)}."
+    return IncompleteError(msg, remedy, n_channels=n_channels, names=names, pixel_size=pixel_size)
 
 
 def _read(location: Location) -> tuple[str, ImageFile]:
     for form, read in READERS.items():
         if isinstance(location, Path) and location.is_dir() and form != "OME-Zarr":
-            msg = f"{location} is a folder; give the image file of one slide, or the folder of an OME-Zarr image."
-            raise InputError(msg)
+            msg = f"{location} is a folder."
+            raise InputError(msg, "Give the image file of one slide, or the folder of an OME-Zarr image.")
         found = read(location)
         if found is not None:
             return form, found
-    msg = f"{name_of(location)} is in none of the formats that can be read: {', '.join(READERS)}."
+    msg = f"{name_of(location)} has none of the supported formats: {', '.join(READERS)}."
     raise InputError(msg)
 
 
 def slide_name(path: str | Path) -> str:
-    """Return the file's name without the endings of image formats.
+    """Return the name of a file without the endings of image formats.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a file says of itself, before the user has added anything; and the choice of its channel axis."""
+"""The image and metadata of a file as a reader returns them, and the choice of its channel axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from mxsplicer.images.windows import Reordered, Single
 from mxsplicer.system.location import Location, name_of
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
-_MOST_OBLONG = 0.05  # height of a pixel beside its width: what calibration leaves
+_MOST_OBLONG = 0.05  # relative difference of height and width of a pixel that calibration may leave
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image (C, Y, X) and what its file says of it."""
+    """An image (C, Y, X) and the metadata of its file."""
 
     image: LazyImage
     pyramid: tuple[LazyImage, ...]
@@ -27,11 +27,11 @@ class ImageFile:
     markers: tuple[str, ...] | None = None
     pixel_size_um: float | None = None
     pixel_size_from: str = ""
-    pixel_size_said: str = ""  # what is wrong with what the file says
+    pixel_size_problem: str = ""  # why the pixel size in the file is not used
 
 
 class Series(Protocol):
-    """A multiscale image whose axes stand as its file has them."""
+    """A multiscale image with its axes as in the file."""
 
     @property
     def image(self) -> LazyImage:
@@ -58,16 +58,15 @@ def image_file(
     size_from: str = "",
     aspect: float = 1.0,
 ) -> ImageFile:
-    """Return a TIFF's first image with its channel axis first, and the pixel size where it is plausible."""
+    """Return the first image of a TIFF with its channel axis first, and the pixel size if it is plausible."""
     name = name_of(path)
     if "S" in series.axes and _is_colour(series):
-        found = f"{name} has the axes {series.axes} {series.image.shape}"
-        msg = f"{found}: a colour (RGB) picture. Give the multiplex image, one grey channel per marker."
-        raise InputError(msg)
-    # ImageJ calls any stack one of slices; an OME-TIFF that says Z means focal planes.
+        msg = f"{name} has the axes {series.axes} {series.image.shape}: a colour (RGB) image."
+        raise InputError(msg, "Give the multiplex image, one grey channel per marker.")
+    # The Z axis of an ImageJ stack may hold channels; that of an OME-TIFF holds focal planes.
     image, pyramid = channel_first(name, series, stands_for_channels="ZT" if series.kind == "imagej" else "")
     sizes = [(size_um, aspect, size_from), (series.resolution_um, series.aspect, "resolution tag")]
-    size, source, said = plausible_size(sizes)
+    size, source, problem = plausible_size(sizes)
     return ImageFile(
         image=image,
         pyramid=pyramid,
@@ -76,17 +75,17 @@ def image_file(
         markers=markers,
         pixel_size_um=size,
         pixel_size_from=source,
-        pixel_size_said=said,
+        pixel_size_problem=problem,
     )
 
 
 def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tuple[float | None, str, str]:
-    """Return the first pixel size that can be right, where it is from, and what is wrong where none can be.
+    """Return the first plausible pixel size and its source, or why none is plausible.
 
     Parameters
     ----------
     candidates
-        Width of a pixel (µm), its height as a multiple of it, and where they are from; best first.
+        Width of a pixel (µm), its height as a multiple of the width, and their source; best first.
     """
     low, high = PLAUSIBLE_UM
     wrong = []
@@ -94,10 +93,10 @@ def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tup
         if size is None:
             continue
         if not low <= size <= high:
-            wrong.append(f"it says {size:g} µm, and {low:g} to {high:g} µm can be right")
+            wrong.append(f"it gives {size:g} µm, and {low:g} to {high:g} µm are plausible")
         elif abs(aspect - 1) > _MOST_OBLONG:
-            wrong.append(f"it says {size:g} x {size * aspect:g} µm, and pixels have to be square: resample the image")
-            break  # whatever else is said, they are not
+            wrong.append(f"it gives {size:g} x {size * aspect:g} µm, and pixels must be square: resample the image")
+            break  # whatever the other sources give, the pixels are not square
         else:
             return size, source, ""
     return None, "", wrong[0] if wrong else ""
@@ -106,9 +105,10 @@ def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tup
 def channel_first(
     name: str, series: Series, *, stands_for_channels: str = ""
 ) -> tuple[LazyImage, tuple[LazyImage, ...]]:
-    """Return an image and its pyramid as (C, Y, X), or raise where there is more than one channel axis.
+    """Return an image and its pyramid as (C, Y, X), or raise if there is more than one channel axis.
 
-    Without one, the image is the only channel. Z and T are no channel axes unless they are said to stand for channels.
+    Without a channel axis, the image is the only channel. Z and T are channel axes only if they are listed in
+    ``stands_for_channels``.
     """
     axes, shape = series.axes, tuple(series.image.shape)
     others = [axis for axis in axes if axis not in "YX"]
@@ -119,14 +119,14 @@ def channel_first(
             Single(Reordered.of(level, order)) for level in series.pyramid
         )
     if len(others) > 1 or (others[0] in "ZT" and others[0] not in stands_for_channels):
-        msg = f"{found}; one channel axis beside Y and X is needed. Export a single plane and time point."
-        raise InputError(msg)
+        msg = f"{found}; one channel axis is needed, next to Y and X."
+        raise InputError(msg, "Export a single plane and time point.")
     order = [axes.index(axis) for axis in (others[0], "Y", "X")]
     return Reordered.of(series.image, order), tuple(Reordered.of(level, order) for level in series.pyramid)
 
 
 def _is_colour(series: TiffSeries) -> bool:
-    # Four float samples are proteins that somebody's writer put into a pixel; 8- and 16-bit integers are colours.
+    # Integer samples are colours; float samples are markers that a writer stored as samples of a pixel.
     n_samples = series.image.shape[series.axes.index("S")]
     photometric = series.photometric in ("RGB", "YCBCR", "PALETTE")
     return n_samples in (3, 4) and photometric and np.dtype(series.image.dtype).kind in "ui"

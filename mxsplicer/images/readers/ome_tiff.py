@@ -1,7 +1,7 @@
-"""OME-TIFF: channel names and pixel size from the OME-XML of the first image.
+"""Read OME-TIFF: channel names and pixel size from the OME-XML of the first image.
 
-https://docs.openmicroscopy.org/ome-model/ (2016-06); namespaces since 2009 name the same elements, and before then
-channels had their names in ``LogicalChannel``.
+https://docs.openmicroscopy.org/ome-model/ (2016-06); namespaces since 2009 have the same elements; before,
+the names of channels were in ``LogicalChannel``.
 """
 
 from xml.etree import ElementTree
@@ -15,15 +15,15 @@ _UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "m
 
 
 def read(path: Location) -> ImageFile | None:
-    """Read the headers of an OME-TIFF; None where the file is another TIFF."""
+    """Read the headers of an OME-TIFF; return None if the file is another kind of TIFF."""
     series = open_tiff(path)
     if series.kind != "ome":
         return None
     try:
         root = ElementTree.fromstring(series.descriptions[0])
     except (ElementTree.ParseError, ValueError) as error:
-        msg = f"the OME-XML of {name_of(path)} is broken ({error}). Export the file again."
-        raise InputError(msg) from error
+        msg = f"the OME-XML of {name_of(path)} is broken ({error})."
+        raise InputError(msg, "Export the file again.") from error
     image = root.find(".//{*}Image[{*}Pixels]")
     pixels = None if image is None else image.find("{*}Pixels")
     if image is None or pixels is None:
@@ -41,17 +41,17 @@ def read(path: Location) -> ImageFile | None:
 
 
 def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
-    """Return the name of each channel of an OME-XML ``Pixels``, "" where one has none."""
+    """Return the name of each channel of an OME-XML ``Pixels``, "" if it has none."""
     return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
 
 
 def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
-    """Return the names of the channels as OME-XML had them before 2009, in the order of the planes."""
+    """Return the names of the channels in OME-XML from before 2009, in the order of the planes."""
     named = {
-        int(part.get("Index", "")): logical.get("Name", "").strip()
+        int(component.get("Index", "")): logical.get("Name", "").strip()
         for logical in image.findall("{*}LogicalChannel")
-        for part in logical.findall("{*}ChannelComponent")
-        if part.get("Index", "").isdecimal()
+        for component in logical.findall("{*}ChannelComponent")
+        if component.get("Index", "").isdecimal()
     }
     return tuple(named.get(number, "") for number in range(len(named)))
 
@@ -65,5 +65,5 @@ def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float | None:
     if unit not in _UM_PER_UNIT:  # "pixel", "reference frame"
         return None
     in_um = size * _UM_PER_UNIT[unit]
-    # Writers that lose the micro sign leave "m"; no tissue has pixels of centimetres.
+    # Writers that lose the micro sign write "m"; pixels of metres are implausible.
     return size if unit == "m" and not PLAUSIBLE_UM[0] <= in_um <= PLAUSIBLE_UM[1] else in_um

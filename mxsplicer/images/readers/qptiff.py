@@ -1,4 +1,4 @@
-"""qptiff and inForm component files (Akoya, PerkinElmer): the XML of each page names its channel."""
+"""Read qptiff and inForm component files (Akoya, PerkinElmer): the XML of each page names its channel."""
 
 from xml.etree import ElementTree
 
@@ -10,7 +10,7 @@ _NAMES = ("Biomarker", ".//Responsivity/Filter/Name", "Name")  # best first
 
 
 def read(path: Location) -> ImageFile | None:
-    """Read the headers of a qptiff; None where the file is another TIFF."""
+    """Read the headers of a qptiff; return None if the file is another kind of TIFF."""
     series = open_tiff(path)
     if series.kind != "qpi":
         return None

@@ -1,4 +1,4 @@
-"""Any other TIFF whose pages or samples are the channels: names and pixel size come from the user."""
+"""Read any other TIFF whose pages or samples are the channels; names and pixel size come from the user."""
 
 from mxsplicer.images.readers.image_file import ImageFile, image_file
 from mxsplicer.images.tiff import open_tiff
