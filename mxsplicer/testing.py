@@ -119,7 +119,7 @@ def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight:
     n = len(objective.chunk_names)
     assert objective.encoder is encoder, "the encoder that is kept is another"
     assert z.shape == (8, encoder.out_features), "what comes first is not z of the first view"
-    assert all(len(one) == 8 for one in e), "rows are no cells, so those of several processes cannot be joined"
+    assert all(len(one) == 8 for one in e), "the rows are not cells, so that rows of several processes cannot be joined"
     assert all(term.shape == (n,) for term in terms.values()), f"a term has not one entry for each of {n} chunks"
     assert len(objective.pairs(z, *e, **arguments)) == n, f"pairs has not one entry for each of {n} chunks"
     names, weights = zip(*objective.named_parameters(), strict=True)

@@ -12,7 +12,7 @@ z of a result is computed once and stored
 4. of several slides, in an AnnData for each (:func:`split_cells`), because a file per slide is what other programs
    take. ``per_slide=False`` leaves them out.
 
-A finished file is changed (``cluster``, ``correlate``, ``evaluate --write``, the panel) on a copy that replaces it,
+A finished file is changed (by ``cluster``, ``correlate``, ``evaluate`` and the panel) on a copy that replaces it,
 because nothing in the original can be computed again without the images.
 """
 

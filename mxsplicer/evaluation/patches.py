@@ -99,7 +99,7 @@ def open_patches(
     Where no patches can be read, None is yielded and the reason is appended to ``notes``.
     """
     if result is None:
-        notes.append(f"No patches were read (no result folder, or --no-images), {_CONSEQUENCE}.")
+        notes.append(f"No patches were read (no result folder, or images are switched off), {_CONSEQUENCE}.")
         yield None
         return
     with TemporaryDirectory(prefix="mxsplicer-") as folder:

@@ -1,7 +1,7 @@
 """Outcomes: how a command on one slide ended, in a small file that later commands read.
 
-A workflow of many slides does not stop at one that cannot be used. ``mxsplicer --outcome FILE.json ...`` records what a
-command made, or why it failed on its slide, and exits with 0 in both cases; ``--after FILE`` passes a failure on.
+A workflow of many slides does not stop at one that cannot be used. A command with an outcome file records what it
+made, or why it failed on its slide, and exits with 0 in both cases; the next command passes a failure on.
 Commands over all slides accept such files instead of what the commands made, and leave out slides that failed. A
 process that was killed, a full disk and full memory leave no outcome, because they are not caused by the slide.
 """

@@ -90,12 +90,12 @@ def _targets(
         targets["texture"] = _log_rows(adata.layers[layer], sample)
         descriptions["texture"] = f"log(1 + {layer}) given log(1 + mean)"
     else:
-        left_out.append("R² to texture: no layer std or p75 and above; measure it by `mxsplicer embed --measure`")
+        left_out.append("R² to texture: no layer std or p75 and above; measure it when embedding")
     if (layer := _localisation_layer(adata)) is not None:
         targets["localisation"] = _log_rows(adata.layers[layer], sample) - mean
         descriptions["localisation"] = f"log(1 + {layer}) - log(1 + mean), given it"
     else:
-        left_out.append("R² to localisation: no layer ring or nucleus; measure it by `mxsplicer embed --measure`")
+        left_out.append("R² to localisation: no layer ring or nucleus; measure it when embedding")
     return targets, descriptions
 
 
