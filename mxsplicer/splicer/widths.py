@@ -33,7 +33,7 @@ def choose_widths(
     Raises
     ------
     InputError
-        If the rule is ``rank`` and there are no control channels.
+        If the rule is ``rank`` and control channels are missing.
     """
     given = {component.name: find_setting(component, recipe.widths) for component in components}
     free = [component for component in components if given[component.name] is None]

@@ -39,9 +39,9 @@ def test_a_chunk_that_explodes_is_named_once_with_what_to_do(store, tmp_path, ca
     with caplog.at_level(logging.WARNING):
         train(store, tmp_path / "run", replace(SMALL, learning_rate=3.0))
 
-    said = [message for message in caplog.messages if "chunk CD20 is exploding at step" in message]
-    assert len(said) == 1
-    assert "Use a lower learning rate" in said[0]
+    warnings = [message for message in caplog.messages if "chunk CD20 is exploding at step" in message]
+    assert len(warnings) == 1
+    assert "Use a lower learning rate" in warnings[0]
     assert [warning for line in lines(tmp_path / "run") for warning in line.get("warnings", [])] == caplog.messages
 
 
@@ -52,9 +52,9 @@ def test_a_chunk_that_collapses_is_named_once_with_what_to_do(store, tmp_path, c
     with caplog.at_level(logging.WARNING):
         train(store, tmp_path / "run", replace(SMALL, learning_rate=0.1, redundancy_weight=0, epochs=10))
 
-    said = [message for message in caplog.messages if "chunk CD20 is collapsed at step" in message]
-    assert len(said) == 1
-    assert "all cells get the same embedding" in said[0]
+    warnings = [message for message in caplog.messages if "chunk CD20 is collapsed at step" in message]
+    assert len(warnings) == 1
+    assert "all cells get the same embedding" in warnings[0]
 
 
 def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, monkeypatch):
@@ -66,9 +66,9 @@ def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, 
     with caplog.at_level(logging.WARNING):
         train(store, tmp_path / "run", replace(SMALL, epochs=15))
 
-    said = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
-    assert len(said) == 1
-    assert "does not correlate with its component CD20" in said[0]
+    warnings = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
+    assert len(warnings) == 1
+    assert "does not correlate with its component CD20" in warnings[0]
 
 
 def test_a_chunk_that_follows_its_component_by_chance_alone_is_dead_after_a_while():

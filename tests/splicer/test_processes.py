@@ -88,7 +88,7 @@ def test_batch_norm_and_gradients_of_two_processes_are_those_of_all_their_rows(t
     expected = [*layers.state_dict().items(), *((f"gradient {n}", p.grad) for n, p in layers.named_parameters())]
     for (name, one), found in zip(expected, first[1:], strict=True):
         if not name.endswith("num_batches_tracked"):
-            torch.testing.assert_close(found, one, msg=lambda said, name=name: f"{name}: {said}")
+            torch.testing.assert_close(found, one, msg=lambda message, name=name: f"{name}: {message}")
 
 
 SMALL = Recipe(
@@ -118,7 +118,7 @@ def _train(store: Path, run: Path, recipe: Recipe, stop_at: int | None = None) -
 
 CASES = {
     "splicer": SMALL,
-    "by turns": replace(SMALL, components_per_step=2),
+    "round-robin": replace(SMALL, components_per_step=2),
     "joint": replace(SMALL, method="joint", loss="simclr"),
     "mixed": replace(SMALL, losses={"CD20": "clip"}, weights={"DAPI": 2.0}, widths={"CD3e": 5}),
     "accumulated": replace(SMALL, loss="sigreg", accumulate=2),
@@ -143,7 +143,7 @@ def two(tmp_path_factory):
 
 def _losses(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    measures = {"correlation", "spread", "component_spread", "chunk_rank"}  # of 8 cells: they tell little
+    measures = {"correlation", "spread", "component_spread", "chunk_rank"}  # of 8 cells: noisy
     chunks = [values for line in lines for values in line["chunks"].values()]
     return [{name: value for name, value in values.items() if name not in measures} for values in chunks]
 

@@ -1,8 +1,8 @@
-# What lies in the data folder becomes <table>/<slide>.ome.tiff, <slide>_mask.ome.tiff and <slide>_labels.csv.
+# Files of the data folder become <table>/<slide>.ome.tiff, <slide>_mask.ome.tiff and <slide>_labels.csv.
 
 
 def files(table):
-    """Return those of every slide of a table."""
+    """Return the files of every slide of a table."""
     settings = TABLES.get(table, {})
     names = dict.fromkeys([*settings.get("slides", []), *settings.get("scored", [])])
     return expand(
@@ -46,7 +46,7 @@ for name in TABLES:
                 "python {HERE}/datasets/mnist_cifar.py {input} {params.folder} {params.make}"
 
 
-# Loaders of one folder or file: `source` says which, `loader` the script, `make` what else it is told.
+# Loaders of one folder or file: `source` is its path, `loader` the script, `make` further options.
 for name in TABLES:
     if "loader" in TABLES[name]:
 

@@ -1,6 +1,6 @@
 """Joint-embedding losses between two batches of embeddings whose rows are the same cells: one module per loss.
 
-A loss is called with (B, D), (B, D) and returns a scalar; ``terms`` returns its summands by name.
+A loss is called with (B, D), (B, D) and returns a scalar; ``terms`` returns its terms by name.
 """
 
 from collections.abc import Callable

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from mosaic import arguments, read_picture, read_region, refuse, write_mosaic
+from mosaic import arguments, read_image, read_region, refuse, write_mosaic
 
 SPLITS = {0: "train", 3: "train", 4: "train", 2: "test"}
 SIDE = 96
 
 
 def main() -> None:
-    """Read the pictures and write the mosaic ``camelyon17``."""
+    """Read the images and write the mosaic ``camelyon17``."""
     parser = arguments(__doc__)
     parser.add_argument("--masks", type=Path, help="folder of masks of nuclei")
     given = parser.parse_args()
@@ -37,9 +37,9 @@ def main() -> None:
     labels = table[["split", "center"]].assign(**{"class": np.where(table["tumor"] == 1, "tumour", "normal")})
     regions = None if given.masks is None else np.stack([read_region(given.masks / name, SIDE) for name in names])
     given.out.mkdir(parents=True, exist_ok=True)
-    pictures = (read_picture(given.source / "patches" / name, (3, SIDE, SIDE)) for name in names)
+    images = (read_image(given.source / "patches" / name, (3, SIDE, SIDE)) for name in names)
     channels = ("red", "green", "blue")
-    write_mosaic(pictures, labels, given.out / "camelyon17", channels=channels, side_px=SIDE, regions=regions)
+    write_mosaic(images, labels, given.out / "camelyon17", channels=channels, side_px=SIDE, regions=regions)
 
 
 if __name__ == "__main__":

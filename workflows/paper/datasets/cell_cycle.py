@@ -1,8 +1,8 @@
-"""Cells in a flow cytometer whose phase was sorted by hand (Blasi et al. 2016): labels that owe nothing to intensity.
+"""Cells in a flow cytometer whose phase was sorted by hand (Blasi et al. 2016): labels that do not depend on intensity.
 
 Reads a folder of montages, ``<phase>.ome.tif``, (C, Y, X): cells on a grid of 40 px, filled column by column, the rest
-constant. The cell is the nucleus, found by its DNA stain; each picture is moved so that it lies in the middle. The
-pictures come from one sample, so folds are of random cells: no two share a pixel.
+constant. The cell is the nucleus, found by its DNA stain; each image is shifted so that it is in the middle. The
+images come from one sample, so folds are of random cells: no two share a pixel.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 GRID, SIDE = 40, 64
-FAINTEST = 100  # range of DNA in a picture with a cell; tiles that fill a montage up have 23
+FAINTEST = 100  # range of DNA in an image with a cell; tiles that fill a montage up have 23
 CHANNELS = ("bright field", "DNA", "dark field")
 PHASES = ("G1", "S_phase", "G2", "Prophase")  # the others have fewer than 40 cells
 
@@ -27,21 +27,21 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of montages")
     parser.add_argument("out", type=Path, help="folder to write")
     given = parser.parse_args()
-    pictures, masks, phases = [], [], []
+    images, masks, phases = [], [], []
     for phase in PHASES:
-        for picture in read_montage(given.source / f"{phase}.ome.tif"):
-            nucleus = find_nucleus(picture[1])
+        for image in read_montage(given.source / f"{phase}.ome.tif"):
+            nucleus = find_nucleus(image[1])
             if nucleus is not None:
-                moved, mask = centred(picture, nucleus)
-                pictures.append(moved)
+                moved, mask = centred(image, nucleus)
+                images.append(moved)
                 masks.append(mask)
                 phases.append(phase)
     group = np.random.default_rng(0).integers(20, size=len(phases))
     labels = pd.DataFrame({"phase": phases, "group": [f"group {number}" for number in group]})
     given.out.mkdir(parents=True, exist_ok=True)
-    order = np.random.default_rng(1).permutation(len(labels))  # so that place tells nothing
+    order = np.random.default_rng(1).permutation(len(labels))  # so that the position carries no information
     write_mosaic(
-        (pictures[i] for i in order),
+        (images[i] for i in order),
         labels.iloc[order],
         given.out / "cells",
         channels=CHANNELS,
@@ -52,9 +52,9 @@ def main() -> None:
 
 
 def read_montage(path: Path) -> list[np.ndarray]:
-    """Return the pictures (C, 40, 40) of a montage that are not empty."""
+    """Return the images (C, 40, 40) of a montage that are not empty."""
     if not path.is_file():
-        refuse(f"there is no montage {path}; the folder has to hold {', '.join(f'{one}.ome.tif' for one in PHASES)}.")
+        refuse(f"montage {path} not found; the folder must contain {', '.join(f'{one}.ome.tif' for one in PHASES)}.")
     image = tifffile.imread(path)
     if image.ndim != 3 or len(image) != len(CHANNELS) or any(side % GRID for side in image.shape[1:]):
         refuse(f"{path} is {image.shape}; (3, Y, X) with sides that are multiples of {GRID} px is needed.")
@@ -64,18 +64,18 @@ def read_montage(path: Path) -> list[np.ndarray]:
 
 
 def find_nucleus(dna: np.ndarray) -> np.ndarray | None:
-    """Return the largest bright part of a picture of DNA, or None where there is none of 20 px or more."""
+    """Return the largest bright part of an image of DNA, or None where there is none of 20 px or more."""
     smooth = ndimage.gaussian_filter(dna.astype(float), 1)
     parts, n = ndimage.label(ndimage.binary_fill_holes(smooth > threshold_otsu(smooth)))
     sizes = ndimage.sum_labels(parts > 0, parts, np.arange(1, n + 1))
     return parts == 1 + int(np.argmax(sizes)) if n and sizes.max() >= 20 else None
 
 
-def centred(picture: np.ndarray, nucleus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture and its mask in a square of 64 px, filled up at its edges, the nucleus in the middle."""
+def centred(image: np.ndarray, nucleus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and its mask in a square of 64 px, filled up at its edges, the nucleus in the middle."""
     y, x = (round(place) for place in ndimage.center_of_mass(nucleus))
     padding = [(0, 0)] + [(SIDE // 2 - place, SIDE // 2 - GRID + place) for place in (y, x)]
-    return np.pad(picture, padding, mode="edge"), np.pad(nucleus, padding[1:])
+    return np.pad(image, padding, mode="edge"), np.pad(nucleus, padding[1:])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ ERRORS = {"eroded": eroded, "dilated": dilated, "shifted": shifted, "merged": me
 def main() -> None:
     """Write the slide with another mask under another name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("slide", type=Path, help="<slide>.ome.tiff, beside it <slide>_mask.ome.tiff, ..._labels.csv")
+    parser.add_argument(
+        "slide", type=Path, help="<slide>.ome.tiff; <slide>_mask.ome.tiff and ..._labels.csv in the same folder"
+    )
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--errors", nargs="+", choices=["exact", *ERRORS], default=["exact", *ERRORS])
     given = parser.parse_args()

@@ -5,7 +5,7 @@ Files of other names in a class (``SeaLake`` of one release has some) are left o
 """
 
 import pandas as pd
-from mosaic import arguments, read_picture, refuse, some, split_at_random, write_mosaic
+from mosaic import arguments, read_image, refuse, some, split_at_random, write_mosaic
 
 CLASSES = (
     "AnnualCrop",
@@ -24,18 +24,18 @@ SIDE = 64
 
 
 def main() -> None:
-    """Read the pictures and write the mosaic ``eurosat``."""
+    """Read the images and write the mosaic ``eurosat``."""
     given = arguments(__doc__).parse_args()
     found = {name: some((given.source / name).glob(f"{name}_*.tif"), given.per_class, given.seed) for name in CLASSES}
     for name, files in found.items():
         if not files:
-            refuse(f"there is no {given.source / name}/{name}_*.tif; give the folder that holds the ten classes.")
+            refuse(f"{given.source / name}/{name}_*.tif not found; give the folder that contains the ten classes.")
     files = [file for of_class in found.values() for file in of_class]
     labels = pd.DataFrame({"class": [file.parent.name for file in files]})
     labels["split"] = split_at_random(len(labels), given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
-    pictures = (read_picture(file, (len(BANDS), SIDE, SIDE)) for file in files)
-    write_mosaic(pictures, labels, given.out / "eurosat", channels=BANDS, side_px=SIDE, dtype="uint16")
+    images = (read_image(file, (len(BANDS), SIDE, SIDE)) for file in files)
+    write_mosaic(images, labels, given.out / "eurosat", channels=BANDS, side_px=SIDE, dtype="uint16")
 
 
 if __name__ == "__main__":

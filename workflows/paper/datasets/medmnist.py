@@ -52,11 +52,11 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images, classes, np.repeat(["train", "train", "test"], numbers)
 
 
-def padded(picture: np.ndarray, side: int) -> np.ndarray:
-    """Return a picture in the middle of a square, its edges repeated."""
-    before = (side - picture.shape[-1]) // 2
-    after = side - picture.shape[-1] - before
-    return np.pad(picture, [(0, 0)] * (picture.ndim - 2) + [(before, after)] * 2, mode="edge")
+def padded(image: np.ndarray, side: int) -> np.ndarray:
+    """Return an image in the middle of a square, its edges repeated."""
+    before = (side - image.shape[-1]) // 2
+    after = side - image.shape[-1] - before
+    return np.pad(image, [(0, 0)] * (image.ndim - 2) + [(before, after)] * 2, mode="edge")
 
 
 if __name__ == "__main__":

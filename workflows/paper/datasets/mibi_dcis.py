@@ -44,7 +44,7 @@ def main() -> None:
         table = types[(types["fov"] == field) & types["lineage"].notna()]
         for file in (image, mask):
             if not file.is_file():
-                refuse(f"there is no {file}; fields are named as in manifest.csv, such as {patients.index[0]}.")
+                refuse(f"{file} not found; fields are named as in manifest.csv, such as {patients.index[0]}.")
         if given.cells:
             table = table.sample(frac=1, random_state=0).groupby("lineage").head(given.cells).sort_index()
         link(image, given.out / f"{field}.ome.tiff")

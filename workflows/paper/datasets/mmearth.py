@@ -30,14 +30,14 @@ def main() -> None:
             part: np.sort(np.random.default_rng(given.seed).permutation(splits[of])[:n])
             for (part, n), of in zip(parts.items(), ("train", "val"), strict=True)
         }
-        pictures = np.concatenate([file["sentinel2"][part] for part in rows.values()])
+        images = np.concatenate([file["sentinel2"][part] for part in rows.values()])
         labels = pd.DataFrame({"split": np.repeat(list(rows), [len(part) for part in rows.values()])})
         if "biome" in file:
             labels["class"] = np.concatenate([file["biome"][part].argmax(axis=1) for part in rows.values()])
             labels["class"] = "biome " + labels["class"].astype(str)
     side = shape[2] // 16 * 16  # tiles of a TIFF are multiples of 16 px
     given.out.mkdir(parents=True, exist_ok=True)
-    cropped = pictures[:, :, :side, :side]
+    cropped = images[:, :, :side, :side]
     write_mosaic(cropped, labels, given.out / "mmearth", channels=BANDS, side_px=side, dtype="uint16")
 
 

@@ -1,6 +1,6 @@
-"""Any set of square pictures as a slide: a mosaic, a mask with one square per picture, and a table of labels.
+"""Any set of square images as a slide: a mosaic, a mask with one square per image, and a table of labels.
 
-What mxsplicer does with cells it then does with pictures, by the same commands. Every loader beside this one writes
+The same commands of mxsplicer then work on images as on cells. Every loader in this folder writes
 ``<slide>.ome.tiff``, ``<slide>_mask.ome.tiff`` and ``<slide>_labels.csv``.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def write_mosaic(
-    pictures: Iterable[np.ndarray],
+    images: Iterable[np.ndarray],
     labels: pd.DataFrame,
     path: Path,
     *,
@@ -27,34 +27,34 @@ def write_mosaic(
     masks: np.ndarray | None = None,
     regions: np.ndarray | None = None,
 ) -> None:
-    """Write pictures (C, P, P) as ``<path>.ome.tiff``, ``<path>_mask.ome.tiff`` and ``<path>_labels.csv``.
+    """Write images (C, P, P) as ``<path>.ome.tiff``, ``<path>_mask.ome.tiff`` and ``<path>_labels.csv``.
 
-    Picture i, counted by rows, is cell i + 1; a pixel is 1 µm wide, so a patch of P µm is a picture. Each
-    picture is one tile.
+    Image i, counted by rows, is cell i + 1; a pixel is 1 µm wide, so a patch of P µm is an image. Each
+    image is one tile.
 
     Parameters
     ----------
     labels
-        One row per picture, in their order; ``cell_id`` is added.
+        One row per image, in their order; ``cell_id`` is added.
     side_px
-        Side P of a picture, a multiple of 16: the side of a tile of a TIFF.
+        Side P of an image, a multiple of 16: the side of a tile of a TIFF.
     masks
-        What of each picture is the cell, (N, P, P) boolean; by default all of it. Its middle has to be that of the
-        picture, for a patch is cut around it.
+        The pixels of the cell in each image, (N, P, P) boolean; by default all. The cell must be centred in the image,
+        since a patch is cut around it.
     regions
-        A part of each picture that is to be a component of its own (``--deconstruct mask``), (N, P, P) boolean: nuclei,
-        lungs. The cell is then the middle 4 x 4 px, for a patch to be cut around, and the regions of all pictures are
+        Pixels of each image that become a component of their own (``--deconstruct mask``), (N, P, P) boolean: nuclei,
+        lungs. The cell is then the middle 4 x 4 px, for a patch to be cut around, and the regions of all images are
         one further cell, which ``--cells-from <path>_labels.csv`` leaves out.
     """
     if side_px % 16:
-        msg = f"pictures are {side_px} px wide; a tile of a TIFF needs a multiple of 16: pad them."
+        msg = f"images are {side_px} px wide; a tile of a TIFF needs a multiple of 16: pad them."
         raise ValueError(msg)
     columns = math.ceil(math.sqrt(len(labels)))
     rows = math.ceil(len(labels) / columns)
     shape = (rows * side_px, columns * side_px)
-    stored = np.stack(list(pictures)).astype(dtype, copy=False)  # (N, C, P, P)
+    stored = np.stack(list(images)).astype(dtype, copy=False)  # (N, C, P, P)
     if stored.shape != (len(labels), len(channels), side_px, side_px):
-        msg = f"pictures are {stored.shape}; {(len(labels), len(channels), side_px, side_px)} were promised."
+        msg = f"images are {stored.shape}; {(len(labels), len(channels), side_px, side_px)} were expected."
         raise ValueError(msg)
     options = {"tile": (side_px, side_px), "photometric": "minisblack", "compression": "zlib"}
     microns = {"PhysicalSizeX": 1.0, "PhysicalSizeY": 1.0}
@@ -75,11 +75,11 @@ def write_mosaic(
     labels.assign(cell_id=np.arange(1, len(labels) + 1)).to_csv(f"{path}_labels.csv", index=False)
 
 
-def _tiles(pictures: np.ndarray, n_tiles: int) -> Iterator[np.ndarray]:
-    empty = np.zeros(pictures.shape[2:], pictures.dtype)
-    for channel in range(pictures.shape[1]):
+def _tiles(images: np.ndarray, n_tiles: int) -> Iterator[np.ndarray]:
+    empty = np.zeros(images.shape[2:], images.dtype)
+    for channel in range(images.shape[1]):
         for number in range(n_tiles):
-            yield pictures[number, channel] if number < len(pictures) else empty
+            yield images[number, channel] if number < len(images) else empty
 
 
 def _tiles_of_mask(
@@ -108,11 +108,11 @@ def refuse(message: str) -> NoReturn:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return the arguments that loaders of pictures have in common."""
+    """Return the arguments that loaders of images have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("source", type=Path, help="what was downloaded, unpacked")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--per-class", type=int, default=1000, help="pictures of a class, at most")
+    parser.add_argument("--per-class", type=int, default=1000, help="images of a class, at most")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -124,31 +124,31 @@ def some(files: Iterable[Path], n: int, seed: int) -> list[Path]:
 
 
 def split_at_random(n: int, seed: int) -> np.ndarray:
-    """Return ``train`` for four fifths of the pictures and ``test`` for the others."""
+    """Return ``train`` for four fifths of the images and ``test`` for the others."""
     return np.where(np.random.default_rng(seed).random(n) < 0.8, "train", "test")
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return a picture (C, P, P), whether the file has its channels first or last.
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return an image (C, P, P), whether the file has its channels first or last.
 
     Raises
     ------
     SystemExit
         If it has another shape.
     """
-    picture = tifffile.imread(path) if path.suffix in (".tif", ".tiff") else np.asarray(Image.open(path).convert("RGB"))
+    image = tifffile.imread(path) if path.suffix in (".tif", ".tiff") else np.asarray(Image.open(path).convert("RGB"))
     channels, *side = shape
-    if picture.shape == (*side, channels):
-        picture = np.moveaxis(picture, -1, 0)
-    if picture.shape != shape:
-        refuse(f"{path} is {picture.shape}; {shape} (C, Y, X) is needed.")
-    return picture
+    if image.shape == (*side, channels):
+        image = np.moveaxis(image, -1, 0)
+    if image.shape != shape:
+        refuse(f"{path} is {image.shape}; {shape} (C, Y, X) is needed.")
+    return image
 
 
 def read_region(path: Path, side_px: int) -> np.ndarray:
-    """Return which pixels of a picture belong to a region: those above 0 in an image of one channel."""
+    """Return which pixels of an image belong to a region: those above 0 in an image of one channel."""
     if not path.is_file():
-        refuse(f"there is no mask {path}; every picture needs one of its own name.")
+        refuse(f"mask {path} not found; every image needs one of the same name.")
     image = tifffile.imread(path) if path.suffix in (".tif", ".tiff") else np.asarray(Image.open(path))
     if image.shape != (side_px, side_px):
         refuse(f"mask {path} is {image.shape}; {(side_px, side_px)} is needed.")

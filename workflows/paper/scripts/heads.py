@@ -1,9 +1,9 @@
 """Remedies in the classifier: can they find what training left in z, or must training put it there.
 
-A linear head is fitted where both halves of a picture tell the class, and tested where the digit is shuffled: it is
-right as far as it goes by the photograph. Beside the plain head stand one that is fitted with half of the features
-dropped at random (channel dropout), and one that is fitted after the directions that tell the class best were taken out
-of z, one after the other (a sieve of features, in the linear form of Ravfogel et al. 2020, arXiv 2004.07667).
+A linear head is fitted where both halves of an image predict the class, and tested where the digit is shuffled: it is
+right as far as it uses the photograph. The plain head is compared with one that is fitted with half of the features
+dropped at random (channel dropout), and one that is fitted after the most predictive directions were removed from z,
+one after the other (a sieve of features, in the linear form of Ravfogel et al. 2020, arXiv 2004.07667).
 """
 
 import numpy as np
@@ -64,7 +64,7 @@ def fit(x: np.ndarray, truth: np.ndarray) -> LogisticRegression:
 
 
 def sieve(x: np.ndarray, truth: np.ndarray, n: int) -> np.ndarray:
-    """Return the projection (d, d) that leaves out the n directions that tell the class best."""
+    """Return the projection (d, d) that removes the n most predictive directions."""
     projection = np.eye(x.shape[1])
     for _ in range(n):
         direction = projection @ fit(x @ projection, truth).coef_[0]

@@ -1,6 +1,6 @@
 """How well z follows the markers (figure 3c), in three forms, each the mean and deviation over markers.
 
-The paper's mean absolute r over the features rewards a z that says the same thing often; so beside it stand the largest
+The paper's mean absolute r over the features rewards a redundant z; so the other two forms are the largest
 absolute r, and the held-out R² of ridge regression from all of z to the marker's mean intensity in the cell.
 """
 

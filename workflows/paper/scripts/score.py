@@ -1,6 +1,6 @@
-"""Score what a run knows of some labels, beside what needs no training where that is asked for.
+"""Score how well labels are predicted from z of a run, or from baselines that need no training.
 
-Cells are scored in folds (mxsplicer.tl.probe): whole patients, or quadrants of a slide. Pictures with a column
+Cells are scored in folds (mxsplicer.tl.probe): whole patients, or quadrants of a slide. Images with a column
 ``split`` in their labels are scored by a classifier that is fitted on ``train`` and tested on ``test``, each set alone.
 """
 
@@ -36,7 +36,7 @@ COLUMNS = [
 def main() -> None:
     """Embed the stores with the run, and write one row per label and representation."""
     parser = arguments(__doc__)
-    parser.add_argument("--baselines", action="store_true", help="score what is not the run, but stands beside it")
+    parser.add_argument("--baselines", action="store_true", help="score the baselines instead of the run")
     given = parser.parse_args()
     run = mxsplicer.load_run(given.run)
     every = [read_cells(store, table) for store, table in zip(given.stores, given.labels, strict=True)]
@@ -115,18 +115,18 @@ def score_folds(cells: list, features: dict, given: argparse.Namespace) -> pd.Da
         adata.obs[name] = labels[name].fillna("").astype(str).to_numpy()
     for name, values in features.items():
         adata.obsm[key_of(name)] = values
-    # Beside a run, whether it adds to what is measured of a cell without learning.
-    beside = ["mean intensity", "mean intensity and shape", "PCA of mean intensity"]
+    # For a run: whether z adds to the measurements of a cell.
+    compared = ["mean intensity", "mean intensity and shape", "PCA of mean intensity"]
     if not given.baselines:
-        beside = [f"z + {name}" for name in beside[:2]]
-    names = [*features, *beside]
+        compared = [f"z + {name}" for name in compared[:2]]
+    names = [*features, *compared]
     how = {"representations": names, "groups": given.groups, "max_cells": given.max_cells}
     scores = pd.concat([tl.probe(adata, label=label, **how) for label in given.label])
     return scores.loc[scores["representation"].isin(names), COLUMNS]  # mean intensity is in every table of the probe
 
 
 def score_split(cells: list, features: dict, given: argparse.Namespace) -> pd.DataFrame:
-    """Return the accuracy on the test pictures of each set, and what chance makes of so many pictures."""
+    """Return the accuracy on the test images of each set, and chance level for as many images."""
     features = dict(features)
     adata = features.pop("adata")
     rows = []
@@ -137,7 +137,7 @@ def score_split(cells: list, features: dict, given: argparse.Namespace) -> pd.Da
         for name, values in features.items():
             x = values[here]
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-            # Three folds of the training pictures choose the regularisation.
+            # Three folds of the training images choose the regularisation.
             probe = GridSearchCV(model, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 0.1, 1]}, cv=3)
             accuracy = probe.fit(x[train], truth[train]).score(x[~train], truth[~train])
             n = int((~train).sum())

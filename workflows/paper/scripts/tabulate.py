@@ -1,4 +1,4 @@
-"""Join the scores of a table's runs: one CSV, a table to read (.md) and a figure (.png) beside it.
+"""Join the scores of a table's runs: one CSV, a Markdown table (.md) and a figure (.png).
 
 Seeds are averaged; the deviation is that over seeds where there are several, else what the scores say themselves.
 """
