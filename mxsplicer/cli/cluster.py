@@ -8,6 +8,16 @@ import typer
 from mxsplicer.cli.options import ResultPath, Seed, UseRep, register
 from mxsplicer.system import progress
 
+# Options of this command alone.
+_MaxCells = Annotated[
+    int, typer.Option(min=3, help="Cluster at most this many cells; the others join the cluster of their nearest.")
+]
+_Backend = Annotated[str, typer.Option(metavar="scanpy|rapids", help="rapids: rapids-singlecell, on an NVIDIA GPU.")]
+_Enrichment = Annotated[
+    bool,
+    typer.Option("--neighbourhoods", help="Also compute the clusters' neighbourhood enrichment with squidpy."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -21,16 +31,9 @@ def cluster(
     use_rep: UseRep = None,
     *,
     roi: Path | None,
-    max_cells: Annotated[
-        int, typer.Option(min=3, help="Cluster at most this many cells; the others join the cluster of their nearest.")
-    ] = 50_000,
-    backend: Annotated[
-        str, typer.Option(metavar="scanpy|rapids", help="rapids: rapids-singlecell, on an NVIDIA GPU.")
-    ] = "scanpy",
-    enrichment: Annotated[
-        bool,
-        typer.Option("--neighbourhoods", help="Also compute the clusters' neighbourhood enrichment with squidpy."),
-    ] = False,
+    max_cells: _MaxCells = 50_000,
+    backend: _Backend = "scanpy",
+    enrichment: _Enrichment = False,
     seed: Seed = 0,
 ) -> None:
     """Cluster the cells of a result again, compute a UMAP and suggest names; cells.h5ad is replaced at the end.

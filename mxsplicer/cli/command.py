@@ -45,10 +45,8 @@ class Command(TyperCommand):
         config = _value_of("--config", args) if "--config" in self._option_names() else None
         if config is not None:
             ctx.default_map = self._read_config(Path(config))
-        left = super().parse_args(ctx, self._without_negations(ctx, args))
-        if config is not None and not ctx.params.get("slides") and not ctx.resilient_parsing:
-            ctx.params["slides"] = ctx.default_map.get("slides")
-        return left
+            args = self._with_arguments(ctx, args)
+        return super().parse_args(ctx, self._without_negations(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command where its input files exist."""
@@ -65,8 +63,14 @@ class Command(TyperCommand):
     def _option_names(self) -> set[str]:
         return {name for one in self.params for name in (*one.opts, *one.secondary_opts) if name.startswith("--")}
 
+    def _with_arguments(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments with positional ones of the file, such as slides, where none were given."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=self._without_negations(ctx, args))
+        several = next((one.name for one in self.params if one.nargs == -1), None)
+        return args if given.get(several) else [*args, "--", *ctx.default_map.get(several, [])]
+
     def _without_negations(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments without switches that are turned off again, ``--no-...``, which a file may turn on."""
+        """Return the arguments without ``--no-...``, which revokes a switch that a file sets."""
         known = self._option_names()
         switches = {f"--no-{opt[2:]}": one for one in self.params for opt in one.opts if getattr(one, "is_flag", False)}
         off = [one for one in args if one in switches and one not in known]
@@ -88,7 +92,7 @@ class Command(TyperCommand):
     def _read_config(self, file: Path) -> dict[str, Any]:
         """Return the options in a TOML file by the names of the parameters."""
         if not file.is_file():
-            msg = f"`config` {file} not found."
+            msg = f"--config {file} not found."
             raise InputError(msg, _similar(file))
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))

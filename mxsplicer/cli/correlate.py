@@ -15,6 +15,29 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+# Options of this command alone.
+_Covariate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MARKER",
+        help="Marker that the partial correlation controls for; repeat for several. By default the nuclear marker "
+        "and those of autofluorescence.",
+        show_default=False,
+    ),
+]
+_Local = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MARKER=FEATURE|FEATURE",
+        help="Write the local correlation of a feature with a marker to obs, or with every marker to a layer; "
+        "repeat for several.",
+        show_default=False,
+    ),
+]
+_Scale = Annotated[str, typer.Option(metavar="cell|neighbourhood|region", help="Scale of --local.")]
+_MaxCells = Annotated[int, typer.Option(min=200, help="Compute R² on a random sample of at most this many cells.")]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     register(app, correlate)
@@ -25,32 +48,12 @@ def correlate(
     use_rep: UseRep = None,
     *,
     roi: Path | None,
-    covariate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MARKER",
-            help="Marker that the partial correlation controls for; repeat for several. By default the nuclear marker "
-            "and those of autofluorescence.",
-            show_default=False,
-        ),
-    ] = None,
-    local: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MARKER=FEATURE|FEATURE",
-            help="Write the local correlation of a feature with a marker to obs, or with every marker to a layer; "
-            "repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
-    scale: Annotated[
-        str, typer.Option(metavar="cell|neighbourhood|region", help="Scale of --local.")
-    ] = "neighbourhood",
+    covariate: _Covariate = None,
+    local: _Local = None,
+    scale: _Scale = "neighbourhood",
     radius_um: Annotated[float | None, typer.Option(help="Radius of --local, instead of a scale.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Features to show for each marker.")] = 3,
-    max_cells: Annotated[
-        int, typer.Option(min=200, help="Compute R² on a random sample of at most this many cells.")
-    ] = 50_000,
+    max_cells: _MaxCells = 50_000,
     seed: Seed = 0,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -64,7 +67,6 @@ def correlate(
     from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import find_cells
     from mxsplicer.system.progress import shown
-    from mxsplicer.tl.labels import obs_name
     from mxsplicer.tl.rows import learned_features
 
     path = find_cells(result)
@@ -72,12 +74,7 @@ def correlate(
     with open_cells(path) as adata, shown():
         learned = learned_features(adata)
         use_rep = use_rep or learned
-        # As embed names them: of the learned features splicer_..., whatever the method.
-        prefix = "splicer" if use_rep == learned else use_rep.removeprefix("X_")
-        if roi is not None:
-            of_roi = obs_name(roi.name.partition(".")[0])
-            prefix = of_roi if prefix == "splicer" else f"{of_roi}_{prefix}"
-        key = f"{prefix}_correlation"
+        key = _key("splicer" if use_rep == learned else use_rep.removeprefix("X_"), roi)
         settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
         layers = []
         with tl.restricted(adata, roi) as cells:
@@ -101,6 +98,16 @@ def correlate(
     _show(table, support)
     for sentence in about["left_out"]:
         typer.echo(f"Left out: {sentence}.")
+
+
+def _key(prefix: str, roi: Path | None) -> str:
+    """Return the name of the correlations: those of the learned features are called splicer, whatever the method."""
+    from mxsplicer.tl.labels import obs_name
+
+    if roi is not None:
+        inside = obs_name(roi.name.partition(".")[0])
+        prefix = inside if prefix == "splicer" else f"{inside}_{prefix}"
+    return f"{prefix}_correlation"
 
 
 def _pair(text: str) -> tuple[str | None, int]:
@@ -160,7 +167,7 @@ def _facts(table: Any, support: dict[str, dict[str, float]], about: dict[str, An
 def _number(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124, NaN is no JSON
+    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124, JSON has no NaN
 
 
 def _show(table: Any, support: dict[str, dict[str, float]]) -> None:

@@ -19,34 +19,40 @@ if TYPE_CHECKING:
     from mxsplicer.result.folder import Result
 
 
+# Options of this command alone.
+_Slides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SLIDE",
+        help="OME-TIFF, OME-Zarr (also by its URL), qptiff or TIFF stack; several slides of one panel.",
+        show_default=False,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False, rich_help_panel=INPUT),
+]
+_Append = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RESULT",
+        help="Add slides to this finished result, with its model and clusters; its other slides do not change. "
+        "With --cohort, the slides that it lacks.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     register(app, embed, common=("out", "overwrite", "plan"))
 
 
 def embed(
-    slides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="SLIDE",
-            help="OME-TIFF, OME-Zarr (also by its URL), qptiff or TIFF stack; several slides of one panel.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Result folder; SLIDE.mxs by default.", show_default=False, rich_help_panel=INPUT),
-    ] = None,
-    append: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RESULT",
-            help="Add slides to this finished result, with its model and clusters; its other slides do not change. "
-            "With --cohort, the slides that it lacks.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    slides: _Slides = None,
+    out: _Out = None,
+    append: _Append = None,
     encoder_class: EncoderClass = "",
     *,
     options: Options,

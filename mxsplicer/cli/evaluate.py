@@ -21,102 +21,118 @@ _WIDTH = 140  # of tables that go to a file
 _MOST_MARKERS = 10  # that are shown; the JSON has all
 
 
+# Options of this command alone.
+_Result = Annotated[
+    Path, typer.Argument(metavar="RESULT|cells.h5ad", help="What embed wrote, or any AnnData.", show_default=False)
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CSV|GEOJSON|COLUMN",
+        help="Table of cells, outlines with classes (for several slides a folder of them), or a column of obs.",
+        rich_help_panel=INPUT,
+    ),
+]
+_Score = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column to score, of the table or of obs; repeat for several.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+_Cohort = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="Table of the slides: patient, batch, ...", rich_help_panel=INPUT),
+]
+_Compare = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="RESULT|OTHER.h5ad",
+        help="Another embedding of the same cells to compare with; repeat for several.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+_UseRep = Annotated[
+    list[str] | None,
+    typer.Option(help="Further key of obsm to score; repeat for several.", rich_help_panel=INPUT),
+]
+_FoldBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="patient|slide|quadrants",
+        help="What folds consist of: values of a column stay together, or quadrants of each slide. By default "
+        "patient, slide or quadrants, the first with three or more values.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
+_GuardUm = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Width of the band between quadrants; the side of a patch by default.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
+_UnsafeRandomSplit = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-random-split",
+        help="Also score in random folds, with neighbours in training and test, to show how much this inflates.",
+        rich_help_panel=SCORES,
+    ),
+]
+_MaxCells = Annotated[int, typer.Option(min=100, help="Score at most this many cells.", rich_help_panel=SCORES)]
+_Images = Annotated[
+    bool,
+    typer.Option(help="Read patches, or cut them, for the baselines that need pixels.", rich_help_panel=SCORES),
+]
+_ImageCells = Annotated[
+    int, typer.Option(min=100, help="Read the patches of at most this many cells.", rich_help_panel=SCORES)
+]
+_ImportanceCells = Annotated[
+    int,
+    typer.Option(
+        min=100,
+        help="Cells for permutation importance, which embeds them once per marker.",
+        rich_help_panel=SCORES,
+    ),
+]
+_Out = Annotated[
+    Path | None, typer.Option(metavar="scores.csv", help="Table of scores to write.", rich_help_panel=RUNNING)
+]
+_Write = Annotated[
+    bool, typer.Option("--write", help="Write the scores into uns of the AnnData file.", rich_help_panel=RUNNING)
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     register(app, evaluate, common=("labels", "score", "cohort", "compare", "fold_by", "out", "write", "as_json"))
 
 
 def evaluate(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT|cells.h5ad", help="What embed wrote, or any AnnData.", show_default=False)
-    ],
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CSV|GEOJSON|COLUMN",
-            help="Table of cells, outlines with classes (for several slides a folder of them), or a column of obs.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    score: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column to score, of the table or of obs; repeat for several.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    cohort: Annotated[
-        Path | None,
-        typer.Option(metavar="TABLE", help="Table of the slides: patient, batch, ...", rich_help_panel=INPUT),
-    ] = None,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="RESULT|OTHER.h5ad",
-            help="Another embedding of the same cells to compare with; repeat for several.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    use_rep: Annotated[
-        list[str] | None,
-        typer.Option(help="Further key of obsm to score; repeat for several.", rich_help_panel=INPUT),
-    ] = None,
+    result: _Result,
+    labels: _Labels = None,
+    score: _Score = None,
+    cohort: _Cohort = None,
+    compare: _Compare = None,
+    use_rep: _UseRep = None,
     *,
     roi: Path | None,
-    fold_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="patient|slide|quadrants",
-            help="What folds consist of: values of a column stay together, or quadrants of each slide. By default "
-            "patient, slide or quadrants, the first with three or more values.",
-            show_default=False,
-            rich_help_panel=SCORES,
-        ),
-    ] = None,
-    guard_um: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Width of the band between quadrants; the side of a patch by default.",
-            show_default=False,
-            rich_help_panel=SCORES,
-        ),
-    ] = None,
-    unsafe_random_split: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-random-split",
-            help="Also score in random folds, with neighbours in training and test, to show how much this inflates.",
-            rich_help_panel=SCORES,
-        ),
-    ] = False,
-    max_cells: Annotated[
-        int, typer.Option(min=100, help="Score at most this many cells.", rich_help_panel=SCORES)
-    ] = 100_000,
-    images: Annotated[
-        bool,
-        typer.Option(help="Read patches, or cut them, for the baselines that need pixels.", rich_help_panel=SCORES),
-    ] = True,
-    image_cells: Annotated[
-        int, typer.Option(min=100, help="Read the patches of at most this many cells.", rich_help_panel=SCORES)
-    ] = 10_000,
-    importance_cells: Annotated[
-        int,
-        typer.Option(
-            min=100,
-            help="Cells for permutation importance, which embeds them once per marker.",
-            rich_help_panel=SCORES,
-        ),
-    ] = 1_000,
-    out: Annotated[
-        Path | None, typer.Option(metavar="scores.csv", help="Table of scores to write.", rich_help_panel=RUNNING)
-    ] = None,
-    write: Annotated[
-        bool, typer.Option("--write", help="Write the scores into uns of the AnnData file.", rich_help_panel=RUNNING)
-    ] = False,
+    fold_by: _FoldBy = None,
+    guard_um: _GuardUm = None,
+    unsafe_random_split: _UnsafeRandomSplit = False,
+    max_cells: _MaxCells = 100_000,
+    images: _Images = True,
+    image_cells: _ImageCells = 10_000,
+    importance_cells: _ImportanceCells = 1_000,
+    out: _Out = None,
+    write: _Write = False,
     seed: Seed = 0,
     encoder_class: EncoderClass = "",
     device: str,

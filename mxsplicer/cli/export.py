@@ -16,6 +16,30 @@ if TYPE_CHECKING:
     from mxsplicer.images.slide import LazyImage, Slide
 
 
+# Options of this command alone.
+_Spatialdata = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A SpatialData store of slides, masks and cells.")
+]
+_Geojson = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Outlines of the cells with their clusters as classes, for QuPath; for several slides, a folder.",
+    ),
+]
+_SimplifyPx = Annotated[
+    float, typer.Option(min=0, help="How far outlines may deviate from the pixels' edges; 0.5 halves the file.")
+]
+_Csv = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="One row per cell in mcmicro's columns, .csv or .csv.gz.")
+]
+_Features = Annotated[bool, typer.Option("--features", help="Write the learned features into the table too.")]
+_LabelsZarr = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; for several slides, a folder."),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     register(app, export)
@@ -24,31 +48,14 @@ def add_to(app: typer.Typer) -> None:
 def export(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote.", show_default=False)],
     *,
-    spatialdata: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A SpatialData store of slides, masks and cells.")
-    ] = None,
+    spatialdata: _Spatialdata = None,
     image: Annotated[bool, typer.Option("--image/--no-image", help="Copy the slides into the SpatialData.")] = True,
-    geojson: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Outlines of the cells with their clusters as classes, for QuPath; for several slides, a folder.",
-        ),
-    ] = None,
-    simplify_px: Annotated[
-        float, typer.Option(min=0, help="How far outlines may deviate from the pixels' edges; 0.5 halves the file.")
-    ] = 0.0,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One row per cell in mcmicro's columns, .csv or .csv.gz.")
-    ] = None,
+    geojson: _Geojson = None,
+    simplify_px: _SimplifyPx = 0.0,
+    csv: _Csv = None,
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="The same table as Parquet.")] = None,
-    features: Annotated[
-        bool, typer.Option("--features", help="Write the learned features into the table too.")
-    ] = False,
-    labels_zarr: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; for several slides, a folder."),
-    ] = None,
+    features: _Features = False,
+    labels_zarr: _LabelsZarr = None,
     groupby: Annotated[str, typer.Option(help="Column of obs to export as classes.")] = "leiden",
     roi: Path | None,
     overwrite: Overwrite = False,

@@ -3,13 +3,29 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import AsJson, NucleiMask, OneMask, Overwrite, Plan, Seed, SlidePath, register
+from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.system import progress
+
+if TYPE_CHECKING:
+    from mxsplicer.images.slide import LazyImage, Slide
+
+# Options of this command alone.
+_Cells = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="At most this many, spread over the tissue and including rare bright cells; all by default."
+    ),
+]
+_CellsFrom = Annotated[
+    Path | None,
+    typer.Option("--cells-from", metavar="FILE", help="Only these: ids, one per line, or the column cell_id of a CSV."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,18 +47,8 @@ def extract(
     patch_size_um: float | None,
     min_area_um2: float,
     roi: Path | None,
-    cells: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="At most this many, spread over the tissue and including rare bright cells; all by default."
-        ),
-    ] = None,
-    cells_from: Annotated[
-        Path | None,
-        typer.Option(
-            "--cells-from", metavar="FILE", help="Only these: ids, one per line, or the column cell_id of a CSV."
-        ),
-    ] = None,
+    cells: _Cells = None,
+    cells_from: _CellsFrom = None,
     workers: int | None,
     executor: str,
     max_memory: int | None,
@@ -57,8 +63,7 @@ def extract(
         return
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.readers import open_slide
-    from mxsplicer.masks.files import open_mask, open_nuclei
-    from mxsplicer.patches import PATCH_SIZE_UM
+    from mxsplicer.masks.files import open_mask
     from mxsplicer.patches.sampling import read_ids
 
     listed = read_ids(cells_from) if cells_from else None
@@ -67,16 +72,12 @@ def extract(
     how: dict[str, Any] = {"workers": workers, "max_bytes": max_memory, "executor": executor}
     size = PATCH_SIZE_UM if patch_size_um is None else patch_size_um
     if plan:
-        from mxsplicer.patches.planning import plan_extraction
-
         n_cells = cells or (None if listed is None else len(listed))
-        planned = plan_extraction(
-            opened, labels, max_cells=n_cells, min_area_um2=min_area_um2, patch_size_um=size, **how
-        )
-        typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)
+        _print_plan(opened, labels, n_cells, as_json=as_json, min_area_um2=min_area_um2, patch_size_um=size, **how)
         return
     from mxsplicer.cells.measure import measure_cells
     from mxsplicer.cells.selection import keep_inside
+    from mxsplicer.masks.files import open_nuclei
     from mxsplicer.patches.extraction import extract_patches
 
     with progress.shown():
@@ -98,3 +99,10 @@ def extract(
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in store.ledger.items())
     shape = f"{len(store.markers)} x {store.patch_px} x {store.patch_px}"
     typer.echo(f"{out}: {store.n_cells:,} patches of {shape} ({outcomes})")
+
+
+def _print_plan(slide: "Slide", mask: "LazyImage", n_cells: int | None, *, as_json: bool, **how: Any) -> None:
+    from mxsplicer.patches.planning import plan_extraction
+
+    planned = plan_extraction(slide, mask, max_cells=n_cells, **how)
+    typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)

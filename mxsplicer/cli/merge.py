@@ -10,6 +10,16 @@ from mxsplicer.cli.fields import INPUT
 from mxsplicer.cli.options import Overwrite, Seed, register
 from mxsplicer.system import progress
 
+# Options of this command alone.
+_Results = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RESULT",
+        help="Folders that `embed --model` wrote, or files of their outcomes (--outcome).",
+        show_default=False,
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -17,14 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def merge(
-    results: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RESULT",
-            help="Folders that `embed --model` wrote, or files of their outcomes (--outcome).",
-            show_default=False,
-        ),
-    ],
+    results: _Results,
     out: Annotated[Path, typer.Option(help="Result folder.", show_default=False, rich_help_panel=INPUT)],
     *,
     cohort: Path | None,

@@ -7,6 +7,7 @@ jsonargparse read dataclasses themselves, but would bring other messages, help p
 needs models of its own.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import MISSING, fields
@@ -20,10 +21,12 @@ import typer
 from mxsplicer.cli.command import Command
 from mxsplicer.cli.fields import INPUT, MODEL, RUNNING, SHOWN
 from mxsplicer.errors import InputError
-from mxsplicer.result.config import NAMES, WRITTEN_WITH_OTHERS, read_option, write_options
+from mxsplicer.result.config import NAMES, WRITTEN_WITH_OTHERS, names_slides, read_option, write_options
 from mxsplicer.result.options import Options, Running
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.system.location import locate
+
+logger = logging.getLogger(__name__)
 
 # Positional arguments and switches that several commands share.
 SlidePath = Annotated[
@@ -202,6 +205,8 @@ def _made(group: type, context: typer.Context, chosen: Mapping[str, Any], values
     for name in ("masks", "nuclei"):
         made[name] = tuple(locate(one) for one in made[name])
     if made["cohort"] is not None and values.get("slides"):
+        if names_slides(made["cohort"]):
+            logger.warning("The paths in %s are not used: the slides were given by name.", made["cohort"])
         made["samples"], made["cohort"] = made["cohort"], None
     return Options(**made, recipe=_recipe(context, chosen))
 

@@ -10,6 +10,17 @@ from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import Overwrite, SlidePath, register
 from mxsplicer.system import progress
 
+# Options of this command alone.
+_NucleiOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="NUCLEI.zarr",
+        help="Also write the mask of the nuclei, each with the id of its cell.",
+        show_default=False,
+        rich_help_panel=CELLS,
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -29,15 +40,7 @@ def segment(
     membrane_marker: str | None,
     nucleus_diameter_um: float,
     expansion_um: float,
-    nuclei_out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="NUCLEI.zarr",
-            help="Also write the mask of the nuclei, each with the id of its cell.",
-            show_default=False,
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
+    nuclei_out: _NucleiOut = None,
     roi: Path | None,
     workers: int | None,
     executor: str,

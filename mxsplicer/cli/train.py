@@ -21,60 +21,69 @@ if TYPE_CHECKING:
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
+# Options of this command alone.
+_Stores = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATCHES.zarr",
+        help="Stores, or files of the outcomes of their extraction (--outcome).",
+        show_default=False,
+    ),
+]
+_Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Devices on each machine; one by default, or those that torchrun or srun started.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
+_Nodes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Machines; one by default, or as above.", show_default=False, rich_help_panel=RUNNING),
+]
+_Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TABLE",
+        help="Table of labels, one row per cell: a linear probe of them is logged about twenty times.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
+_Score = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of --labels; the first column of words by default.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
+_Tensorboard = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write events for TensorBoard to.", show_default=False, rich_help_panel=RUNNING),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     register(app, train, common=("out", "overwrite", "labels", "score", "devices", "nodes"))
 
 
 def train(
-    stores: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATCHES.zarr",
-            help="Stores, or files of the outcomes of their extraction (--outcome).",
-            show_default=False,
-        ),
-    ],
+    stores: _Stores,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.", show_default=False)],
     *,
     recipe: Recipe,
     panel: str,
     device: str,
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Devices on each machine; one by default, or those that torchrun or srun started.",
-            show_default=False,
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Machines; one by default, or as above.", show_default=False, rich_help_panel=RUNNING),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE",
-            help="Table of labels, one row per cell: a linear probe of them is logged about twenty times.",
-            show_default=False,
-            rich_help_panel=SCORES,
-        ),
-    ] = None,
-    score: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of --labels; the first column of words by default.",
-            show_default=False,
-            rich_help_panel=SCORES,
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write events for TensorBoard to.", show_default=False, rich_help_panel=RUNNING),
-    ] = None,
+    devices: _Devices = None,
+    nodes: _Nodes = None,
+    labels: _Labels = None,
+    score: _Score = None,
+    tensorboard: _Tensorboard = None,
     max_memory: int | None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -37,7 +37,7 @@ NAMES = {
 _FIELDS = {option: field for field, option in NAMES.items()}
 _AREAS = {"hide": "cell", "keep": "patch"}  # what the encoder sees
 
-# Fields that are no option of their own: they are written as part of another one, or given by it.
+# Fields without an option of their own: another option stands for them.
 WRITTEN_WITH_OTHERS = ("losses", "widths", "width_rule", "groups", "recipe", "samples")
 
 

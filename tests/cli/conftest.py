@@ -1,4 +1,4 @@
-"""The command line in this process: what it says, what it ends with, what it leaves on the disk."""
+"""The command line in this process: its output, its exit code, and the files it writes."""
 
 import logging
 import signal

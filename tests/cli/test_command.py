@@ -13,9 +13,6 @@ import typer
 
 from mxsplicer.cli import app
 from mxsplicer.cli.renamed import POSITIONAL_OUT, RENAMED
-from mxsplicer.result.config import write_config
-from mxsplicer.result.options import Options, Running
-from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.testing import tiny_slide
 
 COMMANDS = typer.main.get_command(app).commands
@@ -105,17 +102,6 @@ def test_a_result_keeps_its_options_and_they_repeat_it(command, slide):
     assert options[0] == options[1]
 
 
-def test_groups_of_markers_are_kept_with_the_options(tmp_path):
-    recipe = Recipe(deconstruction="marker+groups", groups={"T cells": ("CD3e", "CD8a")})
-
-    write_config(tmp_path / "config.toml", Options(recipe=recipe), Running(max_bytes=1 << 30))
-
-    config = tomllib.loads((tmp_path / "config.toml").read_text())
-    assert config["deconstruct"] == f"marker+{(tmp_path / 'groups.yaml').resolve()}"
-    assert json.loads((tmp_path / "groups.yaml").read_text()) == {"T cells": ["CD3e", "CD8a"]}
-    assert config["max-memory"] == str(1 << 30)
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -127,7 +113,7 @@ def test_groups_of_markers_are_kept_with_the_options(tmp_path):
         ("surroundings = 'blur'", "--encoder-area is 'blur'; it can be cell or patch."),
     ],
 )
-def test_what_is_wrong_in_a_file_of_options_is_said_in_a_sentence(command, slide, content, sentence):
+def test_a_mistake_in_a_file_of_options_is_reported_in_a_sentence(command, slide, content, sentence):
     Path("study.toml").write_text(content)
 
     done = command("embed", slide[0], "--config", "study.toml")
@@ -143,6 +129,20 @@ def test_paths_in_a_file_of_options_are_relative_to_it(command, slide):
     done = command("embed", "--config", "study/study.toml", "--encoder-width", 8, "--plan")
 
     assert (done.code, done.written) == (0, []), done.err
+
+
+def test_stores_and_options_of_a_training_can_be_in_a_file(command, slide):
+    command("extract", slide[0], "--mask", slide[1], "--out", "p.zarr", "--patch-size-um", 8)
+    Path("train.toml").write_text('stores = ["p.zarr"]\nepochs = 1\nencoder-width = 8\ncomponent_width = 2\n')
+
+    done = command("train", "--config", "train.toml", "--out", "run", "--chunk-width", 4)
+    missing = command("train", "--config", "gone.toml", "--out", "run")
+
+    settings = json.loads(Path("run/config.json").read_text())["settings"]
+    assert done.code == 0, done.err
+    assert (settings["encoder_width"], settings["component_width"], settings["chunk_width"]) == (8, 2, 4)
+    assert missing.code == 2
+    assert "--config gone.toml not found" in missing.err
 
 
 def test_the_same_command_on_a_finished_output_has_nothing_to_do_and_another_is_refused(command, slide):
@@ -163,9 +163,9 @@ def test_the_same_command_on_a_finished_output_has_nothing_to_do_and_another_is_
         assert done.code == 0, done.err
         assert (again.code, again.written, again.out) == (0, [], f"{out} is complete\n")
         assert (refused.code, refused.written) == (2, [])
-        said = " ".join(refused.err.split())
-        assert f"{out} exists and was made from something else (other {other[0][2:]})" in said
-        assert "pass --overwrite to replace it." in said
+        message = " ".join(refused.err.split())
+        assert f"{out} exists and was made from something else (other {other[0][2:]})" in message
+        assert "pass --overwrite to replace it." in message
 
 
 def test_an_output_of_changed_input_is_refused(command, slide):

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 @pytest.fixture
 def result(tmp_path):
-    """Return a result folder of 600 cells, with analyses of somebody else in its AnnData."""
+    """Return a result folder of 600 cells, with analyses of another tool in its AnnData."""
     rng = np.random.default_rng(0)
     x = rng.gamma(3, 50, (600, 3)).astype(np.float32)
     z = np.log1p(x) @ rng.normal(size=(3, 6)) + 0.1 * rng.normal(size=(600, 6))
@@ -30,7 +30,7 @@ def read(result):
     return anndata.read_h5ad(result / "cells.h5ad")
 
 
-def test_maps_are_added_to_the_file_and_all_else_stays(command, result):
+def test_correlations_are_added_to_the_file_and_the_rest_stays(command, result):
     outcome = command("correlate", "slide.mxs")
 
     assert outcome.code == 0
@@ -42,13 +42,13 @@ def test_maps_are_added_to_the_file_and_all_else_stays(command, result):
     assert (cells.var["kept"] == 1).all()
     np.testing.assert_array_equal(cells.uns["mine"]["nested"], np.arange(3))
     np.testing.assert_array_equal(cells.layers["raw"], cells.X + 1)
-    said = outcome.out.splitlines()
-    assert [line.split()[0] for line in said[2:5]] == ["DAPI", "CD3e", "CD20"]
-    assert max(len(line.rstrip()) for line in said[1:5]) <= 80
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["DAPI", "CD3e", "CD20"]
+    assert max(len(line.rstrip()) for line in lines[1:5]) <= 80
     assert "…" not in outcome.out
 
 
-def test_what_is_there_is_shown_and_not_made_again(command, result):
+def test_existing_correlations_are_shown_and_not_computed_again(command, result):
     command("correlate", result / "cells.h5ad")
 
     outcome = command("correlate", "slide.mxs", "--json", "--top", 2)
@@ -63,21 +63,21 @@ def test_what_is_there_is_shown_and_not_made_again(command, result):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "sentence"),
     [(["--seed", 1], "seed was 0, now 1"), (["--covariate", "CD20"], "covariate was DAPI, now CD20")],
 )
-def test_maps_made_differently_are_replaced_only_on_demand(command, result, other, said):
+def test_other_correlations_are_replaced_only_on_demand(command, result, other, sentence):
     command("correlate", "slide.mxs")
 
     refused = command("correlate", "slide.mxs", *other)
     replaced = command("correlate", "slide.mxs", *other, "--overwrite")
 
     assert (refused.code, refused.written) == (2, [])
-    assert f"({said}). Pass --overwrite" in refused.err.replace("\n", " ")
+    assert f"({sentence}). Pass --overwrite" in refused.err.replace("\n", " ")
     assert (replaced.code, replaced.written) == (0, ["slide.mxs/cells.h5ad"])
 
 
-def test_a_map_in_the_tissue_is_added_on_request(command, result):
+def test_a_local_correlation_is_added_on_request(command, result):
     outcome = command("correlate", "slide.mxs", "--local", "CD3e=4", "--local", "2", "--scale", "region")
 
     cells = read(result)
@@ -88,7 +88,7 @@ def test_a_map_in_the_tissue_is_added_on_request(command, result):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
         (["--local", "CD3e=99"], "feature 99 was not found; the 6 features are counted from 0"),
@@ -96,8 +96,8 @@ def test_a_map_in_the_tissue_is_added_on_request(command, result):
         (["--covariate", "CD4"], "marker 'CD4' was not found"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(command, result, arguments, said):
+def test_a_mistake_is_reported_and_nothing_is_written(command, result, arguments, sentence):
     outcome = command("correlate", "slide.mxs", *arguments)
 
     assert (outcome.code, outcome.written) == (2, [])
-    assert said in outcome.err.replace("\n", " ")
+    assert sentence in outcome.err.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""`mxsplicer evaluate` shows scores and a verdict, answers in JSON, and writes what it is asked to."""
+"""`mxsplicer evaluate` shows scores and a verdict, prints JSON, and writes what was asked for."""
 
 import json
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def saved_cells(tmp_path):
-    """Write cells of two types, which X_splicer tells apart, as cells.h5ad."""
+    """Write cells of two types, which X_splicer separates, as cells.h5ad."""
     rng = np.random.default_rng(0)
     n = 500
     kind = rng.integers(0, 2, n)
@@ -29,22 +29,22 @@ def saved_cells(tmp_path):
 
 
 def test_tables_and_a_verdict_are_shown_and_nothing_is_written(command, saved_cells):
-    said = command("evaluate", "cells.h5ad", "--score", "kind", "--unsafe-random-split")
+    outcome = command("evaluate", "cells.h5ad", "--score", "kind", "--unsafe-random-split")
 
-    assert (said.code, said.written) == (0, [])
-    assert "kind: SpliCER is better than mean intensity by " in said.out
-    assert "× the standard deviation across folds" in said.out
+    assert (outcome.code, outcome.written) == (0, [])
+    assert "kind: SpliCER is better than mean intensity by " in outcome.out
+    assert "× the standard deviation across folds" in outcome.out
     for part in ("macro-F1", "RankMe", "labels per class", "points lost without a marker", "leak", "chance"):
-        assert part in said.out
-    assert "Hoechst" in said.out
-    assert "note: No patches were read" in said.out
+        assert part in outcome.out
+    assert "Hoechst" in outcome.out
+    assert "note: No patches were read" in outcome.out
 
 
 def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_cells, tmp_path):
-    said = command("evaluate", "cells.h5ad", "--labels", "kind", "--json", "--out", "scores.csv", "--write")
+    outcome = command("evaluate", "cells.h5ad", "--labels", "kind", "--json", "--out", "scores.csv", "--write")
 
-    answer = json.loads(said.out)
-    assert (said.code, said.written) == (0, ["cells.h5ad", "scores.csv"])
+    answer = json.loads(outcome.out)
+    assert (outcome.code, outcome.written) == (0, ["cells.h5ad", "scores.csv"])
     table = pd.read_csv(tmp_path / "scores.csv")
     kept = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["mxsplicer_probe"]
     gains = [row["gain"] for row in answer["scores"]]
@@ -66,8 +66,8 @@ def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_ce
     ],
 )
 def test_what_cannot_be_scored_ends_with_2_and_one_sentence(command, saved_cells, arguments, sentence):
-    said = command("evaluate", *arguments)
+    outcome = command("evaluate", *arguments)
 
-    assert (said.code, said.out, said.written) == (2, "", [])
-    assert sentence in said.err
-    assert said.err.count("\n") == 1
+    assert (outcome.code, outcome.out, outcome.written) == (2, "", [])
+    assert sentence in outcome.err
+    assert outcome.err.count("\n") == 1

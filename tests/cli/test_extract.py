@@ -18,13 +18,13 @@ def slide(tmp_path):
     return ["extract", "s.ome.tiff", "--out", "p.zarr", "--mask", "mask.npy", "--patch-size-um", "16"]
 
 
-def test_a_plan_writes_nothing_and_is_told_to_people_and_programs(command, slide):
-    told = command(*slide, "--plan")
+def test_a_plan_writes_nothing_and_is_printed_as_text_or_json(command, slide):
+    text = command(*slide, "--plan")
     as_json = command(*slide, "--plan", "--json", "--cells", "1")
 
-    assert told.code == as_json.code == 0, told.err
-    assert told.written == as_json.written == []
-    assert "about 2 of 2, in 1 blocks" in told.out
+    assert text.code == as_json.code == 0, text.err
+    assert text.written == as_json.written == []
+    assert "about 2 of 2, in 1 blocks" in text.out
     plan = json.loads(as_json.out)
     assert (plan["n_cells"], plan["patch_shape"]) == (1, [3, 32, 32])
 
@@ -46,7 +46,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         (["--max-memory", "much"], "is not an amount of memory"),
         (["--max-memory", "1M"], "too little"),
@@ -54,11 +54,11 @@ def test_cells_from_a_list(command, slide, tmp_path):
         (["--executor", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_one_sentence(command, slide, options, said, monkeypatch):
+def test_an_impossible_option_is_refused_in_one_sentence(command, slide, options, sentence, monkeypatch):
     monkeypatch.setattr("mxsplicer.system.cluster._TIMEOUT", 0.3)
 
     refused = command(*slide, *options)
 
     assert refused.code == 2
-    assert said in " ".join(refused.err.split())
+    assert sentence in " ".join(refused.err.split())
     assert "Traceback" not in refused.err

@@ -20,7 +20,7 @@ def slide(saved):
     return saved(SLIDE)
 
 
-def test_it_is_told_in_words(command, slide):
+def test_a_slide_is_described_as_text(command, slide):
     outcome = command("info", slide, "--rename", "CD3e=CD3", "--drop", "CD20")
 
     assert (outcome.code, outcome.err, outcome.written) == (0, "", [])
@@ -35,7 +35,7 @@ def test_it_is_told_in_words(command, slide):
         assert part in outcome.out
 
 
-def test_it_is_told_in_json(command, slide):
+def test_a_slide_is_described_as_json(command, slide):
     facts = json.loads(command("info", slide, "--json").out)
 
     assert (facts["shape"], facts["dtype"], facts["levels"]) == ([3, 250, 310], "uint16", [[250, 310]])
@@ -48,11 +48,11 @@ def test_it_is_told_in_json(command, slide):
     assert facts["file_bytes"] > 0
 
 
-def test_a_field_smaller_than_a_patch_is_told_too(command, slide):
+def test_a_field_smaller_than_a_patch_is_described_too(command, slide):
     assert "do not fit on the slide" in command("info", slide, "--patch-size-um", 500).out
 
 
-def test_what_a_file_does_not_say_is_told_to_be_missing(command, tmp_path):
+def test_what_a_file_lacks_is_reported_as_missing(command, tmp_path):
     tifffile.imwrite(tmp_path / "S01.tif", SLIDE.image, photometric="minisblack", metadata=None)
 
     outcome = command("info", "S01.tif")

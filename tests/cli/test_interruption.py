@@ -14,7 +14,7 @@ FINAL = {"mxsplicer.json", "cells.h5ad", "features.zarr", "report.html", "run"}
 
 
 @pytest.mark.parametrize("wanted", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_says_so_and_leaves_nothing_half_named(tmp_path, wanted):
+def test_an_interrupted_command_reports_it_and_leaves_no_final_name(tmp_path, wanted):
     made = simulate_slide(tmp_path / "slide.ome.tiff", size_px=256)
     arguments = ["embed", made.image, "--mask", made.mask, "--out", "out", "--patch-size-um", "8", "--batch-size", "32"]
     endless = ["--encoder-width", "8", "--component-width", "2", "--chunk-width", "4", "--epochs", "100000"]
@@ -27,11 +27,11 @@ def test_an_interrupted_command_says_so_and_leaves_nothing_half_named(tmp_path, 
     with subprocess.Popen(command, env=one_thread, **quiet) as running:
         _wait_for(tmp_path / "out" / "run.partial" / "log.jsonl")
         running.send_signal(wanted)
-        _, said = running.communicate(timeout=60)
+        _, message = running.communicate(timeout=60)
 
-    assert running.returncode == 130, said
-    assert "mxsplicer: interrupted." in said
-    assert "Traceback" not in said
+    assert running.returncode == 130, message
+    assert "mxsplicer: interrupted." in message
+    assert "Traceback" not in message
     assert not FINAL & {path.name for path in (tmp_path / "out").iterdir()}
 
 

@@ -37,7 +37,7 @@ def slide(tmp_path):
     sys.modules.pop("own_file", None)
 
 
-def test_a_method_loss_and_encoder_of_ones_own_are_trained_scored_and_verified(command, slide):
+def test_an_own_method_loss_and_encoder_are_trained_scored_and_verified(command, slide):
     own = ("--method", "own_file:Mine", "--loss", "own_file:Stiff", "--encoder", "own_file:Shallow")
 
     done = command(
@@ -57,15 +57,15 @@ def test_a_method_loss_and_encoder_of_ones_own_are_trained_scored_and_verified(c
 
 
 @pytest.mark.parametrize(
-    ("option", "name", "said"),
+    ("option", "name", "sentence"),
     [
         ("--loss", "own_file:Gone", "has no 'Gone' to call as a loss"),
         ("--method", "own_file:Stiff", "is not a subclass of"),
         ("--encoder", "own_file:Flat", "encoder 'own_file:Flat'"),
     ],
 )
-def test_what_fails_in_ones_own_file_is_said_before_anything_is_written(command, slide, option, name, said):
+def test_a_failure_in_own_code_is_reported_before_anything_is_written(command, slide, option, name, sentence):
     done = command("embed", slide.image, option, name, *OPTIONS, "--mask", slide.mask)
 
     assert (done.code, [name for name in done.written if "__pycache__" not in name]) == (2, [])
-    assert said in done.err
+    assert sentence in done.err

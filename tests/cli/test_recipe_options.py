@@ -4,7 +4,7 @@ import pytest
 
 from mxsplicer.cli.options import make_recipe
 from mxsplicer.errors import InputError
-from mxsplicer.result.config import NAMES, read_option, write_options
+from mxsplicer.result.config import NAMES
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 
 
@@ -32,7 +32,7 @@ def test_options_come_on_top_of_a_preset():
         ("deconstruct", "marker+halves", {"deconstruction": "marker+halves"}),
     ],
 )
-def test_an_option_says_what_single_components_have(option, given, fields):
+def test_an_option_can_be_given_for_single_components(option, given, fields):
     assert make_recipe((None, {option: given})) == Recipe(**fields)
 
 
@@ -57,7 +57,7 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
         ("deconstruct", "marker+thirds", "deconstruction 'thirds' not found"),
     ],
 )
-def test_what_an_option_cannot_mean_is_refused(option, given, message):
+def test_an_invalid_value_is_refused(option, given, message):
     with pytest.raises(InputError, match=message):
         make_recipe((None, {option: given}))
 
@@ -77,20 +77,3 @@ def test_later_options_win_over_earlier_ones_and_their_presets():
     recipe = make_recipe(of_file, ("paper", {"epochs": 3}))
 
     assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3, width_rule="variance")
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(),
-        Recipe(loss="sigreg", losses={"CD8a": "simclr"}, weights={"HLA=DR": 2.0}, surroundings="keep"),
-        Recipe(width_rule="rank", widths={"CD4": 24}, controls=("AF1",), omit=("AF1", "Argo550"), epochs=3),
-        Recipe(**PRESETS["paper"]),
-    ],
-)
-def test_a_recipe_written_as_options_is_read_again(recipe):
-    made = {}
-    for name, value in write_options(vars(recipe)).items():
-        made |= read_option(name, value)
-
-    assert Recipe(**made) == recipe

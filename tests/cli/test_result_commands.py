@@ -35,7 +35,7 @@ def result(made, tmp_path):
     return tmp_path / "S01.mxs"
 
 
-def test_clusters_are_made_anew_in_place_and_named(command, result):
+def test_clusters_are_computed_again_in_place_and_named(command, result):
     before = anndata.read_h5ad(result / "cells.h5ad")
 
     done = command("cluster", result, "--resolution", 0.2, "--n-neighbors", 10)
@@ -51,7 +51,7 @@ def test_clusters_are_made_anew_in_place_and_named(command, result):
     assert " cells  " in done.out
 
 
-def test_a_result_that_agrees_with_its_inputs_is_said_to(command, result):
+def test_a_result_that_agrees_with_its_inputs_is_verified(command, result):
     done = command("verify", result)
 
     assert (done.code, done.written) == (0, [])
@@ -79,9 +79,9 @@ def test_changed_features_weights_or_pixels_are_found(command, result, made):
     assert found["image of S01"]["agrees"]
     index["slides"][0]["mask"] = "mask.zarr"
     (result / "mxsplicer.json").write_text(json.dumps(index))
-    said = command("verify", result).out
-    assert "WRONG  features of 64 cells of S01: 64 differ" in said
-    assert "ok     intensities of 64 cells" in said
+    output = command("verify", result).out
+    assert "WRONG  features of 64 cells of S01: 64 differ" in output
+    assert "ok     intensities of 64 cells" in output
 
 
 def test_a_result_is_exported_in_every_format_at_once(command, result):
@@ -127,7 +127,7 @@ def test_every_export_can_be_restricted_to_outlines(command, result, left):
     assert {f"S01_{cell}" for cell in np.unique(labels[labels > 0])} == left
 
 
-def test_clusters_can_be_those_of_outlines_and_the_other_cells_are_in_none(command, result, left):
+def test_clusters_can_be_restricted_to_outlines(command, result, left):
     done = command("cluster", result, "--roi", "left.geojson", "--resolution", 0.3)
 
     after = anndata.read_h5ad(result / "cells.h5ad")
@@ -135,13 +135,13 @@ def test_clusters_can_be_those_of_outlines_and_the_other_cells_are_in_none(comma
     assert set(after.obs_names[after.obs["leiden"].notna()]) == left
     assert set(after.obs_names[np.isfinite(after.obsm["X_umap"][:, 0])]) == left
     assert after.uns["mxsplicer"]["ledger"]["S01"]["kept"] == after.n_obs
-    again = command("report", result, "--overwrite")  # of all cells, half of which have no place on the map
+    again = command("report", result, "--overwrite")  # of all cells, half of which have no place in the UMAP
     assert (again.code, again.written) == (0, ["S01.mxs/.report.html.made_from.json", "S01.mxs/report.html"])
     once_more = command("report", result)
     assert (once_more.code, once_more.written, once_more.out) == (0, [], f"{result / 'report.html'} is complete\n")
 
 
-def test_maps_of_outlines_stand_beside_those_of_all_cells(command, result, left):
+def test_correlations_inside_outlines_are_stored_next_to_those_of_all_cells(command, result, left):
     before = anndata.read_h5ad(result / "cells.h5ad")
 
     done = command("correlate", result, "--roi", "left.geojson", "--local", "3", "--json")
@@ -158,7 +158,7 @@ def test_maps_of_outlines_stand_beside_those_of_all_cells(command, result, left)
     assert np.isfinite(after.layers["local_3_neighbourhood"][inside]).any()
 
 
-def test_a_page_can_be_about_outlines_alone(command, result, left):
+def test_a_report_can_be_restricted_to_outlines(command, result, left):
     done = command("report", result, "--roi", "left.geojson")
 
     assert (done.code, done.written) == (0, ["S01.mxs/.report_left.html.made_from.json", "S01.mxs/report_left.html"])
@@ -169,7 +169,7 @@ def test_a_page_can_be_about_outlines_alone(command, result, left):
     assert "The outcomes add up" in text
 
 
-def test_scores_can_be_those_of_outlines(command, result, left):
+def test_scores_can_be_restricted_to_outlines(command, result, left):
     labels = pd.DataFrame({"cell_id": range(1000), "kind": ["odd" if one % 2 else "even" for one in range(1000)]})
     labels.to_csv(result.parent / "kinds.csv", index=False)
 
@@ -199,7 +199,7 @@ def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, a
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (("export", "S01.mxs"), "Nothing to export"),
         (("export", "nowhere.mxs", "--csv", "c.csv"), "RESULT nowhere.mxs not found"),
@@ -209,8 +209,8 @@ def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, a
         (("verify", "S01.mx"), "RESULT S01.mx not found. Did you mean S01.mxs?"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(command, result, arguments, said):
+def test_an_impossible_command_is_answered_in_a_sentence(command, result, arguments, sentence):
     done = command(*arguments)
 
     assert (done.code, done.written) == (2, [])
-    assert said in " ".join(done.err.split())
+    assert sentence in " ".join(done.err.split())

@@ -254,7 +254,7 @@ def test_names_that_do_not_agree_are_shown_side_by_side(command, model, write, p
         assert part in outcome.err
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(command, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(command, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
 
     outcome = command("embed", write_slide(), "--mask", write_mask(), "--patch-size-um", 8)
@@ -264,7 +264,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(command, mo
     assert outcome.written == []
 
 
-def test_a_disk_that_fills_up_is_told_and_the_same_command_finishes(command, monkeypatch):
+def test_a_disk_that_fills_up_is_reported_and_the_same_command_finishes(command, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cells.h5ad")
 
@@ -318,7 +318,7 @@ def test_every_command_explains_itself(command, name):
     assert f"mxsplicer {name}" in outcome.out
 
 
-def test_a_failure_of_ours_is_one_sentence_and_the_way_to_the_traceback(command, monkeypatch):
+def test_a_bug_is_reported_in_one_sentence_that_names_the_debug_option(command, monkeypatch):
     def broken(*_, **__):
         msg = "a bug"
         raise ZeroDivisionError(msg)
