@@ -1,4 +1,4 @@
-"""Small slides whose answer is known, and the contracts of what can be added: for tests and examples."""
+"""Small slides with known answers, and checks of the contracts of extensions: for tests and examples."""
 
 import itertools
 import pickle
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | str, expected: np.ndarray) -> None:
-    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), lazily and sliceable like an array.
+    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), as a lazy image that slices like an array.
 
-    Slices are NumPy's: integers, any step, a list of channels, nothing at all. The image can be handed to threads and,
-    as a pickle that does not hold the pixels, to processes; levels run from fine to coarse.
+    Slices are NumPy's: integers, any step, a list of channels, empty slices. The image can be shared with threads and,
+    by a pickle that does not hold the pixels, with processes; levels run from fine to coarse.
     """
     found = read(path)
-    assert found is not None, "the reader says that the file is of another format"
+    assert found is not None, "the reader returned None, as for a file of another format"
     assert found.image.shape == expected.shape
     assert found.image.dtype == expected.dtype
     assert found.image.ndim == 3
     assert found.markers is None or len(found.markers) == len(expected)
-    assert all(side >= 1 for side in found.tile_px), "a tile has pixels"
+    assert all(side >= 1 for side in found.tile_px), "a tile has no pixels"
     height, width = expected.shape[1:]
     window = (slice(None), slice(height // 3, height), slice(1, width, 2))
     backwards = (slice(None, None, -1), slice(height, None, -3), slice(-2, 1, -1))
@@ -48,11 +48,11 @@ def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | st
         for key, piece in zip(keys, pool.map(found.image.__getitem__, keys), strict=True):
             np.testing.assert_array_equal(piece, expected[key])
     pickled = pickle.dumps(found.image)
-    assert len(pickled) < 10_000 + expected.nbytes // 10, "a pickle of the image holds its pixels"
+    assert len(pickled) < 10_000 + expected.nbytes // 10, "the pickle of the image holds its pixels"
     np.testing.assert_array_equal(pickle.loads(pickled)[window], expected[window])
     for finer, coarser in itertools.pairwise((found.image, *found.pyramid)):
         assert coarser.shape[0] == finer.shape[0], "levels differ in channels"
-        assert coarser.shape[1] < finer.shape[1], "levels run from fine to coarse"
+        assert coarser.shape[1] < finer.shape[1], "levels do not run from fine to coarse"
 
 
 def check_loss(loss: "Loss") -> None:
@@ -68,7 +68,7 @@ def check_loss(loss: "Loss") -> None:
     e_b = torch.randn(16, 6, generator=generator)
 
     def seeded(e_a: "torch.Tensor", e_b: "torch.Tensor") -> "torch.Tensor":
-        torch.manual_seed(0)  # for a loss that draws at random
+        torch.manual_seed(0)  # for a loss that draws random numbers
         return loss(e_a, e_b)
 
     value = seeded(e_a, e_b)
@@ -118,14 +118,14 @@ def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight:
 
     n = len(objective.chunk_names)
     assert objective.encoder is encoder, "the encoder that is kept is another"
-    assert z.shape == (8, encoder.out_features), "what comes first is not z of the first view"
+    assert z.shape == (8, encoder.out_features), "the first output is not z of the first view"
     assert all(len(one) == 8 for one in e), "the rows are not cells, so that rows of several processes cannot be joined"
     assert all(term.shape == (n,) for term in terms.values()), f"a term has not one entry for each of {n} chunks"
     assert len(objective.pairs(z, *e, **arguments)) == n, f"pairs has not one entry for each of {n} chunks"
     names, weights = zip(*objective.named_parameters(), strict=True)
     loss = torch.stack(list(terms.values())).sum()
     for name, gradient in zip(names, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-        assert gradient is not None, f"{name} has no part in the loss"
+        assert gradient is not None, f"{name} does not contribute to the loss"
         assert torch.isfinite(gradient).all(), f"the gradient of {name} is not finite"
 
 
@@ -193,7 +193,7 @@ def tiny_slide(
 def tiny_store(
     path: str | Path | None = None, *, cells_at: Sequence[tuple[int, int]] = ((20, 30), (40, 70))
 ) -> PatchStore:
-    """Return the patches (16 µm, 32 pixels) of :func:`tiny_slide`, in a folder that is new unless ``path`` is given.
+    """Return the patches (16 µm, 32 pixels) of :func:`tiny_slide`, in a new folder if ``path`` is None.
 
     Examples
     --------
@@ -207,10 +207,10 @@ def tiny_store(
 def lone_tissue(
     n_cells: int, *, range_um: float, n_fields: int = 1, side_um: float = 1000.0, noise: float = 0.5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return places and fields of a tissue without signal: neighbours are alike, no field knows of another.
+    """Return points and fields of a tissue without signal: neighbours are similar, fields are independent.
 
-    The tissue is a disc with holes, cut off by the edges of the slide. A field is Gaussian; of its variance
-    ``1 - noise`` falls with distance as ``exp(-(distance / range_um)² / 4)`` and the rest is each cell's own.
+    The tissue is a disc with holes, clipped at the edges of the slide. A field is Gaussian: of its variance,
+    ``1 - noise`` has the correlation ``exp(-(distance / range_um)² / 4)``, and the rest is independent between cells.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def lone_tissue(
         size = int(side_um / step) + 2
         places = tuple((points / step).T)
         for field in range(n_fields):
-            # A Gaussian filter of white noise; around the edge it reaches beyond the slide.
+            # A Gaussian filter of white noise, computed with a margin around the slide.
             noise_around = rng.normal(size=(size + 40, size + 40))
             smooth = gaussian_filter(noise_around, 4.0)[20:-20, 20:-20] * (2 * np.sqrt(np.pi) * 4.0)
             fields[:, field] *= np.sqrt(noise)

@@ -44,6 +44,13 @@ def test_a_faulty_mask_ends_with_1_and_the_fault_its_cause_and_its_fix(command, 
         assert part in outcome.out
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_remedies_name_options(command, tmp_path, slide, options):
+    outcome = command("check", slide, write_mask(tmp_path), "--drop", "DAPI", *options)
+
+    assert "Name the marker by --nuclear-marker." in outcome.out
+
+
 def test_findings_in_json(command, tmp_path, slide):
     outcome = command("check", slide, write_mask(tmp_path, MASK[::2, ::2]), "--json")
 
