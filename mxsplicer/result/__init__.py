@@ -1,5 +1,10 @@
-"""The result folder: all stages composed into one call, what the folder holds, and how it is opened again.
+"""The result folder: ``embed_slides`` runs all stages and writes one; other modules open, extend and check it.
 
-Every stage writes under a temporary name and renames when it is done, and ``settings.json`` remembers what the folder
-was begun with; so the same call goes on where it stopped, a finished one does nothing, and another one is refused.
+pipeline.py    embed_slides: the stages in order          folder.py        names of the files
+options.py     what can be chosen                         slides.py        one record of a slide
+cohort.py      the table of slides                        merging.py       merge_results, append_slides
+opening.py     open, check, begin or continue             status.py        how far a folder is
+stages.py      masks, cells, patches, models, z           verification.py  inputs and results compared
+analysis.py    correlations, clusters, scores             outcomes.py      how commands of a workflow ended
+reporting.py   the report                                 planning.py      memory, time and disk in advance
 """

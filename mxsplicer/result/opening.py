@@ -145,8 +145,8 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     options = [
         f"{name.replace('_', '-')} was {was}, now {value}"
         for name, value in now["options"].items()
-        # An option that is newer than the folder was off.
-        if (was := before["options"].get(name)) != value and (was or value)
+        # An option that is off may have been recorded in another form.
+        if (was := before["options"].get(name, value)) != value and (was or value)
     ]
     failed = {*before.get("failed", {}), *now.get("failed", {})}  # the others of a cohort are unchanged
     inputs = [
@@ -295,7 +295,9 @@ def _find_mask(folder: Path, name: str) -> Path:
 def _read_settings(result: Result) -> dict[str, Any]:
     """Return what a result was begun with; options that are newer than it were at their defaults."""
     settings = result.read_settings()
-    return settings | {"options": options_as_json(Options()) | settings["options"]}
+    defaults = options_as_json(Options())
+    del defaults["fold_by"]  # version 0.1.0 did not record it, whatever it was
+    return settings | {"options": defaults | settings["options"]}
 
 
 def _given_paths(job: Job) -> list[Path]:

@@ -181,11 +181,16 @@ def test_a_finished_call_does_nothing_and_another_is_refused(result, simulated, 
 def test_options_newer_than_a_result_count_as_their_defaults(result, simulated, options):
     text = result.settings.read_text(encoding="utf-8")
     older = json.loads(text)
-    for newer in ("deconstruction", "weights", "omit", "weight_decay"):
+    # Version 0.1.0 never recorded fold_by, so any value may continue there.
+    for newer in ("deconstruction", "weights", "omit", "weight_decay", "fold_by"):
         del older["options"][newer]
     result.settings.write_text(json.dumps(older), encoding="utf-8")
     try:
-        embed_slides(simulated.image, result.path, options=options, device="cpu")  # else it would be refused
+        for repeated in (options, replace(options, groups="slide")):
+            embed_slides(simulated.image, result.path, options=repeated, device="cpu")  # would be refused if different
+        changed = replace(options, recipe=replace(options.recipe, weight_decay=0.5))
+        with pytest.raises(InputError, match="weight-decay was"):
+            embed_slides(simulated.image, result.path, options=changed, device="cpu")
     finally:
         result.settings.write_text(text, encoding="utf-8")
 

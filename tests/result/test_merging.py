@@ -84,8 +84,8 @@ def test_a_broken_slide_is_recorded_and_the_others_finish(study, cohort):
     assert adata.obs["region"][of_s2].isna().all()
     assert adata.obs["region"][~of_s2].notna().all()
     page = cohort.report.read_text(encoding="utf-8")
-    assert "Slides that are not in it" in page
-    assert "1 of 4 slides could not be used" in page
+    assert "Slides that failed" in page
+    assert "1 of 4 slides failed and could not be included" in page
     assert all(f"{name}: " in page for name in ("S1", "S2", "S3"))
 
 
