@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 LIBRARY, PANEL = ROOT / "mxsplicer", ROOT / "napari_plugin" / "napari_mxsplicer"
@@ -149,3 +150,26 @@ def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     show("lines of README.md", [str(len(lines))])
     assert len(lines) <= 120
+
+
+def test_the_library_names_no_option_of_the_command_line():
+    option = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+    command = re.compile(r"mxsplicer [a-z]+( [^`]*)?")  # files that people keep may quote a whole command
+    found = [
+        f"{path.relative_to(ROOT)}:{number} {', '.join(option.findall(text))}"
+        for path in modules(LIBRARY, PANEL)
+        if path.relative_to(LIBRARY.parent).parts[1] != "cli"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if set(option.findall(text := command.sub("", line))) - set(OTHERS)
+    ]
+    show("option names below cli/", found)
+    assert not found
+
+
+def test_embed_help_fits_on_a_screen():
+    from mxsplicer.cli import app
+
+    text = CliRunner().invoke(app, ["embed", "--help"], env={"COLUMNS": "160", "NO_COLOR": "1"}).output
+    found = {one.group(1) for line in text.splitlines() if (one := re.match(r"[\s│*]*(--[a-z][a-z-]+)", line))}
+    show("options that embed --help shows", sorted(found))
+    assert 1 < len(found - {"--help", "--help-all"}) <= 20

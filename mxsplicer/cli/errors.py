@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -69,5 +70,5 @@ def _written(value: str) -> list[str]:
     except (ValueError, SyntaxError):
         return [value.strip("\"'")]
     if isinstance(literal, dict):
-        return [f"{name}={one}" for name, one in literal.items()]
+        return [shlex.quote(f"{name}={one}") for name, one in literal.items()]
     return [str(one) for one in literal] if isinstance(literal, tuple | list) else [str(literal)]

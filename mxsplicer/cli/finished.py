@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from mxsplicer.errors import InputError
+from mxsplicer.result.folder import Result
 from mxsplicer.result.outcomes import record_output
 from mxsplicer.system.files import write_json
 from mxsplicer.system.imports import is_importable
@@ -109,8 +110,8 @@ def _described(value: Any, *, is_input: bool) -> Any:
         from mxsplicer.system.fingerprints import fingerprint
 
         location = locate(value)
-        if isinstance(location, Path) and (location / "cells.h5ad").is_file():  # a result, whose other files may change
-            location = location / "cells.h5ad"
+        if isinstance(location, Path) and Result(location).cells.is_file():  # other files of a result may change
+            location = Result(location).cells
         exists = not isinstance(location, Path) or location.exists()
         return [Path(location).name, fingerprint(location)] if exists else str(value)
     if isinstance(value, str) and is_importable(value):

@@ -7,6 +7,7 @@ import typer
 
 from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import Overwrite, register
+from mxsplicer.result.folder import Result
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,8 +30,10 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the HTML report of a finished result."""
-    default = "report.html" if roi is None else f"report_{roi.name.partition('.')[0]}.html"
-    output = Output(result / default if out is None else out)
+    page = Result(result).report
+    if roi is not None:
+        page = page.with_stem(f"{page.stem}_{roi.name.partition('.')[0]}")
+    output = Output(page if out is None else out)
     if output.is_complete(overwrite=overwrite):
         return
     from mxsplicer.result.reporting import write_result_report

@@ -251,8 +251,12 @@ def _difference(
 ) -> str:
     extra = [marker for marker in markers if marker not in run.markers]
     likely = {marker: get_close_matches(marker, extra, n=1) for marker in missing}
-    renames = " ".join(f"--rename '{close[0]}={marker}'" for marker, close in likely.items() if close)
-    hint = f"If only the names differ, give {renames}" if renames else "Name the slide's channels as the model does"
+    renames = {close[0]: marker for marker, close in likely.items() if close}
+    hint = (
+        f"If only the names differ, pass `rename={renames}`"
+        if renames
+        else "Name the slide's channels as the model does"
+    )
     names = [markers] if tuple(in_file) in ((), tuple(markers)) else [in_file, markers]
     headings = [*("in the file", "on the slide")[-len(names) :], "in the model"]
     rows = [

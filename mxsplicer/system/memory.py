@@ -1,6 +1,6 @@
 """Memory: how much a call may use, how much it uses already, and how the rest is allocated.
 
-A limit on memory (``max_bytes``, ``--max-memory``) is about resident memory as the system counts it: the interpreter,
+A limit on memory (``max_bytes``) is about resident memory as the system counts it: the interpreter,
 the libraries, the table of cells and mapped files all count. A :class:`Budget` is therefore made when work begins; it
 measures the memory in use and allocates only the rest.
 """

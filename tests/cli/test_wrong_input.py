@@ -193,7 +193,7 @@ CASES = {
     "an unknown encoder": (with_options("--encoder", "vit"), ["'vit'", "resnet50, separable, hybrid"]),
     "an unknown area": (with_options("--encoder-area", "blur"), ["--encoder-area is 'blur'", "cell or patch"]),
     "unknown views": (with_options("--views", "none"), ["'none'", "shared, independent or spanning"]),
-    "an unknown device": (with_options("--device", "tpu"), ["'tpu'", "auto, cpu, cuda, cuda:N or mps"]),
+    "an unknown device": (with_options("--device", "tpu"), ["'tpu'", "auto, cpu, cuda, cuda:N and mps"]),
     "a number that is none": (with_options("--epochs", "many"), ["--epochs", "integer"]),
     "no epochs": (with_options("--epochs", 0), ["--epochs"]),
     "an unknown option": (with_options("--lernrate", 1), ["--lernrate", "--learning-rate"]),
@@ -239,7 +239,7 @@ def another_panel(model):
             another_panel,
             [
                 "the model needs markers that slide 'slide' lacks: CD3e. Of the slide, the model does not know: CD3.",
-                "give --rename 'CD3=CD3e'; or train",
+                "pass --rename CD3=CD3e; or train",
                 "    channel  on the slide  in the model\n    1        DAPI          DAPI\n",
                 "  > 2        CD3           -\n",
             ],
