@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,9 @@ from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
-from mxsplicer.patches.store import Block, PatchStore, PatchWriter, ShardWriter
-from mxsplicer.patches.workers import cut_blocks, plan_workers
+from mxsplicer.patches.shards import ShardWriter
+from mxsplicer.patches.store import Block, PatchStore, PatchWriter
+from mxsplicer.patches.workers import WorkerPlan, cut_blocks, plan_workers
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
@@ -105,26 +107,11 @@ def extract_patches(
     listed = measured if cell_ids is None else choose_ids(measured, cell_ids)
     sampled = choose_sample(listed, max_cells, seed=seed)
     chosen, cutter, table = _prepare(slide, mask, nuclei, sampled, geometry)
-    described = {
-        "slide_name": slide.name,
-        "markers": list(slide.markers),
-        "level": slide.level,
-        "pixel_size_um": slide.pixel_size_um,
-        "patch_size_um": patch_size_um,
-    }
-    made_from = {
-        **described,
-        "image": fingerprint(slide.path) if slide.path else None,
-        "cells": chosen.fingerprint(),
-        "n_cells": len(chosen),
-        "block_size": cutter.block_size,
-        "seed": None if len(chosen) == len(listed) else seed,
-        **({} if nuclei is None else {"nuclei": True}),
-    }
     plan = plan_workers(cutter, Budget.of(max_bytes), workers=workers, executor=executor)
+    seed_used = None if len(chosen) == len(listed) else seed
     writer = PatchWriter(
         path,
-        header={**described, "ledger": chosen.ledger, "made_from": made_from},
+        header=_header_of(slide, cutter, chosen, patch_size_um, seed_used),
         cells=table,
         intensities=chosen.intensities,
         patch_px=geometry.patch_px,
@@ -133,20 +120,7 @@ def extract_patches(
         overwrite=overwrite,
     )
     _check_space(writer, cutter)
-    done = writer.begin()
-    if done:
-        logger.info("%s: continues after %d of %d blocks.", path, len(done), cutter.n_blocks)
-    left = sorted(set(range(cutter.n_blocks)) - set(done))
-    written = cut_blocks(cutter, left, _Write(writer.shards), plan, in_order=False)
-    for _ in track(written, "Cutting patches", total=cutter.n_blocks, start=len(done)):
-        pass
-    missing = cutter.n_blocks - len(writer.written())
-    if missing:
-        msg = (
-            f"{missing} of {cutter.n_blocks} blocks that the workers at {executor} wrote are not in {writer.partial}: "
-            "the workers see another disk."
-        )
-        raise InputError(msg, "Choose a folder that all machines share under the same name.")
+    _write_blocks(writer, cutter, plan)
     return writer.finish()
 
 
@@ -222,6 +196,45 @@ class _Keep:
 
     def is_done(self, _number: int) -> bool:
         return False
+
+
+def _header_of(slide: Slide, cutter: Cutter, cells: Cells, patch_size_um: float, seed: int | None) -> dict[str, Any]:
+    """Return the attributes of a store, among them the inputs and settings that it is made from."""
+    described = {
+        "slide_name": slide.name,
+        "markers": list(slide.markers),
+        "level": slide.level,
+        "pixel_size_um": slide.pixel_size_um,
+        "patch_size_um": patch_size_um,
+    }
+    made_from = {
+        **described,
+        "image": fingerprint(slide.path) if slide.path else None,
+        "cells": cells.fingerprint(),
+        "n_cells": len(cells),
+        "block_size": cutter.block_size,
+        "seed": seed,
+        **({} if cutter.nuclei is None else {"nuclei": True}),
+    }
+    return {**described, "ledger": cells.ledger, "made_from": made_from}
+
+
+def _write_blocks(writer: PatchWriter, cutter: Cutter, plan: WorkerPlan) -> None:
+    """Cut and write the blocks that an unfinished store lacks."""
+    done = writer.begin()
+    if done:
+        logger.info("%s: continues after %d of %d blocks.", writer.path, len(done), cutter.n_blocks)
+    left = sorted(set(range(cutter.n_blocks)) - set(done))
+    written = cut_blocks(cutter, left, _Write(writer.shards), plan, in_order=False)
+    for _ in track(written, "Cutting patches", total=cutter.n_blocks, start=len(done)):
+        pass
+    missing = cutter.n_blocks - len(writer.written())
+    if missing:
+        msg = (
+            f"{missing} of {cutter.n_blocks} blocks that the workers at {plan.executor} wrote are not in "
+            f"{writer.partial}: the workers see another disk."
+        )
+        raise InputError(msg, "Choose a folder that all machines share under the same name.")
 
 
 def _prepare(

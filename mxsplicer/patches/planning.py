@@ -16,8 +16,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide, check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry, choose_tile
-from mxsplicer.patches.cutting import prepare_cutter
-from mxsplicer.patches.store import ShardWriter
+from mxsplicer.patches.cutting import Cutter, prepare_cutter
+from mxsplicer.patches.shards import ShardWriter
 from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget, format_bytes
 from mxsplicer.system.progress import format_duration
@@ -104,20 +104,10 @@ def plan_extraction(
     budget = Budget.of(max_bytes, to_come=_CELL_BYTES * n_of_slide)
     plan = plan_workers(cutter, budget, workers=workers, executor=executor)
 
-    tiles_px = math.prod(geometry.tile_px)
     n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, geometry.tile_px, strict=True))
-    n_touched = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
-    to_decode = trial.seconds_to_decode / trial.n_pixels * tiles_px
     raw_bytes = n_cells * cutter.pixel_bytes * geometry.patch_px**2
     store_bytes = round(raw_bytes * trial.packed)
-    seconds = {
-        "measuring cells": (to_decode + trial.seconds_to_measure / trial.n_pixels * tiles_px) * n_tiles,
-        "decoding tiles": to_decode * n_touched,
-        "cutting patches": trial.seconds_to_cut * n_cells,
-        "compressing": trial.seconds_to_pack * n_cells,
-    }
-    seconds = {stage: value / plan.n_workers for stage, value in seconds.items()}
-    seconds["writing"] = store_bytes / _DISK_SPEED
+    seconds = _predict_seconds(trial, cutter, n_tiles, plan.n_workers) | {"writing": store_bytes / _DISK_SPEED}
     return ExtractionPlan(
         n_cells=n_cells,
         n_cells_of_slide=n_of_slide,
@@ -133,6 +123,20 @@ def plan_extraction(
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
         dominated_by=max(seconds, key=lambda stage: seconds[stage]),
     )
+
+
+def _predict_seconds(trial: "_Trial", cutter: Cutter, n_tiles: int, n_workers: int) -> dict[str, float]:
+    """Return the seconds of each stage but writing, extrapolated from the trial."""
+    tile_px, n_cells = math.prod(cutter.geometry.tile_px), len(cutter.tops)
+    n_overlapped = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
+    to_decode = trial.seconds_to_decode / trial.n_pixels * tile_px
+    seconds = {
+        "measuring cells": (to_decode + trial.seconds_to_measure / trial.n_pixels * tile_px) * n_tiles,
+        "decoding tiles": to_decode * n_overlapped,
+        "cutting patches": trial.seconds_to_cut * n_cells,
+        "compressing": trial.seconds_to_pack * n_cells,
+    }
+    return {stage: value / n_workers for stage, value in seconds.items()}
 
 
 def _count(mask: LazyImage) -> int:

@@ -5,7 +5,7 @@
 
 The cells are simulated: ten types that 19 markers distinguish, and features that mix the markers nonlinearly and with
 noise. They are stored in an h5ad file without patches; the cost of patches depends on the encoder, and `--image-cells`
-and `--reliance-cells` limit it. The limit is 180 s on two cores. Processor time is printed next to elapsed time, for
+and `--importance-cells` limit it. The limit is 180 s on two cores. Processor time is printed next to elapsed time, for
 machines that others use.
 
 With ``--null``, pairs of equally good representations are simulated. The share of pairs is printed that differ by the

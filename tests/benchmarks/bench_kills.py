@@ -76,7 +76,7 @@ def main() -> None:
     folder = options.folder or Path(mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     write_slide(folder, options.size_px)
-    arguments = ["extract", folder / "slide.ome.tiff", folder / "a.zarr", "--mask", folder / "mask.npy"]
+    arguments = ["extract", folder / "slide.ome.tiff", "--out", folder / "a.zarr", "--mask", folder / "mask.npy"]
     arguments += ["--patch-size-um", 8, "--min-area-um2", 0]
     arguments += ["--workers", 2, "--executor", options.executor]
     commands = Commands()

@@ -52,9 +52,9 @@ def main() -> None:
     commands = {
         "info": ["info", slide],
         "check": ["check", slide, mask],
-        "plan": ["extract", slide, folder / "patches.zarr", *cut, "--plan"],
-        "segment": ["segment", slide, made, *limit, "--overwrite"],
-        "extract": ["extract", slide, folder / "patches.zarr", "--cells", options.cells, *cut, "--overwrite"],
+        "plan": ["extract", slide, "--out", folder / "patches.zarr", *cut, "--plan"],
+        "segment": ["segment", slide, "--out", made, *limit, "--overwrite"],
+        "extract": ["extract", slide, "--out", folder / "patches.zarr", "--cells", options.cells, *cut, "--overwrite"],
         "embed": ["embed", slide, "--model", options.model, "--out", folder / "out", *cut, "--overwrite"],
     }
     image = open_slide(slide).image

@@ -57,10 +57,11 @@ def main() -> None:
         limit = ["--max-memory", options.max_memory, "--workers", options.workers]
         how = [*limit, "--executor", options.executor]
         stages = {
-            "segment": ["segment", slide, work / "mask.zarr", *limit[:2]],
+            "segment": ["segment", slide, "--out", work / "mask.zarr", *limit[:2]],
             "extract": [
                 "extract",
                 slide,
+                "--out",
                 work / "patches.zarr",
                 "--mask",
                 work / "mask.zarr",

@@ -1,11 +1,13 @@
+import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import zarr
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL, PatchStore
+from mxsplicer.patches.store import BACKGROUND, OTHER_CELL, THIS_CELL, PatchStore, PatchStoreView
 from mxsplicer.testing import tiny_slide, tiny_store
 
 
@@ -92,3 +94,21 @@ def test_newer_and_unfinished_stores_are_refused(store, change, message):
 
     with pytest.raises(InputError, match=message):
         PatchStore.open(store.path)
+
+
+def test_a_view_transforms_patches_and_leaves_everything_else_to_the_store(tmp_path):
+    store = tiny_store(tmp_path / "tiny.zarr")
+    view = PatchStoreView(store, partial(np.flip, axis=1), dtype=np.uint16, markers=store.markers[::-1])
+
+    block, of_store = view.read_block(0), store.read_block(0)
+
+    np.testing.assert_array_equal(block.patches, of_store.patches[:, ::-1])
+    np.testing.assert_array_equal(view.read_rows(np.array([1]))[0], of_store.patches[1:, ::-1])
+    np.testing.assert_array_equal(block.regions, of_store.regions)
+    assert view.markers == store.markers[::-1]
+    assert view.cells is store.cells
+    assert view.intensities is store.intensities
+    assert (view.n_blocks, view.path, view.knows_nuclei) == (store.n_blocks, store.path, store.knows_nuclei)
+    with pytest.raises(AttributeError):
+        view.absent  # noqa: B018
+    assert copy.copy(view).n_cells == store.n_cells
