@@ -71,7 +71,7 @@ def test_the_rank_needs_control_channels(measured, tmp_path):
     unnamed = (stores, measure_normalization(stores)[0])
     with pytest.raises(InputError, match="`controls`; the markers are DAPI, CD3e, CD20"):
         choose_widths(Recipe(width_rule="rank"), Recipe(deconstruction="marker").components(MARKERS), *unnamed)
-    with pytest.raises(InputError, match=r"--controls names 'AF', .* Did you mean 'AF1'"):
+    with pytest.raises(InputError, match=r"`controls` names 'AF', .* Did you mean 'AF1'"):
         widths(measured, width_rule="rank", controls=("AF",))
 
 
