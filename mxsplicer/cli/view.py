@@ -50,7 +50,7 @@ def view(
 
 
 def _check_viewer() -> None:
-    """Raise if the viewer is not installed, or there is no screen."""
+    """Raise if the viewer is not installed or has no screen."""
     try:
         import napari  # noqa: F401
         import pyqtgraph  # noqa: F401

@@ -268,5 +268,5 @@ def _relative(place: Location | None, folder: Path) -> str:
 def _find(place: Location, folder: Path, expected: str | None) -> Location | None:
     if not isinstance(place, Path) or place.exists():
         return place
-    beside = folder.resolve().parent / place.name
-    return beside if beside.exists() and expected in (None, fingerprint(beside)) else None
+    copy = folder.resolve().parent / place.name  # next to the result
+    return copy if copy.exists() and expected in (None, fingerprint(copy)) else None

@@ -131,7 +131,7 @@ def measure_painting(viewer: Any, side: int, values: np.ndarray) -> None:
 
 
 def measure_map(values: np.ndarray) -> None:
-    """Draw the map of the cells, move it, and draw a lasso in it."""
+    """Draw the UMAP, move it, and draw a lasso in it."""
     raster = Raster(np.random.default_rng(1).normal(size=(values.shape[1], 2)))
     table = np.full((256, 4), 255, np.uint8)
     widths = itertools.count(4, 0.01)
@@ -145,8 +145,8 @@ def measure_map(values: np.ndarray) -> None:
         draw()
 
     moved()
-    _print("map of the cells, redrawn", _best(draw))
-    _print("map of the cells, moved and redrawn", _best(moved))
+    _print("UMAP, redrawn", _best(draw))
+    _print("UMAP, moved and redrawn", _best(moved))
     angles = np.linspace(0, 6, 60)
     circle = np.column_stack([np.cos(angles), np.sin(angles)])
     _print("lasso of 60 corners", _best(lambda: inside_polygon(raster.xy, circle)))

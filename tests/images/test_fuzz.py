@@ -42,7 +42,7 @@ IMAGE = np.random.default_rng(0).integers(0, 999, (3, 40, 50), dtype=np.uint16)
 
 @contextmanager
 def limited_memory():
-    """Let the process take no more than ``ROOM`` more, as far as the system can tell it so."""
+    """Limit the memory of the process to ``ROOM`` more than now, if the system can do so."""
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (held + ROOM, before[1]))

@@ -93,7 +93,7 @@ def write_table(folder, content):
 
 
 @pytest.mark.parametrize("true", ["true", "TRUE", "1"])
-def test_channels_that_mcmicro_removes_are_dropped_and_cycles_tell_repeated_names_apart(tmp_path, true):
+def test_channels_that_mcmicro_removes_are_dropped_and_cycles_distinguish_repeated_names(tmp_path, true):
     table = f"channel_number,cycle_number,marker_name,remove\n1,1,DNA,\n2,1,CD3e,{true}\n3,4,DNA,\n4,4,CD20,FALSE\n"
 
     slide = open_slide(write_slide(tmp_path), markers=write_table(tmp_path, table))

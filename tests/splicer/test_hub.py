@@ -129,7 +129,7 @@ def test_a_run_that_names_a_class_is_not_imported(run, hub, tmp_path):
         pull("lab/cells", tmp_path / "pulled", hub=hub)
 
 
-def test_what_the_hub_refuses_is_told_in_a_sentence(hub, tmp_path):
+def test_a_refusal_of_the_hub_is_reported_in_one_sentence(hub, tmp_path):
     with pytest.raises(InputError, match=r"the hub refused repository 'nobody/nothing' \(OSError: 404 Client Error\)"):
         pull("nobody/nothing", tmp_path / "pulled", hub=hub)
 
@@ -169,7 +169,7 @@ def test_a_run_whose_encoder_is_someones_own_is_pushed_and_pulled_where_that_is_
     assert pulled.fingerprint() == run.fingerprint()
 
 
-def test_a_folder_that_is_no_run_is_not_pushed(hub, tmp_path):
+def test_a_folder_without_a_run_is_not_pushed(hub, tmp_path):
     (tmp_path / "notes").mkdir()
 
     with pytest.raises(InputError, match="is not a run folder"):

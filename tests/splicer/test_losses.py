@@ -89,7 +89,7 @@ def test_sigreg_is_the_formula_of_the_paper(seed, n):
     assert SIGReg()(a, b).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_sigreg_tells_a_function_of_another_feature_from_an_independent_one():
+def test_sigreg_distinguishes_a_function_of_another_feature_from_an_independent_one():
     """Two features that are uncorrelated, the second a square of the first: nothing that covariances could see."""
     x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
     y = torch.randn(2000, generator=torch.Generator().manual_seed(1))

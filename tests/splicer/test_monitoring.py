@@ -94,7 +94,7 @@ def test_a_training_as_it_should_be_gets_no_warning(store, tmp_path, caplog, cha
     assert caplog.messages == []
 
 
-def test_of_a_chunk_whose_turn_it_is_not_nothing_is_told(store, tmp_path):
+def test_a_chunk_that_is_not_trained_in_a_step_is_not_logged(store, tmp_path):
     train(store, tmp_path / "run", replace(SMALL, components_per_step=1))
 
     first, second = (

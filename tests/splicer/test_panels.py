@@ -116,7 +116,7 @@ def test_a_model_of_any_marker_is_trained_and_takes_slides_that_lack_some(stores
     assert all(torch.isfinite(weight).all() for weight in run.encoder.state_dict().values())
 
 
-def test_panels_that_differ_are_refused_unless_it_is_said_what_to_do(stores, tmp_path):
+def test_panels_that_differ_are_refused_without_a_rule_for_them(stores, tmp_path):
     with pytest.raises(InputError, match=r"differ in their markers: CD20, CD3e.* `panel='shared'`, .* `panel='union'`"):
         train(stores, tmp_path / "run", recipe=SMALL, device="cpu")
     with pytest.raises(InputError, match="panel 'all' not found"):

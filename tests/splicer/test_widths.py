@@ -58,7 +58,7 @@ def test_by_variance_a_chunk_is_as_wide_as_its_component_varies(measured):
     assert found["AF1"] == 7
 
 
-def test_what_is_said_of_a_marker_is_said_of_its_compartments(measured):
+def test_a_width_given_for_a_marker_applies_to_its_compartments(measured):
     found = widths(measured, deconstruction="compartments", widths={"uniform": 10, "AF1 rim": 7})
 
     assert (found["uniform rim"], found["uniform interior"]) == (10, 10)

@@ -75,7 +75,7 @@ def test_photographs_can_stand_alone(mosaics, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "shuffled"), [("rMNIST", "digit"), ("rCIFAR", "photograph"), ("rNONE", "none")])
-def test_of_the_randomised_sets_one_half_no_longer_tells_the_class(mosaics, tmp_path, name, shuffled):
+def test_one_half_of_a_randomised_set_does_not_predict_the_class(mosaics, tmp_path, name, shuffled):
     pictures, labels = patches(mosaics, name, tmp_path)
 
     bright = (labels["class"] == "truck").to_numpy()
