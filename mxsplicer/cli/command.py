@@ -57,7 +57,8 @@ class Command(TyperCommand):
             running.set(Call(self.name or "", given, _INPUTS))
             return super().invoke(ctx)
         except InputError as error:
-            error.args = (as_options(str(error), self._option_names()),)
+            of_program = {name for one in ctx.parent.command.params for name in one.opts} if ctx.parent else set()
+            error.args = (as_options(str(error), self._option_names() | of_program),)
             raise
 
     def _option_names(self) -> set[str]:
@@ -66,7 +67,7 @@ class Command(TyperCommand):
     def _with_arguments(self, ctx: Any, args: list[str]) -> list[str]:
         """Return the arguments with positional ones of the file, such as slides, where none were given."""
         given, _, _ = self.make_parser(ctx).parse_args(args=self._without_negations(ctx, args))
-        several = next((one.name for one in self.params if one.nargs == -1), None)
+        several = next((one.name or "" for one in self.params if one.nargs == -1), "")
         return args if given.get(several) else [*args, "--", *ctx.default_map.get(several, [])]
 
     def _without_negations(self, ctx: Any, args: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "nuclei_path": ("nuclei_out",),
     "executor": ("executor",),
     "page": ("mask_page",),
+    "n_cells": ("cells",),
 }
 _VALUES = {("surroundings", "hide"): "cell", ("surroundings", "keep"): "patch"}
 
@@ -58,7 +59,7 @@ def as_options(message: str, known: Collection[str]) -> str:
             return name
         if value == "False":
             return f"--no-{name.removeprefix('--')}"
-        return " ".join(f"{name} {_VALUES.get((argument, one), one)}" for one in _written(value))
+        return " ".join(f"{name} {shlex.quote(_VALUES.get((argument, one), one))}" for one in _written(value))
 
     return _ARGUMENT.sub(option, message)
 
