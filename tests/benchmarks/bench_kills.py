@@ -48,17 +48,17 @@ class Commands:
         assert self._server.stdin is not None
         self._server.stdin.write(" ".join(map(str, arguments)) + "\n")
         self._server.stdin.flush()
-        return int(self._said())
+        return int(self._read_line())
 
     def end(self) -> int:
         """Wait for the command and return its exit code."""
-        return int(self._said())
+        return int(self._read_line())
 
     def close(self) -> None:
         """End the server."""
         self._server.communicate()
 
-    def _said(self) -> str:
+    def _read_line(self) -> str:
         # The command's own sentence stands between the two numbers.
         assert self._server.stdout is not None
         return next(line for line in self._server.stdout if line.strip().lstrip("-").isdigit())
