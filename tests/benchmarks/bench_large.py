@@ -39,7 +39,7 @@ def main() -> None:
     base, slide = folder / f"{options.size_px}.ome.tiff", folder / f"{options.size_px}x{options.copies}.ome.tiff"
     mask = folder / slide.name.replace(".ome", "_mask.ome")
     if not base.exists():
-        run("simulate", base, "--size-px", options.size_px)
+        run("simulate", "--out", base, "--size-px", options.size_px)
     if not slide.exists():
         began = time.perf_counter()
         repeat_mask(folder / base.name.replace(".ome", "_mask.ome"), mask, options.copies)

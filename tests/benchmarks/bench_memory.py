@@ -50,7 +50,7 @@ def main() -> None:
     sys.stdout.write(f"{'slide':<24}{'raw GB':>8}{TITLES}\n")
     for slide in [options.slide] if options.slide else [folder / f"{size}.ome.tiff" for size in options.sizes]:
         if not slide.exists():
-            run("simulate", slide, "--size-px", slide.name.split(".")[0])
+            run("simulate", "--out", slide, "--size-px", slide.name.split(".")[0])
         work = folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

@@ -67,7 +67,20 @@ def test_patches_are_cut_of_the_cells_in_the_outline_alone(tmp_path, monkeypatch
     write(tmp_path / "roi.geojson", [[0.0, 0.0], [50.0, 0.0], [50.0, 60.0], [0.0, 60.0], [0.0, 0.0]])
 
     with pytest.raises(SystemExit) as ended:
-        main(["extract", "S01.ome.tif", "p.zarr", "--mask", "mask.tif", "--patch-size-um", "8", "--roi", "roi.geojson"])
+        main(
+            [
+                "extract",
+                "S01.ome.tif",
+                "--out",
+                "p.zarr",
+                "--mask",
+                "mask.tif",
+                "--patch-size-um",
+                "8",
+                "--roi",
+                "roi.geojson",
+            ]
+        )
 
     assert ended.value.code == 0
     assert "1 outside the regions" in capsys.readouterr().out

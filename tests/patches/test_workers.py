@@ -300,7 +300,18 @@ def test_the_limit_on_memory_holds(tmp_path):
     tifffile.imwrite(tmp_path / "s.ome.tiff", image, tile=(256, 256), compression="deflate", metadata=names)
     limit = "450M"  # half of it for the program itself; without a limit, more than 600M are used
 
-    command = ["extract", "s.ome.tiff", "p.zarr", "--mask", "mask.npy", "--max-memory", limit, "--workers", "8"]
+    command = [
+        "extract",
+        "s.ome.tiff",
+        "--out",
+        "p.zarr",
+        "--mask",
+        "mask.npy",
+        "--max-memory",
+        limit,
+        "--workers",
+        "8",
+    ]
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, *command],
         cwd=tmp_path,
