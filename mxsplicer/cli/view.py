@@ -39,7 +39,7 @@ def view(
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
     try:
-        open_in(viewer, result, slide=slide, labels=mask, at_once=False)
+        open_in(viewer, result, slide=slide, mask=mask, at_once=False)
     except InputError:
         viewer.close()
         raise

@@ -21,7 +21,7 @@ def open_in(
     path: str | Path,
     *,
     slide: str | None = None,
-    labels: str | Path | None = None,
+    mask: str | Path | None = None,
     at_once: bool = True,
 ) -> Any:
     """Show a result, or an ``.h5ad`` with a label image, in a napari viewer, and return the panel.
@@ -34,7 +34,7 @@ def open_in(
         Folder of a finished result, its ``mxsplicer.json``, or an AnnData file.
     slide
         Name of the slide to show; the first by default.
-    labels
+    mask
         Label image of the cells of an AnnData file, in any form that :func:`mxsplicer.open_mask` accepts.
     at_once
         Add a layer for every channel before returning. Otherwise a hidden channel is added when its marker is
@@ -43,7 +43,7 @@ def open_in(
     Raises
     ------
     InputError
-        If the result or slide does not exist, its image was moved, or the label image is missing.
+        If the result or slide does not exist, its image was moved, or the mask is missing.
 
     Examples
     --------
@@ -55,11 +55,11 @@ def open_in(
     name = slide or study.slide_names[0]
     if study.folder is not None:
         tuples = slide_layers(study, name)
-    elif labels is not None:
-        tuples = _over_labels(study, name, labels)
+    elif mask is not None:
+        tuples = _painted_over_mask(study, name, mask)
     else:
         msg = f"{study.name} is a table without an image."
-        raise InputError(msg, "Pass its label image as `labels`.")
+        raise InputError(msg, "Pass its label image as `mask`.")
     _, panel = viewer.window.add_plugin_dock_widget("mxsplicer", PANEL, tabify=False)
     panel.add_layers(tuples, at_once=at_once)
     return panel
@@ -194,6 +194,6 @@ def _is_visible(one: LayerData) -> bool:
     return bool(one[1].get("visible", True))
 
 
-def _over_labels(study: Study, slide: str, labels: str | Path) -> list[LayerData]:
-    levels = label_levels(mxsplicer.open_mask(labels))
+def _painted_over_mask(study: Study, slide: str, mask: str | Path) -> list[LayerData]:
+    levels = label_levels(mxsplicer.open_mask(mask))
     return [painted_layer(study, join(study, slide, levels), {})]

@@ -1,0 +1,9 @@
+import pytest
+from napari_mxsplicer.opening import open_in
+
+from mxsplicer import InputError
+
+
+def test_a_table_without_an_image_asks_for_its_mask(sample):
+    with pytest.raises(InputError, match=r"cells.h5ad is a table without an image. Pass its label image as `mask`"):
+        open_in(None, sample / "cells.h5ad")
