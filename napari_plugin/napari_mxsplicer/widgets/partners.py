@@ -16,6 +16,7 @@ class Partners(PanelPart):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.title, self.bars = QLabel(), Bars()
+        self.title.setWordWrap(True)
         self.work = self.worker()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)

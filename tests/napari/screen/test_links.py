@@ -305,7 +305,11 @@ def test_the_panel_uses_the_colours_of_the_theme(fresh, hands, theme):
     viewer.theme = "dark"
 
 
-def test_everything_fits_330_pixels(fresh):
+@pytest.mark.parametrize("painted", [Painted("feature", "0"), Painted("column", "lineage")])
+def test_everything_fits_330_pixels(fresh, hands, painted):
     _, panel = fresh
+    panel.state.paint(painted)
+    hands.wait_until(lambda: bool(panel.partners.title.text()))
+    hands.qtbot.wait(300)  # for delayed texts
     assert panel.minimumSizeHint().width() <= 330
     assert panel.findChild(QScrollArea).widget().minimumSizeHint().width() <= 330
