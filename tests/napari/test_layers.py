@@ -59,6 +59,7 @@ def on_zarr(tmp_path):
         "markers": list(MARKERS),
         "markers_table": None,
         "pixel_size_um": UM,
+        "shape_px": [80, 120],
     }
     index = {"format": "mxsplicer result", "version": 1, "slides": [entry], "files": {"cells": "cells.h5ad"}}
     (folder / "mxsplicer.json").write_text(json.dumps(index))
