@@ -17,7 +17,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import write_scores as write_scores
 from .images.markers import find_nuclear_marker as find_nuclear_marker
-from .images.readers import open_slide as open_slide
+from .images.opening import open_slide as open_slide
 from .images.slide import LazyImage as LazyImage
 from .images.slide import Slide as Slide
 from .images.slide import drop_markers as drop_markers

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mxsplicer.cells.pixels import CellPixels, cut_into_runs, find_rim, find_surroundings, whole_cells
 from mxsplicer.cells.shapes import read_labels
-from mxsplicer.cells.statistics import Statistics, pixel_statistics, sum_pixels
+from mxsplicer.cells.statistics import Statistics, pixel_statistics, sum_by_cell
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
@@ -119,7 +119,7 @@ def _measure_tile(
     if whole is None or not wanted.of_all_pixels:
         for channel, values in _planes(slide, image, core):
             for pixels, totals in measured.sums.values():
-                totals[:, channel] = sum_pixels(values.take(pixels.indices), pixels)
+                totals[:, channel] = sum_by_cell(values.take(pixels.indices), pixels)
         return measured
 
     here = ~cells.crossing[whole.cells]
@@ -129,7 +129,7 @@ def _measure_tile(
     kept = np.empty((len(image), len(beyond.indices)), dtype=image.dtype.newbyteorder("="))
     for channel, values in _planes(slide, image, core):
         for pixels, totals in measured.sums.values():
-            totals[:, channel] = sum_pixels(values.take(pixels.indices), pixels)
+            totals[:, channel] = sum_by_cell(values.take(pixels.indices), pixels)
         kept[channel] = values.take(beyond.indices)
         for name, found in pixel_statistics(values.take(of_here.indices), of_here, wanted.of_all_pixels):
             of_pixels[name][:, channel] = found

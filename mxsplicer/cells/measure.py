@@ -12,9 +12,10 @@ from mxsplicer.cells.intensities import measure_markers
 from mxsplicer.cells.shapes import count_nuclei, find_pieces, join_pieces
 from mxsplicer.cells.statistics import Statistics
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, check_mask
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.images.tiles import choose_tiles
-from mxsplicer.system.cluster import is_cluster
+from mxsplicer.masks.files import check_mask
+from mxsplicer.system.dask_cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track

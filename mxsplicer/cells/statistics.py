@@ -60,7 +60,7 @@ class Statistics:
         return max((int(reach) + 1 for name, reach in reaches.items() if name in self.names), default=0)
 
 
-def sum_pixels(values: np.ndarray, pixels: CellPixels) -> np.ndarray:
+def sum_by_cell(values: np.ndarray, pixels: CellPixels) -> np.ndarray:
     """Return the sum over each cell of ``values``, which are listed cell by cell."""
     sums: np.ndarray = np.add.reduceat(values, pixels.starts, dtype=np.float64)
     return sums
@@ -72,8 +72,8 @@ def pixel_statistics(values: np.ndarray, pixels: CellPixels, names: Sequence[str
         return
     quantiles = {name: 50.0 if name == "median" else float(name[1:]) for name in names if name != "std"}
     if "std" in names:
-        deviations = values - np.repeat(sum_pixels(values, pixels) / pixels.counts, pixels.counts)
-        yield "std", np.sqrt(sum_pixels(np.square(deviations, out=deviations), pixels) / pixels.counts)
+        deviations = values - np.repeat(sum_by_cell(values, pixels) / pixels.counts, pixels.counts)
+        yield "std", np.sqrt(sum_by_cell(np.square(deviations, out=deviations), pixels) / pixels.counts)
     if quantiles:
         yield from _percentiles(values, pixels, quantiles)
 

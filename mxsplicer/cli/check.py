@@ -44,7 +44,7 @@ def check(
     The exit code is 0 if nothing is wrong, 1 if something is, and 2 if a file cannot be read.
     """
     from mxsplicer.images.markers import parse_renames
-    from mxsplicer.images.readers import open_slide
+    from mxsplicer.images.opening import open_slide
     from mxsplicer.masks.doctor import examine
     from mxsplicer.masks.files import open_mask, open_nuclei
 

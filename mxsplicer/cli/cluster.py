@@ -43,7 +43,7 @@ def cluster(
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import find_cells
-    from mxsplicer.tl.rows import learned_features
+    from mxsplicer.tl.representations import learned_features
 
     path = find_cells(result)
     with progress.shown(), open_cells(path) as adata:

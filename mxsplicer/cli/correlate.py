@@ -67,7 +67,7 @@ def correlate(
     from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import find_cells
     from mxsplicer.system.progress import shown
-    from mxsplicer.tl.rows import learned_features
+    from mxsplicer.tl.representations import learned_features
 
     path = find_cells(result)
     pairs = [_pair(text) for text in local or []]
@@ -141,7 +141,7 @@ def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], covariates
 
 
 def _support(adata: "AnnData", key: str) -> dict[str, dict[str, float]]:
-    """Return the summary of each marker over all features."""
+    """Return what the command prints of each marker: how well all features together represent it."""
     prefix = key.removesuffix("_correlation") + "_"
     columns = [column for column in adata.var.columns if column.startswith(prefix)]
     table = adata.var[columns].rename(columns=lambda column: column.removeprefix(prefix))

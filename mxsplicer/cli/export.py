@@ -111,7 +111,7 @@ class _Job:
         from mxsplicer.result.folder import find_cells, open_result
         from mxsplicer.result.slides import open_images
         from mxsplicer.tl.outlines import cells_inside
-        from mxsplicer.tl.rows import learned_features
+        from mxsplicer.tl.representations import learned_features
 
         sizes = {one["name"]: float(one["pixel_size_um"]) for one in open_result(self.result)["slides"]}
         needs_images = not paths.keys() <= {"csv", "parquet"}

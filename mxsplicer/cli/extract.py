@@ -62,7 +62,7 @@ def extract(
     if not plan and output.is_complete(overwrite=overwrite):
         return
     from mxsplicer.images.markers import parse_renames
-    from mxsplicer.images.readers import open_slide
+    from mxsplicer.images.opening import open_slide
     from mxsplicer.masks.files import open_mask
     from mxsplicer.patches.sampling import read_ids
 

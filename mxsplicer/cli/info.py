@@ -42,7 +42,7 @@ def info(
     Of the pixels a coarse level and a few windows are read, so it takes a moment for any size.
     """
     from mxsplicer.images.markers import parse_renames
-    from mxsplicer.images.readers import IncompleteError, open_slide
+    from mxsplicer.images.opening import IncompleteError, open_slide
 
     renames = parse_renames(rename)
     size_known = True

@@ -52,7 +52,7 @@ def segment(
     if output.is_complete(overwrite=overwrite):
         return
     from mxsplicer.images.markers import parse_renames
-    from mxsplicer.images.readers import open_slide
+    from mxsplicer.images.opening import open_slide
     from mxsplicer.segmentation import segment as segmentation
 
     opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)

@@ -21,7 +21,8 @@ from mxsplicer.embedding.encode import Encoders, weights_digest
 from mxsplicer.embedding.h5ad import write_blocks
 from mxsplicer.embedding.sources import Source, from_store
 from mxsplicer.errors import InputError
-from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.patches.blocks import Block
+from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel
 from mxsplicer.splicer.scales import has_own_scales, in_order

@@ -98,8 +98,8 @@ def encode_inputs(run: Run, x: torch.Tensor, *, device: str = "auto") -> np.ndar
     return np.concatenate([_encode(encoder, batch.to(where, memory_format=torch.channels_last)) for batch in batches])
 
 
-def seconds_per_cell(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
-    """Measure how many seconds an encoder takes for one patch (C, P, P), on noise."""
+def time_encoding(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
+    """Measure how many seconds it takes to encode one patch (C, P, P), on noise."""
     where = find_device(device)
     encoder = _prepare(encoder, where)
     x = torch.randn(PATCHES_PER_PASS[where.type], *patch_shape, device=where)

@@ -11,9 +11,9 @@ import pandas as pd
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.images.slide import LazyImage, Slide
-from mxsplicer.patches.blocks import PatchGeometry
+from mxsplicer.patches.blocks import Block, PatchGeometry
 from mxsplicer.patches.extraction import stream_blocks
-from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.batches import Normalization
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.progress import track

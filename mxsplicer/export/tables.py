@@ -10,7 +10,8 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.imports import import_extra
-from mxsplicer.tl.rows import representation, slices
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import slices
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 # mcmicro's column, our column of obs, and the power of the pixel size by which ours is divided to get pixels.

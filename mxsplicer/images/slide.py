@@ -157,17 +157,6 @@ class _Channels:
         return self._image[(int(chosen) if not chosen.ndim else chosen.tolist(), *window)]
 
 
-def check_mask(mask: LazyImage, slide: Slide) -> None:
-    """Raise if the shape of ``mask`` is not that of ``slide``, (Y, X).
-
-    A mask from a file is checked where it is opened, by :func:`mxsplicer.open_mask`; functions that take a mask as an
-    array check it themselves, once.
-    """
-    if tuple(mask.shape) != slide.shape_px:
-        msg = f"mask is {tuple(mask.shape)} but slide {slide.name!r} is {slide.shape_px} (Y, X) at level {slide.level}."
-        raise InputError(msg, _shape_hint(tuple(mask.shape), slide.shape_px))
-
-
 def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
     """Return a small copy of the slide, and the number of its pixels per pixel of the copy.
 
@@ -192,20 +181,6 @@ def overview(slide: Slide, *, max_side_px: int = 1024, channels: Sequence[int] |
             strip = level[channel, top : top + rows, :][::step, ::step]
             out[place, top // step : top // step + strip.shape[0]] = strip
     return out, factor_of_level * step
-
-
-def _shape_hint(found: tuple[int, ...], needed: tuple[int, int]) -> str:
-    if len(found) != 2:
-        return "A mask has the two axes (Y, X); if a file holds several masks, choose one by `page`."
-    if found == needed[::-1]:
-        return "Height and width look swapped: transpose the mask."
-    ratios = [needed[0] / found[0], needed[1] / found[1]]
-    ratio = sum(ratios) / 2
-    # A level of a pyramid rounds each side, so allow the ratio of one pixel more or less.
-    if abs(ratios[0] - ratios[1]) < 2 * max(1, ratio) / min(found) and abs(ratio - 1) > 0.2:
-        size = f"{ratio:.3g} times smaller" if ratio > 1 else f"{1 / ratio:.3g} times larger"
-        return f"It is {size}: give the mask of the level that the slide is read at."
-    return "It may belong to another slide."
 
 
 def _listed(names: Sequence[str]) -> str:

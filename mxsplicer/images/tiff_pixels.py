@@ -157,7 +157,7 @@ def code_name(code: Any) -> str:
 
 
 def _covering_range(pick: Pick) -> range:
-    """Return the range from the first to the last wanted index of an axis."""
+    """Return the range of pixels to read of a TIFF: from the first to the last wanted index of an axis."""
     return pick if isinstance(pick, range) else range(int(pick.min()), int(pick.max()) + 1)
 
 

@@ -13,7 +13,7 @@ from scipy import fft, ndimage
 
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import LazyImage, Slide, overview
-from mxsplicer.masks.findings import Finding
+from mxsplicer.masks.diagnosis import Finding
 from mxsplicer.masks.fragments import Fragments
 
 _WINDOW_PX, _WINDOWS = 1024, 9  # where the mask is compared with the nuclear marker

@@ -7,10 +7,10 @@ the borders of cells along every row and column. Then it is compared with the nu
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, check_mask
+from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.masks.alignment import alignment_findings, orientation_finding
-from mxsplicer.masks.files import NotLabelsError
-from mxsplicer.masks.findings import Diagnosis, Finding
+from mxsplicer.masks.diagnosis import Diagnosis, Finding
+from mxsplicer.masks.files import NotLabelsError, check_mask
 from mxsplicer.masks.fragments import LabelledCells, count_fragments, tiles_of
 from mxsplicer.masks.id_checks import (
     background_findings,

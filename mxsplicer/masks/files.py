@@ -8,7 +8,7 @@ import zarr
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
-from mxsplicer.images.slide import LazyImage, Slide, check_mask, complete_key
+from mxsplicer.images.slide import LazyImage, Slide, complete_key
 from mxsplicer.images.tiff import open_tiff
 from mxsplicer.masks.copies import tiled
 from mxsplicer.masks.polygons import OutlineOf, is_geojson, read_polygons
@@ -207,3 +207,28 @@ def _zarr_array(location: Path | str) -> LazyImage:
     except (OSError, KeyError, ValueError, TypeError, zarr.errors.NodeTypeValidationError) as error:
         msg = f"mask {name_of(location)} is a folder but not a zarr array ({error})."
         raise InputError(msg) from error
+
+
+def check_mask(mask: LazyImage, slide: Slide) -> None:
+    """Raise if the shape of ``mask`` is not that of ``slide``, (Y, X).
+
+    A mask from a file is checked where it is opened, by :func:`mxsplicer.open_mask`; functions that take a mask as an
+    array check it themselves, once.
+    """
+    if tuple(mask.shape) != slide.shape_px:
+        msg = f"mask is {tuple(mask.shape)} but slide {slide.name!r} is {slide.shape_px} (Y, X) at level {slide.level}."
+        raise InputError(msg, _shape_hint(tuple(mask.shape), slide.shape_px))
+
+
+def _shape_hint(found: tuple[int, ...], needed: tuple[int, int]) -> str:
+    if len(found) != 2:
+        return "A mask has the two axes (Y, X); if a file holds several masks, choose one by `page`."
+    if found == needed[::-1]:
+        return "Height and width look swapped: transpose the mask."
+    ratios = [needed[0] / found[0], needed[1] / found[1]]
+    ratio = sum(ratios) / 2
+    # A level of a pyramid rounds each side, so allow the ratio of one pixel more or less.
+    if abs(ratios[0] - ratios[1]) < 2 * max(1, ratio) / min(found) and abs(ratio - 1) > 0.2:
+        size = f"{ratio:.3g} times smaller" if ratio > 1 else f"{1 / ratio:.3g} times larger"
+        return f"It is {size}: give the mask of the level that the slide is read at."
+    return "It may belong to another slide."

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mxsplicer.images.slide import Slide
-from mxsplicer.masks.findings import Finding
+from mxsplicer.masks.diagnosis import Finding
 from mxsplicer.masks.fragments import Fragments, LabelledCells
 
 _PLAUSIBLE_UM = (3.5, 40.0)  # median diameter of cells: small nuclei below, hepatocytes and tumour giants above

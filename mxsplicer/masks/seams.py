@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from mxsplicer.images.slide import LazyImage
-from mxsplicer.masks.findings import Finding
+from mxsplicer.masks.diagnosis import Finding
 from mxsplicer.masks.fragments import Fragments, LabelledCells
 
 _MOST_SEAMS = 64  # along each axis

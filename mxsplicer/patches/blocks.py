@@ -10,9 +10,11 @@ import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
@@ -145,12 +147,6 @@ def _on_curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = np.where(backwards, side - 1 - x, x), np.where(backwards, side - 1 - y, y)
         x, y = np.where(low == 0, y, x), np.where(low == 0, x, y)
     return position
-
-
-def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
-    """Return ``size`` of ``n`` positions along the curve: one drawn at random from each of ``size`` equal stretches."""
-    edges = np.arange(size + 1) * n // size
-    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
 def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
@@ -329,3 +325,15 @@ class TileReader:
 
 def _bytes_of(pixels: list[np.ndarray]) -> int:
     return sum(of_image.nbytes for of_image in pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A run of cells that lie close together on the slide, with their patches."""
+
+    number: int
+    rows: np.ndarray  # (n,) positions in the table of all cells in block order
+    cells: pd.DataFrame
+    intensities: np.ndarray  # (n, C) float32, mean of each marker inside the cell
+    patches: np.ndarray  # (n, C, P, P) in the slide's dtype
+    regions: np.ndarray  # (n, P, P) uint8: BACKGROUND, THIS_CELL, OTHER_CELL, NUCLEUS

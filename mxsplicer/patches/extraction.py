@@ -11,13 +11,14 @@ import pandas as pd
 
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, check_mask
+from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import PatchGeometry
+from mxsplicer.patches.blocks import Block, PatchGeometry
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.sampling import choose_ids, choose_sample
 from mxsplicer.patches.shards import ShardWriter
-from mxsplicer.patches.store import Block, PatchStore, PatchWriter
+from mxsplicer.patches.store import PatchStore, PatchWriter
 from mxsplicer.patches.workers import WorkerPlan, cut_blocks, plan_workers
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import Budget

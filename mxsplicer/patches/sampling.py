@@ -8,7 +8,7 @@ import numpy as np
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
-from mxsplicer.patches.blocks import order_cells, spread_sample
+from mxsplicer.patches.blocks import order_cells
 
 _ID_COLUMNS = ("cell_id", "cellid")
 _SPREADS = 5  # a cell this many spreads above the median is bright; of normal noise, one in two million is
@@ -143,3 +143,9 @@ def read_ids(path: str | Path) -> np.ndarray:
         msg = f"list of cells {path.name} holds {strange!r}, which is not a whole number as the ids of the mask are."
         raise InputError(msg)
     return np.array([int(text.removesuffix(".0")) for text in texts], dtype=np.int64)
+
+
+def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
+    """Return ``size`` of ``n`` positions along the curve: one drawn at random from each of ``size`` equal stretches."""
+    edges = np.arange(size + 1) * n // size
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])

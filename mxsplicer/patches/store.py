@@ -7,7 +7,7 @@ a temporary file and renamed, so it is complete or absent, and the shards presen
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from mxsplicer.errors import InputError
+from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.shards import ShardReader, ShardWriter, create_arrays, explain_full_disk
 from mxsplicer.system.files import check_free, partial_path, remove, remove_partial
 from mxsplicer.system.files import replace as replace_path
@@ -27,18 +28,6 @@ NUCLEUS = 3  # of this cell, if a mask of nuclei was passed
 
 _FORMAT = "mxsplicer patches"
 _VERSION = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """A run of cells that lie close together on the slide, with their patches."""
-
-    number: int
-    rows: np.ndarray  # (n,) positions in the table of all cells in block order
-    cells: pd.DataFrame
-    intensities: np.ndarray  # (n, C) float32, mean of each marker inside the cell
-    patches: np.ndarray  # (n, C, P, P) in the slide's dtype
-    regions: np.ndarray  # (n, P, P) uint8: BACKGROUND, THIS_CELL, OTHER_CELL, NUCLEUS
 
 
 class PatchStore:

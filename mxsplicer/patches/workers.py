@@ -13,7 +13,7 @@ import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.cutting import Cutter
-from mxsplicer.system.cluster import is_cluster, map_on_cluster
+from mxsplicer.system.dask_cluster import is_cluster, map_on_cluster
 from mxsplicer.system.memory import Budget, format_bytes
 from mxsplicer.system.processes import map_in_processes
 from mxsplicer.system.workers import default_workers, map_in_order

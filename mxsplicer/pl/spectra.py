@@ -9,7 +9,8 @@ from matplotlib.ticker import NullFormatter
 
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
-from mxsplicer.tl.rows import learned_features, representation, take
+from mxsplicer.tl.representations import learned_features, representation
+from mxsplicer.tl.rows import take
 from mxsplicer.tl.structure import rank_me, singular_values_of
 
 _MOST_CELLS = 50_000

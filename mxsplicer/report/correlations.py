@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from mxsplicer import pl
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
-from mxsplicer.tl.rows import learned_features
+from mxsplicer.tl.correlation import correlation_key
 
 # Columns of the table about the strongest feature of each marker: suffix of the key in varm, and how to write it.
 _OF_STRONGEST: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -18,12 +18,6 @@ _OF_STRONGEST: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 # Columns about all features together: suffix of the column in var.
 _OF_ALL = {"R² of mean": "r2_mean", "R² of texture": "r2_texture", "R² of localisation": "r2_localisation"}
-
-
-def correlation_key(adata: AnnData) -> str | None:
-    """Return the key in ``varm`` of the correlations of the learned features, or None if they were not computed."""
-    of_method = f"{learned_features(adata).removeprefix('X_')}_correlation"
-    return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
 
 
 def correlations_section(adata: AnnData) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
 from mxsplicer.report.figures import inline_pixels
 from mxsplicer.tl.examples import KINDS, pick_examples
 from mxsplicer.tl.naming import NOTHING, cluster_codes, suggest_names
-from mxsplicer.tl.rows import learned_features
+from mxsplicer.tl.representations import learned_features
 
 _CELLS = 8  # of each kind
 _SIDE_PX = 64  # of a cell on the page, at least

@@ -20,7 +20,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.report import header
 from mxsplicer.report.clusters import clusters_section, profiles_of
-from mxsplicer.report.correlations import correlation_key, correlations_section
+from mxsplicer.report.correlations import correlations_section
 from mxsplicer.report.examples import examples_section
 from mxsplicer.report.explorer import explorer_data
 from mxsplicer.report.figures import STYLE
@@ -36,8 +36,10 @@ from mxsplicer.report.tissue import tissue_section
 from mxsplicer.report.training import training_section
 from mxsplicer.report.umap import umap_section
 from mxsplicer.system.files import atomic_write, check_free
+from mxsplicer.tl.correlation import correlation_key
 from mxsplicer.tl.naming import suggest_names
-from mxsplicer.tl.rows import learned_features, take
+from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 

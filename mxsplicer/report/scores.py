@@ -96,7 +96,7 @@ def _score_row(row: "pd.Series[Any]", judged: str) -> dict[str, Any]:
 
 
 def _judged(rows: pd.DataFrame) -> str:
-    """Return the representation that the verdict is about; "" if none was learned."""
+    """Return the representation that is scored as the learned one, in bold in each table; "" if none was learned."""
     name = trained([str(one) for one in rows["representation"].unique()])
     return "" if is_baseline(name) else name
 

@@ -117,7 +117,7 @@ def write_config(
 
 def _needs_python(slide: "SlideRecord", options: Options) -> bool:
     """Return whether a slide has more of its own than an image, and a mask by ``options.masks``."""
-    from mxsplicer.images.readers import slide_name
+    from mxsplicer.images.opening import slide_name
 
     own_mask = (slide.mask is not None and not options.masks) or (slide.nuclei is not None and not options.nuclei)
     own_tables = slide.labels is not None or slide.markers_table != options.markers

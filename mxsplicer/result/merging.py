@@ -29,7 +29,7 @@ from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.tl.labels import check_samples, join_samples
-from mxsplicer.tl.rows import learned_features
+from mxsplicer.tl.representations import learned_features
 from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
@@ -302,7 +302,7 @@ def _finish(result: Result, records: Sequence[SlideRecord], run: str, seconds: d
 
 
 def _is_done(result: Result, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Return whether the result is finished; if not, clear the folder unless the same call began it, or refuse it."""
+    """Return whether the merged result is finished; if not, clear the folder, continue the same call, or refuse."""
     if not result.path.exists():
         return False
     if not result.settings.is_file() and any(result.path.iterdir()):

@@ -13,7 +13,7 @@ from typing import Any
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.readers import slide_name
+from mxsplicer.images.opening import slide_name
 from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry

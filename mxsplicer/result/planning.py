@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxsplicer.cells.estimate import estimate_cells
-from mxsplicer.embedding.encode import seconds_per_cell
+from mxsplicer.embedding.encode import time_encoding
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.planning import format_seconds, plan_extraction
@@ -138,7 +138,7 @@ def _time_encoder(job: Job) -> tuple[int, int, float]:
     else:
         n_markers = len(every_marker([slide.markers for slide in job.images]))
         encoder = make_encoder(recipe.encoder, n_markers, patch_px, width=recipe.encoder_width)
-    per_cell = seconds_per_cell(encoder, (n_markers, patch_px, patch_px), device=job.running.device)
+    per_cell = time_encoding(encoder, (n_markers, patch_px, patch_px), device=job.running.device)
     return int(encoder.out_features), n_markers, per_cell  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.embedding.h5ad import write_cells
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.result.features import write_features
@@ -92,7 +92,7 @@ def _to_anndata(slide: Slide, cells: Cells, truth: pd.DataFrame, seed: int) -> A
 
 
 def _mix(measured: np.ndarray, seed: int) -> np.ndarray:
-    """Return random mixtures (N, features) of measurements, float32."""
+    """Return the features of the sample (N, features), float32: random mixtures of its measurements."""
     rng = np.random.default_rng(seed)
     sd = measured.std(axis=0)
     standardized = (measured - measured.mean(axis=0)) / np.where(sd > 0, sd, 1)

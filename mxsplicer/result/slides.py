@@ -19,7 +19,7 @@ from typing import Any
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
-from mxsplicer.images.readers import open_slide, slide_name
+from mxsplicer.images.opening import open_slide, slide_name
 from mxsplicer.images.slide import LazyImage, Slide, select_channels
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.result.folder import FORMAT, VERSION, Result, open_result

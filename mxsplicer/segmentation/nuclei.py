@@ -48,9 +48,9 @@ def measure_levels(slide: Slide, channel: int, diameter_px: float) -> Levels:
 
 
 def bright_windows(slide: Slide, channel: int) -> list[Window]:
-    """Return windows that cover a small slide; of a large one, windows spread evenly over its total intensity.
+    """Return windows to measure intensities of nuclei in: all of a small slide, of a large one some in the tissue.
 
-    So they lie in the tissue.
+    Those of a large slide are spread evenly over its total intensity.
     """
     windows = list(TileGrid(slide.shape_px, (_WINDOW_PX, _WINDOW_PX)))
     if len(windows) <= _WINDOWS:

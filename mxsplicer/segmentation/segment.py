@@ -24,7 +24,7 @@ from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.finders import CellFinder, choose_finder
 from mxsplicer.segmentation.segmenters import Segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
-from mxsplicer.system.cluster import is_cluster
+from mxsplicer.system.dask_cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import Budget

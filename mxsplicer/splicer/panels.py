@@ -45,7 +45,7 @@ def on_one_panel(stores: Sequence[PatchStore], panel: str) -> list[PatchStore]:
 
 
 def known_markers(patches: np.ndarray) -> np.ndarray | None:
-    """Return which markers the slide of each cell has, (B, C), of patches (B, C, P, P); None if all have all."""
+    """Return which markers of the panel each cell's slide has, (B, C), from patches (B, C, P, P); None if all."""
     if patches.dtype.kind != "f":
         return None
     known = ~np.isnan(patches[:, :, 0, 0])

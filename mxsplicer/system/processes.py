@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
 from mxsplicer.errors import InputError
-from mxsplicer.system.cluster import to_bytes
+from mxsplicer.system.dask_cluster import to_bytes
 
 logger = logging.getLogger(__name__)
 R_co = TypeVar("R_co", covariant=True)

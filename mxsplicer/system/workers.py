@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from mxsplicer.system.cluster import is_cluster, map_on_cluster
+from mxsplicer.system.dask_cluster import is_cluster, map_on_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,7 +39,7 @@ def map_in_order(
         0, each item is computed in the calling thread when it is asked for.
     executor
         The address of a dask scheduler computes the items on its cluster instead; see
-        :func:`~mxsplicer.system.cluster.map_on_cluster`.
+        :func:`~mxsplicer.system.dask_cluster.map_on_cluster`.
     activity
         What is computed, for error messages of the cluster: ``"cutting patches"``.
 

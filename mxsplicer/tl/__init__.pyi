@@ -2,6 +2,7 @@
 
 from .clustering import cluster as cluster
 from .correlation import correlate as correlate
+from .correlation import partial_correlation as partial_correlation
 from .correlation import partners as partners
 from .efficiency import probe_few_labels as probe_few_labels
 from .enrichment import enrich_neighbourhoods as enrich_neighbourhoods
@@ -19,7 +20,6 @@ from .similarity import index_cells as index_cells
 from .similarity import similar as similar
 from .spillover import find_confounders as find_confounders
 from .spillover import neighbourhood_intensity as neighbourhood_intensity
-from .spillover import partial_correlation as partial_correlation
 from .structure import measure_structure as measure_structure
 from .tasks import set_task as set_task
 from .verdicts import verdict as verdict

@@ -14,7 +14,8 @@ from sklearn.neighbors import NearestNeighbors
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
-from mxsplicer.tl.rows import representation, slices, take
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import slices, take
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
-from mxsplicer.tl.rows import columns, count_blocks, representation, rows_by_slide
-from mxsplicer.tl.spillover import check_given, find_confounders, neighbourhood_intensity, partial_correlation
+from mxsplicer.tl.representations import learned_features, representation
+from mxsplicer.tl.rows import columns, count_blocks, rows_by_slide
+from mxsplicer.tl.spillover import check_given, find_confounders, neighbourhood_intensity
 from mxsplicer.tl.standardization import StandardizedColumns, correlate_columns, rank_columns
 
 logger = logging.getLogger(__name__)
@@ -268,3 +269,47 @@ def _log_constants(adata: AnnData, use_rep: str, markers_vary: np.ndarray, featu
     if not features_vary.all():
         n_constant, n = (~features_vary).sum(), len(features_vary)
         logger.warning("%d of %d features of %s are constant over all cells", n_constant, n, use_rep)
+
+
+def correlation_key(adata: AnnData) -> str | None:
+    """Return the key in ``varm`` of the correlations of the learned features, or None if they were not computed."""
+    of_method = f"{learned_features(adata).removeprefix('X_')}_correlation"
+    return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
+
+
+def partial_correlation(
+    r: np.ndarray, among_markers: np.ndarray, with_around: np.ndarray, around_r: np.ndarray, given: Sequence[int]
+) -> np.ndarray:
+    """Return the partial correlation of each marker with each feature (m, d).
+
+    The confounders and the neighbourhood intensity of the marker are held fixed.
+
+    Parameters
+    ----------
+    r
+        Correlation of markers with features (m, d).
+    among_markers
+        Correlation of markers with markers (m, m).
+    with_around
+        Correlation of markers with the neighbourhood intensity of each marker (m, m).
+    around_r
+        Correlation of the neighbourhood intensity with features (m, d).
+    given
+        Which markers are confounders. A confounder is not held fixed in its own row.
+    """
+    out = np.zeros_like(r)
+    for marker in range(len(r)):
+        fixed = [one for one in given if one != marker]
+        # Covariance of the fixed variables: the confounders, then the neighbourhood intensity of this marker.
+        among = np.ones((len(fixed) + 1, len(fixed) + 1))
+        among[:-1, :-1] = among_markers[np.ix_(fixed, fixed)]
+        among[:-1, -1] = among[-1, :-1] = with_around[fixed, marker]
+        with_marker = np.append(among_markers[fixed, marker], with_around[marker, marker])
+        with_features = np.vstack([r[fixed], around_r[marker]])
+        solved = np.linalg.pinv(among, rcond=1e-6, hermitian=True) @ np.column_stack([with_marker, with_features])
+        variance_of_marker = 1 - with_marker @ solved[:, 0]
+        variance_of_features = 1 - (with_features * solved[:, 1:]).sum(axis=0)
+        scale = np.sqrt(np.maximum(variance_of_marker, 0) * np.maximum(variance_of_features, 0))
+        covariance = r[marker] - with_marker @ solved[:, 1:]
+        np.divide(covariance, scale, out=out[marker], where=(scale > 1e-4) & (r[marker] != 0))
+    return np.asarray(np.clip(out, -1, 1))

@@ -9,8 +9,8 @@ from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer.system.progress import track
-from mxsplicer.tl.probing import CELLS_PER_CLASS, fit_fold, in_parallel, names_with_reference
-from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, scalers
+from mxsplicer.tl.probing import CELLS_PER_CLASS, fit_fold, in_parallel
+from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, names_with_reference, scalers
 from mxsplicer.tl.tasks import Task
 
 LABELS_PER_CLASS = (100, 200, 500, 1000, 2000)

@@ -6,7 +6,8 @@ from anndata import AnnData
 from scipy.spatial.distance import cdist
 
 from mxsplicer.tl.naming import cluster_codes
-from mxsplicer.tl.rows import representation, take
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import take
 
 KINDS = ("typical", "borderline", "outlier")
 

@@ -7,7 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import representation
+from mxsplicer.tl.representations import representation
 
 
 def harmonize(

@@ -13,9 +13,9 @@ from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer.system.progress import track
-from mxsplicer.tl.probing import at_most, fit_fold
+from mxsplicer.tl.probing import fit_fold
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, scalers
-from mxsplicer.tl.tasks import Task
+from mxsplicer.tl.tasks import Task, at_most
 
 _MAX_CELLS = 2_000
 

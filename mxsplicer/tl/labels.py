@@ -255,7 +255,7 @@ def _rows_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> tu
 
 
 def _slide_of(cells: pd.DataFrame) -> np.ndarray:
-    """Return the slide of each cell; "" if the cells are of one slide without a name."""
+    """Return the slide by which labels of each cell are found; "" if the cells are of one slide without a name."""
     return np.asarray(cells["slide"].astype(str) if "slide" in cells else [""] * len(cells), dtype=object)
 
 

@@ -7,7 +7,8 @@ from scipy.spatial import KDTree
 from mxsplicer.errors import InputError
 from mxsplicer.system.progress import track
 from mxsplicer.tl.labels import obs_name
-from mxsplicer.tl.rows import representation, rows_by_slide, slices
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import rows_by_slide, slices
 
 SCALES = {"cell": 0.0, "neighbourhood": 50.0, "region": 250.0}  # µm
 _STEPS = 8  # strips per radius

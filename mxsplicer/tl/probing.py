@@ -23,8 +23,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.system.progress import track
 from mxsplicer.tl.folds import fold_at_random
-from mxsplicer.tl.representations import MEAN_INTENSITY, available, check_representation, features_of, scalers
-from mxsplicer.tl.tasks import MAX_CELLS, Task, set_task
+from mxsplicer.tl.representations import (
+    MEAN_INTENSITY,
+    features_of,
+    names_with_reference,
+    scalers,
+)
+from mxsplicer.tl.tasks import MAX_CELLS, Task, at_most, set_task
 
 T = TypeVar("T")
 
@@ -156,16 +161,6 @@ def remember(adata: AnnData, table: pd.DataFrame) -> None:
     adata.uns["mxsplicer_probe"] = pd.concat([*(rows for rows in kept if len(rows)), table])
 
 
-def names_with_reference(adata: AnnData, representations: Sequence[str] | None) -> list[str]:
-    """Return the names of representations to score, all by default, with mean intensity among them."""
-    names = list(representations) if representations is not None else available(adata)
-    if MEAN_INTENSITY not in names:
-        names.append(MEAN_INTENSITY)  # gains are over mean intensity
-    for name in names:
-        check_representation(adata, name)
-    return names
-
-
 def in_parallel(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
     """Return the results of a function for each item, computed on several threads."""
     # One thread of BLAS each: matrices this small run 3 to 20 times slower on several threads of a busy machine.
@@ -202,13 +197,6 @@ def fit_fold(
     scale = clone(scales[chosen]).fit(features[train])
     model = _logistic(found[chosen][1]).fit(scale.transform(features[train]), codes[train])
     return lambda x: np.asarray(model.predict_proba(scale.transform(x))), scale, train
-
-
-def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most ``n`` rows of every class, drawn at random, ascending."""
-    shuffled = rng.permutation(rows)
-    rank = pd.Series(codes[shuffled]).groupby(codes[shuffled]).cumcount().to_numpy()
-    return np.sort(shuffled[rank < n])
 
 
 def _score_folds(adata: AnnData, task: Task, name: str, max_per_class: int, seed: int) -> pd.DataFrame:

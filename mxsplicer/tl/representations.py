@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import learned_features, representation, take
+from mxsplicer.tl.rows import take
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}
 UNTRAINED = "untrained encoder"
@@ -32,6 +32,20 @@ _KEYS = {**LEARNED, PIXEL_PCA: "X_pixel_pca"}
 _COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
 
 
+def representation(adata: AnnData, key: str) -> Any:
+    """Return ``adata.obsm[key]``, an array or an h5py dataset, or raise InputError with the keys that it has."""
+    if key not in adata.obsm:
+        msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
+        raise InputError(msg)
+    return adata.obsm[key]
+
+
+def learned_features(adata: AnnData) -> str:
+    """Return the key of the representation of the run that embedded the cells, such as "X_splicer" or "X_joint"."""
+    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
+    return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
+
+
 def key_of(name: str) -> str:
     """Return the key of ``obsm`` of a representation; any other name is the key itself."""
     return _KEYS.get(name, name)
@@ -50,6 +64,16 @@ def available(adata: AnnData) -> list[str]:
     shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
     pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
     return [*learned(adata), *pixels, MEAN_INTENSITY, *shape, *pca]
+
+
+def names_with_reference(adata: AnnData, representations: Sequence[str] | None) -> list[str]:
+    """Return the names of representations to score, all by default, with mean intensity among them."""
+    names = list(representations) if representations is not None else available(adata)
+    if MEAN_INTENSITY not in names:
+        names.append(MEAN_INTENSITY)  # gains are over mean intensity
+    for name in names:
+        check_representation(adata, name)
+    return names
 
 
 def trained(names: Sequence[str]) -> str:

@@ -6,24 +6,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from mxsplicer.errors import InputError
-
 AT_ONCE = 16_384  # cells; with 512 features they take 67 MB in float64
 _COLUMN_BYTES, _BLOCK_BYTES = 1 << 30, 64 << 20
-
-
-def representation(adata: AnnData, key: str) -> Any:
-    """Return ``adata.obsm[key]``, an array or an h5py dataset, or raise InputError with the keys that it has."""
-    if key not in adata.obsm:
-        msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
-        raise InputError(msg)
-    return adata.obsm[key]
-
-
-def learned_features(adata: AnnData) -> str:
-    """Return the key of the representation of the run that embedded the cells, such as "X_splicer" or "X_joint"."""
-    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
-    return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
 
 
 def slices(n: int) -> Sequence[slice]:

@@ -14,7 +14,8 @@ from sklearn.decomposition import PCA
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
-from mxsplicer.tl.rows import AT_ONCE, representation, slices, take
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import AT_ONCE, slices, take
 
 logger = logging.getLogger(__name__)
 

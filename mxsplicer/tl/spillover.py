@@ -75,43 +75,5 @@ def _with_means(layer: np.ndarray) -> np.ndarray:
     return values
 
 
-def partial_correlation(
-    r: np.ndarray, among_markers: np.ndarray, with_around: np.ndarray, around_r: np.ndarray, given: Sequence[int]
-) -> np.ndarray:
-    """Return the partial correlation of each marker with each feature (m, d).
-
-    The confounders and the neighbourhood intensity of the marker are held fixed.
-
-    Parameters
-    ----------
-    r
-        Correlation of markers with features (m, d).
-    among_markers
-        Correlation of markers with markers (m, m).
-    with_around
-        Correlation of markers with the neighbourhood intensity of each marker (m, m).
-    around_r
-        Correlation of the neighbourhood intensity with features (m, d).
-    given
-        Which markers are confounders. A confounder is not held fixed in its own row.
-    """
-    out = np.zeros_like(r)
-    for marker in range(len(r)):
-        fixed = [one for one in given if one != marker]
-        # Covariance of the fixed variables: the confounders, then the neighbourhood intensity of this marker.
-        among = np.ones((len(fixed) + 1, len(fixed) + 1))
-        among[:-1, :-1] = among_markers[np.ix_(fixed, fixed)]
-        among[:-1, -1] = among[-1, :-1] = with_around[fixed, marker]
-        with_marker = np.append(among_markers[fixed, marker], with_around[marker, marker])
-        with_features = np.vstack([r[fixed], around_r[marker]])
-        solved = np.linalg.pinv(among, rcond=1e-6, hermitian=True) @ np.column_stack([with_marker, with_features])
-        variance_of_marker = 1 - with_marker @ solved[:, 0]
-        variance_of_features = 1 - (with_features * solved[:, 1:]).sum(axis=0)
-        scale = np.sqrt(np.maximum(variance_of_marker, 0) * np.maximum(variance_of_features, 0))
-        covariance = r[marker] - with_marker @ solved[:, 1:]
-        np.divide(covariance, scale, out=out[marker], where=(scale > 1e-4) & (r[marker] != 0))
-    return np.asarray(np.clip(out, -1, 1))
-
-
 def _dense(matrix: object) -> np.ndarray:
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)

@@ -130,3 +130,10 @@ def _classes(
     if left_out:
         logger.info("Label %s: left out, fewer than %d cells in a fold: %s", label, min_cells, ", ".join(left_out))
     return np.array(sorted(enough), dtype=object), left_out
+
+
+def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return at most ``n`` rows of every class, drawn at random, ascending."""
+    shuffled = rng.permutation(rows)
+    rank = pd.Series(codes[shuffled]).groupby(codes[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[rank < n])

@@ -9,7 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import representation, slices, take
+from mxsplicer.tl.representations import representation
+from mxsplicer.tl.rows import slices, take
 
 _N_COMPONENTS = 50
 _MAX_CELLS = 50_000  # clustered cells among which neighbours are searched

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of, strongest
+from napari_mxsplicer.correlations import strongest
+from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of
 from napari_mxsplicer.overlays import CellMarks, OutlineTool, Run, SelectionOverlay
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
 from napari_mxsplicer.state import Painted, State

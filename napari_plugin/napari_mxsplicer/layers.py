@@ -8,6 +8,7 @@ import numpy as np
 
 from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
 from mxsplicer.pl import contrast_limits
+from napari_mxsplicer.correlations import strongest
 from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
 from napari_mxsplicer.study import Study
@@ -112,15 +113,6 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
-def strongest(study: Study) -> tuple[int, int]:
-    """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored."""
-    if not study.correlations:
-        return 0, 0
-    r = np.abs(next(iter(study.correlations.values())))
-    marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
-    return int(marker), int(feature)
-
-
 def _initial_paint(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
     if not study.n_features:
         return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
@@ -155,3 +147,30 @@ def _limits(levels: Sequence[LazyImage], *, has_coarse: bool) -> tuple[float, fl
         for x in np.linspace(0, max(0, width - _SAMPLE_PX), 4).astype(int)
     ]
     return contrast_limits(np.concatenate(windows))
+
+
+def split_hidden_channels(tuples: list[LayerData]) -> tuple[list[LayerData], dict[str, LayerData]]:
+    """Split the layers of a slide into those to add now and the hidden channels by marker, to add on demand.
+
+    napari visits every layer whenever it draws, visible or not: each slows down all others.
+    """
+    hidden = {one[1]["metadata"][MARKER]: one for one in tuples if MARKER in one[1]["metadata"] and not is_visible(one)}
+    return [one for one in tuples if not any(one is other for other in hidden.values())], hidden
+
+
+def keep_look(tuples: list[LayerData], colormaps: Mapping[str, Any]) -> list[LayerData]:
+    """Return the layers of another slide with the same channels visible, in the same colormaps.
+
+    ``colormaps`` are those of the visible channels, by marker.
+    """
+    out = []
+    for data, options, kind in tuples:
+        marker = options["metadata"].get(MARKER)
+        look = {} if marker is None else {"visible": marker in colormaps, "colormap": colormaps.get(marker, "gray")}
+        out.append((data, options | look, kind))
+    return out
+
+
+def is_visible(one: LayerData) -> bool:
+    """Return whether a layer is to be visible when it is added."""
+    return bool(one[1].get("visible", True))

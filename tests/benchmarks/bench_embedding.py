@@ -26,7 +26,7 @@ from mxsplicer.embedding.blocks import BlockJournal
 from mxsplicer.embedding.embed import embed_blocks, join_blocks
 from mxsplicer.embedding.h5ad import complete_cells, open_cells
 from mxsplicer.embedding.sources import Source
-from mxsplicer.patches.store import Block
+from mxsplicer.patches.blocks import Block
 from mxsplicer.report import write_report
 from mxsplicer.result.features import write_features
 from mxsplicer.splicer.batches import Normalization

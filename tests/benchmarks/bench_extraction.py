@@ -24,10 +24,10 @@ import zarr
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
-from mxsplicer.patches.blocks import PatchGeometry, Piece, TileReader
+from mxsplicer.patches.blocks import Block, PatchGeometry, Piece, TileReader
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
-from mxsplicer.patches.store import Block, PatchStore
+from mxsplicer.patches.store import PatchStore
 from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget
 

@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from bench_memory import TITLES, run
 
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from tempfile import TemporaryFile, mkdtemp
 
 import psutil
 
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 
 PROGRAM = """
 import sys

@@ -20,7 +20,7 @@ TILE_PX = 256
 OPEN = """
 import sys, time
 from mxsplicer.system.memory import measured_peak
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 before, start = measured_peak(), time.process_time()
 slide = open_slide(sys.argv[1])
 opened, peak = time.process_time() - start, measured_peak() - before

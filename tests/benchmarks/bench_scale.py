@@ -21,7 +21,7 @@ from mxsplicer import tl
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.embedding.embed import embed_to_file
 from mxsplicer.embedding.sources import from_slide
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore

@@ -55,7 +55,7 @@ def test_cells_from_a_list(command, slide, tmp_path):
     ],
 )
 def test_an_impossible_option_is_refused_in_one_sentence(command, slide, options, sentence, monkeypatch):
-    monkeypatch.setattr("mxsplicer.system.cluster._TIMEOUT", 0.3)
+    monkeypatch.setattr("mxsplicer.system.dask_cluster._TIMEOUT", 0.3)
 
     refused = command(*slide, *options)
 

@@ -323,7 +323,7 @@ def test_a_bug_is_reported_in_one_sentence_that_names_the_debug_option(command, 
         msg = "a bug"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr("mxsplicer.images.readers.open_slide", broken)
+    monkeypatch.setattr("mxsplicer.images.opening.open_slide", broken)
     write_slide()
 
     outcome = command("info", "slide.ome.tif")

@@ -15,7 +15,7 @@ from mxsplicer.embedding.h5ad import complete_cells, open_cells, save_cells, wri
 from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
-from mxsplicer.patches.store import Block
+from mxsplicer.patches.blocks import Block
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train

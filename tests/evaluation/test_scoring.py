@@ -13,7 +13,7 @@ from mxsplicer.cells.measure import measure_cells
 from mxsplicer.embedding.embed import embed_to_file
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation import evaluate, write_scores
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.result.folder import Result

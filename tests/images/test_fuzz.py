@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 
 EXAMPLES = int(os.environ.get("MXSPLICER_FUZZ", "60"))
 FUZZ = settings(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import Panel, agree, distinct, find_nuclear_marker, parse_renames, read_panel
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.images.slide import Slide, drop_markers
 
 TABLES = {

@@ -14,7 +14,8 @@ import zarr
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
-from mxsplicer.images.readers import ome_zarr, open_slide
+from mxsplicer.images.opening import open_slide
+from mxsplicer.images.readers import ome_zarr
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.location import absolute, locate
 from mxsplicer.testing import check_reader

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 
 IMAGE = np.random.default_rng(0).integers(0, 9999, (3, 40, 50), dtype=np.uint16)
 NAMES = ["DAPI", "CD3e", "CD20"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import Slide, check_mask, complete_key, overview
+from mxsplicer.images.slide import Slide, complete_key, overview
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.testing import tiny_slide
 
@@ -27,27 +27,6 @@ def test_names_and_channels_agree_in_number():
 def test_an_image_has_three_axes():
     with pytest.raises(InputError, match=r"has 2 axes; \(C, Y, X\) are needed"):
         Slide("S01", np.zeros((4, 4)), ("DAPI",), 0.5)
-
-
-@pytest.mark.parametrize(
-    ("shape", "hint"),
-    [
-        ((96, 64), "Height and width look swapped: transpose the mask"),
-        ((32, 48), "2 times smaller: give the mask of the level"),
-        ((16, 24), "4 times smaller"),
-        ((128, 192), "2 times larger"),
-        ((64, 90), "It may belong to another slide"),
-        ((2, 64, 96), "choose one by `page`"),
-    ],
-)
-def test_a_mask_of_another_shape_is_refused_with_the_likely_cause(shape, hint):
-    slide, _ = tiny_slide(shape_px=(64, 96))
-
-    with pytest.raises(InputError) as refused:
-        check_mask(np.zeros(shape, np.uint32), slide)
-
-    assert f"mask is {shape} but slide 'tiny' is (64, 96) (Y, X) at level 0." in str(refused.value)
-    assert hint in str(refused.value)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,8 @@ import pytest
 import tifffile
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.readers import READERS, open_slide
+from mxsplicer.images.opening import open_slide
+from mxsplicer.images.readers import READERS
 from mxsplicer.testing import check_reader
 
 NAMES = ["DAPI", "CD3e", "CD20"]

@@ -10,7 +10,7 @@ from scipy.ndimage import zoom
 from scipy.spatial import cKDTree
 from skimage.measure import label
 
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.doctor import compare_nuclei, examine
 from mxsplicer.masks.files import open_mask

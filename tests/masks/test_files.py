@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.masks.files import open_mask
+from mxsplicer.masks.files import check_mask, open_mask
 from mxsplicer.testing import tiny_slide
 
 LABELS = np.random.default_rng(0).integers(0, 200, (50, 70))
@@ -224,3 +224,24 @@ def test_the_tiled_copy_of_a_mask_goes_with_it(tmp_path, monkeypatch):
     gc.collect()
 
     assert list(tmp_path.glob("mxsplicer-mask-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((96, 64), "Height and width look swapped: transpose the mask"),
+        ((32, 48), "2 times smaller: give the mask of the level"),
+        ((16, 24), "4 times smaller"),
+        ((128, 192), "2 times larger"),
+        ((64, 90), "It may belong to another slide"),
+        ((2, 64, 96), "choose one by `page`"),
+    ],
+)
+def test_a_mask_of_another_shape_is_refused_with_the_likely_cause(shape, hint):
+    slide, _ = tiny_slide(shape_px=(64, 96))
+
+    with pytest.raises(InputError) as refused:
+        check_mask(np.zeros(shape, np.uint32), slide)
+
+    assert f"mask is {shape} but slide 'tiny' is (64, 96) (Y, X) at level 0." in str(refused.value)
+    assert hint in str(refused.value)

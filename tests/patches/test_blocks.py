@@ -16,8 +16,8 @@ from mxsplicer.patches.blocks import (
     find_pieces,
     order_cells,
     order_patches,
-    spread_sample,
 )
+from mxsplicer.patches.sampling import spread_sample
 
 
 @settings(max_examples=40, deadline=None)

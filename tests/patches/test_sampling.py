@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
-from mxsplicer.patches.blocks import order_cells, spread_sample
-from mxsplicer.patches.sampling import _allocate, choose_ids, choose_sample, find_strata, read_ids
+from mxsplicer.patches.blocks import order_cells
+from mxsplicer.patches.sampling import _allocate, choose_ids, choose_sample, find_strata, read_ids, spread_sample
 
 
 def tissue(n=20_000, n_rare=100):

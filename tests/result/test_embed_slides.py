@@ -18,7 +18,7 @@ from mxsplicer import report
 from mxsplicer.embedding import h5ad
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.result import analysis, opening, pipeline, stages

@@ -14,7 +14,7 @@ import zarr
 
 from mxsplicer.embedding.h5ad import join_cells, split_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.readers import open_slide
+from mxsplicer.images.opening import open_slide
 from mxsplicer.result import analysis, pipeline, stages
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.merging import append_slides, merge_results

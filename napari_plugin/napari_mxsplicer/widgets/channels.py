@@ -5,10 +5,10 @@ from typing import Any
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import MARKER, SLIDE, LayerData
-from napari_mxsplicer.opening import LayerQueue, insert, split_hidden_channels
+from napari_mxsplicer.layers import MARKER, SLIDE, LayerData, split_hidden_channels
 from napari_mxsplicer.state import State
 from napari_mxsplicer.study import Study
+from napari_mxsplicer.viewer_layers import LayerQueue, insert
 from napari_mxsplicer.widgets.base import Debounced, button
 
 

@@ -6,8 +6,8 @@ from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import LayerData
-from napari_mxsplicer.opening import keep_look, slide_layers
+from napari_mxsplicer.layers import LayerData, keep_look
+from napari_mxsplicer.opening import slide_layers
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.widgets.base import Context, Debounced, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader

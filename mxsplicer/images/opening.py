@@ -1,0 +1,133 @@
+"""Open a slide from a file of any format: the metadata of the file, completed with what the user gives.
+
+The file is read by the first of :data:`mxsplicer.images.readers.READERS` that knows its format.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mxsplicer.errors import InputError
+from mxsplicer.images.markers import Panel, agree, distinct, read_panel
+from mxsplicer.images.readers import READERS
+from mxsplicer.images.readers.image_file import PLAUSIBLE_UM, ImageFile
+from mxsplicer.images.slide import Slide, drop_markers, rename_markers
+from mxsplicer.system.location import Location, locate, name_of
+
+
+class IncompleteError(InputError):
+    """Neither the file nor the user gives the names of the channels, or the size of the pixels."""
+
+    def __init__(self, problem: str, remedy: str = "", *, n_channels: int, names: bool, pixel_size: bool) -> None:
+        super().__init__(problem, remedy)
+        self.n_channels = n_channels
+        self.names, self.pixel_size = names, pixel_size  # whether each is known
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    markers: str | Path | Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+    pixel_size_um: float | None = None,
+    name: str | None = None,
+) -> Slide:
+    """Open a slide lazily: headers are read, pixels are not.
+
+    Parameters
+    ----------
+    path
+        An OME-TIFF (pyramidal or not, tiled or striped, in one file or several), an OME-Zarr, a qptiff, an ImageJ
+        stack, or a stack of TIFF pages: a path, or a URL such as ``https://host/slide.ome.zarr`` or ``s3://...``.
+    markers
+        Table with one row per channel, or the names themselves. Needed if the file does not name its channels, and used
+        instead of its names otherwise. Unwanted channels (mcmicro's ``remove``) are dropped.
+    rename
+        New names of markers.
+    drop
+        Markers, by their new names, to leave out; their channels are never read.
+    pixel_size_um
+        Micrometres per pixel. Needed if the file does not give it, and used instead of the file's otherwise.
+    name
+        Name of the slide; by default the file's name without its endings.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, or if file
+        and table contradict each other; the message then shows both, row by row.
+    """
+    location = locate(path)
+    if isinstance(location, Path) and not location.exists():
+        msg = f"file {location} not found."
+        raise InputError(msg)
+    form, found = _read(location)
+    low, high = PLAUSIBLE_UM
+    if pixel_size_um is not None and not low <= pixel_size_um <= high:
+        msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."
+        raise InputError(msg)
+    panel = None if found.markers is None else Panel(found.markers, form)
+    if markers is not None:
+        given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
+        panel = agree(given, found.image.shape[0], found.markers, name=name_of(location))
+    size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
+    if panel is None or size is None:
+        raise _incomplete(name_of(location), form, found, names=panel is not None, pixel_size=size is not None)
+    slide = Slide(
+        name=name or slide_name(location),
+        image=found.image,
+        markers=distinct(panel.names, panel.cycles),
+        pixel_size_um=size,
+        pyramid=found.pyramid,
+        tile_px=found.tile_px,
+        path=location,
+        markers_from=panel.source,
+        markers_in_file=found.markers if found.markers and len(found.markers) == found.image.shape[0] else (),
+        pixel_size_from=size_from,
+        storage=f"{form}, {found.storage}",
+    )
+    unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
+    return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
+
+
+def _incomplete(name: str, form: str, found: ImageFile, *, names: bool, pixel_size: bool) -> IncompleteError:
+    n_channels = found.image.shape[0]
+    missing, remedies = [], []
+    if not names:
+        missing.append("the name of its only channel" if n_channels == 1 else f"the names of its {n_channels} channels")
+        remedies.append("`markers`, a table with one row per channel")
+    if not pixel_size:
+        reason = f" ({found.pixel_size_problem})" if found.pixel_size_problem else ""
+        missing.append(f"a plausible pixel size{reason}")
+        remedies.append("`pixel_size_um`")
+    msg, remedy = f"{name} ({form}) lacks {' and '.join(missing)}.", f"Give {', and '.join(remedies)}."
+    return IncompleteError(msg, remedy, n_channels=n_channels, names=names, pixel_size=pixel_size)
+
+
+def _read(location: Location) -> tuple[str, ImageFile]:
+    for form, read in READERS.items():
+        if isinstance(location, Path) and location.is_dir() and form != "OME-Zarr":
+            msg = f"{location} is a folder."
+            raise InputError(msg, "Give the image file of one slide, or the folder of an OME-Zarr image.")
+        found = read(location)
+        if found is not None:
+            return form, found
+    msg = f"{name_of(location)} has none of the supported formats: {', '.join(READERS)}."
+    raise InputError(msg)
+
+
+def slide_name(path: str | Path) -> str:
+    """Return the name of a file without the endings of image formats.
+
+    Examples
+    --------
+    >>> slide_name("study/CRC01.ome.tiff")
+    'CRC01'
+    """
+    place = Path(path)
+    if place.name.isdigit() and place.parent.suffix == ".zarr":  # one series of an OME-Zarr
+        place = place.parent
+    name = place.name
+    for ending in (".tiff", ".tif", ".qptiff", ".zarr", ".ome", ".companion"):
+        name = name.removesuffix(ending)
+    return name
