@@ -75,6 +75,7 @@ def simulate_slide(
     >>> made = simulate_slide(folder / "tissue.ome.tiff", size_px=256)
     >>> made.truth.name
     'tissue_truth.csv'
+    >>> import tifffile
     >>> tifffile.imread(made.image).shape
     (19, 256, 256)
     """
