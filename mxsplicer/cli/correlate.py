@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mxsplicer.cli.options import AsJson, Overwrite, ResultPath, Seed, UseRep, register
 from mxsplicer.errors import InputError
+from mxsplicer.tl.defaults import MAX_R2_CELLS, N_PARTNERS, SCALE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,10 +51,10 @@ def correlate(
     roi: Path | None,
     covariate: _Covariate = None,
     local: _Local = None,
-    scale: _Scale = "neighbourhood",
+    scale: _Scale = SCALE,
     radius_um: Annotated[float | None, typer.Option(help="Radius of --local, instead of a scale.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Features to show for each marker.")] = 3,
-    max_cells: _MaxCells = 50_000,
+    top: Annotated[int, typer.Option(min=1, help="Features to show for each marker.")] = N_PARTNERS,
+    max_cells: _MaxCells = MAX_R2_CELLS,
     seed: Seed = 0,
     as_json: AsJson = False,
     overwrite: Overwrite = False,

@@ -11,6 +11,7 @@ from mxsplicer.cli.options import AsJson, EncoderClass, Seed, register
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 from mxsplicer.system.files import atomic_write
+from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,10 +128,10 @@ def evaluate(
     fold_by: _FoldBy = None,
     guard_um: _GuardUm = None,
     unsafe_random_split: _UnsafeRandomSplit = False,
-    max_cells: _MaxCells = 100_000,
+    max_cells: _MaxCells = MAX_SCORED_CELLS,
     images: _Images = True,
-    image_cells: _ImageCells = 10_000,
-    importance_cells: _ImportanceCells = 1_000,
+    image_cells: _ImageCells = MAX_IMAGE_CELLS,
+    importance_cells: _ImportanceCells = MAX_IMPORTANCE_CELLS,
     out: _Out = None,
     write: _Write = False,
     seed: Seed = 0,

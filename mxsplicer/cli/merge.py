@@ -43,13 +43,11 @@ def merge(
     from mxsplicer.result.config import names_slides
     from mxsplicer.result.merging import merge_results
     from mxsplicer.result.options import Options
-    from mxsplicer.result.outcomes import read_outcomes
     from mxsplicer.splicer.recipe import Recipe
 
-    folders, failed = read_outcomes(results)
     tables = {"cohort" if cohort and names_slides(cohort) else "samples": cohort}
     options = Options(**tables, label=score, groups=fold_by, recipe=Recipe(seed=seed))  # type: ignore[arg-type]
     with progress.shown():
-        result = merge_results(folders, out, options=options, failed=failed, overwrite=overwrite)
+        result = merge_results(results, out, options=options, overwrite=overwrite)
     summarize(result)
     report_failed(result)

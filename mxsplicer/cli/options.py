@@ -101,7 +101,7 @@ def _generate(command: Callable[..., None], common: tuple[str, ...] | None) -> C
             given[parameter.name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
     taken = {name for group in groups.values() for name in _options_of(group)} | single
     generated = {name: _parameter(name, hidden=common is not None and not SHOWN[name].common) for name in taken}
-    if groups:
+    if groups or single:
         given["config"] = _keyword("config", None, _CONFIG)
     if any(group in (Options, Recipe) for group in groups.values()):
         given["preset"] = _keyword("preset", "default", _hidden(_PRESET, hidden=common is not None))

@@ -30,13 +30,18 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the HTML report of a finished result."""
-    page = Result(result).report
-    if roi is not None:
-        page = page.with_stem(f"{page.stem}_{roi.name.partition('.')[0]}")
-    output = Output(page if out is None else out)
+    found = Result(result)
+    output = Output(out or (found.report if roi is None else found.report_of(roi)))
     if output.is_complete(overwrite=overwrite):
+        return
+    if output.path == found.report and not overwrite and _is_newer(found.report, found.cells):  # embed wrote it
+        typer.echo(f"{output.path} is complete")
         return
     from mxsplicer.result.reporting import write_result_report
 
     typer.echo(write_result_report(result, out=output.path, roi=roi, overwrite=overwrite))
     output.record()
+
+
+def _is_newer(page: Path, cells: Path) -> bool:
+    return page.is_file() and cells.is_file() and page.stat().st_mtime >= cells.stat().st_mtime

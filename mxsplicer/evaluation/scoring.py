@@ -13,6 +13,7 @@ from mxsplicer.embedding.h5ad import open_cells, read_uns, write_uns
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.patches import SamplePatches, open_patches
 from mxsplicer.evaluation.sampling import draw_sample, find_cells, join_labels_of, names_to_score, rows_with
+from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 from mxsplicer.tl.efficiency import probe_few_labels
 from mxsplicer.tl.importance import permutation_importance
 from mxsplicer.tl.labels import join_samples
@@ -21,7 +22,7 @@ from mxsplicer.tl.outlines import rows_inside
 from mxsplicer.tl.probing import remember, score
 from mxsplicer.tl.representations import CONCATENATED, MEAN_INTENSITY, is_baseline, key_of, trained
 from mxsplicer.tl.structure import measure_structure
-from mxsplicer.tl.tasks import MAX_CELLS, Task, set_task
+from mxsplicer.tl.tasks import Task, set_task
 from mxsplicer.tl.verdicts import verdict
 
 _MIXING_CELLS = 20_000
@@ -75,10 +76,10 @@ def evaluate(
     use_rep: Sequence[str] = (),
     roi: str | Path | None = None,
     unsafe_random_split: bool = False,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = MAX_SCORED_CELLS,
     images: bool = True,
-    image_cells: int = 10_000,
-    importance_cells: int = 1_000,
+    image_cells: int = MAX_IMAGE_CELLS,
+    importance_cells: int = MAX_IMPORTANCE_CELLS,
     seed: int = 0,
     encoder: str = "",
     device: str = "auto",

@@ -108,9 +108,32 @@ def write_config(
         written = write_options(values)
         if recipe.groups and "deconstruct" in written:
             written["deconstruct"] = _write_groups(path.with_name("groups.yaml"), recipe)
-        lines += ["", f"# {heading}"]
-        # Strings, numbers, booleans and arrays are written as in JSON.
-        lines += [f"{name.replace('_', '-')} = {json.dumps(one, ensure_ascii=False)}" for name, one in written.items()]
+        lines += ["", f"# {heading}", *_as_lines(written)]
+    _write_lines(path, lines)
+
+
+def write_merge_config(path: Path, results: Sequence[str | Path], options: Options, *, out: Path) -> None:
+    """Write the options of a merge to a TOML file, with absolute paths and with the defaults spelled out."""
+    written = write_options(
+        {
+            "results": tuple(map(Path, results)),
+            "out": out,
+            "cohort": options.samples or options.cohort,
+            "label": options.label,
+            "fold_by": options.groups,
+            "seed": options.seed,
+        }
+    )
+    title = "# The options of this result: `mxsplicer merge --config config.toml` repeats it."
+    _write_lines(path, [title, "", *_as_lines(written)])
+
+
+def _as_lines(written: Mapping[str, Any]) -> list[str]:
+    # Strings, numbers, booleans and arrays are written as in JSON.
+    return [f"{name.replace('_', '-')} = {json.dumps(one, ensure_ascii=False)}" for name, one in written.items()]
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -17,11 +17,12 @@ from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, open_
 from mxsplicer.errors import InputError
 from mxsplicer.result.analysis import interpret, split_result
 from mxsplicer.result.cohort import read_cohort
+from mxsplicer.result.config import write_merge_config
 from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result, log_to, open_result
 from mxsplicer.result.opening import find_slides
 from mxsplicer.result.options import Options
-from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, record_output
+from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, read_outcomes, record_output
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, write_index
@@ -50,14 +51,15 @@ def merge_results(
     Parameters
     ----------
     results
-        Result folders, of slides with different names; those made with ``only_cells`` are enough.
+        Result folders, of slides with different names; those made with ``only_cells`` are enough. Or the files of
+        their outcomes, as a workflow writes them; slides that failed are left out.
     out
         Result folder to make. It refers to the model, images and masks where they lie.
     options
         ``cohort`` or ``samples``, ``labels``, ``label``, ``groups`` and the seed are used. The rows of a cohort's table
         for the slides that are merged give their patients, batches and labels.
     failed
-        Slides that are not among the results, and why.
+        Further slides that are not among the results, and why.
     overwrite
         Replace a result that was merged from something else.
 
@@ -66,8 +68,9 @@ def merge_results(
     InputError
         If the results are of different models or markers, or two are of one slide.
     """
-    options, failed = options or Options(), dict(failed or {})
-    parts = [Result(Path(path)) for path in results]
+    folders, not_made = read_outcomes(results)
+    options, failed = options or Options(), {**not_made, **(failed or {})}
+    parts = [Result(path) for path in folders]
     runs = [open_result(part.path)["files"]["run"] for part in parts]
     records = [record for part in parts for record in read_records(part.path)]
     names = [record.name for record in records]
@@ -88,9 +91,11 @@ def merge_results(
     }
     with folder_lock(result.path):
         if _is_done(result, settings, overwrite=overwrite):
+            logger.info("%s is complete", result.path)
             return result
         result.path.mkdir(parents=True, exist_ok=True)
         write_json(result.settings, {**settings, "seconds": {}})
+        write_merge_config(result.config, results, options, out=result.path)
         with log_to(result):
             seconds: dict[str, float] = {}
             if not result.cells.is_file():

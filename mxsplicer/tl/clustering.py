@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
+from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
 from mxsplicer.tl.representations import representation
 from mxsplicer.tl.rows import slices, take
 
@@ -28,9 +29,9 @@ def cluster(
     adata: AnnData,
     *,
     use_rep: str = "X_splicer",
-    resolution: float = 1.0,
-    n_neighbors: int = 15,
-    max_cells: int = 50_000,
+    resolution: float = RESOLUTION,
+    n_neighbors: int = N_NEIGHBORS,
+    max_cells: int = MAX_CLUSTERED_CELLS,
     backend: Literal["scanpy", "rapids"] = "scanpy",
     seed: int = 0,
 ) -> None:

@@ -20,6 +20,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.system.memory import give_back
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
+from mxsplicer.tl.defaults import MAX_R2_CELLS, N_PARTNERS
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
 from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.representations import learned_features, representation
@@ -40,7 +41,7 @@ def correlate(
     use_rep: str = "X_splicer",
     key_added: str | None = None,
     given: Sequence[str] | None = None,
-    max_cells: int = 50_000,
+    max_cells: int = MAX_R2_CELLS,
     lean: bool = False,
     seed: int = 0,
 ) -> None:
@@ -132,7 +133,7 @@ def correlate(
     adata.uns[key] = about
 
 
-def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = 3) -> pd.DataFrame:
+def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = N_PARTNERS) -> pd.DataFrame:
     """Return the features with the largest absolute correlation with each marker: one row per marker and feature.
 
     Parameters

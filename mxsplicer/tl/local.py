@@ -6,6 +6,7 @@ from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.system.progress import track
+from mxsplicer.tl.defaults import SCALE
 from mxsplicer.tl.labels import obs_name
 from mxsplicer.tl.representations import representation
 from mxsplicer.tl.rows import rows_by_slide, slices
@@ -20,7 +21,7 @@ def local_correlation(
     marker: str | None,
     feature: int,
     *,
-    scale: str = "neighbourhood",
+    scale: str = SCALE,
     radius_um: float | None = None,
     n_neighbours: int | None = None,
     use_rep: str = "X_splicer",

@@ -22,6 +22,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.system.progress import track
+from mxsplicer.tl.defaults import MAX_SCORED_CELLS
 from mxsplicer.tl.folds import fold_at_random
 from mxsplicer.tl.representations import (
     MEAN_INTENSITY,
@@ -29,7 +30,7 @@ from mxsplicer.tl.representations import (
     names_with_reference,
     scalers,
 )
-from mxsplicer.tl.tasks import MAX_CELLS, Task, at_most, set_task
+from mxsplicer.tl.tasks import Task, at_most, set_task
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def probe(
     groups: str | None = None,
     guard_um: float | None = None,
     max_cells_per_class: int = CELLS_PER_CLASS,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = MAX_SCORED_CELLS,
     min_cells: int = 5,
     unsafe_random_split: bool = False,
     seed: int = 0,

@@ -10,12 +10,12 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.tl.defaults import MAX_SCORED_CELLS
 from mxsplicer.tl.folds import LEFT_OUT, MIN_GROUPS, Folds, fold_by_group, fold_by_quadrant
 
 logger = logging.getLogger(__name__)
 
 QUADRANTS = "quadrants"  # as a value of ``groups``
-MAX_CELLS = 100_000  # scored for one label
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def set_task(
     groups: str | None = None,
     guard_um: float | None = None,
     min_cells: int = 5,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = MAX_SCORED_CELLS,
     seed: int = 0,
 ) -> Task:
     """Choose the cells that are scored and assign them to folds; the arguments are those of :func:`probe`."""

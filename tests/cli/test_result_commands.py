@@ -47,8 +47,20 @@ def test_clusters_are_computed_again_in_place_and_named(command, result):
     assert after.obs["leiden"].nunique() < before.obs["leiden"].nunique()
     assert set(after.obs["leiden_name"].str.split(":").str[0]) == set(after.obs["leiden"])
     np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
-    assert f"{after.n_obs:,}"[:1].isdigit()
-    assert " cells  " in done.out
+    largest = after.obs["leiden_name"].value_counts().iloc[0]
+    assert done.out.splitlines()[0].split()[:3] == ["0", f"{largest:,}", "cells"]
+
+
+def test_clusters_with_the_same_settings_are_not_computed_again(command, result):
+    options = ("--resolution", 0.3)
+    first = command("cluster", result, *options)
+    second = command("cluster", result, *options)
+    other = command("cluster", result, *options, "--seed", 1)
+
+    assert (first.code, second.code, other.code) == (0, 0, 0)
+    assert (first.written, second.written, other.written) == (["S01.mxs/cells.h5ad"], [], ["S01.mxs/cells.h5ad"])
+    assert second.out.splitlines()[-1].endswith("cells.h5ad is complete")
+    assert second.out.splitlines()[:-1] == first.out.splitlines()[:-1]
 
 
 def test_a_result_that_agrees_with_its_inputs_is_verified(command, result):
@@ -156,6 +168,17 @@ def test_correlations_inside_outlines_are_stored_next_to_those_of_all_cells(comm
     assert after.layers["local_3_neighbourhood"].shape == after.shape
     assert np.isnan(after.layers["local_3_neighbourhood"][~inside]).all()
     assert np.isfinite(after.layers["local_3_neighbourhood"][inside]).any()
+
+
+def test_the_report_that_embed_wrote_is_complete_until_the_cells_change(command, result):
+    complete = command("report", result)
+    (result / "cells.h5ad").touch()
+    refused = command("report", result)
+
+    assert (complete.code, complete.written) == (0, [])
+    assert complete.out == f"{result / 'report.html'} is complete\n"
+    assert refused.code == 2
+    assert "report.html exists" in refused.err
 
 
 def test_a_report_can_be_restricted_to_outlines(command, result, left):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import anndata
@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 import zarr
+from typer.testing import CliRunner
 
+from mxsplicer.cli import app
 from mxsplicer.embedding.h5ad import join_cells, split_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.opening import open_slide
@@ -19,6 +21,7 @@ from mxsplicer.result import analysis, pipeline, stages
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.merging import append_slides, merge_results
 from mxsplicer.result.options import Options
+from mxsplicer.result.outcomes import Outcome
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.status import status_of
 from mxsplicer.result.verification import verify
@@ -196,12 +199,12 @@ def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort
     made = {"mxsplicer.json", "settings.json", "config.toml", "cells.h5ad", "log.txt"}
     assert {file.name for file in parts[0].iterdir()} == made
 
-    merged = merge_results(
-        parts,
-        tmp_path / "merged",
-        options=Options(cohort=study / "samples.csv", label=("region",)),
-        failed={"X": "why"},
-    )
+    outcome = tmp_path / "X" / "outcome.json"
+    outcome.parent.mkdir()
+    outcome.write_text(json.dumps(asdict(Outcome(failed="why"))))
+    options = Options(cohort=study / "samples.csv", label=("region",))
+
+    merged = merge_results([*parts, outcome], tmp_path / "merged", options=options)
 
     whole, adata = anndata.read_h5ad(cohort.cells), anndata.read_h5ad(merged.cells)
     np.testing.assert_array_equal(adata.obsm["X_splicer"], whole.obsm["X_splicer"])
@@ -211,9 +214,10 @@ def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort
     assert merged.failed == {"X": "why"}
     assert json.loads(merged.settings.read_text())["slides"] == ["S1", "S2", "S3", "X"]
     written = {file: file.stat().st_mtime_ns for file in merged.path.rglob("*") if file.is_file()}
-    options = Options(cohort=study / "samples.csv", label=("region",))
-    again = merge_results(parts, merged.path, options=options, failed={"X": "why"})
-    assert {file: file.stat().st_mtime_ns for file in again.path.rglob("*") if file.is_file()} == written
+    merge_results(parts, merged.path, options=options, failed={"X": "why"})
+    repeated = CliRunner().invoke(app, ["merge", "--config", str(merged.config)])
+    assert (repeated.exit_code, "X  why" in repeated.output) == (1, True)  # the same slide failed
+    assert {file: file.stat().st_mtime_ns for file in merged.path.rglob("*") if file.is_file()} == written
     with pytest.raises(InputError, match="was merged from something else"):
         merge_results(parts[:2], merged.path)
     with pytest.raises(InputError, match="slide 'S1' is in two of the results"):
