@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mxsplicer.cli.errors import as_options
 from mxsplicer.cli.fields import INPUT, RUNNING, SCORES
 from mxsplicer.cli.options import AsJson, EncoderClass, Seed, register
 from mxsplicer.errors import InputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 140  # of tables that go to a file
 _MOST_MARKERS = 10  # that are shown; the JSON has all
+_OPTIONS_IN_NOTES = ("--train-on", "--test-on", "--image-cells")
 
 
 # Options of this command alone.
@@ -79,6 +81,26 @@ _GuardUm = Annotated[
         rich_help_panel=SCORES,
     ),
 ]
+_TrainOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SLIDE",
+        help="Train the probe on the cells of this slide and test it on other slides; repeat for several. With "
+        "--fold-by, a value of that column.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
+_TestOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SLIDE",
+        help="Test on the cells of this slide, which then do not train; repeat for several. By default all slides that "
+        "do not train.",
+        show_default=False,
+        rich_help_panel=SCORES,
+    ),
+]
 _UnsafeRandomSplit = Annotated[
     bool,
     typer.Option(
@@ -113,7 +135,11 @@ _Write = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    register(app, evaluate, common=("labels", "score", "cohort", "compare", "fold_by", "out", "write", "as_json"))
+    register(
+        app,
+        evaluate,
+        common=("labels", "score", "cohort", "compare", "fold_by", "train_on", "test_on", "out", "write", "as_json"),
+    )
 
 
 def evaluate(
@@ -127,6 +153,8 @@ def evaluate(
     roi: Path | None,
     fold_by: _FoldBy = None,
     guard_um: _GuardUm = None,
+    train_on: _TrainOn = None,
+    test_on: _TestOn = None,
     unsafe_random_split: _UnsafeRandomSplit = False,
     max_cells: _MaxCells = MAX_SCORED_CELLS,
     images: _Images = True,
@@ -139,7 +167,7 @@ def evaluate(
     device: str,
     as_json: AsJson = False,
 ) -> None:
-    """Score an embedding on labels, in folds that share no pixel, and compare it with all baselines."""
+    """Score an embedding on labels, by a linear probe and by neighbours, and name the best description of the cells."""
     from mxsplicer import evaluation
 
     if out is not None and not out.absolute().parent.is_dir():
@@ -153,6 +181,8 @@ def evaluate(
             samples=cohort,
             groups=fold_by,
             guard_um=guard_um,
+            train_on=train_on or (),
+            test_on=test_on or (),
             compare=compare or (),
             use_rep=use_rep or (),
             roi=roi,
@@ -201,11 +231,11 @@ def _show(found: "Evaluation") -> None:
         console.print(_structure_table(rows))
         if len(found.importance):
             console.print(_importance_table(found.importance[found.importance["label"] == label]))
-        console.print(f"\n[bold]{sentence}[/]")
+        console.print(f"\n{sentence}", style="bold", markup=False)
     if len(found.mixing):
         console.print(_mixing_table(found.mixing))
     for note in found.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {as_options(note, _OPTIONS_IN_NOTES)}", markup=False)
 
 
 def _table(*headings: str) -> Any:
@@ -218,15 +248,22 @@ def _table(*headings: str) -> Any:
 
 
 def _scores_table(rows: "pd.DataFrame") -> Any:
-    table = _table("read from", "balanced acc.", "macro-F1", "AP", "AUROC", "kNN", "over mean intensity")
-    names = ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
+    from mxsplicer.tl.probing import TRAINED_GAINS
+    from mxsplicer.tl.representations import trained
+
+    own = trained(list(rows["representation"]))
+    gains = list(TRAINED_GAINS) if rows["trained_gain"].notna().any() else []
+    headings = ("lead by probe", "lead by neighbours")[: len(gains)]
+    table = _table("described by", "probe", "20 neighbours", *headings, "macro-F1", "AP", "AUROC")
+    first, rest = ("balanced_accuracy", "knn_balanced_accuracy"), ("macro_f1", "average_precision", "auroc")
     for _, row in rows.sort_values("balanced_accuracy", ascending=False).iterrows():
-        gain = f"{row['gain'] * 100:+.1f}±{row['gain_sd'] * 100:.1f} points"
-        if row["gain_sd"] > 0:
-            gain += f" ({row['gain'] / row['gain_sd']:+.1f} sd)"
-        is_reference = row["representation"] == "mean intensity"
-        table.add_row(row["representation"], *(_with_sd(row, name) for name in names), "" if is_reference else gain)
-    table.add_row("chance", f"{rows['chance'].iloc[0]:.3f}")
+        is_own = row["representation"] == own
+        points = ["" if is_own else f"{row[one] * 100:+.1f}±{row[f'{one}_sd'] * 100:.1f}" for one in gains]
+        scores = [[_with_sd(row, name) for name in names] for names in (first, rest)]
+        table.add_row(row["representation"], *scores[0], *points, *scores[1])
+    table.add_row("chance", *[f"{rows['chance'].iloc[0]:.3f}"] * 2)
+    if gains:
+        table.caption, table.caption_justify = f"lead: how many points {own} is above this description", "left"
     return table
 
 

@@ -22,6 +22,7 @@ from mxsplicer.embedding.h5ad import write_blocks
 from mxsplicer.embedding.sources import Source, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import Block
+from mxsplicer.patches.compartments import compartment_statistics, log_units, mean_of_blurred
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel
@@ -30,6 +31,7 @@ from mxsplicer.splicer.scales import has_own_scales, in_order
 logger = logging.getLogger(__name__)
 
 _VERSION = 1  # of the journal
+_CLOSED_FORM_VERSION = 1  # of the descriptions in closed form
 
 
 def embed(
@@ -37,6 +39,7 @@ def embed(
     sources: Source | PatchStore | Sequence[Source | PatchStore],
     *,
     baselines: Mapping[str, Run] | None = None,
+    closed_form: bool = False,
     device: str = "auto",
 ) -> anndata.AnnData:
     """Return the cells of one or more slides with their learned representation, one row per cell.
@@ -52,6 +55,10 @@ def embed(
         Patch stores, or slides by :func:`~mxsplicer.from_slide`. Channels are matched to the run's markers by name.
     baselines
         Further encoders of the same input, by the key of ``obsm`` that they fill.
+    closed_form
+        Also compute the baselines without any training: ``obsm["X_compartments"]``, means and standard deviations of
+        log intensities in the rim and the interior of the cell, and ``obsm["X_blurred"]``, the mean of the image after
+        a blur of one pixel.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
 
@@ -66,7 +73,7 @@ def embed(
     """
     with TemporaryDirectory(prefix="mxsplicer-") as folder:
         path = Path(folder) / "adata.h5ad"
-        embed_to_file(path, run, sources, baselines=baselines, device=device, compression=None)
+        embed_to_file(path, run, sources, baselines=baselines, closed_form=closed_form, device=device, compression=None)
         return anndata.read_h5ad(path)
 
 
@@ -76,6 +83,7 @@ def embed_to_file(
     sources: Source | PatchStore | Sequence[Source | PatchStore],
     *,
     baselines: Mapping[str, Run] | None = None,
+    closed_form: bool = False,
     device: str = "auto",
     compression: str | None = "gzip",
 ) -> Path:
@@ -88,7 +96,7 @@ def embed_to_file(
     ----------
     path
         The file to write; an existing one is replaced.
-    run, sources, baselines, device
+    run, sources, baselines, closed_form, device
         As for :func:`embed`.
     compression
         ``"gzip"``, ``"lzf"`` or None.
@@ -98,7 +106,7 @@ def embed_to_file(
     InputError
         As :func:`embed`.
     """
-    embed_blocks(path, run, sources, baselines=baselines, device=device)
+    embed_blocks(path, run, sources, baselines=baselines, closed_form=closed_form, device=device)
     join_blocks(path, compression=compression)
     BlockJournal.of(path).remove()
     return Path(path)
@@ -110,6 +118,7 @@ def embed_blocks(
     sources: Source | PatchStore | Sequence[Source | PatchStore],
     *,
     baselines: Mapping[str, Run] | None = None,
+    closed_form: bool = False,
     device: str = "auto",
     fill_missing: bool = False,
     on_failure: Callable[[str, Exception], None] | None = None,
@@ -120,7 +129,7 @@ def embed_blocks(
 
     Parameters
     ----------
-    path, run, sources, baselines, device
+    path, run, sources, baselines, closed_form, device
         As for :func:`embed_to_file`.
     fill_missing
         Show the encoder a marker that a slide lacks at its mean over the training cells. These cells have its name in
@@ -148,11 +157,14 @@ def embed_blocks(
             "markers": list(run.markers),
             "slides": [source.describe(run.markers, own_scale=has_own_scales(run)) for source in several],
             "device": where.type,  # one kind of processor rounds differently from another
+            **({"closed_form": _CLOSED_FORM_VERSION} if closed_form else {}),
         }
     )
     for source in several:
         try:
-            _embed_source(source, channels[source.name], runs, where, journal.of_slide(source.name))
+            _embed_source(
+                source, channels[source.name], runs, where, journal.of_slide(source.name), closed_form=closed_form
+            )
         except Exception as error:
             if on_failure is None:
                 raise
@@ -218,8 +230,35 @@ def _warn_of_missing(run: Run, channels: Mapping[str, Sequence[int]]) -> None:
             )
 
 
+def describe_in_closed_form(
+    run: Run, patches: np.ndarray, regions: np.ndarray, channels: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Return the baselines without training by their key of ``obsm``, for raw patches (n, C, P, P) and their regions.
+
+    Parameters
+    ----------
+    run
+        Its range of each marker decides the unit of log1p.
+    channels
+        The channel of each marker of the run; -1 for a marker that the slide lacks, whose columns are 0.
+    """
+    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
+    shown = patches if list(channels) == [*range(patches.shape[1])] else patches[:, list(channels)]
+    compartments = compartment_statistics(shown, regions, units=log_units(run.normalization.high.cpu().numpy()))
+    blurred = mean_of_blurred(shown, regions)
+    for of_cells in (compartments, blurred):
+        of_cells.reshape(len(patches), len(channels), -1)[:, missing] = 0
+    return {"X_compartments": compartments, "X_blurred": blurred}
+
+
 def _embed_source(
-    source: Source, channels: list[int], runs: Mapping[str, Run], device: torch.device, blocks: SlideBlocks
+    source: Source,
+    channels: list[int],
+    runs: Mapping[str, Run],
+    device: torch.device,
+    blocks: SlideBlocks,
+    *,
+    closed_form: bool,
 ) -> None:
     """Embed the blocks of a slide that the journal lacks."""
     main = next(iter(runs.values()))  # a run and its baselines take the same input
@@ -232,6 +271,8 @@ def _embed_source(
         z = encoders.encode(
             block.patches, block.regions, channels=None if in_order_of_run else channels, missing=missing
         )
+        if closed_form:
+            z |= describe_in_closed_form(next(iter(runs.values())), block.patches, block.regions, channels)
         blocks.write(block.number, _arrays_of(block, source, channels) | {f"obsm/{key}": one for key, one in z.items()})
 
 

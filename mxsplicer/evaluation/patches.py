@@ -14,6 +14,7 @@ from anndata import AnnData
 from sklearn.decomposition import PCA
 
 from mxsplicer.cells.measure import Cells
+from mxsplicer.embedding.embed import describe_in_closed_form
 from mxsplicer.embedding.encode import encode_inputs
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
@@ -23,7 +24,7 @@ from mxsplicer.result.slides import open_images
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
 from mxsplicer.splicer.scales import of_store
 from mxsplicer.system.progress import track
-from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED
+from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED, key_of
 
 _N_COMPONENTS = 64  # of the PCA of pixels
 _FIT_BYTES = 256 << 20  # of patches in memory while the PCA is fitted
@@ -32,8 +33,9 @@ _MIN_FIT_CELLS = 200
 _BATCH = 256  # patches in memory at once
 _MIN_CELLS = 100  # with fewer patches no baseline is computed
 _CONSEQUENCE = (
-    "so the untrained encoder and the PCA of pixels have no scores, and the permutation importance is that of mean "
-    "intensity only"
+    "so baselines that need pixels have no scores unless they are stored with the cells (the untrained encoder, "
+    "compartment statistics, the mean of the blurred image), and the permutation importance is that of mean intensity "
+    "only"
 )
 
 
@@ -61,23 +63,37 @@ class SamplePatches:
                 out[here] = run.normalize(patches[:, self.channels[number]], regions)
         return out
 
-    def compute_baselines(self, sample: AnnData, *, seed: int) -> list[tuple[str, np.ndarray]]:
-        """Return the PCA of pixels and, where the sample lacks it, z of the untrained encoder."""
+    def describe_in_closed_form(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the baselines without training by their key of ``obsm``, each (n, columns)."""
+        out: dict[str, np.ndarray] = {}
+        for number, store in enumerate(self.stores):
+            here = np.flatnonzero(self.store_of[rows] == number)
+            if len(here):
+                patches, regions = store.read_rows(self.row_of[rows[here]])
+                for key, values in describe_in_closed_form(self.run, patches, regions, self.channels[number]).items():
+                    out.setdefault(key, np.empty((len(rows), values.shape[1]), np.float32))[here] = values
+        return out
+
+    def compute_baselines(self, sample: AnnData, *, seed: int) -> dict[str, np.ndarray]:
+        """Return by key of ``obsm`` the PCA of pixels and, where the sample lacks them, the other baselines."""
         shape = (len(self.run.markers), self.run.patch_px, self.run.patch_px)
         n_in_memory = max(_MIN_FIT_CELLS, _FIT_BYTES // (4 * int(np.prod(shape))))
         n_fit = min(_MAX_FIT_CELLS, n_in_memory, len(self.rows))
         chosen = np.sort(np.random.default_rng(seed).choice(self.rows, n_fit, replace=False))
         pca = PCA(min(_N_COMPONENTS, n_fit - 1), svd_solver="randomized", random_state=seed)
         pca.fit(self.read(chosen).reshape(n_fit, -1).numpy())
-        encoder = None if "X_untrained" in sample.obsm else untrained(self.run, seed=seed)
-        pixels, z = [], []
+        encoder = None if key_of(UNTRAINED) in sample.obsm else untrained(self.run, seed=seed)
+        found: dict[str, list[np.ndarray]] = {}
         for start in track(range(0, len(self.rows), _BATCH), "Reading patches for the baselines"):
-            x = self.read(self.rows[start : start + _BATCH])
-            pixels.append(pca.transform(x.reshape(len(x), -1).numpy()).astype(np.float32))
-            if encoder is not None:
-                z.append(encode_inputs(encoder, x, device=self.device))
-        baselines = [(PIXEL_PCA, np.concatenate(pixels))]
-        return [(UNTRAINED, np.concatenate(z)), *baselines] if z else baselines
+            rows = self.rows[start : start + _BATCH]
+            x = self.read(rows)
+            of_batch = {} if encoder is None else {key_of(UNTRAINED): encode_inputs(encoder, x, device=self.device)}
+            if not {"X_compartments", "X_blurred"} <= set(sample.obsm):
+                of_batch |= self.describe_in_closed_form(rows)
+            of_batch[key_of(PIXEL_PCA)] = pca.transform(x.reshape(len(x), -1).numpy()).astype(np.float32)
+            for key, values in of_batch.items():
+                found.setdefault(key, []).append(values)
+        return {key: np.concatenate(batches) for key, batches in found.items()}
 
     def embed_permuted(self, rows: np.ndarray, donors: np.ndarray, marker: int | None) -> np.ndarray:
         """Return z (n, d) of cells whose signal in one marker comes from ``donors``, a permutation of ``rows``."""

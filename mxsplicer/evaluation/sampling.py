@@ -16,7 +16,14 @@ from mxsplicer.errors import InputError
 from mxsplicer.masks.polygons import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
 from mxsplicer.tl.labels import join_labels, join_outlines
-from mxsplicer.tl.representations import UNTRAINED, available, is_baseline, key_of, learned
+from mxsplicer.tl.representations import (
+    UNTRAINED,
+    available,
+    closed_form_keys,
+    is_baseline,
+    key_of,
+    learned,
+)
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
@@ -96,7 +103,7 @@ def draw_sample(
     if n_candidates > n:
         rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
         logger.info("A random sample of %d of %d cells is used", n, n_candidates)
-    keys = [*learned(adata).values(), *use_rep]
+    keys = [*learned(adata).values(), *closed_form_keys(adata), *use_rep]
     for key in use_rep:
         _check_key(adata, key)
     obsm = {key: take(adata.obsm[key], rows) for key in dict.fromkeys(keys)}

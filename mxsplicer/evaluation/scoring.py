@@ -20,7 +20,7 @@ from mxsplicer.tl.labels import join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.outlines import rows_inside
 from mxsplicer.tl.probing import remember, score
-from mxsplicer.tl.representations import CONCATENATED, MEAN_INTENSITY, is_baseline, key_of, trained
+from mxsplicer.tl.representations import CONCATENATED, MEAN_INTENSITY, available, is_baseline, key_of, trained
 from mxsplicer.tl.structure import measure_structure
 from mxsplicer.tl.tasks import Task, set_task
 from mxsplicer.tl.verdicts import verdict
@@ -45,7 +45,7 @@ class Evaluation:
         Label-efficiency curves, singular values, mixing of slides, permutation importance of markers. A table is empty
         where nothing was measured.
     verdicts
-        One sentence per label.
+        Two lines per label: the best description of its cells, and whether training was needed.
     notes
         What was not measured, or only on some of the cells, and why.
     """
@@ -72,6 +72,8 @@ def evaluate(
     samples: str | Path | None = None,
     groups: str | None = None,
     guard_um: float | None = None,
+    train_on: Sequence[str] = (),
+    test_on: Sequence[str] = (),
     compare: Sequence[str | Path] = (),
     use_rep: Sequence[str] = (),
     roi: str | Path | None = None,
@@ -100,7 +102,7 @@ def evaluate(
         Columns to score; by default every text column of the table. For outlines, the name of the label.
     samples
         Table with one row per slide: patient, batch, ...
-    groups, guard_um, unsafe_random_split, max_cells, seed
+    groups, guard_um, train_on, test_on, unsafe_random_split, max_cells, seed
         As for :func:`mxsplicer.tl.probe`.
     compare
         Other AnnData files or results of the same cells, whose learned representations are scored too. Cells are
@@ -128,7 +130,18 @@ def evaluate(
         If an argument cannot be used, or no label can be scored.
     """
     cells, result = find_cells(path)
-    settings = _Settings(groups, guard_um, unsafe_random_split, image_cells, importance_cells, seed, encoder, device)
+    settings = _Settings(
+        groups=groups,
+        guard_um=guard_um,
+        train_on=tuple(train_on),
+        test_on=tuple(test_on),
+        unsafe_random_split=unsafe_random_split,
+        image_cells=image_cells,
+        importance_cells=importance_cells,
+        seed=seed,
+        encoder=encoder,
+        device=device,
+    )
     found: list[_Measured] = []
     with open_cells(cells) as adata:
         if samples is not None:
@@ -152,6 +165,7 @@ def evaluate(
         if not any(len(one.scores) for one in found):
             raise InputError(" ".join(note for one in found for note in one.notes))
         found.append(_measure_mixing(adata, inside, compare, use_rep, settings))
+        found.append(_Measured(notes=_advise_transfer(adata, inside, settings)))
     return _joined(found)
 
 
@@ -178,6 +192,8 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> Path:
 class _Settings:
     groups: str | None
     guard_um: float | None
+    train_on: tuple[str, ...]
+    test_on: tuple[str, ...]
     unsafe_random_split: bool
     image_cells: int
     importance_cells: int
@@ -219,7 +235,14 @@ def _concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Settings) -> _Measured:
     measured = _Measured()
     seed = settings.seed
-    folding = {"label": label, "groups": settings.groups, "guard_um": settings.guard_um, "seed": seed}
+    folding = {
+        "label": label,
+        "groups": settings.groups,
+        "guard_um": settings.guard_um,
+        "train_on": settings.train_on,
+        "test_on": settings.test_on,
+        "seed": seed,
+    }
     task = set_task(sample, max_cells=sample.n_obs, **folding)  # type: ignore[arg-type]
     split = {"unsafe_random_split": settings.unsafe_random_split, "seed": seed}
     with open_patches(
@@ -231,18 +254,17 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
         encoder=settings.encoder,
         device=settings.device,
     ) as patches:
-        baselines = [] if patches is None else patches.compute_baselines(sample, seed=seed)
+        baselines = {} if patches is None else patches.compute_baselines(sample, seed=seed)
         of_all_cells = patches is not None and len(patches.rows) == sample.n_obs
         if of_all_cells:
-            for name, z in baselines:
-                sample.obsm[key_of(name)] = z
+            sample.obsm.update(baselines)
         names = names_to_score(sample)
         own = trained(names)
         # Does the embedding add to mean intensity?
         both = [] if is_baseline(own) else [f"{own}{CONCATENATED}{MEAN_INTENSITY}"]
         scores = score(sample, task, representations=[*names, *both], **split)  # type: ignore[arg-type]
         if patches is not None and not of_all_cells:
-            some = _score_some(sample, patches.rows, baselines, folding, split, measured.notes)
+            some = _score_some(sample, patches.rows, baselines, own, folding, split, measured.notes)
             scores = pd.concat([scores, some])
         measured.efficiency = probe_few_labels(sample, task, representations=names, scores=scores, seed=seed)
         structure, measured.spectrum = measure_structure(sample, task, representations=names, seed=seed)
@@ -285,33 +307,45 @@ def _with_columns(scores: pd.DataFrame, structure: pd.DataFrame, efficiency: pd.
 def _score_some(
     sample: AnnData,
     rows: np.ndarray,
-    baselines: Sequence[tuple[str, np.ndarray]],
+    baselines: Mapping[str, np.ndarray],
+    own: str,
     folding: Mapping[str, Any],
     split: Mapping[str, Any],
     notes: list[str],
 ) -> pd.DataFrame:
-    """Return the scores of baselines that were computed for some cells; gains are over mean intensity of these."""
+    """Return the scores of baselines that were computed for some cells; differences are those on these cells."""
+    keys = [*baselines, *([] if is_baseline(own) else [key_of(own)])]
     some = AnnData(
         X=sample.X[rows],
         obs=sample.obs.iloc[rows].copy(),
         var=sample.var.copy(),
-        obsm={"spatial": sample.obsm["spatial"][rows]} if "spatial" in sample.obsm else {},
+        obsm={key: sample.obsm[key][rows] for key in ("spatial", *keys) if key in sample.obsm} | dict(baselines),
         uns=dict(sample.uns),
     )
-    for name, z in baselines:
-        some.obsm[key_of(name)] = z
-    names = [name for name, _ in baselines]
+    reference = [MEAN_INTENSITY] if is_baseline(own) else [own, MEAN_INTENSITY]
+    names = [name for name in available(some) if key_of(name) in baselines]
     try:
         task = set_task(some, max_cells=some.n_obs, **folding)
     except InputError as error:
         notes.append(f"{', '.join(names)}: not scored, because patches of only {len(rows):,} cells were read: {error}")
         return pd.DataFrame()
     notes.append(
-        f"{' and '.join(names)}: scored on the {len(task.rows):,} cells whose patches were read, with the gain over "
-        "mean intensity of the same cells. Read more patches with `image_cells`."
+        f"{', '.join(names)}: scored on the {len(task.rows):,} cells whose patches were read, and compared with the "
+        "trained encoder and mean intensity on the same cells. Read more patches with `image_cells`."
     )
-    scores = score(some, task, representations=names, **split)
-    return scores[scores["representation"] != MEAN_INTENSITY]
+    scores = score(some, task, representations=[*reference, *names], **split)
+    return scores[~scores["representation"].isin(reference)]
+
+
+def _advise_transfer(adata: AnnData, rows: np.ndarray, settings: _Settings) -> list[str]:
+    """Return a note that cells of the same two slides trained and tested, with what shows a transfer."""
+    names = sorted(set(adata.obs["slide"].iloc[rows].astype(str))) if "slide" in adata.obs else []
+    if len(names) != 2 or settings.train_on or settings.test_on:
+        return []
+    return [
+        "Cells of both slides trained and tested the probe, which overestimates how well it works on another slide. "
+        f"Pass `train_on={names[:1]}` and `test_on={names[1:]}` to train on one and test on the other."
+    ]
 
 
 def _measure_mixing(

@@ -192,7 +192,7 @@ def _of_slides(adata: AnnData, z: np.ndarray | None, rows: np.ndarray) -> Iterat
 
 def _of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
     if scores is None or scores.empty:
-        yield "No labels were given, so it was not measured whether the features are better than mean intensity."
+        yield "No labels were given, so the features were not compared with descriptions without training."
         return
     for label, rows in scores.groupby("label", sort=False):
         by_name = rows.set_index("representation")["balanced_accuracy"]

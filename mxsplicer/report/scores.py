@@ -10,11 +10,12 @@ import pandas as pd
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import plain_number
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
-from mxsplicer.tl.representations import MEAN_INTENSITY, is_baseline, trained
+from mxsplicer.tl.probing import TRAINED_GAINS
+from mxsplicer.tl.representations import is_baseline, trained
 from mxsplicer.tl.verdicts import verdict
 
 _MOST_CURVES = 10
-_METRICS = ("macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
+_METRICS = ("macro_f1", "average_precision", "auroc")
 _MIXING = {"ilisi": "iLISI", "kbet": "kBET", "pcr": "PCR"}
 
 
@@ -54,6 +55,7 @@ def scores_section(table: pd.DataFrame | None, about: Mapping[str, Any]) -> list
             {
                 "label": label,
                 "verdict": sentence,
+                "judged": _judged(rows),
                 "chance": float(first["chance"]),
                 "about": f"{first['n_cells']:,} cells, {first['n_classes']} classes, {first['folds']} folds by "
                 f"{first['folds_by']}",
@@ -90,9 +92,16 @@ def _score_row(row: "pd.Series[Any]", judged: str) -> dict[str, Any]:
         "judged": name == judged,
         "value": row["balanced_accuracy"],
         "sd": row["balanced_accuracy_sd"],
-        "gain": "" if name == MEAN_INTENSITY else f"{row['gain'] * 100:+.1f} ± {row['gain_sd'] * 100:.1f}",
+        "neighbours": _with_sd(row["knn_balanced_accuracy"], row["knn_balanced_accuracy_sd"]),
+        "gains": ["" if name == judged else _points(row, gain) for gain in TRAINED_GAINS],
         "others": [f"{row[metric]:.2f}" for metric in _METRICS],
     }
+
+
+def _points(row: "pd.Series[Any]", gain: str) -> str:
+    if not np.isfinite(row.get(gain, np.nan)):  # as in results of version 0.1
+        return "–"
+    return f"{row[gain] * 100:+.1f} ± {row[f'{gain}_sd'] * 100:.1f}"
 
 
 def _judged(rows: pd.DataFrame) -> str:

@@ -237,6 +237,7 @@ def embed_cells(job: Job) -> None:
             run,
             sources,
             baselines=baselines,
+            closed_form=job.has_labels and job.options.baselines,
             device=job.running.device,
             fill_missing=job.options.fill_missing or run.fills_missing,
             on_failure=lambda name, error: job.leave_out(by_name[name], "embedding", error),

@@ -16,6 +16,7 @@ from .outlines import cells_inside as cells_inside
 from .outlines import restricted as restricted
 from .outlines import rows_inside as rows_inside
 from .probing import probe as probe
+from .representations import whiten_markers as whiten_markers
 from .similarity import index_cells as index_cells
 from .similarity import similar as similar
 from .spillover import find_confounders as find_confounders

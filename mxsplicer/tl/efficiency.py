@@ -52,7 +52,8 @@ def probe_few_labels(
     One row per representation and point: ``labels_per_class``, ``balanced_accuracy``, ``gain`` over mean intensity with
     the same number of labels, and with ``_sd`` their standard deviations across folds.
     """
-    most = min(np.bincount(task.codes[task.folds.of_cell != fold]).max() for fold in range(task.folds.n))
+    splits = [task.folds.train_validate_test(fold) for fold in range(task.folds.n)]
+    most = min(np.bincount(task.codes[np.concatenate(split[:2])]).max() for split in splits)
     reached = [size for size in labels_per_class if size <= most]
     sizes = [size for size in reached if scores is None or size != CELLS_PER_CLASS]
     names = names_with_reference(adata, representations)

@@ -18,23 +18,28 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import MAX_SCORED_CELLS
 from mxsplicer.tl.folds import fold_at_random
 from mxsplicer.tl.representations import (
+    CONCATENATED,
     MEAN_INTENSITY,
     features_of,
+    is_baseline,
     names_with_reference,
+    neighbour_scaler,
     scalers,
+    trained,
 )
 from mxsplicer.tl.tasks import Task, at_most, set_task
 
 T = TypeVar("T")
 
 METRICS = ("balanced_accuracy", "macro_f1", "average_precision", "auroc", "knn_balanced_accuracy")
+# Columns of how much the trained representation is better, and the metric that they compare.
+TRAINED_GAINS = {"trained_gain": "balanced_accuracy", "knn_trained_gain": "knn_balanced_accuracy"}
 CELLS_PER_CLASS = 2000  # training cells of a probe, at most
 
 _C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation, strongest first
@@ -51,6 +56,8 @@ def probe(
     representations: Sequence[str] | None = None,
     groups: str | None = None,
     guard_um: float | None = None,
+    train_on: Sequence[str] = (),
+    test_on: Sequence[str] = (),
     max_cells_per_class: int = CELLS_PER_CLASS,
     max_cells: int = MAX_SCORED_CELLS,
     min_cells: int = 5,
@@ -63,6 +70,10 @@ def probe(
     are whole patients or slides, or quadrants of a slide with a guard band between them; with random folds, neighbours
     that share pixels would be in training and test. Scaling is fitted to the training cells. The regularisation is
     chosen on the fold after the tested one, which then joins the training cells.
+
+    A probe reads what a label can be predicted from, and neighbours show what clusters and UMAPs will: the 20 nearest
+    training cells by Euclidean distance vote. Learned representations are taken as they stand in ``obsm``, as
+    ``scanpy.pp.neighbors`` takes them; intensities are logarithmised and scaled.
 
     Parameters
     ----------
@@ -79,6 +90,10 @@ def probe(
         ``patient`` or ``slide``, the first that has three or more values, otherwise quadrants.
     guard_um
         Width of the guard band between quadrants; by default the side of a patch.
+    train_on, test_on
+        Slides whose cells train the probe, and slides whose cells test it; of one of the two, the default is all other
+        slides. With a column as ``groups``, its values, such as patients. This shows whether a probe carries over to
+        another slide; two are enough. The folds are then parts of the test slides.
     max_cells_per_class
         Largest number of training cells of each class, drawn at random.
     max_cells
@@ -93,8 +108,10 @@ def probe(
     Returns
     -------
     One row per representation: for every metric its mean over folds and, with ``_sd``, its standard deviation;
-    ``gain`` and ``gain_sd``, balanced accuracy minus that of mean intensity in the same folds; ``chance``, ``n_cells``,
-    ``n_labelled``, ``n_classes``, ``folds``, ``folds_by``, ``classes``, ``left_out``. With ``unsafe_random_split`` also
+    ``gain`` and ``gain_sd``, balanced accuracy minus that of mean intensity in the same folds; ``trained_gain`` and
+    ``knn_trained_gain``, with ``_sd``, balanced accuracy of the first learned representation minus that of this one, by
+    the probe and by neighbours; ``chance``, ``n_cells``, ``n_labelled``, ``n_classes``, ``folds``, ``folds_by``,
+    ``classes``, ``left_out``. With ``unsafe_random_split`` also
     ``random_split`` and ``random_split_sd``, balanced accuracy in random folds, and ``leak``, how much higher it is.
 
     Sets
@@ -108,7 +125,15 @@ def probe(
         If fewer than two classes have enough cells in every fold.
     """
     task = set_task(
-        adata, label=label, groups=groups, guard_um=guard_um, min_cells=min_cells, max_cells=max_cells, seed=seed
+        adata,
+        label=label,
+        groups=groups,
+        guard_um=guard_um,
+        train_on=train_on,
+        test_on=test_on,
+        min_cells=min_cells,
+        max_cells=max_cells,
+        seed=seed,
     )
     table = score(
         adata,
@@ -145,9 +170,11 @@ def score(
                 "random_split_sd": float(random_split.std(ddof=1)),
                 "leak": float(random_split.mean() - of_folds[name]["balanced_accuracy"].mean()),
             }
+    own_name = trained(names)
+    own = None if is_baseline(own_name) else of_folds[own_name]
     rows = [
         {"label": task.label, "representation": name}
-        | _mean_and_sd(scores, of_folds[MEAN_INTENSITY])
+        | _mean_and_sd(scores, of_folds[MEAN_INTENSITY], own)
         | leaks.get(name, {})
         | task.about
         for name, scores in of_folds.items()
@@ -206,7 +233,10 @@ def _score_folds(adata: AnnData, task: Task, name: str, max_per_class: int, seed
 
     def score_fold(fold: int) -> dict[str, float]:
         test = np.flatnonzero(task.folds.of_cell == fold)
-        predict, scale, train = fit_fold(x, task, fold, scales, max_per_class, seed)
+        predict, scale, _ = fit_fold(x, task, fold, scales, max_per_class, seed)
+        if CONCATENATED not in name or name in adata.obsm:  # a concatenation keeps the weights that the probe chose
+            scale = neighbour_scaler(name)
+        train = np.concatenate(task.folds.train_validate_test(fold)[:2])
         knn = _score_neighbours(scale, x, task.codes, train, test, seed)
         return _metrics(task.codes[test], predict(x[test])) | {"knn_balanced_accuracy": knn}
 
@@ -216,15 +246,16 @@ def _score_folds(adata: AnnData, task: Task, name: str, max_per_class: int, seed
 def _score_neighbours(
     scale: Any, features: np.ndarray, codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
 ) -> float:
-    """Return the balanced accuracy of a nearest-neighbour classifier."""
-    # Large classes are sampled. Balanced accuracy weights all classes equally, so its expectation does not change.
+    """Return the balanced accuracy of a vote of the nearest training cells, by Euclidean distance."""
+    # Training cells keep the proportions of the tissue, as a graph of neighbours has them. Of the test cells, large
+    # classes are sampled: balanced accuracy weights all classes equally, so its expectation does not change.
     rng, n_classes = np.random.default_rng(seed), int(codes.max()) + 1
-    train = at_most(train, codes, max(_N_NEIGHBOURS, _KNN_TRAIN_CELLS // n_classes), rng)
+    train = np.sort(rng.permutation(train)[:_KNN_TRAIN_CELLS])
     test = at_most(test, codes, max(_N_NEIGHBOURS, _KNN_TEST_CELLS // n_classes), rng)
-    x_train, x_test = (normalize(scale.transform(features[rows])) for rows in (train, test))
-    # Between rows of length 1, Euclidean distance and cosine find the same neighbours.
-    neighbours = KNeighborsClassifier(min(_N_NEIGHBOURS, len(train)), algorithm="brute").fit(x_train, codes[train])
-    return float(balanced_accuracy_score(codes[test], neighbours.predict(x_test)))
+    scale = clone(scale).fit(features[train])
+    neighbours = KNeighborsClassifier(min(_N_NEIGHBOURS, len(train)), algorithm="brute")
+    neighbours.fit(scale.transform(features[train]), codes[train])
+    return float(balanced_accuracy_score(codes[test], neighbours.predict(scale.transform(features[test]))))
 
 
 def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> tuple[float, float]:
@@ -257,12 +288,18 @@ def _metrics(codes: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     }
 
 
-def _mean_and_sd(scores: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
-    """Return the mean of each metric over folds and its standard deviation, and those of the gain."""
+def _mean_and_sd(scores: pd.DataFrame, reference: pd.DataFrame, own: pd.DataFrame | None) -> dict[str, float]:
+    """Return the mean of each metric over folds and its standard deviation, and those of the differences.
+
+    The differences are paired over folds: from mean intensity (``reference``), and of the trained representation
+    (``own``) from this one; NaN without a trained one.
+    """
     columns = scores.assign(gain=scores["balanced_accuracy"] - reference["balanced_accuracy"])
+    for gain, metric in TRAINED_GAINS.items():
+        columns[gain] = np.nan if own is None else own[metric] - scores[metric]
     mean, sd = columns.mean(), columns.std(ddof=1)
     return {
         key: float(value)
-        for name in (*METRICS, "gain")
+        for name in (*METRICS, "gain", *TRAINED_GAINS)
         for key, value in ((name, mean[name]), (f"{name}_sd", sd[name]))
     }

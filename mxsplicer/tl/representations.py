@@ -5,17 +5,22 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from mxsplicer.errors import InputError
+from mxsplicer.patches.compartments import STATISTICS, log_units
 from mxsplicer.tl.rows import take
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}
 UNTRAINED = "untrained encoder"
 LEARNED = {title: f"X_{method}" for method, title in METHOD_TITLES.items()} | {UNTRAINED: "X_untrained"}  # keys of obsm
+COMPARTMENTS = "compartment statistics"  # mean of the rim, mean of the interior, standard deviation in the cell
+MOMENTS = "moments of each compartment"  # mean and standard deviation in the rim, and in the interior
+BLURRED = "mean of the blurred image"
 PIXEL_PCA = "PCA of pixels"
 MEAN_INTENSITY = "mean intensity"
 INTENSITY_AND_SHAPE = "mean intensity and shape"
@@ -26,10 +31,12 @@ CONCATENATED = " + "  # between the names of two representations whose features 
 _FIRST_WEIGHTS = (0.0, 0.1, 1.0)  # of the first of two concatenated representations
 
 _UNIT_CELLS = 2_000
-_MIN_BRIGHT_UNITS = 100  # 99th percentile in units of each marker, at least, so that log1p is a logarithm
-
-_KEYS = {**LEARNED, PIXEL_PCA: "X_pixel_pca"}
+_STATISTICS_OF = {COMPARTMENTS: (0, 1, 4), MOMENTS: (0, 1, 2, 3)}  # columns of X_compartments, of each marker
+_FROM_PIXELS = {COMPARTMENTS: "X_compartments", MOMENTS: "X_compartments", BLURRED: "X_blurred"}
+_KEYS = {**LEARNED, **_FROM_PIXELS, PIXEL_PCA: "X_pixel_pca"}
 _COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
+_INTENSITIES = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, BLURRED)  # scaled before neighbours are searched
+_NOISE = 1e-6  # variance of a log intensity that counts as nothing
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -60,7 +67,7 @@ def learned(adata: AnnData) -> dict[str, str]:
 
 def available(adata: AnnData) -> list[str]:
     """Return the names of the representations that cells have, the learned ones first."""
-    pixels = [PIXEL_PCA] if _KEYS[PIXEL_PCA] in adata.obsm else []
+    pixels = [name for name in (*_FROM_PIXELS, PIXEL_PCA) if _KEYS[name] in adata.obsm]
     shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
     pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
     return [*learned(adata), *pixels, MEAN_INTENSITY, *shape, *pca]
@@ -83,7 +90,12 @@ def trained(names: Sequence[str]) -> str:
 
 def is_baseline(name: str) -> bool:
     """Return whether a representation is a baseline: something that learned ones are compared with."""
-    return name in (*_COMPUTED, PIXEL_PCA, UNTRAINED)
+    return name in (*_COMPUTED, *_FROM_PIXELS, PIXEL_PCA, UNTRAINED)
+
+
+def closed_form_keys(adata: AnnData) -> list[str]:
+    """Return the keys of ``obsm`` that hold baselines without training."""
+    return [key for key in dict.fromkeys(_FROM_PIXELS.values()) if key in adata.obsm]
 
 
 def check_representation(adata: AnnData, name: str) -> None:
@@ -96,7 +108,8 @@ def check_representation(adata: AnnData, name: str) -> None:
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X`` in :func:`units_of` each marker. For ``"A + B"`` the features of A come first.
+    Mean intensity is log1p of ``X`` in :func:`units_of` each marker, and so is the mean of the blurred image. For
+    ``"A + B"`` the features of A come first.
     """
     if len(names := _split(adata, name)) > 1:
         return np.hstack([features_of(adata, one, rows) for one in names])
@@ -106,6 +119,11 @@ def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
             features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
     else:
         features = take(representation(adata, key_of(name)), rows)
+    if name in _STATISTICS_OF:
+        columns = features.reshape(len(rows), -1, len(STATISTICS))[:, :, _STATISTICS_OF[name]]
+        features = columns.reshape(len(rows), -1)
+    elif name == BLURRED:
+        features = np.log1p(np.maximum(features, 0) / units_of(_some(representation(adata, key_of(name)))))
     if not np.isfinite(features).all():
         n_cells = (~np.isfinite(features)).any(axis=1).sum()
         msg = f"representation {name!r} has values that are not finite in {n_cells} cells."
@@ -118,8 +136,15 @@ def _intensity(adata: AnnData, rows: np.ndarray) -> np.ndarray:
 
 
 def _units(adata: AnnData) -> np.ndarray:
-    rows = np.unique(np.linspace(0, adata.n_obs - 1, _UNIT_CELLS, dtype=np.int64))
-    return units_of(_intensity(adata, rows))
+    return units_of(_intensity(adata, _unit_rows(adata.n_obs)))
+
+
+def _some(matrix: Any) -> np.ndarray:
+    return take(matrix, _unit_rows(matrix.shape[0]))
+
+
+def _unit_rows(n: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, _UNIT_CELLS, dtype=np.int64))
 
 
 def units_of(intensity: np.ndarray) -> np.ndarray:
@@ -128,8 +153,7 @@ def units_of(intensity: np.ndarray) -> np.ndarray:
     It is 1, except for markers with small values: counts of a few ions, or intensities between 0 and 1. There log1p
     would be almost linear, and the linear probe on it too weak a baseline (docs/paper.md, MIBI).
     """
-    bright = np.percentile(np.maximum(intensity, 0), 99, axis=0)
-    return np.where(bright > 0, np.minimum(1, bright / _MIN_BRIGHT_UNITS), 1).astype(np.float32)
+    return log_units(np.percentile(np.maximum(intensity, 0), 99, axis=0))
 
 
 def scalers(adata: AnnData, name: str) -> list[Any]:
@@ -152,7 +176,77 @@ def scalers(adata: AnnData, name: str) -> list[Any]:
     ]
 
 
+def neighbour_scaler(name: str) -> Any:
+    """Return the scikit-learn transformer of a representation before neighbours are searched by Euclidean distance.
+
+    Learned representations stay as scanpy takes them from ``obsm``. Intensities are prepared as an analyst would: mean
+    intensities are scaled (their log is taken already), their principal components stay as they are, and compartment
+    statistics are whitened per marker.
+    """
+    if name in _STATISTICS_OF:
+        return _scaler(name)
+    if name == INTENSITY_PCA:
+        return make_pipeline(StandardScaler(), PCA(0.95, svd_solver="full"))
+    return StandardScaler() if name in _INTENSITIES else FunctionTransformer()
+
+
+def whiten_markers(adata: AnnData, name: str = COMPARTMENTS) -> np.ndarray:
+    """Return compartment statistics whitened per marker, (cells, features) float32, as neighbours are searched in them.
+
+    Parameters
+    ----------
+    adata
+        Cells with ``obsm["X_compartments"]``.
+    name
+        ``"compartment statistics"`` or ``"moments of each compartment"``.
+
+    Raises
+    ------
+    InputError
+        If the statistics were not found.
+    """
+    if name not in _STATISTICS_OF:
+        msg = f"{name!r} has no statistics of markers; those that have are {' and '.join(_STATISTICS_OF)}."
+        raise InputError(msg)
+    features = features_of(adata, name, np.arange(adata.n_obs))
+    return np.asarray(_scaler(name).fit_transform(features))
+
+
+class WhitenMarkers(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Whiten the columns of each marker: uncorrelated, with variance 1, except where nothing varies.
+
+    Parameters
+    ----------
+    n_statistics
+        Number of consecutive columns of a marker.
+    """
+
+    def __init__(self, n_statistics: int) -> None:
+        self.n_statistics = n_statistics
+
+    def fit(self, x: np.ndarray, _y: object = None) -> "WhitenMarkers":
+        """Measure mean and covariance of the columns of each marker."""
+        of_marker = self._by_marker(np.asarray(x, dtype=np.float64))
+        self.mean_ = of_marker.mean(axis=0)
+        centred = of_marker - self.mean_
+        covariance = np.einsum("ncj,nck->cjk", centred, centred) / max(len(x) - 1, 1)
+        variance, vectors = np.linalg.eigh(covariance)
+        self.weights_ = vectors / np.sqrt(np.maximum(variance, 0) + _NOISE)[:, None]
+        return self
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Return the whitened columns."""
+        centred = self._by_marker(x) - self.mean_
+        whitened = np.einsum("ncj,cjk->nck", centred, self.weights_)
+        return np.asarray(whitened.reshape(len(x), -1), dtype=np.float32)
+
+    def _by_marker(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1, self.n_statistics)
+
+
 def _scaler(name: str) -> Any:
+    if name in _STATISTICS_OF:
+        return WhitenMarkers(len(_STATISTICS_OF[name]))
     if name == INTENSITY_PCA:  # the components that explain 95 % of the variance
         return make_pipeline(StandardScaler(), PCA(0.95, svd_solver="full"), StandardScaler())
     return StandardScaler()

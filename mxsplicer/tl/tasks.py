@@ -1,6 +1,7 @@
 """Tasks: the cells of a label that are scored, their classes and their folds."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.tl.defaults import MAX_SCORED_CELLS
-from mxsplicer.tl.folds import LEFT_OUT, MIN_GROUPS, Folds, fold_by_group, fold_by_quadrant
+from mxsplicer.tl.folds import MIN_GROUPS, Folds, fold_by_group, fold_by_quadrant, fold_by_transfer
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +67,20 @@ def set_task(
     label: str,
     groups: str | None = None,
     guard_um: float | None = None,
+    train_on: Sequence[str] = (),
+    test_on: Sequence[str] = (),
     min_cells: int = 5,
     max_cells: int = MAX_SCORED_CELLS,
     seed: int = 0,
 ) -> Task:
     """Choose the cells that are scored and assign them to folds; the arguments are those of :func:`probe`."""
     labels = _labels(adata, label)
-    folds = _folds(adata, labels, groups, guard_um, seed)
-    candidates = np.flatnonzero((labels != "") & (folds.of_cell != LEFT_OUT))
+    folds = (
+        _transfer(adata, groups, guard_um, train_on, test_on)
+        if train_on or test_on
+        else _folds(adata, labels, groups, guard_um, seed)
+    )
+    candidates = np.flatnonzero((labels != "") & folds.is_used)
     if len(candidates) > max_cells:
         candidates = np.sort(np.random.default_rng(seed).choice(candidates, max_cells, replace=False))
         logger.info("Label %s: %d of %d labelled cells are scored", label, max_cells, (labels != "").sum())
@@ -83,7 +90,7 @@ def set_task(
         label=label,
         rows=rows,
         codes=np.searchsorted(classes, labels[rows]),
-        folds=Folds(folds.of_cell[rows], folds.by),
+        folds=folds.take(rows),
         classes=tuple(classes),
         left_out=tuple(left_out),
         n_labelled=int((labels != "").sum()),
@@ -108,18 +115,29 @@ def _folds(adata: AnnData, labels: np.ndarray, groups: str | None, guard_um: flo
             msg = f"column {groups!r} was not found to make folds; obs has the columns {', '.join(adata.obs.columns)}."
             raise InputError(msg)
         return fold_by_group(adata.obs[groups], labels, seed=seed)
-    if guard_um is None:
-        guard_um = float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM))
-    return fold_by_quadrant(adata, guard_um=guard_um)
+    return fold_by_quadrant(adata, guard_um=_guard_um(adata, guard_um))
+
+
+def _transfer(
+    adata: AnnData, groups: str | None, guard_um: float | None, train_on: Sequence[str], test_on: Sequence[str]
+) -> Folds:
+    column = "slide" if groups is None or groups == QUADRANTS else groups
+    return fold_by_transfer(
+        adata, train_on=train_on, test_on=test_on, column=column, guard_um=_guard_um(adata, guard_um)
+    )
+
+
+def _guard_um(adata: AnnData, guard_um: float | None) -> float:
+    return float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM) if guard_um is None else guard_um)
 
 
 def _classes(
     labels: np.ndarray, candidates: np.ndarray, folds: Folds, min_cells: int, label: str
 ) -> tuple[np.ndarray, list[str]]:
     """Return the classes that have enough cells in every fold, and those that have not."""
-    counts = pd.crosstab(labels[candidates], folds.of_cell[candidates])
-    counts = counts.reindex(columns=range(folds.n), fill_value=0)
-    enough = counts.index[(counts >= min_cells).all(axis=1)]
+    enough: Any = _with_enough(labels[candidates], folds.of_cell[candidates], min_cells)
+    if folds.training_part is not None:
+        enough = enough.intersection(_with_enough(labels[candidates], folds.training_part[candidates], min_cells))
     left_out = sorted(set(labels[labels != ""]) - set(enough))
     if len(enough) < 2:
         msg = (
@@ -130,6 +148,12 @@ def _classes(
     if left_out:
         logger.info("Label %s: left out, fewer than %d cells in a fold: %s", label, min_cells, ", ".join(left_out))
     return np.array(sorted(enough), dtype=object), left_out
+
+
+def _with_enough(labels: np.ndarray, parts: np.ndarray, min_cells: int) -> Any:
+    """Return the classes that have ``min_cells`` in every part; cells in the part LEFT_OUT do not count."""
+    counts = pd.crosstab(labels, parts).reindex(columns=range(int(parts.max(initial=0)) + 1), fill_value=0)
+    return counts.index[(counts >= min_cells).all(axis=1)]
 
 
 def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Verdicts: one sentence per label on whether the learned representation is better than mean intensity."""
+"""Verdicts: which description of the cells predicts a label best, and whether training was needed."""
 
 from typing import Any
 
@@ -6,56 +6,121 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
-from mxsplicer.tl.representations import is_baseline, trained
+from mxsplicer.tl.representations import CONCATENATED, UNTRAINED, is_baseline, trained
 
 _MIN_DIFFERENCE = 0.01  # of balanced accuracy; a smaller difference does not count
 _SIGNIFICANCE_LEVEL = 0.05
+# Name of each way to predict a label, its column of scores, and that of the trained representation's gain.
+_WAYS = (
+    ("linear probe", "balanced_accuracy", "trained_gain"),
+    ("20 nearest neighbours", "knn_balanced_accuracy", "knn_trained_gain"),
+)
 
 
 def verdict(scores: pd.DataFrame) -> list[str]:
-    """Return one sentence per label: is the learned representation better than mean intensity, equal to it, or worse.
+    """Return two lines per label: the best description by linear probe and by neighbours, and if training was needed.
 
-    A difference counts if it is at least one point of balanced accuracy and significant at 5 % in a paired t-test
-    across folds. For 3, 4 and 5 folds this means more than 2.5, 1.6 and 1.2 times its standard deviation across folds.
-    A representation that does not exceed chance by the same rule is never called better. If another representation has
-    a higher score, the sentence names it.
+    The first line names whichever description has the highest score, learned or not, and how far the trained one is
+    from it, or from the second if it is the best itself. The second line compares the trained encoder with the same
+    encoder untrained. A difference counts if it is at least one point of balanced accuracy and significant at 5 % in a
+    paired t-test across folds. For 3, 4 and 5 folds this means more than 2.5, 1.6 and 1.2 times its standard deviation
+    across folds. Concatenations ("A + B") do not take part.
 
     Parameters
     ----------
     scores
-        As :func:`~mxsplicer.tl.probing.probe` returns them.
+        As :func:`~mxsplicer.tl.probing.probe` returns them. Those of version 0.1 have no comparison by neighbours on
+        the features as they are, so the verdict is by linear probe alone.
+
+    Returns
+    -------
+    One string per label, its lines separated by a line break.
     """
-    return [_sentence(str(label), rows) for label, rows in scores.groupby("label", sort=False)]
+    return [_of_label(str(label), rows) for label, rows in scores.groupby("label", sort=False)]
 
 
-def _sentence(label: str, rows: pd.DataFrame) -> str:
-    by_name = rows.set_index("representation")["balanced_accuracy"]
-    name, best = trained(list(by_name.index)), str(by_name.idxmax())
-    own: Any = rows[rows["representation"] == name].iloc[0]
-    chance = float(own["chance"])
-    sentence = f"{label}: {_comparison(name, own, chance)} balanced accuracy {own['balanced_accuracy']:.2f}"
-    if best != name:
-        sentence += f", the best is {best} with {by_name.max():.2f}"
-    return f"{sentence}, chance {chance:.2f}."
+def _of_label(label: str, rows: pd.DataFrame) -> str:
+    own = trained([str(name) for name in rows["representation"]])
+    alone = rows[[CONCATENATED not in name or name == own for name in rows["representation"]]]
+    by_name = alone.set_index("representation")
+    if "trained_gain" in rows and rows["trained_gain"].notna().any():
+        best = "; ".join(_best(by_name, own, *way) for way in _WAYS)
+        needed = _training(by_name, own)
+    elif "trained_gain" in rows or is_baseline(own):
+        best = "; ".join(_highest(by_name, way, metric) for way, metric, _ in _WAYS)
+        needed = "No learned representation was scored."
+    else:
+        best = f"{_highest(by_name, *_WAYS[0][:2])} ({own} has {by_name['balanced_accuracy'][own]:.2f})"
+        needed = "Neighbours and training were not compared when these scores were made; evaluate again."
+    return f"{label}: {best}; chance is {by_name['chance'].iloc[0]:.2f}.\n{needed}"
 
 
-def _comparison(name: str, own: "pd.Series[Any]", chance: float) -> str:
-    gain, sd, n_folds = float(own["gain"]), float(own["gain_sd"]), int(own["folds"])
-    above_chance = float(own["balanced_accuracy"]) - chance
-    at_chance = above_chance <= 0 or not _counts(above_chance, float(own["balanced_accuracy_sd"]), n_folds)
-    points = f"{gain * 100:+.1f} ± {sd * 100:.1f} points"
-    if is_baseline(name):
-        return f"no learned representation was scored; {name} has"
-    if at_chance and gain > 0:
-        return f"{name} is not distinguishable from chance, so it is not better than mean intensity ({points});"
-    if not _counts(gain, sd, n_folds):
-        if abs(gain) >= _MIN_DIFFERENCE:  # the difference may be real, so report how large it would have to be
-            least = sd * _sd_needed(n_folds) * 100
-            points += f", and with {n_folds} folds less than {least:.1f} points is not significant"
-        return f"{name} is equal to mean intensity within the spread of the folds ({points});"
-    word = "better" if gain > 0 else "worse"
-    ratio = f" ({abs(gain) / sd:.1f} × the standard deviation across folds)" if sd > 0 else ""
-    return f"{name} is {word} than mean intensity by {abs(gain) * 100:.1f} ± {sd * 100:.1f} points{ratio};"
+def _highest(by_name: pd.DataFrame, way: str, metric: str) -> str:
+    name = str(by_name[metric].idxmax())
+    if _is_at_chance(_row(by_name, name), metric):
+        return (
+            f"by {way} nothing is distinguishable from chance (the highest is {name} with {by_name[metric].max():.2f})"
+        )
+    return f"best by {way} is {name} with {by_name[metric].max():.2f}"
+
+
+def _best(by_name: pd.DataFrame, own: str, way: str, metric: str, gain: str) -> str:
+    """Return which description is best by one way, and how far the trained representation is from it."""
+    sentence, name = _highest(by_name, way, metric), str(by_name[metric].idxmax())
+    if _is_at_chance(_row(by_name, name), metric):
+        return sentence
+    if name != own:
+        difference = _difference(_row(by_name, name), gain)
+        return f"{sentence} ({own} has {by_name[metric][own]:.2f}, {difference})"
+    others = by_name.drop(index=own)
+    if others.empty:
+        return sentence
+    second = str(others[metric].idxmax())
+    return f"{sentence} ({_difference(_row(others, second), gain, than=f' than {second}')})"
+
+
+def _training(by_name: pd.DataFrame, own: str) -> str:
+    if UNTRAINED not in by_name.index:
+        return "Whether training was needed was not measured: the untrained encoder has no score."
+    row = _row(by_name, UNTRAINED)
+    gains = {way: _points(row, gain) for way, _, gain in _WAYS}
+    by = [way for way, metric, gain in _WAYS if _is_better(row, gain) and not _is_at_chance(_row(by_name, own), metric)]
+    listed = " and ".join(f"{points} points by {way}" for way, points in gains.items())
+    if len(by) == len(_WAYS):
+        return f"Training was needed: {own} is better than the same encoder untrained, {listed}."
+    if by:
+        return f"Training was needed by {by[0]} only: {own} compared with the same encoder untrained, {listed}."
+    return f"Training was not needed: {own} is not better than the same encoder untrained, {listed}."
+
+
+def _row(by_name: pd.DataFrame, name: str) -> "pd.Series[Any]":
+    return by_name.loc[[name]].iloc[0]
+
+
+def _is_at_chance(row: "pd.Series[Any]", metric: str) -> bool:
+    above = float(row[metric]) - float(row["chance"])
+    return above <= 0 or not _counts(above, float(row[f"{metric}_sd"]), int(row["folds"]))
+
+
+def _is_better(row: "pd.Series[Any]", gain: str) -> bool:
+    return float(row[gain]) > 0 and _counts(float(row[gain]), float(row[f"{gain}_sd"]), int(row["folds"]))
+
+
+def _difference(row: "pd.Series[Any]", gain: str, *, than: str = "") -> str:
+    """Return how much more or less the trained representation has than that of a row, in points."""
+    value, sd, n_folds = float(row[gain]), float(row[f"{gain}_sd"]), int(row["folds"])
+    points = f"{abs(value) * 100:.1f} ± {sd * 100:.1f} points {'less' if value < 0 else 'more'}{than}"
+    if _counts(value, sd, n_folds):
+        return points
+    if abs(value) < _MIN_DIFFERENCE:
+        return f"{points}, equal within the spread of the folds"
+    # The difference may be real, so report how large it would have to be.
+    least = sd * _sd_needed(n_folds) * 100
+    return f"{points}, and with {n_folds} folds less than {least:.1f} points is not significant"
+
+
+def _points(row: "pd.Series[Any]", gain: str) -> str:
+    return f"{row[gain] * 100:+.1f} ± {row[f'{gain}_sd'] * 100:.1f}"
 
 
 def _counts(difference: float, sd: float, n_folds: int) -> bool:

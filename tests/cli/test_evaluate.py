@@ -32,8 +32,10 @@ def test_tables_and_a_verdict_are_shown_and_nothing_is_written(command, saved_ce
     outcome = command("evaluate", "cells.h5ad", "--score", "kind", "--unsafe-random-split")
 
     assert (outcome.code, outcome.written) == (0, [])
-    assert "kind: SpliCER is better than mean intensity by " in outcome.out
-    assert "× the standard deviation across folds" in outcome.out
+    assert "kind: best by linear probe is SpliCER with " in outcome.out
+    assert "; best by 20 nearest neighbours is SpliCER with " in outcome.out
+    assert "Whether training was needed was not measured" in outcome.out
+    assert "lead: how many points SpliCER is above this description" in outcome.out
     for part in ("macro-F1", "RankMe", "labels per class", "points lost without a marker", "leak", "chance"):
         assert part in outcome.out
     assert "Hoechst" in outcome.out
@@ -53,12 +55,28 @@ def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_ce
     assert set(answer) == {"verdicts", "notes", "scores", "efficiency", "spectrum", "reliance"}
 
 
+def test_one_slide_trains_and_another_tests(command, saved_cells, tmp_path):
+    adata = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    adata.obs["slide"] = pd.Categorical(np.where(np.arange(adata.n_obs) < 250, "S01", "S02"))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    advised = command("evaluate", "cells.h5ad", "--score", "kind")
+    outcome = command("evaluate", "cells.h5ad", "--score", "kind", "--train-on", "S01", "--test-on", "S02")
+
+    assert "Pass --train-on S01 and --test-on S02" in advised.out
+    assert outcome.code == 0
+    assert "4 folds by quadrant of slide S02, trained on S01" in outcome.out
+    assert "--train-on" not in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["gone.h5ad", "--score", "kind"], "gone.h5ad not found"),
         (["cells.h5ad"], "no label was named"),
         (["cells.h5ad", "--score", "kind", "--fold-by", "patient"], "column 'patient' was not found"),
+        (["cells.h5ad", "--score", "kind", "--train-on", "S07"], "slide 'S07' was not found; the cells are of S01."),
+        (["cells.h5ad", "--score", "kind", "--train-on", "S01"], "no other slide is left to test on."),
         (
             ["cells.h5ad", "--score", "kind", "--out", "nowhere/scores.csv"],
             "folder nowhere of --out does not exist",

@@ -16,6 +16,7 @@ from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.blocks import Block
+from mxsplicer.patches.compartments import mean_of_blurred
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train
@@ -97,6 +98,20 @@ def test_baselines_are_added_to_the_embedding(store, run):
 
     assert adata.obsm["X_untrained"].shape == adata.obsm["X_splicer"].shape
     assert not np.allclose(adata.obsm["X_untrained"], adata.obsm["X_splicer"])
+    assert "X_compartments" not in adata.obsm
+
+
+def test_baselines_without_training_describe_the_raw_patches_in_the_order_of_the_run(store, run):
+    order = [2, 0, 1]
+    shuffled = replace(run, markers=tuple(run.markers[one] for one in order))
+
+    plain, other = (embed(one, store, closed_form=True) for one in (run, shuffled))
+
+    patches, regions = store.read_rows(np.arange(store.n_cells))
+    np.testing.assert_allclose(plain.obsm["X_blurred"], mean_of_blurred(patches, regions), rtol=1e-5)
+    of_marker = plain.obsm["X_compartments"].reshape(store.n_cells, 3, -1)
+    np.testing.assert_array_equal(other.obsm["X_compartments"].reshape(of_marker.shape), of_marker[:, order])
+    assert (of_marker[:, :, :2] > 0).any()
 
 
 def test_embedding_leaves_the_run_as_it_was(store, run):

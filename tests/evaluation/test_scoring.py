@@ -69,6 +69,9 @@ def test_every_baseline_is_scored_on_the_same_cells(whole):
         "SpliCER",
         "SpliCER + mean intensity",
         "untrained encoder",
+        "compartment statistics",
+        "moments of each compartment",
+        "mean of the blurred image",
         "PCA of pixels",
         "mean intensity",
         "mean intensity and shape",
@@ -80,7 +83,25 @@ def test_every_baseline_is_scored_on_the_same_cells(whole):
     assert together["balanced_accuracy"] >= alone.loc["mean intensity", "balanced_accuracy"] - 0.02
     assert alone[["rank_me", "silhouette", "nmi", "ari"]].notna().all(axis=None)
     assert (scores["balanced_accuracy"] > 1.5 * scores["chance"]).all()
-    assert len(whole.verdicts) == 1
+    (sentences,) = whole.verdicts
+    assert sentences.startswith("lineage: best by linear probe is ")
+    assert "Training was" in sentences.split("\n")[1]
+    blurred, plain = alone.loc["mean of the blurred image"], alone.loc["mean intensity"]
+    assert blurred["balanced_accuracy"] > plain["balanced_accuracy"] - 0.05
+
+
+def test_one_slide_trains_the_probe_and_the_other_tests_it(made):
+    options = QUICK | {"labels": made / "truth.csv", "label": ["lineage"], "images": False}
+    within = evaluate(made / "both.mxs", **options)
+
+    found = evaluate(made / "both.mxs", train_on=["S01"], test_on=["S02"], **options)
+
+    row = found.scores.set_index("representation").loc["mean intensity"]
+    assert row["folds_by"] == "quadrant of slide S02, trained on S01"
+    assert row["balanced_accuracy"] > 2 * row["chance"]
+    advice = "Pass `train_on=['S01']` and `test_on=['S02']`"
+    assert any(advice in note for note in within.notes)
+    assert not any(advice in note for note in found.notes)
 
 
 def test_permutation_importance_is_measured_for_the_embedding_and_for_mean_intensity(whole):
@@ -138,6 +159,9 @@ def test_baselines_scored_on_some_of_the_cells_are_noted(made):
     assert cells["PCA of pixels"] == cells["untrained encoder"] <= 300 < cells["SpliCER"] == cells["mean intensity"]
     assert cells["SpliCER"] <= 600 < len(pd.read_csv(made / "truth.csv")) == found.scores["n_labelled"].iloc[0]
     assert any("PCA of pixels" in note for note in found.notes)
+    untrained = found.scores.set_index("representation").loc["untrained encoder"]
+    assert np.isfinite(untrained[["trained_gain_sd", "knn_trained_gain_sd"]].astype(float)).all()
+    assert "Training was" in found.verdicts[0]
 
 
 def test_stored_patches_are_used_if_a_slide_was_moved(given):
@@ -195,7 +219,7 @@ def test_labels_may_be_columns_of_obs_and_keys_of_obsm_are_scored_too(given):
 
     named = evaluate(cells, labels="type", use_rep=["X_mine"], **QUICK)
 
-    assert named.verdicts[0].startswith("type: X_mine is ")
+    assert "(X_mine has " in named.verdicts[0]
     assert "X_mine" in set(named.scores["representation"])
 
 

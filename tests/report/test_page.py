@@ -144,7 +144,9 @@ def test_every_image_has_a_description(page):
 def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
     text = page.read_text()
 
-    assert "SpliCER is" in text
+    assert "kind: best by linear probe is " in text
+    assert "Training was " in text
+    assert "SpliCER minus it, points" in text
     assert "The outcomes add up to the number of cells in the mask." in text
     assert "Markers without any signal: Empty." in text
     assert "There is only one slide" in text

@@ -124,6 +124,7 @@ def test_the_anndata_is_as_documented(adata, simulated):
     assert adata.obs["lineage"].notna().all()
     for key in ("X_splicer", "X_untrained", "X_joint"):
         assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, 112))
+    assert (adata.obsm["X_compartments"].shape, adata.obsm["X_blurred"].shape) == ((n, 19 * 5), (n, 19))
     np.testing.assert_allclose(adata.obsm["spatial"], adata.obs[["x_px", "y_px"]] * 0.5)
     assert adata.varm["splicer_correlation"].shape == (19, 112)
     assert adata.uns["spatialdata_attrs"]["instance_key"] == "cell_id"
@@ -153,7 +154,15 @@ def test_the_embedding_is_scored_together_with_its_baselines(adata):
     scores = pd.DataFrame(adata.uns["mxsplicer_probe"])
 
     assert set(scores["label"]) == {"lineage"}
-    assert {"SpliCER", "joint", "untrained encoder", "mean intensity"} <= set(scores["representation"])
+    assert {
+        "SpliCER",
+        "joint",
+        "untrained encoder",
+        "compartment statistics",
+        "moments of each compartment",
+        "mean of the blurred image",
+        "mean intensity",
+    } <= set(scores["representation"])
 
 
 def test_features_are_stored_feature_by_feature(result, adata):

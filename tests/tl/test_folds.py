@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.folds import LEFT_OUT, fold_at_random, fold_by_group, fold_by_quadrant
+from mxsplicer.tl.folds import LEFT_OUT, fold_at_random, fold_by_group, fold_by_quadrant, fold_by_transfer
 
 
 @settings(max_examples=25, deadline=None)
@@ -60,7 +60,7 @@ def test_cells_without_a_patient_are_left_out():
 
 
 def test_two_patients_raise():
-    with pytest.raises(InputError, match="'patient' has 2 groups; 3 are needed"):
+    with pytest.raises(InputError, match=r"'patient' has 2 groups; 3 are needed .* `train_on` and `test_on`"):
         fold_by_group(pd.Series(["a", "b"] * 10, name="patient"), np.array(["x"] * 20, dtype=object))
 
 
@@ -75,3 +75,43 @@ def test_random_folds_have_every_cell_once_and_are_stratified_by_class(n_folds, 
     counts = pd.crosstab(codes, folds.of_cell)
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert "random" in folds.by
+
+
+@pytest.mark.parametrize(
+    ("train_on", "test_on", "trained", "tested", "n_folds"),
+    [
+        (["S00"], ["S01"], {"S00"}, {"S01"}, 4),
+        (["S00"], [], {"S00"}, {"S01", "S02", "S03"}, 3),
+        ([], ["S02"], {"S00", "S01", "S03"}, {"S02"}, 4),
+        (["S01"], ["S00", "S03"], {"S01"}, {"S00", "S03"}, 4),
+    ],
+)
+def test_cells_of_some_slides_train_and_those_of_others_test(cells, train_on, test_on, trained, tested, n_folds):
+    adata = cells(800, n_slides=4)
+    slides = adata.obs["slide"].astype(str).to_numpy()
+
+    folds = fold_by_transfer(adata, train_on=train_on, test_on=test_on, guard_um=10)
+
+    assert folds.n == n_folds
+    splits = [folds.train_validate_test(fold) for fold in range(folds.n)]
+    for train, validation, test in splits:
+        assert set(slides[train]) == set(slides[validation]) == trained
+        assert set(slides[test]) <= tested
+        assert not set(train) & set(validation)
+    assert sorted(np.concatenate([test for _, _, test in splits])) == list(
+        np.flatnonzero(np.isin(slides, list(tested)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_on": ["S00"], "test_on": ["S00"]}, "slide 'S00' is to train and to test"),
+        ({"train_on": ["S09"], "test_on": []}, "slide 'S09' was not found; the cells are of S00, S01"),
+        ({"train_on": ["S00", "S01"], "test_on": []}, "no other slide is left to test on"),
+        ({"train_on": ["P1"], "test_on": [], "column": "patient"}, "column 'patient' was not found"),
+    ],
+)
+def test_slides_that_cannot_train_and_test_raise(cells, options, message):
+    with pytest.raises(InputError, match=message):
+        fold_by_transfer(cells(100, n_slides=2), guard_um=10, **options)

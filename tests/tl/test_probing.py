@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -176,3 +177,73 @@ def test_the_score_of_mean_intensity_does_not_depend_on_its_unit(cells):
     scores = [tl.probe(a, label="kind").set_index("representation").loc["mean intensity"] for a in (adata, dim)]
 
     assert scores[1]["balanced_accuracy"] == pytest.approx(scores[0]["balanced_accuracy"], abs=0.03)
+
+
+def _neighbours(x, task):
+    """Return the mean over folds of the balanced accuracy of 20 neighbours, by scikit-learn."""
+    scores = []
+    for fold in range(task.folds.n):
+        test = task.folds.of_cell == fold
+        model = KNeighborsClassifier(20).fit(x[~test], task.codes[~test])
+        scores.append(balanced_accuracy_score(task.codes[test], model.predict(x[test])))
+    return np.mean(scores)
+
+
+def test_neighbours_are_searched_in_learned_features_as_they_are_and_in_scaled_log_intensities(cells):
+    adata = cells(900)
+    adata.obsm["X_splicer"][:, -1] *= 100  # noise that owns the distance unless the features are standardised
+    task = set_task(adata, label="kind")
+
+    scores = tl.probe(adata, label="kind").set_index("representation")["knn_balanced_accuracy"]
+
+    scaled = StandardScaler().fit_transform(np.log1p(adata.X[task.rows]))
+    assert scores["SpliCER"] == pytest.approx(_neighbours(adata.obsm["X_splicer"][task.rows], task), abs=1e-6)
+    assert scores["mean intensity"] == pytest.approx(_neighbours(scaled, task), abs=0.03)  # scaled by all cells here
+    standardised = StandardScaler().fit_transform(adata.obsm["X_splicer"][task.rows])
+    assert scores["SpliCER"] < _neighbours(standardised, task) - 0.1
+
+
+def test_the_gain_of_the_trained_representation_is_paired_over_folds(scored):
+    scores = scored[1].set_index("representation")
+
+    for gain, metric in (("trained_gain", "balanced_accuracy"), ("knn_trained_gain", "knn_balanced_accuracy")):
+        np.testing.assert_allclose(scores[gain], scores.loc["SpliCER", metric] - scores[metric], atol=1e-12)
+        assert scores.loc["SpliCER", f"{gain}_sd"] == 0
+        assert scores.loc["untrained encoder", f"{gain}_sd"] > 0
+
+
+def test_compartment_statistics_find_what_lies_in_the_rim_by_neighbours_too(cells):
+    adata, rng = cells(1200), np.random.default_rng(0)
+    is_t = (adata.obs["kind"] == "T cell").to_numpy()
+    statistics = rng.normal(size=(len(is_t), 5, 1)) * 0.05 + rng.normal(size=(len(is_t), 5, 5)) * 0.02
+    statistics[:, 2, 0] += 0.08 * is_t  # of one marker, small compared with what rim and interior share
+    adata.obsm["X_compartments"] = statistics.reshape(len(is_t), -1).astype(np.float32)
+    adata.obsm["X_blurred"] = adata.X * 1.5
+
+    scores = tl.probe(adata, label="kind").set_index("representation")
+
+    for name in ("compartment statistics", "moments of each compartment"):
+        assert scores.loc[name, "balanced_accuracy"] > 0.85
+        assert scores.loc[name, "knn_balanced_accuracy"] > 0.75
+    white = tl.whiten_markers(adata)
+    assert white.shape == (1200, 15)
+    np.testing.assert_allclose(np.cov(white[:, 6:9].T), np.eye(3), atol=0.02)
+    blurred, plain = (scores.loc[name] for name in ("mean of the blurred image", "mean intensity"))
+    assert blurred["balanced_accuracy"] == pytest.approx(plain["balanced_accuracy"], abs=0.02)
+    assert blurred["knn_balanced_accuracy"] == pytest.approx(plain["knn_balanced_accuracy"], abs=0.02)
+
+
+def test_a_probe_that_does_not_carry_over_to_another_slide_is_found_only_by_testing_on_it(cells):
+    adata = cells(1200, n_slides=2)
+    z, of_second = adata.obsm["X_splicer"], (adata.obs["slide"] == "S01").to_numpy()[:, None]
+    z[:, 4:8] = np.where(of_second, -z[:, :4], 0)  # on the second slide, the kind has the opposite sign
+    z[:, :4] = np.where(of_second, 0, z[:, :4])
+    z[:, :4] += z[:, 4:8] / 2
+
+    within = tl.probe(adata, label="kind", representations=["SpliCER"]).iloc[0]
+    across = tl.probe(adata, label="kind", representations=["SpliCER"], train_on=["S00"], test_on=["S01"]).iloc[0]
+
+    assert within["balanced_accuracy"] > 0.9
+    assert across["balanced_accuracy"] < 0.6
+    assert across["folds_by"] == "quadrant of slide S01, trained on S00"
+    assert across["n_cells"] < adata.n_obs

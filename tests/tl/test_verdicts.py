@@ -1,4 +1,4 @@
-"""The verdict on a label follows from the gain over mean intensity, its standard deviation and the folds."""
+"""The verdict names the best description by probe and by neighbours, and whether training was needed."""
 
 import numpy as np
 import pandas as pd
@@ -6,87 +6,155 @@ import pytest
 
 from mxsplicer import tl
 
+NAMES = ["SpliCER", "untrained encoder", "compartment statistics", "mean intensity"]
 
-def _scores(gain, sd, *, best=0.8, folds=4):
+
+def _scores(probe, knn, *, sd=0.01, folds=4, chance=0.25):
+    """Return a table of scores by probe and by neighbours; the differences have the standard deviation ``sd``."""
+    probe, knn = np.array(probe), np.array(knn)
     return pd.DataFrame(
         {
             "label": "T cells",
-            "representation": ["SpliCER", "mean intensity", "joint"],
-            "balanced_accuracy": [0.6 + gain, 0.6, best],
+            "representation": NAMES[: len(probe)],
+            "balanced_accuracy": probe,
             "balanced_accuracy_sd": 0.02,
-            "gain": [gain, 0.0, best - 0.6],
-            "gain_sd": [sd, 0.0, sd],
-            "chance": 0.25,
+            "knn_balanced_accuracy": knn,
+            "knn_balanced_accuracy_sd": 0.02,
+            "trained_gain": probe[0] - probe,
+            "trained_gain_sd": sd,
+            "knn_trained_gain": knn[0] - knn,
+            "knn_trained_gain_sd": sd,
+            "chance": chance,
             "folds": folds,
         }
     )
 
 
+def test_a_trained_encoder_that_wins_both_is_named_with_the_second():
+    (found,) = tl.verdict(_scores([0.99, 0.8, 0.95, 0.7], [0.96, 0.7, 0.9, 0.75]))
+
+    assert found == (
+        "T cells: best by linear probe is SpliCER with 0.99 (4.0 ± 1.0 points more than compartment statistics); best "
+        "by 20 nearest neighbours is SpliCER with 0.96 (6.0 ± 1.0 points more than compartment statistics); chance is "
+        "0.25.\n"
+        "Training was needed: SpliCER is better than the same encoder untrained, +19.0 ± 1.0 points by linear probe "
+        "and +26.0 ± 1.0 points by 20 nearest neighbours."
+    )
+
+
+def test_compartment_statistics_that_win_by_neighbours_are_named():
+    (found,) = tl.verdict(_scores([0.99, 0.8, 0.95, 0.7], [0.58, 0.5, 0.92, 0.65]))
+
+    best, training = found.split("\n")
+    assert "best by linear probe is SpliCER with 0.99" in best
+    assert (
+        "best by 20 nearest neighbours is compartment statistics with 0.92 (SpliCER has 0.58, 34.0 ± 1.0 points less)"
+        in best
+    )
+    assert training.startswith("Training was needed: ")
+
+
 @pytest.mark.parametrize(
-    ("gain", "sd", "message"),
+    ("probe", "knn", "start"),
     [
-        (
-            0.112,
-            0.03,
-            "SpliCER is better than mean intensity by 11.2 ± 3.0 points (3.7 × the standard deviation across folds);",
-        ),
-        (-0.112, 0.03, "SpliCER is worse than mean intensity by 11.2 ± 3.0 points"),
-        (
-            *(0.02, 0.03),
-            "SpliCER is equal to mean intensity within the spread of the folds (+2.0 ± 3.0 points, and with 4 folds "
-            "less than 4.8 points is not significant);",
-        ),
-        (0.005, 0.001, "SpliCER is equal to mean intensity within the spread of the folds (+0.5 ± 0.1 points)"),
+        ([0.77, 0.765, 0.98, 0.7], [0.58, 0.62, 0.92, 0.65], "Training was not needed: SpliCER is not better"),
+        ([0.85, 0.76, 0.98, 0.7], [0.58, 0.62, 0.92, 0.65], "Training was needed by linear probe only: "),
+        ([0.77, 0.76, 0.98, 0.7], [0.7, 0.62, 0.92, 0.65], "Training was needed by 20 nearest neighbours only: "),
     ],
 )
-def test_the_verdict_is_better_equal_or_worse_and_by_how_much(gain, sd, message):
-    (sentence,) = tl.verdict(_scores(gain, sd))
+def test_training_that_adds_nothing_is_reported(probe, knn, start):
+    (found,) = tl.verdict(_scores(probe, knn))
 
-    assert message in sentence
-    assert sentence.startswith("T cells: ")
-    assert sentence.endswith("the best is joint with 0.80, chance 0.25.")
+    line = found.split("\n")[1]
+    assert line.startswith(start)
+    assert f"{100 * (probe[0] - probe[1]):+.1f} ± 1.0 points by linear probe" in line
+    assert f"{100 * (knn[0] - knn[1]):+.1f} ± 1.0 points by 20 nearest neighbours" in line
+
+
+@pytest.mark.parametrize(
+    ("lead", "sd", "message"),
+    [
+        (
+            0.02,
+            0.03,
+            "2.0 ± 3.0 points more than compartment statistics, and with 4 folds less than 4.8 points is ",
+        ),
+        (0.005, 0.001, "0.5 ± 0.1 points more than compartment statistics, equal within the spread of the folds)"),
+        (0.02, 0.001, "2.0 ± 0.1 points more than compartment statistics);"),
+    ],
+)
+def test_a_difference_that_does_not_count_is_reported_as_such(lead, sd, message):
+    (found,) = tl.verdict(_scores([0.9 + lead, 0.6, 0.9, 0.7], [0.9, 0.6, 0.5, 0.5], sd=sd))
+
+    assert message in found
 
 
 @pytest.mark.parametrize(("folds", "n_sd"), [(3, 2.48), (4, 1.59), (5, 1.24)])
 def test_with_fewer_folds_a_difference_must_be_more_standard_deviations(folds, n_sd):
-    below, above = (tl.verdict(_scores(0.02 * n_sd * factor, 0.02, folds=folds))[0] for factor in (0.98, 1.02))
+    gains = (0.02 * n_sd * factor for factor in (0.98, 1.02))
+    below, above = (
+        tl.verdict(_scores([0.6 + gain, 0.6], [0.6 + gain, 0.6], sd=0.02, folds=folds))[0] for gain in gains
+    )
 
-    assert "equal to" in below
-    assert "better than" in above
-
-
-@pytest.mark.parametrize(
-    ("chance", "message"), [(0.7, "not distinguishable from chance, so it is not better"), (0.65, "is better than")]
-)
-def test_a_representation_at_chance_is_not_called_better(chance, message):
-    (sentence,) = tl.verdict(_scores(0.1, 0.01).assign(chance=chance))
-
-    assert message in sentence
+    assert "Training was not needed" in below
+    assert "Training was needed" in above
 
 
-def test_the_verdict_names_no_other_representation_if_the_trained_one_is_best():
-    (sentence,) = tl.verdict(_scores(0.3, 0.01, best=0.7))
+def test_at_chance_nothing_is_called_best_and_training_is_not_called_needed():
+    (found,) = tl.verdict(_scores([0.3, 0.2, 0.25, 0.26], [0.27, 0.2, 0.24, 0.25], chance=0.28))
 
-    assert "the best is" not in sentence
+    assert "by linear probe nothing is distinguishable from chance (the highest is SpliCER with 0.30)" in found
+    assert "by 20 nearest neighbours nothing is distinguishable from chance" in found
+    assert "Training was not needed" in found
+
+
+def test_without_an_untrained_encoder_the_verdict_says_so():
+    scores = _scores([0.9, 0.6, 0.8, 0.7], [0.9, 0.6, 0.5, 0.5])
+
+    (found,) = tl.verdict(scores[scores["representation"] != "untrained encoder"])
+
+    assert found.endswith("Whether training was needed was not measured: the untrained encoder has no score.")
+
+
+def test_a_concatenation_does_not_take_part():
+    scores = _scores([0.9, 0.6, 0.8, 0.99], [0.9, 0.6, 0.5, 0.99])
+
+    (found,) = tl.verdict(scores.replace("mean intensity", "SpliCER + mean intensity"))
+
+    assert "best by linear probe is SpliCER with 0.90" in found
+    assert " + " not in found.split("\n")[0]
+
+
+def test_scores_of_version_0_1_are_judged_by_probe_alone():
+    scores = _scores([0.7, 0.6, 0.8], [0.9, 0.6, 0.5])
+    old = scores[[column for column in scores if "trained" not in column]]
+
+    (found,) = tl.verdict(old)
+
+    assert found.startswith("T cells: best by linear probe is compartment statistics with 0.80 (SpliCER has 0.70);")
+    assert found.endswith("evaluate again.")
+    assert "neighbours is" not in found
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_rotation_of_mean_intensity_is_called_equal(cells, seed):
+def test_a_rotation_of_mean_intensity_is_not_better_than_it(cells, seed):
     adata = cells(1500, seed=seed)
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
     intensity = np.log1p(adata.X)
     adata.obsm["X_splicer"] = ((intensity - intensity.mean(axis=0)) @ rotation + 3).astype(np.float32)
 
-    (sentence,) = tl.verdict(tl.probe(adata, label="kind", representations=["SpliCER"]))
+    (found,) = tl.verdict(tl.probe(adata, label="kind", representations=["SpliCER"]))
 
-    assert "equal to mean intensity" in sentence
+    by_probe = found.split(";")[0]
+    assert "equal within the spread of the folds" in by_probe or "is not significant" in by_probe
 
 
-def test_without_a_learned_representation_the_verdict_compares_nothing(cells):
-    (sentence,) = tl.verdict(tl.probe(cells(300), label="kind", representations=["mean intensity and shape"]))
+def test_without_a_learned_representation_the_best_baseline_is_named(cells):
+    (found,) = tl.verdict(tl.probe(cells(1500), label="kind", representations=["mean intensity and shape"]))
 
-    assert "no learned representation was scored" in sentence
+    assert "No learned representation was scored" in found
+    assert "best by linear probe is mean intensity" in found
 
 
 def test_the_verdict_is_about_the_trained_representation_and_not_a_concatenation(cells):
@@ -94,7 +162,7 @@ def test_the_verdict_is_about_the_trained_representation_and_not_a_concatenation
     adata.obsm["X_mine"] = adata.obsm["X_splicer"]
     scores = tl.probe(adata, label="kind", representations=["X_mine + mean intensity", "X_mine"])
 
-    assert tl.verdict(scores)[0].startswith("kind: X_mine is")
+    assert tl.verdict(scores)[0].startswith("kind: best by linear probe is X_mine with")
 
 
 def test_the_verdict_is_about_the_method_of_the_run_whatever_its_name(cells):
@@ -105,4 +173,4 @@ def test_the_verdict_is_about_the_method_of_the_run_whatever_its_name(cells):
     scores = tl.probe(adata, label="kind")
 
     assert {"X_mine", "joint"} <= set(scores["representation"])
-    assert tl.verdict(scores)[0].startswith("kind: X_mine is")
+    assert "Training was needed: X_mine is better" in tl.verdict(scores)[0]
