@@ -89,7 +89,7 @@ def correlate(
                 typer.echo(f'{"layers" if marker is None else "obs"}["{name}"]', err=True)
         if changed:
             save_cells(adata, path, layers=layers)
-            typer.echo(f"{path} is written.", err=True)
+        typer.echo(f"{path} is {'written' if changed else 'complete'}.", err=True)
         table = tl.partners(adata, key=key, top=top)
         support = _support(adata, key)
         about = adata.uns[key]

@@ -10,7 +10,7 @@ import typer
 from mxsplicer.cli.fields import INPUT
 from mxsplicer.cli.options import AsJson, EncoderClass, Overwrite, Plan, register
 from mxsplicer.errors import InputError
-from mxsplicer.result.options import Options, Running
+from mxsplicer.result.options import Options, Running, check_slides_given
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def embed(
     Segments where no mask is given, measures the cells, cuts patches, trains (or uses --model), embeds, clusters,
     scores where labels are given, and writes SLIDE.mxs/. If interrupted, the same command continues.
     """
+    check_slides_given(slides or (), options)
     how: dict[str, Any] = {**vars(running), "options": _with_encoder(options, encoder_class)}
     if plan:
         from mxsplicer.result.planning import plan_slides

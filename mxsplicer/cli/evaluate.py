@@ -8,10 +8,11 @@ import typer
 
 from mxsplicer.cli.errors import as_options
 from mxsplicer.cli.fields import INPUT, RUNNING, SCORES
-from mxsplicer.cli.options import AsJson, EncoderClass, Seed, register
+from mxsplicer.cli.finished import Output
+from mxsplicer.cli.options import AsJson, EncoderClass, Overwrite, Seed, register
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
-from mxsplicer.system.files import atomic_write
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 
 if TYPE_CHECKING:
@@ -166,13 +167,20 @@ def evaluate(
     encoder_class: EncoderClass = "",
     device: str,
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score an embedding on labels, by a linear probe and by neighbours, and name the best description of the cells."""
+    output, complete = None if out is None else Output(out), False
+    if output is not None:
+        if not output.path.absolute().parent.is_dir():
+            msg = f"The folder {output.path.parent} of `out` does not exist."
+            raise InputError(msg, "Create it first.")
+        complete = output.is_complete(overwrite=overwrite, as_json=as_json)
+        if complete and not as_json:
+            return
+        check_free(output.path, overwrite=overwrite or complete)
     from mxsplicer import evaluation
 
-    if out is not None and not out.absolute().parent.is_dir():
-        msg = f"The folder {out.parent} of `out` does not exist."
-        raise InputError(msg, "Create it first.")
     with progress.shown():
         found = evaluation.evaluate(
             result,
@@ -199,11 +207,12 @@ def evaluate(
         typer.echo(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
     else:
         _show(found)
-    if out is not None:
-        with atomic_write(out) as temporary:
-            found.scores.to_csv(temporary, index=False)
     if write:
         evaluation.write_scores(found, result)
+    if output is not None and not complete:
+        with atomic_write(output.path) as temporary:
+            found.scores.to_csv(temporary, index=False)
+        output.record()
 
 
 def _as_json(found: "Evaluation") -> dict[str, Any]:

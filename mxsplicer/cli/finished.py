@@ -58,10 +58,11 @@ class Output:
     def __init__(self, path: Path, *, also: Collection[Path] = (), options: Collection[str] | None = None) -> None:
         self.path, self._also, self._options = path, also, options
 
-    def is_complete(self, *, overwrite: bool) -> bool:
+    def is_complete(self, *, overwrite: bool, as_json: bool = False) -> bool:
         """Return whether the same command made it; raise if another one did.
 
-        What has no record is left to the library, which refuses to replace it.
+        What has no record is left to the library, which refuses to replace it. With ``as_json``, the message goes to
+        standard error.
         """
         if overwrite or not self.path.exists():
             return False
@@ -78,7 +79,7 @@ class Output:
         if not all(path.exists() for path in self._also):
             return False
         record_output(self.path)
-        typer.echo(f"{self.path} is complete")
+        typer.echo(f"{self.path} is complete", err=as_json)
         return True
 
     def record(self) -> None:

@@ -20,7 +20,7 @@ from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.result.cohort import describe_panels, every_marker, find_roi_files, read_cohort, shared_markers
 from mxsplicer.result.config import write_config
 from mxsplicer.result.folder import Result
-from mxsplicer.result.options import Options, Running, options_as_json
+from mxsplicer.result.options import Options, Running, check_slides_given, options_as_json
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.result.stages import Job, JobSlide, check_any_left
@@ -89,10 +89,8 @@ def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options
             msg = f"{len(given)} slides were named in addition to the table of the cohort, {options.cohort}."
             raise InputError(msg, "Give either slides or `cohort`.")
         records = read_cohort(options.cohort)
-    elif not given:
-        msg = "no slide was given."
-        raise InputError(msg, "Name image files, or a table of them as `cohort`.")
     else:
+        check_slides_given(given, options)
         records = _records_of_images(given, options)
     return [
         replace(

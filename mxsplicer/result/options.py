@@ -3,6 +3,7 @@
 Options and Running load nothing heavy, so that the command line can be generated from their fields.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,13 @@ class Options:
         from mxsplicer.segmentation.segment import knows_nuclei  # with scikit-image
 
         return knows_nuclei(self.segmenter, self.membrane_marker)
+
+
+def check_slides_given(slides: Collection[object], options: Options) -> None:
+    """Raise if neither slides nor a table of them were given."""
+    if not slides and options.cohort is None:
+        msg = "no slide was given."
+        raise InputError(msg, "Name image files, or a table of them as `cohort`.")
 
 
 def check_panel_word(panel: str) -> None:

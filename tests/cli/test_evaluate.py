@@ -46,7 +46,7 @@ def test_json_a_table_and_the_scores_in_the_file_hold_the_same(command, saved_ce
     outcome = command("evaluate", "cells.h5ad", "--labels", "kind", "--json", "--out", "scores.csv", "--write")
 
     answer = json.loads(outcome.out)
-    assert (outcome.code, outcome.written) == (0, ["cells.h5ad", "scores.csv"])
+    assert (outcome.code, outcome.written) == (0, [".scores.csv.made_from.json", "cells.h5ad", "scores.csv"])
     table = pd.read_csv(tmp_path / "scores.csv")
     kept = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["mxsplicer_probe"]
     gains = [row["gain"] for row in answer["scores"]]
@@ -67,6 +67,16 @@ def test_one_slide_trains_and_another_tests(command, saved_cells, tmp_path):
     assert outcome.code == 0
     assert "4 folds by quadrant of slide S02, trained on S01" in outcome.out
     assert "--train-on" not in outcome.out
+
+
+def test_a_table_of_scores_is_complete_or_kept(command, saved_cells, tmp_path):
+    arguments = ("evaluate", "cells.h5ad", "--score", "kind", "--no-images", "--out", "scores.csv")
+    first, second = command(*arguments), command(*arguments)
+    other = command(*arguments, "--seed", 1)
+
+    assert (first.code, second.code, other.code) == (0, 0, 2)
+    assert (second.out, second.written) == ("scores.csv is complete\n", [])
+    assert "scores.csv exists and was made from something else (other seed)" in other.err
 
 
 @pytest.mark.parametrize(
