@@ -21,6 +21,9 @@ def simulate(
     seed: Seed = 0,
     slide_number: Annotated[int, typer.Option(help="Number of the slide in the cohort of this seed.")] = 0,
     pixel_size_um: Annotated[float, typer.Option("--pixel-size-um", help="Micrometres per pixel.")] = 0.5,
+    panel: Annotated[
+        str, typer.Option(help="orion-crc, or arrangements: states that only the arrangement shows.")
+    ] = "orion-crc",
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate a multiplex slide, and write its mask and the true type of every cell next to it."""
@@ -37,6 +40,7 @@ def simulate(
             seed=seed,
             slide_number=slide_number,
             pixel_size_um=pixel_size_um,
+            panel=panel,
             overwrite=overwrite,
         )
     output.record()

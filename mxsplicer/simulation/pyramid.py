@@ -14,7 +14,6 @@ import tifffile
 
 from mxsplicer.simulation.randomness import Array
 from mxsplicer.simulation.rendering import render_block
-from mxsplicer.simulation.settings import MARKERS, PANEL
 from mxsplicer.simulation.tissue import Tissue, cells_of_block
 
 
@@ -26,7 +25,7 @@ class Pyramid:
         self._levels = 1
         while tissue.size_px > tissue.tile_px << (self._levels - 1):
             self._levels += 1
-        self._image = _Tiles(folder / "image.tiles", tissue, self._levels, len(PANEL))
+        self._image = _Tiles(folder / "image.tiles", tissue, self._levels, len(tissue.markers))
         self._mask = _Tiles(folder / "mask.tiles", tissue, self._levels, 1)
         self.n_blocks = tissue.blocks_across**2
 
@@ -66,7 +65,7 @@ class Pyramid:
             coarse = _halved(image), mask[None, ::2, ::2]
         else:
             coarse = (
-                np.zeros((len(PANEL), side, side), dtype=np.uint16),
+                np.zeros((len(self._tissue.markers), side, side), dtype=np.uint16),
                 np.zeros((1, side, side), dtype=np.uint32),
             )
             half = side // 2
@@ -84,7 +83,11 @@ class Pyramid:
         """Write the rendered tiles as the TIFF files of the image and of the mask."""
         scale = self._tissue.pixel_size_um
         size = {"PhysicalSizeX": scale, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": scale, "PhysicalSizeYUnit": "µm"}
-        self._image.write(image, "uint16", {"axes": "CYX", "Channel": {"Name": list(MARKERS)}, **size})
+        self._image.write(
+            image,
+            "uint16",
+            {"axes": "CYX", "Channel": {"Name": [marker.name for marker in self._tissue.markers]}, **size},
+        )
         self._mask.write(mask, "uint32", {"axes": "YX", **size})
 
 

@@ -8,14 +8,18 @@ import pandas as pd
 from scipy import ndimage
 from skimage.measure import label as connected_components
 
+from mxsplicer.simulation.arrangements import Arrangements, with_arrangements
 from mxsplicer.simulation.randomness import Array, normal, smooth_noise, uniform
 from mxsplicer.simulation.settings import (
+    ALIGNMENTS,
     BLEED_THROUGH,
     COINCIDENCES,
     CYTOTOXIC,
+    DOCKINGS,
     ELECTRONS_PER_COUNT,
     FIELD_UM,
     FOCUS_UM,
+    GROWTHS,
     HALO_UM,
     HELPER,
     LINEAGES,
@@ -24,13 +28,13 @@ from mxsplicer.simulation.settings import (
     OFFSET,
     OUT_OF_FOCUS_SHARE,
     OUT_OF_FOCUS_UM,
-    PANEL,
     READ_NOISE_ELECTRONS,
     REGIONS,
     REGULATORY,
     SPREAD_OF_EXPRESSION,
     SPREAD_OF_GAIN,
     SPREAD_OF_NONSPECIFIC,
+    SYNAPSES,
     T_CELL_SUBTYPES,
     VIGNETTING,
     Marker,
@@ -46,10 +50,12 @@ def render_block(tissue: Tissue, row: int, column: int, first_ids: Array) -> tup
     height, width = min(side, end - top), min(side, end - left)
     window = _Window(tissue, top - halo, left - halo, (height + 2 * halo, width + 2 * halo))
     cells = tissue.cells_around(row, column, first_ids)
+    if tissue.shows_arrangements:
+        cells = with_arrangements(tissue.keys, cells)
     inside = window.outlines(cells)  # (Y, X), 0 or 1 + the row in `cells`
     core = np.s_[halo : halo + height, halo : halo + width]
     chance = np.random.default_rng([tissue.keys("noise"), row, column])
-    image = np.zeros((len(PANEL), side, side), dtype=np.uint16)
+    image = np.zeros((len(tissue.markers), side, side), dtype=np.uint16)
     for channel, counts in enumerate(window.expected_counts(cells, inside)):
         noise = chance.standard_normal((side, side), dtype=np.float32)
         image[channel, :height, :width] = _camera(counts[core], noise[:height, :width])
@@ -137,6 +143,9 @@ class _Window:
                 "cycling": cells["cycling"],
             }
         )
+        if self.tissue.shows_arrangements:
+            states = {"alignment": ALIGNMENTS, "docking": DOCKINGS, "growth": GROWTHS, "synapse": SYNAPSES}
+            table = table.assign(**{name: _names(values, cells[name]) for name, values in states.items()})
         return table[cells["own"].to_numpy() & (area > 0)]
 
     def expected_counts(self, cells: pd.DataFrame, inside: Array) -> Iterator[Array]:
@@ -145,7 +154,7 @@ class _Window:
         weights = self._patterns(cells, inside)
         glow, flat = self._autofluorescence(inside), self._flat_field()
         previous = np.zeros(1, dtype=np.float32)
-        for marker in PANEL:
+        for marker in self.tissue.markers:
             emitted = np.zeros(inside.shape, dtype=np.float32)
             for pattern, level in _expression_levels(marker, cells).items():
                 spread = np.exp(SPREAD_OF_EXPRESSION * normal(keys(f"level {marker.name}"), key))
@@ -187,6 +196,13 @@ class _Window:
             "cap": membrane * np.exp(2.5 * (towards - 1)),
             "opposite cap": membrane * np.exp(2.5 * (-towards - 1)),
         }
+        if self.tissue.shows_arrangements:
+            granules = dx * _per_pixel(np.cos(cells["granule_pole"]), inside)
+            granules += dy * _per_pixel(np.sin(cells["granule_pole"]), inside)
+            granules /= np.hypot(dx, dy) + 1e-3
+            patterns["granules of T cells"] = membrane * np.exp(2.5 * (granules - 1))
+            arranged = Arrangements(self.tissue.keys, cells, inside, dx, dy, depth, scale)
+            patterns |= arranged.patterns()
         area = np.maximum(np.bincount(inside.ravel(), minlength=len(cells) + 1), 1)
         for name, weight in patterns.items():
             mean = np.bincount(inside.ravel(), weight.ravel(), minlength=len(cells) + 1) / area
@@ -244,6 +260,8 @@ def _expression_levels(marker: Marker, cells: pd.DataFrame) -> dict[str, Array]:
         level[subtype == REGULATORY] = 1
     elif marker.name == "Ki-67":
         level[cells["cycling"].to_numpy()] = 1
+    elif marker.name == "viral antigen":
+        level[cells["infected"].to_numpy()] = 1
     elif marker.name == "PD-L1":
         partial = cells["localisation"].to_numpy() == 1
         return {"membrane": level * ~partial, "cap": level * partial}

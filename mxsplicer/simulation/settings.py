@@ -10,6 +10,10 @@ T_CELL_SUBTYPES = ("helper", "cytotoxic", "regulatory")
 HELPER, CYTOTOXIC, REGULATORY = range(3)
 LOCALISATIONS = ("whole membrane", "one side")  # of PD-L1 in an epithelial cell
 COINCIDENCES = ("same side", "opposite sides")  # of the caps of PD-1 and CD45RO on a T cell
+ALIGNMENTS = ("parallel", "crossing")  # of F-actin and microtubules in an epithelial cell
+DOCKINGS = ("docked", "apart")  # bodies with DCP1A and stress granules with G3BP1 in an epithelial cell
+GROWTHS = ("outwards", "inwards")  # of microtubules with EB1 at their ends, in an epithelial cell
+SYNAPSES = ("towards", "away")  # granules of a T cell, seen from the infected cell that it touches
 
 HALO_UM = 32.0  # beyond a block: two of the largest cells and the reach of the optics
 
@@ -50,6 +54,23 @@ PANEL = (
 )
 MARKERS = tuple(marker.name for marker in PANEL)
 
+# Markers of the lineages, and seven whose states are visible only in how things are arranged (arrangements.py).
+ARRANGEMENT_PANEL = (
+    *(
+        marker
+        for marker in PANEL
+        if marker.name in ("Hoechst", "CD45", "CD68", "CD20", "CD3e", "E-Cadherin", "Pan-CK", "SMA")
+    ),
+    Marker("F-actin", 1500, "actin", ((EPITHELIAL, 1.0),), 0.2, 60),
+    Marker("alpha-tubulin", 1500, "microtubules", ((EPITHELIAL, 1.0),), 0.2, 60),
+    Marker("G3BP1", 600, "stress granules", ((EPITHELIAL, 1.0),), 0.2, 60),
+    Marker("DCP1A", 600, "bodies", ((EPITHELIAL, 1.0),), 0.2, 60),
+    Marker("EB1", 600, "comets", ((EPITHELIAL, 1.0),), 0.2, 60),
+    Marker("viral antigen", 25, "nucleus", (), 0.05, 60),
+    Marker("Perforin", 900, "granules of T cells", ((T_CELL, 1.0),), 0.1, 60),
+)
+PANELS = {"orion-crc": PANEL, "arrangements": ARRANGEMENT_PANEL}
+
 SPACING_UM = {EPITHELIUM: 10.8, STROMA: 11.0, LYMPHOID: 7.7}  # of the jittered lattice of cells of each region
 LINEAGES_OF = {  # region: share of each lineage, in the order of LINEAGES
     EPITHELIUM: (0.95, 0.03, 0.0, 0.02, 0.0, 0.0, 0.0),
@@ -63,6 +84,15 @@ NUCLEUS_SIZE = (0.62, 0.80, 0.80, 0.60, 0.70, 0.62, 0.68)  # diameter relative t
 CYCLING_SHARES = (0.30, 0.06, 0.15, 0.02, 0.02, 0.03, 0.02)  # share with Ki-67
 SPREAD_OF_EXPRESSION = 0.5  # standard deviation of log counts between cells that express a marker
 SPREAD_OF_NONSPECIFIC = 0.6  # and between those that do not
+
+FIBRE_PERIODS_UM = (1.8, 2.4)  # of F-actin and of microtubules
+N_GRANULES, N_COMETS = 6, 6  # in a cell
+DOCKING_UM = 2.0  # from the centre of a granule to that of a body next to it
+OVERLAP_UM, OVERLAPPING_SHARE = 1.0, 0.28  # the same, and how often, in cells whose bodies lie apart
+COMET_LENGTH_UM, COMET_DEPTH_UM = 2.4, 2.5  # length of a comet; of its centre below the border of the cell
+INFECTED_SHARE = 0.2  # of cells of any lineage
+TOUCHING = 1.1  # cells whose centres are nearer than this share of the sum of their radii touch each other
+OPPOSITE_DEGREES = 120.0  # between an infected neighbour and another one, at least
 
 MEMBRANE_UM = 0.5
 FOCUS_UM, OUT_OF_FOCUS_UM, OUT_OF_FOCUS_SHARE = 0.40, 2.0, 0.50

@@ -12,6 +12,7 @@ from pathlib import Path
 from mxsplicer.errors import InputError
 from mxsplicer.simulation.pyramid import Pyramid
 from mxsplicer.simulation.randomness import Keys
+from mxsplicer.simulation.settings import PANELS
 from mxsplicer.simulation.tissue import Tissue
 from mxsplicer.system.progress import track
 
@@ -33,6 +34,7 @@ def simulate_slide(
     slide_number: int = 0,
     pixel_size_um: float = 0.5,
     tile_px: int = 512,
+    panel: str = "orion-crc",
     overwrite: bool = False,
 ) -> SimulatedSlide:
     """Simulate a multiplex image of tissue, with the outline and the true identity of every cell.
@@ -57,6 +59,9 @@ def simulate_slide(
     tile_px
         Side of a tile of the files, a multiple of 16. Four tiles are rendered at once; the camera's noise depends on
         it, the tissue does not.
+    panel
+        ``"orion-crc"``, or ``"arrangements"``: the same cells with eight markers of their lineages and seven markers
+        whose states are visible only in how things are arranged in the cell, or around it.
     overwrite
         Replace existing files.
 
@@ -81,7 +86,10 @@ def simulate_slide(
     """
     files = _files(Path(path), overwrite=overwrite)
     _check_numbers(size_px, seed, slide_number, pixel_size_um, tile_px)
-    tissue = Tissue(Keys(seed, slide_number), size_px, pixel_size_um, tile_px)
+    if panel not in PANELS:
+        msg = f"panel {panel!r} is unknown; the panels are {', '.join(PANELS)}."
+        raise InputError(msg)
+    tissue = Tissue(Keys(seed, slide_number), size_px, pixel_size_um, tile_px, panel)
     with tempfile.TemporaryDirectory(prefix=".simulating-", dir=files.image.parent) as folder:
         unfinished = SimulatedSlide(Path(folder, "image.tiff"), Path(folder, "mask.tiff"), Path(folder, "truth.csv"))
         pyramid = Pyramid(tissue, Path(folder))

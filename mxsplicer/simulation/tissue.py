@@ -27,11 +27,13 @@ from mxsplicer.simulation.settings import (
     HALO_UM,
     LINEAGES_OF,
     LYMPHOID,
+    PANELS,
     REGIONS,
     SPACING_UM,
     STROMA,
     SUBTYPE_SHARES,
     T_CELL,
+    Marker,
 )
 
 
@@ -43,6 +45,17 @@ class Tissue:
     size_px: int
     pixel_size_um: float
     tile_px: int
+    panel: str = "orion-crc"
+
+    @property
+    def markers(self) -> tuple[Marker, ...]:
+        """The channels, in their order."""
+        return PANELS[self.panel]
+
+    @property
+    def shows_arrangements(self) -> bool:
+        """Whether cells have the states of the panel of arrangements."""
+        return self.panel == "arrangements"
 
     @property
     def block_px(self) -> int:

@@ -1,4 +1,5 @@
 import gc
+import hashlib
 import tracemalloc
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mxsplicer.errors import InputError
 from mxsplicer.simulation import MARKERS, SimulatedSlide, simulate_slide
+from mxsplicer.simulation.settings import ALIGNMENTS, ARRANGEMENT_PANEL, DOCKINGS, GROWTHS, SYNAPSES
 
 SIDE = 1100  # more than one block of 1024, so that there is a seam
 
@@ -264,8 +266,61 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path, monkeypatch):
         ("tissue.ome.tiff", {"seed": -1}, "neither can be negative"),
         ("tissue.ome.tiff", {"pixel_size_um": 5.0}, "0.1 to 1.0"),
         ("tissue.ome.tiff", {"tile_px": 100}, "multiple of 16"),
+        ("tissue.ome.tiff", {"panel": "codex"}, "the panels are orion-crc, arrangements"),
     ],
 )
 def test_a_mistake_is_named_in_one_sentence(tmp_path: Path, name, options, says):
     with pytest.raises(InputError, match=says):
         simulate_slide(tmp_path / name, **options)
+
+
+def test_the_pixels_of_a_slide_stay_the_same_from_version_to_version(tmp_path):
+    made = simulate_slide(tmp_path / "tissue.ome.tiff", size_px=256, seed=0)
+
+    files = (tifffile.imread(made.image).tobytes(), tifffile.imread(made.mask).tobytes(), made.truth.read_bytes())
+    digests = [hashlib.blake2b(file, digest_size=8).hexdigest() for file in files]
+    assert digests == ["f1588d6dfd8e3cb9", "0706adf07586df11", "8d019a42412c9f4b"]
+
+
+def test_the_panel_of_arrangements_shows_the_same_cells_with_other_markers(tmp_path, made, mask, truth):
+    other = simulate_slide(tmp_path / "other.ome.tiff", size_px=SIDE, seed=3, panel="arrangements")
+
+    other_truth = read_truth(other)
+    np.testing.assert_array_equal(tifffile.imread(other.mask), mask)
+    pd.testing.assert_frame_equal(other_truth[truth.columns], truth)
+    epithelial = (other_truth["lineage"] == "epithelial").to_numpy()
+    for state, names in (("alignment", ALIGNMENTS), ("docking", DOCKINGS), ("growth", GROWTHS), ("synapse", SYNAPSES)):
+        labelled = other_truth[state] != ""
+        assert set(other_truth[state][labelled]) == set(names)
+        assert 0.35 < (other_truth[state][labelled] == names[0]).mean() < 0.65
+        if state == "synapse":
+            assert (other_truth["lineage"][labelled] == "T cell").all()
+        else:
+            np.testing.assert_array_equal(labelled, epithelial)
+
+
+def test_states_of_arrangements_do_not_change_what_a_cell_has_of_a_marker(tmp_path):
+    made = simulate_slide(tmp_path / "tissue.ome.tiff", size_px=SIDE, seed=3, panel="arrangements")
+    table = read_truth(made)
+    image, mask = tifffile.imread(made.image), tifffile.imread(made.mask)
+    means = np.log(mean_intensities(image, mask, table.index))
+
+    for state in ("alignment", "docking", "growth", "synapse"):
+        labelled = (table[state] != "").to_numpy()
+        assert 0.35 < balanced_accuracy(means[labelled], table[state][labelled]) < 0.65
+
+
+def test_fibres_of_a_cell_are_parallel_or_cross(tmp_path):
+    made = simulate_slide(tmp_path / "tissue.ome.tiff", size_px=512, seed=3, panel="arrangements")
+    image, mask, table = tifffile.imread(made.image).astype(float), tifffile.imread(made.mask), read_truth(made)
+    names = [marker.name for marker in ARRANGEMENT_PANEL]
+    directions = []
+    for name in ("F-actin", "alpha-tubulin"):
+        down, right = np.gradient(np.log(image[names.index(name)] + 1))
+        double = ((right + 1j * down) ** 2).ravel()  # twice the angle of the gradient
+        directions.append(np.bincount(mask.ravel(), double.real) + 1j * np.bincount(mask.ravel(), double.imag))
+    alike = np.cos(np.angle(directions[0] * directions[1].conj()))[table.index]
+
+    parallel, crossing = ((table["alignment"] == name).to_numpy() for name in ALIGNMENTS)
+    assert np.median(alike[parallel]) > 0.9
+    assert np.median(alike[crossing]) < -0.9
