@@ -24,6 +24,7 @@ from .images.slide import drop_markers as drop_markers
 from .masks.doctor import Diagnosis as Diagnosis
 from .masks.doctor import examine as examine
 from .masks.files import open_mask as open_mask
+from .patches import PATCH_SIZE_UM as PATCH_SIZE_UM
 from .patches.cutting import cut_patches as cut_patches
 from .patches.extraction import extract_patches as extract_patches
 from .patches.extraction import stream_blocks as stream_blocks

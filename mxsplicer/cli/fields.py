@@ -167,7 +167,8 @@ SHOWN: dict[str, Shown] = {
     ),
     "encoder": Shown(
         MODEL,
-        "resnet18, resnet34, resnet50, separable or hybrid; +texture reads early feature maps too; or module:Class.",
+        "resnet18, resnet34, resnet50, separable or hybrid; +texture reads early feature maps too, +moments puts "
+        "closed-form statistics of the cell first; or module:Class.",
         metavar="NAME",
     ),
     "encoder_width": Shown(MODEL, "Channels of the encoder's first stage; 64 is the paper's ResNet-18.", least=1),

@@ -14,7 +14,7 @@ from mxsplicer.images.slide import LazyImage, Slide
 from mxsplicer.patches.blocks import Block, PatchGeometry
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.progress import track
 

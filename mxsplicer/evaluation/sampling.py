@@ -128,6 +128,16 @@ def draw_sample(
     return sample, n_candidates
 
 
+def draw_reference(adata: AnnData, n: int, seed: int) -> AnnData:
+    """Return at most ``n`` cells in memory, labelled or not, by which intensities are scaled."""
+    rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:n])
+    keys = closed_form_keys(adata)
+    obsm = {key: take(adata.obsm[key], rows) for key in keys}
+    if "spatial" in adata.obsm:
+        obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
+    return AnnData(X=adata.X[rows], obs=adata.obs.iloc[rows].copy(), var=adata.var[[]].copy(), obsm=obsm)
+
+
 def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
     """Return the representations to score: that of the run, those of other files, and the baselines."""
     names = available(sample)

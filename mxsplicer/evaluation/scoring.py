@@ -12,7 +12,14 @@ from anndata import AnnData
 from mxsplicer.embedding.h5ad import open_cells, read_uns, write_uns
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.patches import SamplePatches, open_patches
-from mxsplicer.evaluation.sampling import draw_sample, find_cells, join_labels_of, names_to_score, rows_with
+from mxsplicer.evaluation.sampling import (
+    draw_reference,
+    draw_sample,
+    find_cells,
+    join_labels_of,
+    names_to_score,
+    rows_with,
+)
 from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 from mxsplicer.tl.efficiency import probe_few_labels
 from mxsplicer.tl.importance import permutation_importance
@@ -20,12 +27,22 @@ from mxsplicer.tl.labels import join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.outlines import rows_inside
 from mxsplicer.tl.probing import remember, score
-from mxsplicer.tl.representations import CONCATENATED, MEAN_INTENSITY, available, is_baseline, key_of, trained
+from mxsplicer.tl.representations import (
+    CONCATENATED,
+    MEAN_INTENSITY,
+    available,
+    closed_form_keys,
+    is_baseline,
+    key_of,
+    trained,
+)
 from mxsplicer.tl.structure import measure_structure
 from mxsplicer.tl.tasks import Task, set_task
 from mxsplicer.tl.verdicts import verdict
 
 _MIXING_CELLS = 20_000
+_REFERENCE_CELLS = 10_000  # by which intensities are scaled before neighbours are searched
+_REFERENCE_PATCHES = 2_000  # of them, whose patches are read where statistics of compartments are not stored
 _MEAN_INTENSITY_CELLS = 2_000  # for its permutation importance, at least: these cells need not be embedded
 
 # Keys of the tables in ``uns["mxsplicer_evaluation"]`` and in the JSON of the command line, by attribute. Files of
@@ -151,11 +168,12 @@ def evaluate(
         if roi is not None:
             note = f"Only the {len(inside):,} cells in the outlines of {Path(roi).name} are used."
             found.append(_Measured(notes=[note]))
+        reference = _open_reference(adata, result if images else None, settings)
         for name in names:
             labelled = np.intersect1d(rows_with(adata, name), inside, assume_unique=True)
             sample, n_labelled = draw_sample(adata, labelled, compare, use_rep, max_cells, seed)
             try:
-                measured = _score_label(sample, name, result if images else None, settings)
+                measured = _score_label(sample, name, result if images else None, reference, settings)
                 measured.scores["n_labelled"] = n_labelled
                 found.append(measured)
             except InputError as error:
@@ -232,7 +250,30 @@ def _concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame()
 
 
-def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Settings) -> _Measured:
+def _open_reference(adata: AnnData, result: Path | None, settings: _Settings) -> AnnData:
+    """Return cells by which intensities are scaled, with statistics of their compartments where these can be had."""
+    reference = draw_reference(adata, _REFERENCE_CELLS, settings.seed)
+    if result is None or closed_form_keys(reference):
+        return reference
+    with open_patches(
+        reference,
+        result,
+        [],
+        n_cells=_REFERENCE_PATCHES,
+        seed=settings.seed,
+        encoder=settings.encoder,
+        device=settings.device,
+    ) as patches:
+        if patches is None:
+            return reference
+        some = reference[patches.rows].copy()
+        some.obsm.update(patches.describe_in_closed_form(patches.rows))
+        return some
+
+
+def _score_label(
+    sample: AnnData, label: str, result: Path | None, reference: AnnData, settings: _Settings
+) -> _Measured:
     measured = _Measured()
     seed = settings.seed
     folding = {
@@ -244,7 +285,7 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
         "seed": seed,
     }
     task = set_task(sample, max_cells=sample.n_obs, **folding)  # type: ignore[arg-type]
-    split = {"unsafe_random_split": settings.unsafe_random_split, "seed": seed}
+    split = {"unsafe_random_split": settings.unsafe_random_split, "reference": reference, "seed": seed}
     with open_patches(
         sample,
         result,
@@ -262,7 +303,7 @@ def _score_label(sample: AnnData, label: str, result: Path | None, settings: _Se
         own = trained(names)
         # Does the embedding add to mean intensity?
         both = [] if is_baseline(own) else [f"{own}{CONCATENATED}{MEAN_INTENSITY}"]
-        scores = score(sample, task, representations=[*names, *both], **split)  # type: ignore[arg-type]
+        scores = score(sample, task, representations=[*names, *both], **split)
         if patches is not None and not of_all_cells:
             some = _score_some(sample, patches.rows, baselines, own, folding, split, measured.notes)
             scores = pd.concat([scores, some])

@@ -168,6 +168,7 @@ def _describe_call(job: Job, run: Run) -> dict[str, Any]:
             },
         },
         "chunks": _chunks_of(run),
+        **({"features": np.array(names)} if (names := run.feature_names) else {}),
         "patch_size_um": job.patch_size_um,
         "pixel_size_um": run.pixel_size_um,
     }

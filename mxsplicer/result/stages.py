@@ -29,7 +29,8 @@ from mxsplicer.result.options import Options, Running, options_as_json
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.segmentation.segment import segment
-from mxsplicer.splicer.batches import Normalization, measure_normalization
+from mxsplicer.splicer.batches import measure_normalization
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.splicer.scales import has_own_scales

@@ -17,7 +17,7 @@ from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result.folder import find_cells, open_result
 from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
-from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.scales import in_order
 from mxsplicer.system.fingerprints import fingerprint

@@ -6,73 +6,19 @@ store that fits the buffer is read once and shuffled exactly, again in every epo
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL, PatchStore
+from mxsplicer.patches.store import BACKGROUND, PatchStore
+from mxsplicer.splicer.normalization import Normalization
 
 Batch = tuple[np.ndarray, np.ndarray]  # patches (B, C, P, P) and regions (B, P, P)
 
 _BUFFER_BYTES = 1 << 30
 _READERS = 4  # threads
-_SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
-
-
-@dataclass(frozen=True, eq=False)
-class Normalization:
-    """Normalisation per marker: clip to a range, take log1p, subtract the mean, divide by the standard deviation.
-
-    Never per cell: the intensity of a cell in a marker is biology.
-    """
-
-    low: Tensor  # (C,), raw intensity
-    high: Tensor
-    mean: Tensor  # of log1p of the clipped intensity
-    std: Tensor
-
-    def __call__(
-        self, patches: np.ndarray, regions: np.ndarray | None = None, *, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """Return patches (B, C, P, P) of any dtype as float32 on ``device``, normalised, channels last in memory.
-
-        With ``regions`` (B, P, P), only the cell is shown: other pixels are 0, the mean of the marker. So is NaN, which
-        stands for a marker that the slide lacks.
-        """
-        raw = torch.from_numpy(_transferable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
-        low, high, mean, std = (values.to(device) for values in (self.low, self.high, self.mean, self.std))
-
-        def standardize(pixels: Tensor) -> Tensor:  # (..., C)
-            if patches.dtype == np.uint16:
-                pixels = pixels.int().bitwise_and_(0xFFFF)
-            x = torch.clamp(pixels.float(), low, high)
-            x = x.sub_(low.clamp(max=0)).log1p_().sub_(mean).div_(std)
-            return x.nan_to_num_(nan=0.0) if patches.dtype.kind == "f" else x
-
-        if regions is None:
-            return standardize(raw.contiguous()).movedim(-1, 1)
-        inside = torch.from_numpy((regions == THIS_CELL) | (regions == NUCLEUS)).to(device)
-        x = torch.zeros(raw.shape, device=device)
-        x[inside] = standardize(raw[inside])  # most pixels of a patch are not of its cell
-        return x.movedim(-1, 1)
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Return the values as lists, by name; :meth:`from_dict` reads them."""
-        return {name: getattr(self, name).tolist() for name in ("low", "high", "mean", "std")}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, list[float]]) -> "Normalization":
-        """Return the normalisation with the values that :meth:`to_dict` returned."""
-        return cls(**{name: torch.tensor(values[name], dtype=torch.float32) for name in ("low", "high", "mean", "std")})
-
-
-def _transferable(patches: np.ndarray) -> np.ndarray:
-    # uint16, the type of most slides, is transferred as it is, in half the bytes, disguised as torch's int16.
-    if patches.dtype == np.uint16:
-        return np.ascontiguousarray(patches).view(np.int16)
-    return np.ascontiguousarray(patches, dtype=np.float32)
+SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
 
 
 def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:
@@ -85,12 +31,8 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
     -------
     The normalisation, and for each marker whether it varies.
     """
-    generator = np.random.default_rng(seed)
-    per_store = max(1, _SAMPLE_CELLS // len(stores))
     sample = []
-    for store in stores:
-        rows = np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False))
-        patches, regions = store.read_rows(rows)
+    for patches, regions in _read_sample(stores, SAMPLE_CELLS, seed):
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
         lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
         sample.append((patches, (regions != BACKGROUND) | lit))
@@ -106,6 +48,27 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
     varies = [bool(s > 1e-6) for s in std]
     of_markers = (low, high, mean, np.where(varies, std, 1.0))
     return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in of_markers)), varies
+
+
+def sample_inputs(
+    stores: Sequence[PatchStore],
+    normalization: Normalization,
+    *,
+    hide: bool,
+    n_cells: int = SAMPLE_CELLS,
+    seed: int = 0,
+) -> Tensor:
+    """Return normalised patches (n, C, P, P) of some cells of every store, only the cell itself with ``hide``."""
+    sample = _read_sample(stores, n_cells, seed)
+    return torch.cat([normalization(patches, regions if hide else None) for patches, regions in sample])
+
+
+def _read_sample(stores: Sequence[PatchStore], n_cells: int, seed: int) -> Iterator[Batch]:
+    """Yield patches and regions of some cells of every store, ``n_cells`` in all."""
+    generator = np.random.default_rng(seed)
+    per_store = max(1, n_cells // len(stores))
+    for store in stores:
+        yield store.read_rows(np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False)))
 
 
 class Batches:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.kernels import make_convolution
+from mxsplicer.splicer.moments import WithMoments
 from mxsplicer.system.imports import describe_error, import_by_name, is_importable
 
 SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem that shrinks it four times
@@ -173,11 +174,20 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "separable": Separable,
     "hybrid": Hybrid,
 }
-# (channels, patch_px, width=) -> a module (B, C, P, P) -> (B, d) whose `out_features` is d.
-ENCODERS: dict[str, Callable[..., nn.Module]] = _NETWORKS | {
+_TEXTURED = _NETWORKS | {
     f"{name}+texture": partial(make, texture=True)
     for name, make in _NETWORKS.items()
     if "texture" in inspect.signature(make).parameters
+}
+
+
+def _with_moments(n_markers: int, patch_px: int, *, make: Callable[..., nn.Module], width: int = 64) -> nn.Module:
+    return WithMoments(make(n_markers, patch_px, width=width), n_markers)
+
+
+# (channels, patch_px, width=) -> a module (B, C, P, P) -> (B, d) whose `out_features` is d.
+ENCODERS: dict[str, Callable[..., nn.Module]] = _TEXTURED | {
+    f"{name}+moments": partial(_with_moments, make=make) for name, make in _TEXTURED.items()
 }
 
 

@@ -55,7 +55,7 @@ class Recipe:
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
         the width of its first stage; ``"resnet18"`` of width 64 is the paper's. ``+texture`` adds mean and deviation
-        over early feature maps to z.
+        over early feature maps to z, ``+moments`` closed-form statistics of the cell.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     components_per_step
@@ -124,7 +124,7 @@ class Recipe:
     deconstruction: str = "compartments"
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
-    encoder: str = "resnet18+texture"
+    encoder: str = "resnet18+texture+moments"
     encoder_width: int = 64  # the paper's
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little

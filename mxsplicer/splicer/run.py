@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
-from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.splicer.moments import WithMoments
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.imports import is_importable
 
@@ -61,6 +62,11 @@ class Run:
     def features(self) -> int:
         """Width d of the representation."""
         return int(self.encoder.out_features)  # type: ignore[arg-type]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """What each column of z is, in words; empty if the encoder has no names for them."""
+        return self.encoder.names(self.markers) if isinstance(self.encoder, WithMoments) else []
 
     @property
     def method(self) -> str:
@@ -212,6 +218,8 @@ def untrained(run: Run, *, seed: int = 0) -> Run:
         torch.manual_seed(seed)
         settings = run.settings
         encoder = make_encoder(settings["encoder"], len(run.markers), run.patch_px, width=settings["encoder_width"])
+    if isinstance(encoder, WithMoments) and isinstance(run.encoder, WithMoments):
+        encoder.reset(run.encoder)
     return Run(encoder.eval(), run.normalization, run.markers, run.patch_px, run.pixel_size_um, settings)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from mxsplicer.patches.store import PatchStore, PatchStoreView
-from mxsplicer.splicer.batches import Normalization, measure_normalization
+from mxsplicer.splicer.batches import measure_normalization
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run
 
 # On the common scale a value x stands for log1p(x) - _MIDDLE standard deviations, which is above 0 for any intensity.

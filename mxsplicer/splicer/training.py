@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer.batches import Batches, measure_normalization
+from mxsplicer.splicer.batches import SAMPLE_CELLS, Batches, measure_normalization, sample_inputs
 from mxsplicer.splicer.checkpoints import begin, finish, resume
 from mxsplicer.splicer.checks import check_agreement, find_components, make_batches
 from mxsplicer.splicer.deconstruction import Component
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.footprint import choose_buffer_bytes, step_bytes, trial_views
 from mxsplicer.splicer.loop import EmbedStep, Loop
+from mxsplicer.splicer.moments import WithMoments
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
 from mxsplicer.splicer.panels import on_one_panel
@@ -34,6 +37,7 @@ from mxsplicer.system.files import check_free
 from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
 
+_SAMPLE_BYTES = 256 << 20
 DEFAULT_STEPS = 2_000  # if the number of epochs is not given; also what CIM-S (arXiv 2512.15410) trains for
 
 
@@ -110,6 +114,8 @@ def train(
         components = find_components(recipe, markers, varies, stores)
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
+        if isinstance(encoder, WithMoments):
+            encoder.prepare(_sample(stores, normalization, recipe), common)
         widths = choose_widths(recipe, components, stores, normalization)
         objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,9 +143,20 @@ def train(
         loop = Loop(fabric, model, objective, optimizer, batches, run, recipe.view_plan(), folder)
         loop.train(first, probe, Path(tensorboard) if tensorboard else None)
         if fabric.is_global_zero:
+            if isinstance(encoder, WithMoments):
+                sample = _sample(stores, normalization, recipe).to(fabric.device)
+                objective.projector.follow(*encoder.calibrate(sample))
             finish(replace(run, normalization=common, projector=objective.projector.state_dict()), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
+
+
+def _sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: Recipe) -> Tensor:
+    """Return patches of training cells as the encoder sees them, of at most 256 MB, (n, C, P, P)."""
+    shape = stores[0].patches.shape[1:]
+    n_cells = min(SAMPLE_CELLS, _SAMPLE_BYTES // (4 * math.prod(shape)))
+    hide = recipe.surroundings == "hide"
+    return sample_inputs(stores, normalization, hide=hide, n_cells=n_cells, seed=recipe.seed)
 
 
 def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[list[PatchStore], list[PatchStore]]:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import is_control
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.deconstruction import Component, by_marker, component_pixels, cut
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.recipe import Recipe, find_setting
 
 _SAMPLE_CELLS = 1_000

@@ -18,6 +18,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.system.progress import track
@@ -28,6 +29,7 @@ from mxsplicer.tl.representations import (
     MEAN_INTENSITY,
     features_of,
     is_baseline,
+    key_of,
     names_with_reference,
     neighbour_scaler,
     scalers,
@@ -46,6 +48,7 @@ _C_PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation, stronge
 _PATIENCE = 2  # steps of the path without improvement before the rest is skipped
 _N_NEIGHBOURS = 20
 _KNN_TRAIN_CELLS, _KNN_TEST_CELLS = 10_000, 2_000  # per fold, since the cost is their product
+_SCALE_CELLS = 10_000  # by which intensities are scaled before neighbours are searched
 _MAX_THREADS = 4
 
 
@@ -73,7 +76,7 @@ def probe(
 
     A probe reads what a label can be predicted from, and neighbours show what clusters and UMAPs will: the 20 nearest
     training cells by Euclidean distance vote. Learned representations are taken as they stand in ``obsm``, as
-    ``scanpy.pp.neighbors`` takes them; intensities are logarithmised and scaled.
+    ``scanpy.pp.neighbors`` takes them; intensities are logarithmised and scaled by all cells, labelled or not.
 
     Parameters
     ----------
@@ -154,17 +157,25 @@ def score(
     representations: Sequence[str] | None = None,
     max_cells_per_class: int = CELLS_PER_CLASS,
     unsafe_random_split: bool = False,
+    reference: AnnData | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the table of :func:`probe` for a task, without writing it into ``adata``."""
+    """Return the table of :func:`probe` for a task, without writing it into ``adata``.
+
+    ``reference`` holds the cells by which intensities are scaled before neighbours are searched, for an ``adata`` that
+    lacks the unlabelled ones: an analyst scales by all cells, and scaling by cells of similar types amplifies noise.
+    """
+    reference = adata if reference is None else reference
     names = names_with_reference(adata, representations)
     at_random = replace(task, folds=fold_at_random(task.codes, task.folds.n, seed=seed))
     of_folds: dict[str, pd.DataFrame] = {}
     leaks: dict[str, dict[str, float]] = {}
     for name in track(names, f"Scoring {task.label}"):
-        of_folds[name] = _score_folds(adata, task, name, max_cells_per_class, seed)
+        of_folds[name] = _score_folds(adata, task, name, max_cells_per_class, reference, seed)
         if unsafe_random_split:
-            random_split = _score_folds(adata, at_random, name, max_cells_per_class, seed)["balanced_accuracy"]
+            random_split = _score_folds(adata, at_random, name, max_cells_per_class, reference, seed)[
+                "balanced_accuracy"
+            ]
             leaks[name] = {
                 "random_split": float(random_split.mean()),
                 "random_split_sd": float(random_split.std(ddof=1)),
@@ -227,20 +238,32 @@ def fit_fold(
     return lambda x: np.asarray(model.predict_proba(scale.transform(x))), scale, train
 
 
-def _score_folds(adata: AnnData, task: Task, name: str, max_per_class: int, seed: int) -> pd.DataFrame:
+def _score_folds(
+    adata: AnnData, task: Task, name: str, max_per_class: int, reference: AnnData, seed: int
+) -> pd.DataFrame:
     """Return the metrics of a representation, one row per fold."""
     x, scales = features_of(adata, name, task.rows), scalers(adata, name)
+    is_concatenation = CONCATENATED in name and name not in adata.obsm
+    for_neighbours = None if is_concatenation else _fit_neighbour_scaler(reference, adata, name, seed)
 
     def score_fold(fold: int) -> dict[str, float]:
         test = np.flatnonzero(task.folds.of_cell == fold)
         predict, scale, _ = fit_fold(x, task, fold, scales, max_per_class, seed)
-        if CONCATENATED not in name or name in adata.obsm:  # a concatenation keeps the weights that the probe chose
-            scale = neighbour_scaler(name)
         train = np.concatenate(task.folds.train_validate_test(fold)[:2])
-        knn = _score_neighbours(scale, x, task.codes, train, test, seed)
+        # A concatenation keeps the weights that the probe chose.
+        knn = _score_neighbours(for_neighbours or scale, x, task.codes, train, test, seed)
         return _metrics(task.codes[test], predict(x[test])) | {"knn_balanced_accuracy": knn}
 
     return pd.DataFrame(in_parallel(score_fold, range(task.folds.n)))
+
+
+def _fit_neighbour_scaler(reference: AnnData, adata: AnnData, name: str, seed: int) -> Any:
+    scale, key = neighbour_scaler(name), key_of(name)
+    if isinstance(scale, FunctionTransformer):
+        return scale
+    cells = adata if key in adata.obsm and key not in reference.obsm else reference
+    rows = np.sort(np.random.default_rng(seed).permutation(cells.n_obs)[:_SCALE_CELLS])
+    return scale.fit(features_of(cells, name, rows))
 
 
 def _score_neighbours(
@@ -252,7 +275,6 @@ def _score_neighbours(
     rng, n_classes = np.random.default_rng(seed), int(codes.max()) + 1
     train = np.sort(rng.permutation(train)[:_KNN_TRAIN_CELLS])
     test = at_most(test, codes, max(_N_NEIGHBOURS, _KNN_TEST_CELLS // n_classes), rng)
-    scale = clone(scale).fit(features[train])
     neighbours = KNeighborsClassifier(min(_N_NEIGHBOURS, len(train)), algorithm="brute")
     neighbours.fit(scale.transform(features[train]), codes[train])
     return float(balanced_accuracy_score(codes[test], neighbours.predict(scale.transform(features[test]))))

@@ -16,7 +16,7 @@ import pandas as pd
 import zarr
 
 import mxsplicer
-from mxsplicer import InputError
+from mxsplicer import PATCH_SIZE_UM, InputError
 from mxsplicer.tl import find_confounders, neighbourhood_intensity
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
@@ -245,8 +245,9 @@ class Study:
 
     @cached_property
     def patch_size_um(self) -> float:
-        """The side of the patches that the encoder was trained on, in micrometres."""
-        return float(self._read("uns/mxsplicer/patch_size_um")) if self._has("uns/mxsplicer/patch_size_um") else 24.0
+        """The side of the patches that the encoder was trained on, in micrometres; the default if it is not known."""
+        known = self._has("uns/mxsplicer/patch_size_um")
+        return float(self._read("uns/mxsplicer/patch_size_um")) if known else PATCH_SIZE_UM
 
     @cached_property
     def described_columns(self) -> list[str]:

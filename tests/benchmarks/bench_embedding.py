@@ -29,7 +29,7 @@ from mxsplicer.embedding.sources import Source
 from mxsplicer.patches.blocks import Block
 from mxsplicer.report import write_report
 from mxsplicer.result.features import write_features
-from mxsplicer.splicer.batches import Normalization
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run
 from mxsplicer.system.memory import measured_peak, resident_bytes
 

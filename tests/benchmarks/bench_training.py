@@ -31,8 +31,8 @@ from mxsplicer.embedding.sources import from_slide, from_store
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import OTHER_CELL, THIS_CELL
-from mxsplicer.splicer.batches import Normalization
 from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
 

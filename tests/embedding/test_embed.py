@@ -174,7 +174,8 @@ def test_z_is_the_output_of_the_encoder_for_each_patch(store, run):
     with torch.inference_mode():
         z = run.encoder.eval()(run.normalize(block.patches, block.regions)).numpy()
 
-    np.testing.assert_allclose(embed(run, store).obsm["X_splicer"], z, rtol=1e-5, atol=1e-6)
+    # Learned features are centred and divided by their deviation, which magnifies the rounding of folded batch norm.
+    np.testing.assert_allclose(embed(run, store).obsm["X_splicer"], z, rtol=1e-5, atol=1e-5)
 
 
 def test_an_interrupted_embedding_continues_with_the_missing_blocks(store, run, tmp_path):

@@ -85,7 +85,7 @@ def test_equal_seeds_train_equal_weights_and_other_seeds_do_not(store, tmp_path)
 
     for name, tensor in weights(first).items():
         torch.testing.assert_close(tensor, weights(again)[name], rtol=0, atol=0)
-    assert not torch.allclose(weights(first)["stem.0.weight"], weights(other)["stem.0.weight"])
+    assert not torch.allclose(weights(first)["learned.stem.0.weight"], weights(other)["learned.stem.0.weight"])
 
 
 @pytest.mark.parametrize("loss", ["vicreg", "sigreg"])  # without and with random numbers in the loss
@@ -208,7 +208,7 @@ def test_an_untrained_copy_has_the_architecture_and_not_the_weights(store, tmp_p
     baseline = untrained(run)
 
     assert weights(baseline).keys() == weights(run).keys()
-    assert not torch.allclose(weights(baseline)["stem.0.weight"], weights(run)["stem.0.weight"])
+    assert not torch.allclose(weights(baseline)["learned.stem.0.weight"], weights(run)["learned.stem.0.weight"])
 
 
 def test_shares_of_a_feature_are_what_it_adds_to_the_variance_of_each_chunk(store, tmp_path):

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl.probing import METRICS
+from mxsplicer.tl.probing import METRICS, score
 from mxsplicer.tl.tasks import set_task
 
 
@@ -196,9 +196,9 @@ def test_neighbours_are_searched_in_learned_features_as_they_are_and_in_scaled_l
 
     scores = tl.probe(adata, label="kind").set_index("representation")["knn_balanced_accuracy"]
 
-    scaled = StandardScaler().fit_transform(np.log1p(adata.X[task.rows]))
+    scaled = StandardScaler().fit_transform(np.log1p(adata.X))[task.rows]  # by all cells
     assert scores["SpliCER"] == pytest.approx(_neighbours(adata.obsm["X_splicer"][task.rows], task), abs=1e-6)
-    assert scores["mean intensity"] == pytest.approx(_neighbours(scaled, task), abs=0.03)  # scaled by all cells here
+    assert scores["mean intensity"] == pytest.approx(_neighbours(scaled, task), abs=0.01)
     standardised = StandardScaler().fit_transform(adata.obsm["X_splicer"][task.rows])
     assert scores["SpliCER"] < _neighbours(standardised, task) - 0.1
 
@@ -247,3 +247,19 @@ def test_a_probe_that_does_not_carry_over_to_another_slide_is_found_only_by_test
     assert across["balanced_accuracy"] < 0.6
     assert across["folds_by"] == "quadrant of slide S01, trained on S00"
     assert across["n_cells"] < adata.n_obs
+
+
+def test_intensities_are_scaled_by_all_cells_before_neighbours_are_searched(cells):
+    adata = cells(1200)
+    unlabelled = np.arange(1200) % 2 == 0
+    adata.X[np.ix_(unlabelled, [0, 2, 3])] *= 1e4  # markers of other cells, which are noise among the labelled ones
+    adata.obs["some"] = np.where(unlabelled, "", adata.obs["kind"])
+    labelled = adata[~unlabelled].copy()
+    task = set_task(labelled, label="some")
+
+    of_all = tl.probe(adata, label="some", representations=["mean intensity"]).iloc[0]
+    with_reference = score(labelled, task, representations=["mean intensity"], reference=adata).iloc[0]
+    alone = score(labelled, task, representations=["mean intensity"]).iloc[0]
+
+    assert with_reference["knn_balanced_accuracy"] == pytest.approx(of_all["knn_balanced_accuracy"], abs=0.02)
+    assert with_reference["knn_balanced_accuracy"] > alone["knn_balanced_accuracy"] + 0.01

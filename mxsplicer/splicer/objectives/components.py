@@ -9,7 +9,7 @@ from mxsplicer.splicer.component_encoders import ComponentEncoders
 from mxsplicer.splicer.deconstruction import stays_within_cell
 from mxsplicer.splicer.losses.chunks import Chunks
 from mxsplicer.splicer.objectives.objective import Objective, Parts
-from mxsplicer.splicer.objectives.sources import Source, join_components
+from mxsplicer.splicer.objectives.sources import ComponentSource, join_components
 from mxsplicer.splicer.views import ViewInput
 
 
@@ -35,9 +35,9 @@ class ComponentObjective(Objective):
         """Return the widths, losses and weights of the embeddings of the components."""
         return parts.chunks
 
-    def _sources(self, parts: Parts) -> list[Source]:
+    def _sources(self, parts: Parts) -> list[ComponentSource]:
         """Return the views that components are cut from: one for all."""
-        return [Source(parts.components, hide=parts.hide)]
+        return [ComponentSource(parts.components, hide=parts.hide)]
 
     @property
     def looks_beyond(self) -> bool:

@@ -17,7 +17,7 @@ from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_betwee
 from mxsplicer.splicer.objectives.extensions.selection import fill_unselected, select_components, weigh_selected
 from mxsplicer.splicer.objectives.extensions.spanning import spanning_sources
 from mxsplicer.splicer.objectives.objective import Parts, Terms
-from mxsplicer.splicer.objectives.sources import Source
+from mxsplicer.splicer.objectives.sources import ComponentSource
 from mxsplicer.splicer.objectives.splicer import Splicer
 from mxsplicer.splicer.views import ViewInput
 
@@ -29,7 +29,7 @@ class ExtendedSplicer(Splicer):
     of: both are arguments, which :meth:`step_arguments` returns, and None means all.
     """
 
-    def _sources(self, parts: Parts) -> list[Source]:
+    def _sources(self, parts: Parts) -> list[ComponentSource]:
         return spanning_sources(parts.components, hide=parts.hide) if parts.spanning else super()._sources(parts)
 
     def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:

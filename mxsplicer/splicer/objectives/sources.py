@@ -10,7 +10,7 @@ from mxsplicer.splicer.deconstruction import Component, component_pixels, cut, s
 from mxsplicer.splicer.views import ViewInput
 
 
-class Source:
+class ComponentSource:
     """One view of the patch, and the components that are cut from it.
 
     Parameters
@@ -59,7 +59,7 @@ class Source:
         return stack_components(cut(view[:, :n], masks, self.components, hide=self.hide), self.components)
 
 
-def join_components(sources: Sequence[Source], views: Sequence[Tensor], n_markers: int) -> Tensor:
+def join_components(sources: Sequence[ComponentSource], views: Sequence[Tensor], n_markers: int) -> Tensor:
     """Return all components in their order, (B, n, C_max, P, P), from one view per source, padded with zeros."""
     if len(sources) == 1:
         return sources[0].cut_components(views[0], n_markers)

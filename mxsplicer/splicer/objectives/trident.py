@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mxsplicer.splicer.objectives.objective import Parts, Terms
 from mxsplicer.splicer.objectives.sigma import Sigma
-from mxsplicer.splicer.objectives.sources import Source
+from mxsplicer.splicer.objectives.sources import ComponentSource
 from mxsplicer.splicer.views import ViewInput
 
 
@@ -23,8 +23,8 @@ class Trident(Sigma):
         super().__init__(parts)
         self.chunk_names = ("whole", *self.chunk_names)
 
-    def _sources(self, parts: Parts) -> list[Source]:
-        return [Source(parts.components, hide=parts.hide)]  # all have the geometry of a view of the whole patch
+    def _sources(self, parts: Parts) -> list[ComponentSource]:
+        return [ComponentSource(parts.components, hide=parts.hide)]  # with the geometry of a view of the patch
 
     def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:
         """Return the whole patch; and, as one view, the whole patch and what the components are cut from."""

@@ -6,15 +6,15 @@ What spans markers, such as whether two lie on the same side of a cell, is found
 from collections.abc import Sequence
 
 from mxsplicer.splicer.deconstruction import Component
-from mxsplicer.splicer.objectives.sources import Source
+from mxsplicer.splicer.objectives.sources import ComponentSource
 
 
-def spanning_sources(components: Sequence[Component], *, hide: bool) -> list[Source]:
+def spanning_sources(components: Sequence[Component], *, hide: bool) -> list[ComponentSource]:
     """Return the views that components are cut from: those of one marker, and those of several."""
     several = [i for i, component in enumerate(components) if len(component.channels) > 1]
     single = [i for i in range(len(components)) if i not in several]
     sources = [
-        Source(components, single, hide=hide),
-        Source(components, several, hide=hide, geometry_of_whole=True),
+        ComponentSource(components, single, hide=hide),
+        ComponentSource(components, several, hide=hide, geometry_of_whole=True),
     ]
     return [source for source in sources if source.numbers]

@@ -1,0 +1,130 @@
+"""Moments are what the words of their columns say, on cells whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from mxsplicer.patches.store import THIS_CELL
+from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.splicer.moments import LEVEL_WEIGHT, PAIRS_PER_MARKER, RIM_WEIGHT, Moments, WithMoments
+from mxsplicer.splicer.normalization import Normalization
+
+MARKERS = ("DAPI", "CD3e", "CD4", "PD-1")
+PX = 24
+DISC = np.hypot(*(np.mgrid[:PX, :PX] - PX / 2 + 0.5)) < 8
+
+
+def cells(n=200, seed=0, *, change=None):
+    """Return raw patches (n, 4, P, P) of round cells of noise, and their regions."""
+    rng = np.random.default_rng(seed)
+    patches = rng.gamma(20, 5, size=(n, len(MARKERS), PX, PX))
+    if change is not None:
+        change(patches, rng)
+    return patches.astype(np.float32), np.where(DISC, THIS_CELL, 0).astype(np.uint8)[None].repeat(n, axis=0)
+
+
+def moments_of(patches, regions, *, measured_on=None):
+    """Return the columns by name of the moments of patches."""
+    reference = patches if measured_on is None else measured_on
+    inside = np.log1p(reference[:, :, DISC])  # (n, C, pixels)
+    low, high = (torch.full((len(MARKERS),), value) for value in (0.0, 1e6))
+    mean, std = (torch.tensor(f(inside, axis=(0, 2)), dtype=torch.float32) for f in (np.mean, np.std))
+    normalization = Normalization(low, high, mean, std)
+    moments = Moments(len(MARKERS)).eval()
+    moments.measure(normalization(reference, regions[:1].repeat(len(reference), axis=0)), normalization)
+    z = moments(normalization(patches, regions)).numpy()
+    return dict(zip(moments.names(MARKERS), z.T, strict=True)), moments
+
+
+def test_a_brighter_marker_has_a_higher_level_and_nothing_else_changes():
+    patches, regions = cells()
+    brighter = patches.copy()
+    brighter[:, 1] *= 2
+    before, _ = moments_of(patches, regions, measured_on=patches)
+    after, _ = moments_of(brighter, regions, measured_on=patches)
+
+    assert (after["CD3e level"] > before["CD3e level"]).all()
+    for name in (
+        set(before) - {"CD3e level", "CD3e rim", "CD3e side", "CD3e spread"} - {n for n in before if "CD3e with" in n}
+    ):
+        if not name.startswith("DAPI with CD3e"):
+            np.testing.assert_allclose(after[name], before[name], atol=1e-4)
+
+
+def test_a_marker_of_the_rim_is_in_its_rim_column_alone():
+    def ring(patches, rng):
+        at_rim = DISC & (np.hypot(*(np.mgrid[:PX, :PX] - PX / 2 + 0.5)) > 5.5)
+        patches[:100, 2][:, at_rim] *= 1.5
+
+    z, _ = moments_of(*cells(change=ring))
+    assert z["CD4 rim"][:100].min() > z["CD4 rim"][100:].max()
+    assert abs(z["CD3e rim"][:100].mean() - z["CD3e rim"][100:].mean()) < 0.3
+
+
+def test_side_does_not_depend_on_the_direction_and_pairs_depend_on_the_angle_between_markers():
+    halves = [np.s_[:, : PX // 2], np.s_[:, PX // 2 :], np.s_[: PX // 2], np.s_[PX // 2 :]]
+
+    def caps(patches, rng):
+        for cell in range(100):
+            side = halves[cell % 4]
+            patches[cell, 1][side] *= 1.5
+            opposite = {0: 1, 1: 0, 2: 3, 3: 2}[cell % 4]
+            patches[cell, 3][side if cell < 50 else halves[opposite]] *= 1.5
+
+    z, _ = moments_of(*cells(change=caps))
+    assert z["CD3e side"][:100].min() > z["CD3e side"][100:].max()
+    pair = z["CD3e with PD-1"]
+    assert pair[:50].min() > pair[100:].max() > pair[100:].min() > pair[50:100].max()
+
+
+def test_what_lies_outside_the_cell_is_not_seen():
+    patches, regions = cells()
+    changed = patches.copy()
+    changed[:, :, ~DISC] = 9999
+    before, _ = moments_of(patches, regions)
+    after, _ = moments_of(changed, regions, measured_on=patches)
+    for name, column in before.items():
+        np.testing.assert_allclose(after[name], column, atol=1e-4)
+
+
+def test_levels_have_a_fixed_share_of_the_variance_and_patterns_of_noise_next_to_none():
+    def bright(patches, rng):
+        patches *= rng.lognormal(0, 1, size=(len(patches), len(MARKERS), 1, 1))
+
+    z, moments = moments_of(*cells(2000, change=bright))
+    columns = np.stack([*z.values()], axis=1)
+    n = len(MARKERS)
+    assert columns[:, :n].var(axis=0).mean() == pytest.approx(LEVEL_WEIGHT**2, rel=0.01)
+    assert columns[:, n : 2 * n].var(axis=0).mean() < 0.2 * RIM_WEIGHT**2
+    assert moments.out_features == columns.shape[1] <= 4 * n + PAIRS_PER_MARKER * n
+
+
+def test_moments_of_a_cell_do_not_depend_on_its_batch():
+    patches, regions = cells()
+    alone, _ = moments_of(patches[:1], regions[:1], measured_on=patches)
+    together, _ = moments_of(patches, regions)
+    for name, column in together.items():
+        np.testing.assert_allclose(alone[name], column[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_markers", [1, 2, 3])
+def test_panels_of_few_markers_have_fewer_pairs(n_markers):
+    encoder = make_encoder("resnet18+moments", n_markers, 32, width=4)
+    z = encoder(torch.randn(4, n_markers, 32, 32))
+    assert z.shape == (4, encoder.out_features)
+    assert len(encoder.names(MARKERS[:n_markers])) == encoder.out_features
+    assert torch.isfinite(z).all()
+
+
+def test_calibration_rescales_the_learned_features_and_says_how():
+    torch.manual_seed(0)
+    encoder = make_encoder("resnet18+moments", 3, 32, width=4).eval()
+    assert isinstance(encoder, WithMoments)
+    x = torch.randn(64, 3, 32, 32)
+    with torch.no_grad():
+        before = encoder(x)
+        shift, factor = encoder.calibrate(x)
+        after = encoder(x)
+    torch.testing.assert_close(after, (before - shift) * factor, atol=1e-3, rtol=1e-3)
+    learned = after[:, encoder.moments.out_features :]
+    assert learned.var(dim=0).sum() == pytest.approx(0.25 * 3, rel=0.1)
