@@ -102,7 +102,11 @@ SHOWN: dict[str, Shown] = {
         metavar="NAME",
     ),
     "patch_size_um": Shown(
-        PATCHES, "Side of the square around each cell; 32 by default, or that of --model.", common=True, least=0
+        PATCHES,
+        "Side of the square around each cell; by default that of --model, or what the cells fit into; 32 with "
+        "--encoder-area patch.",
+        common=True,
+        least=0,
     ),
     "keep_patches": Shown(
         PATCHES,
@@ -209,9 +213,15 @@ SHOWN: dict[str, Shown] = {
         "common scales intensities alike on all slides; slide scales each slide by itself, for stainings that differ.",
         metavar="common|slide",
     ),
-    "epochs": Shown(
-        MODEL, "Passes over the training cells; by default as many as make 2,000 steps.", common=True, least=1
+    "budget": Shown(
+        MODEL,
+        "Train and embed within this time, baselines included: 90s, 30m, 2h. The other stages come on top.",
+        metavar="TIME",
+        common=True,
+        kind=str | None,
     ),
+    "epochs": Shown(MODEL, "Passes over the training cells; by default 6, but 200 to 2,000 steps.", least=1),
+    "max_steps": Shown(MODEL, "Steps of training at most.", least=1),
     "batch_size": Shown(MODEL, "Cells per training step.", least=2),
     "accumulate": Shown(
         MODEL, "Split a batch into this many parts where memory is short; the loss is that of a part.", least=1

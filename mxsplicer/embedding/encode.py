@@ -4,7 +4,6 @@ z of a cell depends on its patch and on the weights alone: patches pass the enco
 at the end, in float32. So the result does not depend on the block, the number of workers or the other cells.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -96,19 +95,6 @@ def encode_inputs(run: Run, x: torch.Tensor, *, device: str = "auto") -> np.ndar
     encoder = _prepare(run.encoder, where)
     batches = x.split(PATCHES_PER_PASS[where.type])  # type: ignore[no-untyped-call]
     return np.concatenate([_encode(encoder, batch.to(where, memory_format=torch.channels_last)) for batch in batches])
-
-
-def time_encoding(encoder: torch.nn.Module, patch_shape: tuple[int, int, int], *, device: str = "auto") -> float:
-    """Measure how many seconds it takes to encode one patch (C, P, P), on noise."""
-    where = find_device(device)
-    encoder = _prepare(encoder, where)
-    x = torch.randn(PATCHES_PER_PASS[where.type], *patch_shape, device=where)
-    x = x.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        encoder(x)[0, 0].item()  # the first pass sets things up; reading a number waits for the device
-        began = time.perf_counter()
-        encoder(x)[0, 0].item()
-    return (time.perf_counter() - began) / len(x)
 
 
 def weights_digest(encoder: torch.nn.Module) -> str:

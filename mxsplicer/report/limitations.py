@@ -78,6 +78,12 @@ def _of_cells(adata: AnnData) -> Iterator[str]:
             f"The patches of {_cells(n, adata)} extend beyond the slide and are filled with zeros there. Such cells "
             "may form groups on the UMAP for this reason alone."
         )
+    larger = adata.uns.get("mxsplicer", {}).get("larger_cells", {})
+    if n := sum(int(of_slide) for of_slide in larger.values()):
+        yield (
+            f"Parts of {_cells(n, adata)} lie outside their patches, and the encoder does not see them. Larger patches "
+            "show these cells whole."
+        )
     if adata.n_obs < _FEW_CELLS:
         yield f"{adata.n_obs:,} cells are few for training: do not trust small clusters or small differences."
 

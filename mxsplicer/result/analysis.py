@@ -18,9 +18,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.result.cohort import join_labels_of_slides
 from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result
+from mxsplicer.result.job import Job
 from mxsplicer.result.options import Options
 from mxsplicer.result.slides import FILE_COLUMNS
-from mxsplicer.result.stages import Job
 from mxsplicer.splicer.run import Run, load_run
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
@@ -170,6 +170,7 @@ def _describe_call(job: Job, run: Run) -> dict[str, Any]:
         "chunks": _chunks_of(run),
         **({"features": np.array(names)} if (names := run.feature_names) else {}),
         "patch_size_um": job.patch_size_um,
+        **({"larger_cells": job.chosen["larger_cells"]} if "larger_cells" in job.chosen else {}),
         "pixel_size_um": run.pixel_size_um,
     }
 

@@ -17,6 +17,7 @@ from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.location import Location, absolute
 from mxsplicer.system.memory import parse_bytes
+from mxsplicer.system.progress import parse_duration
 
 if TYPE_CHECKING:
     from mxsplicer.result.slides import SlideRecord
@@ -29,6 +30,7 @@ NAMES = {
     "label": "score",
     "groups": "fold_by",
     "max_bytes": "max_memory",
+    "budget_s": "budget",
     "deconstruction": "deconstruct",
     "omit": "no_component",
     "weights": "component_weight",
@@ -244,6 +246,7 @@ _READ: dict[str, Callable[[Any], dict[str, Any]]] = {
     "chunk_width": _read_widths,
     "deconstruct": _read_deconstruction,
     "encoder_area": _read_area,
+    "budget": lambda given: {"budget_s": None if given is None else parse_duration(given)},
     "max_memory": lambda given: {"max_bytes": None if given is None else parse_bytes(given)},
 }
 _WRITE: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -251,5 +254,6 @@ _WRITE: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "component_weight": lambda values: _pairs(values["weights"]),
     "chunk_width": _write_widths,
     "encoder_area": lambda values: _AREAS[values["surroundings"]],
+    "budget": lambda values: f"{values['budget_s']:g}s",
     "max_memory": lambda values: str(values["max_bytes"]),
 }

@@ -35,7 +35,7 @@ from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
 
-_KEYS_BY_SLIDE = ("ledger", "nuclei_ledger", "missing_markers", "normalization")  # of uns["mxsplicer"]
+_KEYS_BY_SLIDE = ("ledger", "nuclei_ledger", "missing_markers", "normalization", "larger_cells")  # of uns["mxsplicer"]
 
 
 def merge_results(

@@ -20,16 +20,18 @@ from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.result.cohort import describe_panels, every_marker, find_roi_files, read_cohort, shared_markers
 from mxsplicer.result.config import write_config
 from mxsplicer.result.folder import Result
+from mxsplicer.result.job import Job, JobSlide, check_any_left
 from mxsplicer.result.options import Options, Running, check_slides_given, options_as_json
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
 from mxsplicer.result.slides import SlideRecord
-from mxsplicer.result.stages import Job, JobSlide, check_any_left
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import check_panel, load_run
 from mxsplicer.system.location import Location, locate
 from mxsplicer.tl.labels import check_samples, read_table
 
 logger = logging.getLogger(__name__)
+
+_TRIAL_PX = 32  # of a patch, on which a user's encoder is tried before the cells are known
 
 
 def open_job(
@@ -54,11 +56,10 @@ def open_job(
     _check_names(names, out)
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
     model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
-    size = options.patch_size_um
-    if size is None:
-        size = model.settings["patch_size_um"] if model else PATCH_SIZE_UM
-    options = replace(options, patch_size_um=size)
     job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
+    if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
+        size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM
+        job.options = options = replace(options, patch_size_um=size)
     for record in records:
         if record.name in job.failed:
             continue
@@ -77,7 +78,9 @@ def open_job(
     if model is None:
         markers = every_marker([slide.markers for slide in job.images])
         options.recipe.components(markers)  # raises if a name is not one of them
-        options.recipe.check_own_code(len(markers), PatchGeometry.of(job.images[0], size).patch_px)
+        size = options.patch_size_um
+        patch_px = _TRIAL_PX if size is None else PatchGeometry.of(job.images[0], size).patch_px
+        options.recipe.check_own_code(len(markers), patch_px)
     return job
 
 
@@ -116,6 +119,7 @@ def begin(job: Job, *, overwrite: bool) -> None:
         differences = describe_differences(before, job.settings())
         if not differences and not overwrite:
             job.seconds.update(before["seconds"])
+            job.chosen = _chosen_before(before)
             job.is_begun = True
             return
         if not overwrite:
@@ -144,7 +148,9 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         f"{name.replace('_', '-')} was {was}, now {value}"
         for name, value in now["options"].items()
         # An option that is off may have been recorded in another form.
-        if (was := before["options"].get(name, value)) != value and (was or value)
+        if (was := before["options"].get(name, value)) != value
+        and (was or value)
+        and not (name == "patch_size_um" and _is_earlier_default(before, was, value))
     ]
     failed = {*before.get("failed", {}), *now.get("failed", {})}  # the others of a cohort are unchanged
     inputs = [
@@ -158,6 +164,17 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         if before["files"].get(option, content) != content
     ]
     return options + inputs + files
+
+
+def _is_earlier_default(before: Mapping[str, Any], was: Any, value: Any) -> bool:
+    """Return whether the side of a patch is the default of results that were begun before it followed the cells."""
+    return "chosen" not in before and value is None and was == PATCH_SIZE_UM
+
+
+def _chosen_before(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was chosen when a result was begun."""
+    earlier = {"patch_size_um": size} if (size := before["options"].get("patch_size_um")) else {}
+    return dict(before.get("chosen", earlier))
 
 
 def _check_names(names: Sequence[str], out: str | Path | None) -> None:
@@ -189,7 +206,8 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
     mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
     if mask is None:
         _check_can_segment(slide, options)
-    patch_px = PatchGeometry.of(slide, job.patch_size_um).patch_px
+    if options.patch_size_um is not None:
+        patch_px = PatchGeometry.of(slide, options.patch_size_um).patch_px  # raises if it does not fit on the slide
     if model is not None:
         check_panel(
             model,

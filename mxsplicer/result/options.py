@@ -3,6 +3,7 @@
 Options and Running load nothing heavy, so that the command line can be generated from their fields.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -35,10 +36,11 @@ class Options:
         The smallest cell; what to measure in addition to the mean; and outlines (GeoJSON) that the cells must lie in,
         for several slides a folder of files.
     patch_size_um, keep_patches, training_cells
-        Side of a patch, 32 or that of the model by default; whether the patches of all cells are stored; and the size
-        of the training sample.
-    model, recipe, fill_missing
-        A trained run, or how to train one; and whether markers that a slide lacks are replaced by their mean.
+        Side of a patch: by default that of the model, or else what 99 % of the cells fit into, or 32 if the encoder
+        sees more than the cell; whether the patches of all cells are stored; and the size of the training sample.
+    model, recipe, budget_s, fill_missing
+        A trained run, or how to train one, and in how many seconds at most, embedding and baselines included; and
+        whether markers that a slide lacks are replaced by their mean.
     cohort, samples, panel
         A table that names the slides, or one that describes the slides that were given; and which markers slides of
         different panels are trained on.
@@ -69,6 +71,7 @@ class Options:
     keep_patches: bool = False
     model: Path | None = None
     recipe: Recipe = field(default_factory=Recipe)
+    budget_s: float | None = None
     labels: Path | None = None
     label: tuple[str, ...] = ()
     only_cells: bool = False
@@ -91,6 +94,12 @@ class Options:
         """Raise where one option needs another."""
         parse_renames(self.rename)
         self._check_tables()
+        if self.budget_s is not None and self.model is not None:
+            msg = "`budget_s` limits a training, and a trained `model` was given."
+            raise InputError(msg, "Leave out one of them.")
+        if self.budget_s is not None and not 0 < self.budget_s < math.inf:
+            msg = f"`budget_s` is {self.budget_s:g}; it must be above 0."
+            raise InputError(msg)
         if self.panel != "same":
             check_panel_word(self.panel)
         if self.nuclei and not self.masks:

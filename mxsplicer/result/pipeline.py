@@ -14,13 +14,14 @@ from mxsplicer.embedding.blocks import BlockJournal
 from mxsplicer.embedding.embed import join_blocks
 from mxsplicer.result.analysis import analyse, split_result
 from mxsplicer.result.folder import Result, log_to
+from mxsplicer.result.job import Job, JobSlide
 from mxsplicer.result.opening import begin, is_begun, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.outcomes import record_output
 from mxsplicer.result.planning import check_memory
 from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.slides import SlideRecord, write_index
-from mxsplicer.result.stages import Job, JobSlide, check_before_writing, embed_cells, make_masks
+from mxsplicer.result.stages import check_before_writing, embed_cells, make_masks
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
 

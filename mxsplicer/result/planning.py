@@ -1,24 +1,39 @@
 """What an embedding will do and cost, and whether it fits into memory."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from mxsplicer.cells.estimate import estimate_cells
-from mxsplicer.embedding.encode import time_encoding
 from mxsplicer.errors import InputError
-from mxsplicer.patches.blocks import PatchGeometry
-from mxsplicer.patches.planning import format_seconds, plan_extraction
-from mxsplicer.result.cohort import every_marker
+from mxsplicer.patches.planning import format_seconds
+from mxsplicer.result.choices import (
+    count_features,
+    n_encoders,
+    seconds_to_embed,
+    seconds_to_step,
+    steps_by_default,
+    steps_within,
+    trial_shape,
+)
+from mxsplicer.result.job import Job
 from mxsplicer.result.opening import open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.slides import SlideRecord
-from mxsplicer.result.stages import Job
-from mxsplicer.splicer.encoders import make_encoder
+from mxsplicer.result.trials import fit_trials, plan_extractions, try_slide
 from mxsplicer.system.memory import format_bytes
 
-# What the stages after the encoder take, as tests/benchmarks/bench_embedding.py measures it on one core.
-_SECONDS_TO_CLUSTER, _SECONDS_TO_PLACE = 60.0, 2.5e-4  # the sample, and a cell beyond it
+# Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
+# they grow: fitted to runs of 400 to 9,000 cells and, beyond, to tests/benchmarks/bench_embedding.py.
+_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 12.0, 1.0e-3, 2.5e-4, 50_000
+_PER_VALUE = 6e-8  # a cell, a feature and a marker whose correlation is measured
+_TO_REPORT, _PER_REPORTED, _REPORTED = 5.0, 2e-4, 50_000
+_PER_SCORED = 4e-8  # a cell, a feature squared over 1,000, a label
+_REFERENCE_S = 0.11
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
 _BYTES_TO_REPORT, _BYTES_TO_CORRELATE = 1_100_000_000, 870_000_000  # with all libraries and a sample of the cells
 _BYTES_PER_CELL = 240  # of the table and the names of the cells
@@ -30,17 +45,22 @@ class EmbeddingPlan:
 
     n_cells: int
     n_features: int
+    patch_px: int
+    steps: int  # of training; 0 with a trained model
     disk_bytes: int  # at most at a time, in the result folder, without the mask and the training sample
     memory_bytes: int  # at most
-    seconds: dict[str, float]  # by stage
+    seconds: dict[str, float]  # by stage, under the names that a result records
     dominated_by: str  # the stage that takes longest
     not_counted: tuple[str, ...]  # stages that are not in ``seconds``
 
     def __str__(self) -> str:
         """Return the plan as a table for people."""
+        training = [f"steps   {self.steps:,} of training"] if self.steps else []
         return "\n".join(
             [
                 f"cells   about {self.n_cells:,}, {self.n_features} features each",
+                f"patch   {self.patch_px} px",
+                *training,
                 f"disk    at most {format_bytes(self.disk_bytes)}",
                 f"memory  at most {format_bytes(self.memory_bytes)}",
                 *format_seconds(self.seconds, self.dominated_by),
@@ -61,25 +81,35 @@ def plan_slides(
 ) -> EmbeddingPlan:
     """Return what :func:`~mxsplicer.embed_slides` would do and cost, writing nothing.
 
-    A few tiles of each slide are decoded and cut, and the encoder is timed on a few patches of noise, which takes
-    seconds. The arguments are those of ``embed_slides``.
+    A few tiles of each slide are decoded, measured and cut; a square is segmented where a mask is missing; and a few
+    steps of training and passes of the encoder are made on patches of noise. That takes seconds, or a minute for wide
+    encoders. The arguments are those of ``embed_slides``.
     """
     job = open_job(slides, out, options or Options(), Running(device, workers, executor, max_bytes))
-    n_cells, memory_bytes, seconds = _plan_slides(job)
-    n_features, n_inputs, per_cell = _time_encoder(job)
-    z_bytes = 4 * n_cells * n_features
-    seconds["encoder"] = per_cell * n_cells
-    seconds["clusters"] = _SECONDS_TO_CLUSTER + n_cells * _SECONDS_TO_PLACE
-    seconds["writing z"] = z_bytes / _WRITING_SPEED
-    not_counted = ["segmentation and cells"] if any(one.mask is None for one in job.slides) else []
+    with TemporaryDirectory() as folder:
+        trials = [try_slide(job, one, Path(folder)) for one in job.slides]
+        fit_trials(job, trials)
+        seconds, n_cells, memory_bytes = plan_extractions(job, trials)
+    steps = _plan_training(job, n_cells, seconds)
+    shape, n_features = trial_shape(job), count_features(job)
+    if not job.options.only_cells:
+        n_labels = max(1, len(job.options.label)) if job.has_labels else 0
+        of_later = seconds_after_encoder(
+            n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=n_encoders(job)
+        )
+        slowness = _slowness()
+        seconds |= {stage: value * slowness for stage, value in of_later.items()}
+    is_complete = all(trial.seconds_to_segment is not None or trial.one.mask is not None for trial in trials)
     return EmbeddingPlan(
         n_cells=n_cells,
         n_features=n_features,
-        disk_bytes=3 * z_bytes,  # the journal of blocks, cells.h5ad and features.zarr
-        memory_bytes=max(memory_bytes, _bytes_after_encoder(n_cells, n_inputs, len(job.options.measure))),
+        patch_px=shape.patch_px,
+        steps=steps,
+        disk_bytes=3 * 4 * n_cells * n_features,  # the journal of blocks, cells.h5ad and features.zarr
+        memory_bytes=max(memory_bytes, _bytes_after_encoder(n_cells, len(shape.markers), len(job.options.measure))),
         seconds={stage: float(f"{value:.3g}") for stage, value in seconds.items()},
         dominated_by=max(seconds, key=lambda stage: seconds[stage]),
-        not_counted=(*not_counted, *([] if job.model else ["training"])),
+        not_counted=() if is_complete else ("segmentation and cells",),
     )
 
 
@@ -105,41 +135,54 @@ def check_memory(job: Job) -> None:
         raise InputError(msg, f"Raise `max_bytes` to at least {format_bytes(needed)}.")
 
 
-def _plan_slides(job: Job) -> tuple[int, int, dict[str, float]]:
-    """Return the number of cells, the memory of the largest slide, and the seconds by stage."""
-    seconds: dict[str, float] = {}
-    n_cells, memory_bytes = 0, 0
-    for one in job.slides:
-        if one.mask is None:
-            n_cells += estimate_cells(one.slide, nuclear_marker=job.options.nuclear_marker).n_cells
-            continue
-        plan = plan_extraction(
-            one.slide,
-            one.mask,
-            patch_size_um=job.patch_size_um,
-            min_area_um2=job.options.min_area_um2,
-            workers=job.running.workers,
-            max_bytes=job.running.max_bytes,
-            executor=job.running.executor,
-        )
-        n_cells += plan.n_cells_of_slide
-        memory_bytes = max(memory_bytes, plan.memory_bytes)
-        for stage in ("measuring cells", "decoding tiles", "cutting patches"):
-            seconds[stage] = seconds.get(stage, 0.0) + plan.seconds[stage]
-    return n_cells, memory_bytes, seconds
+def seconds_after_encoder(
+    n_cells: int, n_features: int, n_markers: int, *, n_labels: int, n_encoders: int
+) -> dict[str, float]:
+    """Return the seconds of the stages after the embedding on the machine of reference, by stage.
+
+    Examples
+    --------
+    >>> list(seconds_after_encoder(9_000, 300, 17, n_labels=0, n_encoders=1))
+    ['correlation and clusters', 'report']
+    """
+    clustered, placed = min(n_cells, _CLUSTERED), max(0, n_cells - _CLUSTERED)
+    seconds = {
+        "correlation and clusters": _TO_CLUSTER
+        + _PER_CLUSTERED * clustered
+        + _PER_PLACED * placed
+        + _PER_VALUE * n_cells * n_features * n_markers
+    }
+    if n_labels:
+        seconds["scores"] = _PER_SCORED * n_cells * n_features**2 / 1_000 * n_labels * n_encoders
+    return seconds | {"report": _TO_REPORT + _PER_REPORTED * min(n_cells, _REPORTED)}
 
 
-def _time_encoder(job: Job) -> tuple[int, int, float]:
-    """Return the number of features, the number of markers that the encoder sees, and its seconds per cell."""
-    recipe = job.options.recipe
-    patch_px = PatchGeometry.of(job.images[0], job.patch_size_um).patch_px
-    if job.model is not None:
-        encoder, n_markers = job.model.encoder, len(job.model.markers)
-    else:
-        n_markers = len(every_marker([slide.markers for slide in job.images]))
-        encoder = make_encoder(recipe.encoder, n_markers, patch_px, width=recipe.encoder_width)
-    per_cell = time_encoding(encoder, (n_markers, patch_px, patch_px), device=job.running.device)
-    return int(encoder.out_features), n_markers, per_cell  # type: ignore[arg-type]
+def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
+    """Add the seconds of training, of its baseline and of encoding all cells; return the number of steps."""
+    shape = trial_shape(job)
+    to_embed = seconds_to_embed(job, shape) * n_cells
+    steps = 0
+    if job.model is None or job.trains_joint:
+        per_step = seconds_to_step(job, shape)
+        steps = steps_by_default(job, n_cells)
+        if job.options.budget_s is not None:
+            steps = min(steps, steps_within(job.options.budget_s, to_embed=to_embed, per_step=sum(per_step.values())))
+        seconds |= {stage: steps * each for stage, each in per_step.items()}
+    z_bytes = 4 * n_cells * count_features(job) * n_encoders(job)
+    seconds["embedding"] = seconds.pop("embedding") + to_embed + z_bytes / _WRITING_SPEED  # after training
+    return steps if job.model is None else 0
+
+
+def _slowness() -> float:
+    """Return how many times slower than the machine of reference this one is at this moment, at a little of numpy."""
+    values = np.random.default_rng(0).normal(size=(700, 700))
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        np.linalg.eigvalsh(values @ values.T)
+        np.sort(values, axis=None)
+        best = min(best, time.perf_counter() - began)
+    return best / _REFERENCE_S
 
 
 def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:

@@ -1,173 +1,39 @@
 """The stages of a call, in their order: masks, cells, training patches, models, and z of every cell.
 
-A :class:`Job` is one call. Each stage takes it and adds to it; :mod:`mxsplicer.result.pipeline` puts them together.
+Each stage takes a :class:`~mxsplicer.result.job.Job`, which is one call, and adds to it;
+:mod:`mxsplicer.result.pipeline` puts them together.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pandas as pd
 
-from mxsplicer.cells.measure import Cells, measure_cells
+from mxsplicer.cells.measure import measure_cells
 from mxsplicer.cells.selection import keep_inside
 from mxsplicer.embedding.embed import embed_blocks
 from mxsplicer.embedding.sources import Source, from_slide, from_store
-from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
+from mxsplicer.result.choices import choose_steps, fit_patches
 from mxsplicer.result.cohort import allocate_cells, find_roi_files
-from mxsplicer.result.folder import Result
-from mxsplicer.result.options import Options, Running, options_as_json
-from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
-from mxsplicer.result.slides import SlideRecord
+from mxsplicer.result.job import Job, JobSlide
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.splicer.scales import has_own_scales
-from mxsplicer.system.files import write_json
-from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.tl.labels import check_labels
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _CELLS_FOR_SCALE = 2_000  # on which a slide's own normalisation is measured
-
-
-@dataclass(eq=False)
-class JobSlide:
-    """A slide of a call, opened, and what was made from it so far."""
-
-    record: SlideRecord
-    slide: Slide
-    mask: LazyImage | None  # given, or made by make_masks
-    nuclei: LazyImage | None
-    cells: Cells | None = None  # from measure to embed_cells
-
-    @property
-    def name(self) -> str:
-        """The name of the slide."""
-        return self.record.name
-
-    @property
-    def made_mask(self) -> LazyImage:
-        """The mask, after make_masks."""
-        assert self.mask is not None, "make_masks comes first"
-        return self.mask
-
-    @property
-    def measured_cells(self) -> Cells:
-        """The cells, after measure."""
-        assert self.cells is not None, "measure comes first"
-        return self.cells
-
-
-@dataclass(eq=False)
-class Job:
-    """One call: its slides and options, where it writes, and how long each stage took."""
-
-    options: Options
-    result: Result
-    slides: list[JobSlide]  # without those that failed
-    model: Run | None
-    running: Running
-    failed: dict[str, str] = field(default_factory=dict)  # slides that are left out, and why
-    seconds: dict[str, float] = field(default_factory=dict)
-    is_begun: bool = False
-
-    @property
-    def images(self) -> list[Slide]:
-        """The slides as images with their markers."""
-        return [one.slide for one in self.slides]
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether labels of cells were given, with which an embedding can be scored."""
-        return self.options.labels is not None or any(one.record.labels for one in self.slides)
-
-    @property
-    def patch_size_um(self) -> float:
-        """Side of a patch, given or by default."""
-        assert self.options.patch_size_um is not None, "open_job sets it"
-        return self.options.patch_size_um
-
-    @cached_property
-    def inputs(self) -> dict[str, dict[str, str]]:
-        """Fingerprints of the files of each slide; read once."""
-        return {one.name: one.record.read_fingerprints() for one in self.slides}
-
-    @cached_property
-    def files(self) -> dict[str, str]:
-        """Fingerprints of the tables and the model; read once."""
-        tables = {name: getattr(self.options, name) for name in ("markers", "labels", "samples", "cohort", "roi")}
-        files = {name: fingerprint(path) for name, path in tables.items() if path}
-        return files | ({"model": self.model.fingerprint()} if self.model is not None else {})
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the result depends on, and what happened so far, as ``settings.json`` holds it."""
-        return {
-            "options": options_as_json(self.options),
-            "inputs": self.inputs,
-            "files": self.files,
-            "slides": list(self.result.slide_names),
-            "failed": self.failed,
-            "seconds": self.seconds,
-        }
-
-    def save_settings(self) -> None:
-        """Write ``settings.json``."""
-        write_json(self.result.settings, self.settings())
-
-    def for_each_slide(self, stage: str, do: Callable[[JobSlide], T]) -> list[T]:
-        """Return ``do(slide)`` of every slide; a slide that fails is left out of all later stages."""
-        made = []
-        for one in list(self.slides):
-            try:
-                made.append(do(one))
-            except Exception as error:
-                self.leave_out(one, stage, error)
-        return made
-
-    def leave_out(self, one: JobSlide, stage: str, error: Exception) -> None:
-        """Continue without a slide and record why; raise if the other slides would fail too, or none is left."""
-        # Before anything is written a user can correct the call; hours later the other slides are worth more.
-        tolerant = self.options.cohort is not None or (self.is_begun and len(self.result.slide_names) > 1)
-        if not tolerant or not concerns_one_slide(error):
-            raise error
-        self.slides.remove(one)
-        self.failed[one.name] = f"{stage}: {describe_failure(error)}"
-        expected = isinstance(error, InputError)
-        logger.error("slide %s is left out (%s)", one.name, self.failed[one.name], exc_info=not expected)
-        check_any_left(self.slides, self.failed)
-        if self.is_begun:
-            self.save_settings()
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Log that a stage begins, and record how long it took when it is done."""
-        began = time.monotonic()
-        logger.info("%s", stage)
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
-        self.save_settings()
-
-
-def check_any_left(slides: Sequence[object], failed: dict[str, str]) -> None:
-    """Raise if no slide is left."""
-    if not slides:
-        name, reason = next(iter(failed.items()))
-        msg = f"none of the {len(failed)} slides can be used. The first, {name}: {reason}"
-        raise InputError(msg)
 
 
 def check_before_writing(job: Job) -> None:
@@ -176,6 +42,8 @@ def check_before_writing(job: Job) -> None:
         return
     began = time.monotonic()
     measure(job)
+    fit_patches(job)
+    choose_steps(job)
     job.for_each_slide("labels", lambda one: _check_labels(job, one))
     if job.options.labels is not None:
         ids = {one.name: one.measured_cells.table[["cell_id"]] for one in job.slides}
@@ -227,8 +95,11 @@ def embed_cells(job: Job) -> None:
     if any(one.cells is None for one in job.slides):
         with job.timed("cells"):
             measure(job)
+    fit_patches(job)
+    choose_steps(job)
+    job.save_settings()
     stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)
-    run = job.model or _train(job, list(stores.values()), job.result.run, job.options.recipe)
+    run = job.model or _train(job, list(stores.values()), job.result.run, job.recipe)
     baselines = _make_baselines(job, list(stores.values()), run)
     with job.timed("embedding"):
         sources = job.for_each_slide("embedding", lambda one: _source_of(job, one, stores.get(one.name), run))
@@ -311,7 +182,10 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
         return load_run(path, encoder=recipe.encoder)
     from mxsplicer.splicer.training import train  # takes a second to load, which a call with a model saves
 
+    n_cells = sum(store.n_cells for store in stores)
+    steps = recipe.count_steps(max(1, n_cells // min(recipe.batch_size, n_cells)))
     with job.timed("training" if path == job.result.run else f"training the baseline ({recipe.method})"):
+        logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
         return train(
             stores,
             path,
@@ -324,11 +198,11 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
 
 def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
     """Return the encoders that the embedding is compared with, if there are labels to score them on."""
-    if not job.has_labels or not job.options.baselines:
+    if not job.scores_untrained:
         return {}
     baselines = {"X_untrained": untrained(run, seed=job.options.seed)}
-    if stores and run.method != "joint":
-        baselines["X_joint"] = _train(job, stores, job.result.joint, replace(job.options.recipe, method="joint"))
+    if job.trains_joint:
+        baselines["X_joint"] = _train(job, stores, job.result.joint, replace(job.recipe, method="joint"))
     return baselines
 
 

@@ -63,7 +63,7 @@ class Loop:
         numbered = _number_batches(self.batches, first, steps)
         if not self.fabric.is_global_zero:
             for step, batch in numbered:
-                self._step(step, batch, measured=measures_at(step, steps))
+                self.make_step(step, batch, measured=measures_at(step, steps))
             return
         saved = time.monotonic()
         probe_every = max(self.batches.per_epoch, steps // _PROBES)
@@ -71,7 +71,7 @@ class Loop:
         description = f"Training ({self.run.method}, {self.run.settings['loss']})"
         with Log(self.folder, names, first=first, tensorboard=tensorboard) as log:
             for step, batch in track(numbered, description, total=steps, start=first):
-                terms, measures = self._step(step, batch, measured=measures_at(step, steps))
+                terms, measures = self.make_step(step, batch, measured=measures_at(step, steps))
                 loss = {"loss": [sum(values) for values in zip(*terms.values(), strict=True)]}
                 probed = probe is not None and ((step + 1) % probe_every == 0 or step == steps - 1)
                 log.write(
@@ -88,7 +88,9 @@ class Loop:
                     save_checkpoint(self.folder, self.objective, self.optimizer, step + 1)
                     saved = time.monotonic()
 
-    def _step(self, step: int, batch: Batch, *, measured: bool) -> tuple[dict[str, list[float]], Measures | None]:
+    def make_step(
+        self, step: int, batch: Batch, *, measured: bool = False
+    ) -> tuple[dict[str, list[float]], Measures | None]:
         """Make one step on a batch, and return each term of the loss for every chunk, and measures if wanted."""
         self.model.train()
         accumulate = self.run.settings["accumulate"]
@@ -152,6 +154,8 @@ def _number_batches(batches: Batches, first: int, steps: int) -> Iterator[tuple[
     while step < steps:
         epoch, done = divmod(step, batches.per_epoch)
         for place, batch in enumerate(batches.epoch(epoch)):
+            if step == steps:  # the last epoch may be a part of one
+                return
             if place >= done:
                 yield step, batch
                 step += 1

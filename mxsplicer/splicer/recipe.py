@@ -4,6 +4,7 @@ The settings of a run, the options of ``embed`` and ``train``, and :func:`~mxspl
 names of these fields. Importing this module does not load torch, so the command line knows the defaults at once.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,9 @@ SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
 WIDTH_RULES = ("equal", "variance", "rank")
+
+# Steps by default, from where more of them no longer pay: docs/performance.md.
+_PASSES, _LEAST_STEPS, _MOST_STEPS = 6, 200, 2_000
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,9 @@ class Recipe:
         ``"hide"`` shows the encoder only the pixels of the cell, ``"keep"`` the whole patch.
     component_area
         Whether a component that does not define its pixels shows the ``"cell"`` or the whole ``"patch"``.
-    epochs
-        Passes over the cells; by default as many as make 2,000 steps.
+    epochs, max_steps
+        Passes over the cells, and the most steps. By default 6 passes, but 200 to 2,000 steps; see
+        :meth:`Recipe.count_steps`.
     batch_size
         Cells per step, over all processes.
     accumulate
@@ -125,7 +130,7 @@ class Recipe:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
     encoder: str = "resnet18+texture+moments"
-    encoder_width: int = 64  # the paper's
+    encoder_width: int = 16  # a quarter of the paper's, for a laptop: docs/performance.md
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little
     components_per_step: int | None = None
@@ -141,6 +146,7 @@ class Recipe:
     surroundings: str = "hide"
     component_area: str = "cell"
     epochs: int | None = None
+    max_steps: int | None = None
     batch_size: int = 256
     accumulate: int = 1
     learning_rate: float = 3e-3
@@ -244,6 +250,21 @@ class Recipe:
             )
         )
 
+    def count_steps(self, per_epoch: int) -> int:
+        """Return the number of steps of a training whose epochs have ``per_epoch`` steps.
+
+        Examples
+        --------
+        >>> Recipe().count_steps(39), Recipe().count_steps(2), Recipe().count_steps(781)
+        (234, 200, 2000)
+        >>> Recipe(epochs=100).count_steps(39), Recipe(max_steps=50).count_steps(39)
+        (3900, 50)
+        """
+        most = self.max_steps or math.inf
+        if self.epochs is not None:
+            return int(min(most, self.epochs * per_epoch))
+        return int(min(most, _MOST_STEPS, max(_LEAST_STEPS, _PASSES * per_epoch)))
+
     def own_code(self) -> tuple[str, ...]:
         """Return the names of the user's own objective, losses, encoder and deconstructions, ``"module:name"``."""
         words = (self.method, self.loss, *self.losses.values(), self.encoder, *self.deconstruction.split("+"))
@@ -302,6 +323,7 @@ class Recipe:
             "redundancy_weight": 0,
             "consistency_weight": 0,
             "epochs": 1,
+            "max_steps": 1,
             "batch_size": 2,
             "accumulate": 1,
             "weight_decay": 0,
@@ -329,6 +351,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "deconstruction": "marker",
         "encoder": "resnet18",
         "component_encoder": "resnet18",
+        "encoder_width": 64,
         "component_width": 64,
         "chunk_width": 128,
         "projector_layers": 2,

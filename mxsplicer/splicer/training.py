@@ -38,7 +38,6 @@ from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
 
 _SAMPLE_BYTES = 256 << 20
-DEFAULT_STEPS = 2_000  # if the number of epochs is not given; also what CIM-S (arXiv 2512.15410) trains for
 
 
 def train(
@@ -181,14 +180,14 @@ def _settings(
     fabric: Fabric,
 ) -> dict[str, Any]:
     """Return the settings of a run: those of the recipe, and what they resolved to."""
-    epochs = recipe.epochs or max(1, math.ceil(DEFAULT_STEPS / batches.per_epoch))
+    steps = recipe.count_steps(batches.per_epoch)
     return recipe.to_settings() | {
         "views": asdict(recipe.view_plan()),
         "components": [component.name for component in components],
         "chunk_widths": list(widths),
         "has_chunks": objective.has_chunks,
-        "epochs": epochs,
-        "steps": epochs * batches.per_epoch,
+        "epochs": math.ceil(steps / batches.per_epoch),
+        "steps": steps,
         "batch_size": batches.batch_size,
         "precision": str(fabric._precision.precision),
         "patch_size_um": stores[0].patch_size_um,

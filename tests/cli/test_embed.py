@@ -32,4 +32,4 @@ def test_a_plan_is_printed_as_text_or_json_and_nothing_is_written(command, tmp_p
     assert "training" in outcome.out
     plan = json.loads(as_json.out)
     assert plan["n_features"] == 112
-    assert set(plan["seconds"]) >= {"decoding tiles", "encoder", "clusters"}
+    assert set(plan["seconds"]) >= {"patches", "embedding", "correlation and clusters"}
