@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL
-from mxsplicer.splicer.batches import Batch, Normalization
+from mxsplicer.splicer.batches import Batch
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.loop import EmbedStep, Loop
+from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.processes import make_fabric
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
