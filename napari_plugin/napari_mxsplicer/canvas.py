@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_mxsplicer.correlations import strongest
 from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of
 from napari_mxsplicer.overlays import CellMarks, OutlineTool, Run, SelectionOverlay
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
@@ -182,7 +181,7 @@ class Canvas:
         study = about[STUDY]
         self._state.open(study, about[SLIDE], about[PAINT].rows)
         if self._state.painted is None and study.n_features:
-            marker, feature = strongest(study)
+            marker, feature = study.strongest()
             self._is_opening = True  # the channel is visible already, together with the nuclei
             self._state.show_marker(study.markers[marker] if study.correlations else None)
             self._is_opening = False

@@ -63,12 +63,3 @@ def _standardized(values: np.ndarray, ranks: bool) -> np.ndarray:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     constant = length <= 1e-6 * np.sqrt(values.shape[1]) * np.abs(values).max(axis=1, keepdims=True, initial=0)
     return np.asarray(np.divide(values, length, out=np.zeros_like(values), where=(length > 0) & ~constant))
-
-
-def strongest(study: Study) -> tuple[int, int]:
-    """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored."""
-    if not study.correlations:
-        return 0, 0
-    r = np.abs(next(iter(study.correlations.values())))
-    marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
-    return int(marker), int(feature)

@@ -8,7 +8,6 @@ import numpy as np
 
 from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
 from mxsplicer.pl import contrast_limits
-from napari_mxsplicer.correlations import strongest
 from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
 from napari_mxsplicer.study import Study
@@ -116,7 +115,7 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
 def _initial_paint(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
     if not study.n_features:
         return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
-    values = study.feature(strongest(study)[1])[opened.rows]
+    values = study.feature(study.strongest()[1])[opened.rows]
     return values, {"contrast_limits": limits_of(values), "colormap": "viridis", "opacity": 0.7}
 
 
@@ -132,7 +131,7 @@ def _as_layer(one: LayerData) -> LayerData:
 def _initial_channels(slide: Slide, study: Study) -> list[int]:
     """Return the channels to show first: the nuclei, and the marker that correlates most with a feature."""
     nuclear = find_nuclear_marker(slide.markers)
-    wanted = [nuclear, study.markers[strongest(study)[0]]] if study.correlations else [nuclear]
+    wanted = [nuclear, study.markers[study.strongest()[0]]] if study.correlations else [nuclear]
     return [slide.markers.index(marker) for marker in dict.fromkeys(wanted) if marker in slide.markers] or [0]
 
 

@@ -239,6 +239,14 @@ class Study:
         with h5py.File(self.cells, "r") as file:
             return np.asarray(file["obsm"][self.representation][rows], dtype=np.float32)
 
+    def strongest(self) -> tuple[int, int]:
+        """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored."""
+        if not self.correlations:
+            return 0, 0
+        r = np.abs(next(iter(self.correlations.values())))
+        marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
+        return int(marker), int(feature)
+
     def column(self, name: str) -> Any:
         """Return a column (N,) of obs: a Categorical or an array."""
         return _column(self.cells, self.cells.stat().st_mtime_ns, name)

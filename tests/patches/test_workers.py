@@ -19,7 +19,7 @@ from mxsplicer.patches.cutting import prepare_cutter
 from mxsplicer.patches.extraction import extract_patches, stream_blocks
 from mxsplicer.patches.workers import plan_workers
 from mxsplicer.segmentation.segment import segment
-from mxsplicer.system import cluster
+from mxsplicer.system import dask_cluster
 from mxsplicer.system.memory import Budget, parse_bytes
 from mxsplicer.testing import tiny_slide
 
@@ -191,7 +191,7 @@ def test_a_dask_cluster_streams_the_same_blocks_in_order_after_a_worker_was_kill
 
 def test_absent_clusters_and_unknown_executors_are_refused(whole, tmp_path, monkeypatch):
     slide, mask, cells, _ = whole
-    monkeypatch.setattr(cluster, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(dask_cluster, "_TIMEOUT", 0.3)
 
     for executor, message in [
         ("tcp://127.0.0.1:1", "no dask scheduler answers"),
