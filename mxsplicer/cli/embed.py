@@ -154,13 +154,17 @@ def _print_scores(console: "Console", probe: Any) -> None:
     from mxsplicer import tl
 
     scores = pd.DataFrame(probe)
-    table = Table("balanced accuracy (±sd across folds)", *dict.fromkeys(scores["label"]), box=None, pad_edge=False)
+    heading = "balanced accuracy: probe (±sd across folds) / 20 neighbours"
+    table = Table(heading, *dict.fromkeys(scores["label"]), box=None, pad_edge=False)
     for representation in dict.fromkeys(scores["representation"]):
         rows = scores[scores["representation"] == representation].set_index("label")
-        cells = [f"{rows.balanced_accuracy[one]:.3f} ±{rows.balanced_accuracy_sd[one]:.3f}" for one in rows.index]
+        cells = [
+            f"{row.balanced_accuracy:.3f} ±{row.balanced_accuracy_sd:.3f} / {row.knn_balanced_accuracy:.3f}"
+            for row in rows.itertuples()
+        ]
         table.add_row(representation, *cells)
     chance = scores.drop_duplicates("label").set_index("label")["chance"]
     table.add_row("chance", *(f"{value:.3f}" for value in chance))
     console.print(table)
     for sentence in tl.verdict(scores):
-        console.print(f"  {sentence}", markup=False)
+        console.print("  " + sentence.replace("\n", "\n  "), markup=False)

@@ -257,6 +257,8 @@ def _table(*headings: str) -> Any:
 
 
 def _scores_table(rows: "pd.DataFrame") -> Any:
+    import pandas as pd
+
     from mxsplicer.tl.probing import TRAINED_GAINS
     from mxsplicer.tl.representations import trained
 
@@ -267,13 +269,17 @@ def _scores_table(rows: "pd.DataFrame") -> Any:
     first, rest = ("balanced_accuracy", "knn_balanced_accuracy"), ("macro_f1", "average_precision", "auroc")
     for _, row in rows.sort_values("balanced_accuracy", ascending=False).iterrows():
         is_own = row["representation"] == own
-        points = ["" if is_own else f"{row[one] * 100:+.1f}±{row[f'{one}_sd'] * 100:.1f}" for one in gains]
+        points = ["" if is_own or pd.isna(row[one]) else _in_points(row, one) for one in gains]
         scores = [[_with_sd(row, name) for name in names] for names in (first, rest)]
         table.add_row(row["representation"], *scores[0], *points, *scores[1])
     table.add_row("chance", *[f"{rows['chance'].iloc[0]:.3f}"] * 2)
     if gains:
         table.caption, table.caption_justify = f"lead: how many points {own} is above this description", "left"
     return table
+
+
+def _in_points(row: Any, name: str) -> str:
+    return f"{row[name] * 100:+.1f}±{row[f'{name}_sd'] * 100:.1f}"
 
 
 def _leak_table(rows: "pd.DataFrame") -> Any:
@@ -323,4 +329,6 @@ def _mixing_table(rows: "pd.DataFrame") -> Any:
 
 
 def _with_sd(row: Any, name: str) -> str:
-    return f"{row[name]:.3f}±{row[name + '_sd']:.3f}"
+    import pandas as pd
+
+    return "" if pd.isna(row[name]) else f"{row[name]:.3f}±{row[name + '_sd']:.3f}"  # concatenations have no neighbours

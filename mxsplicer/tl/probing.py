@@ -243,15 +243,17 @@ def _score_folds(
 ) -> pd.DataFrame:
     """Return the metrics of a representation, one row per fold."""
     x, scales = features_of(adata, name, task.rows), scalers(adata, name)
+    # What the distance of concatenated features means would depend on their weights, so they have no neighbours.
     is_concatenation = CONCATENATED in name and name not in adata.obsm
     for_neighbours = None if is_concatenation else _fit_neighbour_scaler(reference, adata, name, seed)
 
     def score_fold(fold: int) -> dict[str, float]:
         test = np.flatnonzero(task.folds.of_cell == fold)
-        predict, scale, _ = fit_fold(x, task, fold, scales, max_per_class, seed)
+        predict = fit_fold(x, task, fold, scales, max_per_class, seed)[0]
         train = np.concatenate(task.folds.train_validate_test(fold)[:2])
-        # A concatenation keeps the weights that the probe chose.
-        knn = _score_neighbours(for_neighbours or scale, x, task.codes, train, test, seed)
+        knn = np.nan
+        if for_neighbours is not None:
+            knn = _score_neighbours(for_neighbours, x, task.codes, train, test, seed)
         return _metrics(task.codes[test], predict(x[test])) | {"knn_balanced_accuracy": knn}
 
     return pd.DataFrame(in_parallel(score_fold, range(task.folds.n)))
