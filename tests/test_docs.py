@@ -136,6 +136,8 @@ def test_readme_fields_are_those_of_a_result(reader):
     optional = {
         "X_joint",
         "X_untrained",
+        "X_compartments",
+        "X_blurred",
         "leiden_nhood_enrichment",
         "mxsplicer_probe",
         "mxsplicer_evaluation",

@@ -145,7 +145,7 @@ def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
     text = page.read_text()
 
     assert "kind: best by linear probe is " in text
-    assert "Training was " in text
+    assert "Whether training was needed was not measured" in text
     assert "SpliCER minus it, points" in text
     assert "The outcomes add up to the number of cells in the mask." in text
     assert "Markers without any signal: Empty." in text
