@@ -23,11 +23,6 @@ class PatchFit:
     n_cells: int
     n_larger: int  # cells of which pixels lie outside their patches
 
-    def __str__(self) -> str:
-        """Return the choice as a sentence."""
-        larger = describe_larger(self.n_larger, self.n_cells)
-        return f"Patches are {self.patch_px} px ({self.patch_size_um:g} µm) wide, which follows from the cells{larger}."
-
 
 def fit_patch(
     slides: Mapping[str, tuple[pd.DataFrame, float]], *, shapes_px: Mapping[str, tuple[int, int]] | None = None

@@ -27,23 +27,37 @@ _TRIAL_CELLS = 512
 
 
 def fit_patches(job: Job) -> None:
-    """Choose the side of the patches by the measured cells, if it was not given, and report cells that are larger."""
+    """Choose the side of the patches by the measured cells, if it was not given, and count cells that are larger."""
     if "larger_cells" in job.chosen or any(one.cells is None for one in job.slides):
         return
     slides = {one.name: (one.measured_cells.table, one.slide.pixel_size_um) for one in job.slides}
     if job.options.patch_size_um is None:
         fit = fit_patch(slides, shapes_px={one.name: one.slide.shape_px for one in job.slides})
         job.chosen["patch_size_um"] = fit.patch_size_um
-        logger.info("%s", fit)
-    if not job.sees_cells_only:
-        return
-    patch_px = {one.name: PatchGeometry.of(one.slide, job.patch_size_um).patch_px for one in job.slides}
-    larger = {name: int((measure_extents(table) > patch_px[name]).sum()) for name, (table, _) in slides.items()}
-    job.chosen["larger_cells"] = larger
-    n_larger = sum(larger.values())
-    if n_larger and job.options.patch_size_um is not None:
-        n_cells = sum(len(table) for table, _ in slides.values())
-        logger.warning("Patches are %g µm wide%s.", job.patch_size_um, describe_larger(n_larger, n_cells))
+    if job.sees_cells_only:
+        patch_px = {one.name: PatchGeometry.of(one.slide, job.patch_size_um).patch_px for one in job.slides}
+        job.chosen["larger_cells"] = {
+            name: int((measure_extents(table) > patch_px[name]).sum()) for name, (table, _) in slides.items()
+        }
+
+
+def report_choices(job: Job) -> None:
+    """Print what was chosen, once the result is begun."""
+    n_larger = sum(job.chosen.get("larger_cells", {}).values())
+    larger = describe_larger(n_larger, sum(len(one.measured_cells) for one in job.slides))
+    if job.options.patch_size_um is None:
+        patch_px = PatchGeometry.of(job.images[0], job.patch_size_um).patch_px
+        why = "which follows from the cells"
+        logger.info("Patches are %d px (%g µm) wide, %s%s.", patch_px, job.patch_size_um, why, larger)
+    elif n_larger:
+        logger.warning("Patches are %g µm wide%s.", job.patch_size_um, larger)
+    if "max_steps" in job.chosen:
+        logger.info(
+            "Training takes %d steps of about %s, which leaves time of the budget for embedding, about %s.",
+            job.chosen["max_steps"],
+            format_duration(job.chosen["seconds_per_step"]),
+            format_duration(job.chosen["seconds_to_embed"]),
+        )
 
 
 def choose_steps(job: Job) -> None:
@@ -69,15 +83,7 @@ def choose_steps(job: Job) -> None:
             raise
         logger.warning("%s", error)  # cells were segmented since, and their work is not lost
         steps = FEWEST_STEPS
-    job.chosen["max_steps"] = min(steps, wanted)
-    logger.info(
-        "budget of %s: embedding takes about %s, and a step of training %s; so it trains for %d steps%s",
-        format_duration(budget),
-        format_duration(to_embed),
-        format_duration(per_step),
-        job.chosen["max_steps"],
-        "" if steps < wanted else ", as it would without a budget",
-    )
+    job.chosen |= {"max_steps": min(steps, wanted), "seconds_per_step": per_step, "seconds_to_embed": to_embed}
 
 
 def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:

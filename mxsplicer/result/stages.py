@@ -20,7 +20,7 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.result.choices import choose_steps, fit_patches
+from mxsplicer.result.choices import choose_steps, fit_patches, report_choices
 from mxsplicer.result.cohort import allocate_cells, find_roi_files
 from mxsplicer.result.job import Job, JobSlide
 from mxsplicer.segmentation.segment import segment
@@ -97,6 +97,7 @@ def embed_cells(job: Job) -> None:
             measure(job)
     fit_patches(job)
     choose_steps(job)
+    report_choices(job)
     job.save_settings()
     stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)
     run = job.model or _train(job, list(stores.values()), job.result.run, job.recipe)

@@ -55,6 +55,7 @@ def test_patches_fit_the_cells_and_the_side_is_kept(result):
     assert chosen["patch_size_um"] == run.patch_px * run.pixel_size_um == about["patch_size_um"]
     assert chosen["larger_cells"] == about["larger_cells"] == {"S01": chosen["larger_cells"]["S01"]}
     assert chosen["larger_cells"]["S01"] < 10
+    assert f"Patches are {run.patch_px} px ({chosen['patch_size_um']:g} µm) wide" in result.log.read_text()
 
 
 def test_a_plan_chooses_the_same_side_as_the_run(simulated, options, result):
@@ -110,6 +111,7 @@ def test_a_budget_decides_the_steps_once(simulated, options, tmp_path, monkeypat
     result = embed_slides(simulated.image, tmp_path / "S01.mxs", options=limited, device="cpu")
 
     assert load_run(result.run).settings["steps"] == settings_of(result)["chosen"]["max_steps"] == 25
+    assert "Training takes 25 steps of about 0.1 s" in result.log.read_text()
 
 
 def test_a_budget_that_is_too_short_is_refused_before_anything_is_written(simulated, options, tmp_path):
