@@ -172,6 +172,9 @@ DESCRIPTIONS: dict[str, Callable[[Statistics], Transform]] = {
     "compartments (3), whitened": _whitened(*THREE),
     "compartments and correlations": _scaled(*FOUR, "correlations", weights=(1.0,) * 4 + (CORRELATION_WEIGHT,)),
     "compartments, whitened, and correlations": _whitened(*FOUR, correlations=True),
+    "compartments, correlations and shape": _scaled(
+        *FOUR, "correlations", "shape", weights=(1.0,) * 4 + (CORRELATION_WEIGHT, 1.0)
+    ),
     "correlations": _scaled("correlations"),
     "PCA of pixels": _scaled("pixels"),
 }

@@ -16,7 +16,7 @@ import pandas as pd
 import tifffile
 from anndata import AnnData
 
-from mxsplicer import drop_markers, extract_patches, open_mask, open_slide, segment, simulate_slide
+from mxsplicer import drop_markers, extract_patches, measure_cells, open_mask, open_slide, segment, simulate_slide
 from mxsplicer.patches.store import NUCLEUS, THIS_CELL
 
 LOADERS = Path(__file__).resolve().parents[1] / "paper/datasets"
@@ -105,13 +105,16 @@ def read_cells(data: DataSet) -> Cells:
         slide = drop_markers(slide, [name for name in data.drop if name in slide.markers])
         labels = one.labels.set_index("cell_id")
         labels = labels[(labels[list(data.labels)].fillna("") != "").any(axis=1)]
+        mask = open_mask(one.mask, slide=slide)
+        measured = measure_cells(slide, mask, workers=1)
         with TemporaryDirectory() as folder:
             store = extract_patches(
                 slide,
-                open_mask(one.mask, slide=slide),
+                mask,
                 Path(folder, "patches.zarr"),
                 patch_size_um=data.patch_size_um,
-                cell_ids=labels.index.to_numpy(),
+                cells=measured,
+                cell_ids=np.intersect1d(measured.table["cell_id"], labels.index),  # small cells are left out
                 workers=1,
             )
             cut, regions = store.read_rows(np.arange(store.n_cells))
