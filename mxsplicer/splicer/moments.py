@@ -29,6 +29,7 @@ LEARNED_WEIGHT = 0.5
 PAIRS_PER_MARKER = 2
 _FLOOR = 2.0  # variance that is added, in units of the mean variance within a cell
 _RIM_PX = 2
+_FAINT = 0.1  # of the median deviation of a learned feature
 _LEAST_INTERIOR = 0.25  # of the cell; in a smaller cell the rim is thinner
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
 
@@ -169,7 +170,7 @@ class Moments(nn.Module):
 class WithMoments(nn.Module):
     """Moments and a learned encoder next to each other: z is the moments, then the learned features.
 
-    The learned features are scaled to one common variance, ``LEARNED_WEIGHT`` of that of the levels in all, as
+    The learned features are scaled to one common variance, ``LEARNED_WEIGHT``² of that of the levels in all, as
     :meth:`calibrate` measures it on training cells.
     """
 
@@ -228,8 +229,10 @@ class WithMoments(nn.Module):
         features = torch.cat([self.learned(some).float() for some in batches])
         self.train(training)
         center, deviation = features.mean(dim=0), features.std(dim=0)
-        weight = LEARNED_WEIGHT * (self.moments.n_markers / features.shape[1]) ** 0.5
-        scale = torch.where(deviation > 1e-6, weight / deviation.clamp_min(1e-6), 0.0)
+        # A feature that hardly varies is next to rounding: it is not scaled up to the others.
+        scale = 1 / (deviation.square() + (_FAINT * deviation.median()).square()).sqrt().clamp_min(1e-6)
+        total = (deviation * scale).square().sum().clamp_min(1e-12)
+        scale = scale * LEARNED_WEIGHT * (self.moments.n_markers / total).sqrt()
         shift = torch.zeros(self.out_features, device=center.device)
         factor = torch.ones_like(shift)
         shift[-len(center) :] = (center - self.center) * self.scale
