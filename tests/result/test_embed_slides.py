@@ -122,11 +122,13 @@ def test_the_anndata_is_as_documented(adata, simulated):
     assert adata.obs["at_border"].dtype == bool
     assert adata.obs["patch_valid_fraction"].between(0, 1).all()
     assert adata.obs["lineage"].notna().all()
+    n_features = 4 * 19 + 2 * 19 + 112  # moments of each marker and of pairs, and learned
     for key in ("X_splicer", "X_untrained", "X_joint"):
-        assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, 112))
+        assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, n_features))
     assert (adata.obsm["X_compartments"].shape, adata.obsm["X_blurred"].shape) == ((n, 19 * 5), (n, 19))
     np.testing.assert_allclose(adata.obsm["spatial"], adata.obs[["x_px", "y_px"]] * 0.5)
-    assert adata.varm["splicer_correlation"].shape == (19, 112)
+    assert adata.varm["splicer_correlation"].shape == (19, n_features)
+    assert adata.uns["mxsplicer"]["features"].shape == (n_features,)
     assert adata.uns["spatialdata_attrs"]["instance_key"] == "cell_id"
     assert set(adata.uns["mxsplicer"]) >= {
         "version",
@@ -141,7 +143,7 @@ def test_the_anndata_is_as_documented(adata, simulated):
         "pixel_size_um",
     }
     chunks = adata.uns["mxsplicer"]["chunks"]
-    assert chunks["share"].shape == (112, len(chunks["component"]))
+    assert chunks["share"].shape == (adata.obsm["X_splicer"].shape[1], len(chunks["component"]))
     varies = adata.obsm["X_splicer"].std(axis=0) > 0
     np.testing.assert_allclose(chunks["share"].sum(axis=1), varies, rtol=1e-5)
     one = adata.obs.iloc[n // 2]
