@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
-DEMO_EPOCHS ?= 3
+DEMO_STEPS ?= 50
 
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
 SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')
@@ -18,7 +18,7 @@ demo: .venv/library
 	@mkdir -p demo
 	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate --out $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
-		--drop AF1 --drop Argo550 --patch-size-um 16 --encoder-width 32 --batch-size 128 --epochs $(DEMO_EPOCHS) \
+		--drop AF1 --drop Argo550 --max-steps $(DEMO_STEPS) \
 		--labels $(DEMO)_truth.csv --score lineage --score t_cell_subtype --score localisation --score coincidence
 
 # A file's tests share what one of them made, so a file stays with one process.

@@ -220,7 +220,7 @@ SHOWN: dict[str, Shown] = {
         common=True,
         kind=str | None,
     ),
-    "epochs": Shown(MODEL, "Passes over the training cells; by default 6, but 200 to 2,000 steps.", least=1),
+    "epochs": Shown(MODEL, "Passes over the training cells; by default 3, but 100 to 2,000 steps.", least=1),
     "max_steps": Shown(MODEL, "Steps of training at most.", least=1),
     "batch_size": Shown(MODEL, "Cells per training step.", least=2),
     "accumulate": Shown(

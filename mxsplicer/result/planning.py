@@ -29,10 +29,10 @@ from mxsplicer.system.memory import format_bytes
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
 # they grow: fitted to runs of 400 to 9,000 cells and, beyond, to tests/benchmarks/bench_embedding.py.
-_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 12.0, 1.0e-3, 2.5e-4, 50_000
+_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 20.0, 2.0e-3, 2.5e-4, 50_000
 _PER_VALUE = 6e-8  # a cell, a feature and a marker whose correlation is measured
-_TO_REPORT, _PER_REPORTED, _REPORTED = 5.0, 2e-4, 50_000
-_PER_SCORED = 4e-8  # a cell, a feature squared over 1,000, a label
+_TO_REPORT, _PER_REPORTED, _REPORTED = 10.0, 4e-4, 50_000
+_PER_SCORED, _FEATURES_OF_BASELINES = 4e-7, 300  # a cell, a label, and a feature of each description
 _REFERENCE_S = 0.11
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
 _BYTES_TO_REPORT, _BYTES_TO_CORRELATE = 1_100_000_000, 870_000_000  # with all libraries and a sample of the cells
@@ -153,7 +153,7 @@ def seconds_after_encoder(
         + _PER_VALUE * n_cells * n_features * n_markers
     }
     if n_labels:
-        seconds["scores"] = _PER_SCORED * n_cells * n_features**2 / 1_000 * n_labels * n_encoders
+        seconds["scores"] = _PER_SCORED * n_cells * n_labels * (n_features * n_encoders + _FEATURES_OF_BASELINES)
     return seconds | {"report": _TO_REPORT + _PER_REPORTED * min(n_cells, _REPORTED)}
 
 

@@ -28,7 +28,7 @@ COVARIANCE_SCOPES = ("chunk", "embedding")
 WIDTH_RULES = ("equal", "variance", "rank")
 
 # Steps by default, from where more of them no longer pay: docs/performance.md.
-_PASSES, _LEAST_STEPS, _MOST_STEPS = 6, 200, 2_000
+_PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Recipe:
     component_area
         Whether a component that does not define its pixels shows the ``"cell"`` or the whole ``"patch"``.
     epochs, max_steps
-        Passes over the cells, and the most steps. By default 6 passes, but 200 to 2,000 steps; see
+        Passes over the cells, and the most steps. By default 3 passes, but 100 to 2,000 steps; see
         :meth:`Recipe.count_steps`.
     batch_size
         Cells per step, over all processes.
@@ -256,7 +256,7 @@ class Recipe:
         Examples
         --------
         >>> Recipe().count_steps(39), Recipe().count_steps(2), Recipe().count_steps(781)
-        (234, 200, 2000)
+        (117, 100, 2000)
         >>> Recipe(epochs=100).count_steps(39), Recipe(max_steps=50).count_steps(39)
         (3900, 50)
         """
