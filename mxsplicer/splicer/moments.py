@@ -33,6 +33,8 @@ _FAINT = 0.1  # of the median deviation of a learned feature
 _LEAST_INTERIOR = 0.25  # of the cell; in a smaller cell the rim is thinner
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
 
+_Pixels = tuple[Tensor, Tensor, Tensor, Tensor]  # see Moments._pixels
+
 
 class Moments(nn.Module):
     """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 4 C + pairs).
@@ -65,7 +67,7 @@ class Moments(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, d) of normalised patches."""
         with torch.autocast(x.device.type, enabled=False):  # second moments need all digits
-            raw = self._raw(*self._pixels(x.float()))
+            raw = self._raw(*self._pixels(x.float()), self.pairs)
             scaled: Tensor = (raw - self.center) * self.scale
             return scaled
 
@@ -87,7 +89,7 @@ class Moments(nn.Module):
         chance = variances / (variances + self.floor)  # what independent pixels make of a pattern, times the area
         if self.pairs.numel():
             self.pairs.copy_(self._select_pairs(batches, chance, areas))
-        raw = torch.cat([self._raw(*batch) for batch in batches])
+        raw = torch.cat([self._raw(*batch, self.pairs) for batch in batches])
         self.center.copy_(raw.mean(dim=0))
         self.scale.copy_(self._scales(raw - self.center, chance, areas))
 
@@ -96,7 +98,7 @@ class Moments(nn.Module):
         single = [f"{marker} {kind}" for kind in ("level", "rim", "side", "spread") for marker in markers]
         return [*single, *(f"{markers[a]} with {markers[b]}" for a, b in self.pairs.T.tolist())]
 
-    def _pixels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _pixels(self, x: Tensor) -> _Pixels:
         """Return the pixels (B, C, p), which are inside (B, 1, p), three patterns (B, 3, p), and areas (B,)."""
         shown = x.square().mean(dim=1) > _LEAST_SIGNAL if self.training else (x != 0).any(dim=1)
         inside = shown.to(x.dtype)  # (B, P, P)
@@ -115,29 +117,25 @@ class Moments(nn.Module):
 
     def _standard_errors(self, pixels: Tensor, inside: Tensor, area: Tensor) -> Tensor:
         """Return the standard error of the mean intensity of every cell, at least that of one count, (B, C)."""
-        intensities = self._intensities(pixels, inside)
         n = area[:, None]
-        variance = intensities.square().sum(dim=2) / n - (intensities.sum(dim=2) / n).square()
-        return (variance.clamp_min(0) / n).sqrt().maximum(0.5 / n)
+        return (_variance(self._intensities(pixels, inside), area) / n).sqrt().maximum(0.5 / n)
 
-    def _raw(self, pixels: Tensor, inside: Tensor, patterns: Tensor, area: Tensor) -> Tensor:
+    def _raw(self, pixels: Tensor, inside: Tensor, patterns: Tensor, area: Tensor, pairs: Tensor) -> Tensor:
+        """Return the columns before they are centred and scaled, (B, 4 C + pairs)."""
         n = area[:, None]
         level = (self._intensities(pixels, inside).sum(dim=2) / n / self.standard_error).log1p()
         centred = (pixels - (pixels.sum(dim=2) / n)[..., None]) * inside
         covariance = centred @ centred.transpose(1, 2) / n[..., None]  # (B, C, C)
         deviation = (covariance.diagonal(dim1=1, dim2=2) + self.floor).sqrt()  # (B, C)
         onto = centred @ patterns.transpose(1, 2) / n.sqrt()[..., None] / deviation[..., None]  # (B, C, 3)
-        first, second = self.pairs
-        pairs = covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
-        return torch.cat([level, onto[..., 0], onto[..., 1:].norm(dim=2), deviation.log(), pairs], dim=1)
+        first, second = pairs
+        together = covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
+        return torch.cat([level, onto[..., 0], onto[..., 1:].norm(dim=2), deviation.log(), together], dim=1)
 
-    def _select_pairs(self, batches: Sequence[tuple[Tensor, ...]], chance: Tensor, areas: Tensor) -> Tensor:
+    def _select_pairs(self, batches: Sequence[_Pixels], chance: Tensor, areas: Tensor) -> Tensor:
         """Return the pairs of markers whose correlation varies most between cells, weighted by reliability, (2, n)."""
         n_selected, possible = self.pairs.shape[1], torch.triu_indices(self.n_markers, self.n_markers, 1)
-        selected = self.pairs
-        self.pairs = possible
-        values = torch.cat([self._raw(*batch)[:, 4 * self.n_markers :] for batch in batches])
-        self.pairs = selected
+        values = torch.cat([self._raw(*batch, possible)[:, 4 * self.n_markers :] for batch in batches])
         variance = (values - values.mean(dim=0)).square().mean(dim=0)
         weighted = variance * _reliability(variance, self._chance_of_pairs(possible, chance, areas)).square()
         return possible[:, weighted.argsort(descending=True, stable=True)[:n_selected].sort().values]
