@@ -16,9 +16,9 @@ from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import write_scores as write_scores
+from .images.lazy_images import LazyImage as LazyImage
 from .images.markers import find_nuclear_marker as find_nuclear_marker
 from .images.opening import open_slide as open_slide
-from .images.slide import LazyImage as LazyImage
 from .images.slide import Slide as Slide
 from .images.slide import drop_markers as drop_markers
 from .masks.doctor import Diagnosis as Diagnosis

@@ -9,8 +9,9 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.slide import Slide
 
 _CELLS_PER_MM2 = 5000.0  # between sparse stroma, 2,000, and lymph nodes, 12,000
 _TISSUE = 0.6  # share of tissue on a slide whose tissue was not measured
@@ -68,7 +69,7 @@ def _is_cheap(slide: Slide, level: LazyImage) -> bool:
 
 
 def _tissue(coarse: np.ndarray, um: float) -> np.ndarray:
-    """Return where tissue is, (y, x): brighter than glass after blurring over several nuclei."""
+    """Return where tissue is, (y, x), to estimate its cells: brighter than glass after blurring over several nuclei."""
     blurred = ndimage.gaussian_filter(np.log1p(np.maximum(coarse, 0)), max(1.0, 15 / um))
     low, high = np.percentile(blurred, [1, 99])
     if high - low < np.log(1.5):  # constant: tissue everywhere, or none

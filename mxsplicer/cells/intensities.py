@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.cells.pixels import CellPixels, cut_into_runs, find_rim, find_surroundings, whole_cells
-from mxsplicer.cells.shapes import read_labels
 from mxsplicer.cells.statistics import Statistics, pixel_statistics, sum_by_cell
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
+from mxsplicer.masks.files import read_labels
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
@@ -78,7 +79,7 @@ def measure_markers(
 
 @dataclass(frozen=True)
 class _KnownCells:
-    """The cells of the table, and which tiles they lie in."""
+    """The cells whose intensities are measured, and which tiles they lie in."""
 
     ids: np.ndarray  # ascending
     crossing: np.ndarray  # (N,) whether the cell, or its surroundings, lie in more than one tile
@@ -97,7 +98,7 @@ class _KnownCells:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is measured in one tile; cells are rows of the table."""
+    """The intensities of the cells in one tile; cells are rows of the table."""
 
     sums: dict[str, tuple[CellPixels, np.ndarray]]  # by compartment: its pixels, and their sum per cell (n, C)
     complete: np.ndarray  # cells that lie in this tile only
@@ -181,7 +182,7 @@ def _planes(slide: Slide, image: np.ndarray, core: Window) -> Iterator[tuple[int
 
 
 class _CrossingSums:
-    """Sums over one compartment of the cells that cross tiles."""
+    """Sums of intensities over one compartment of the cells that cross tiles."""
 
     def __init__(self, cells: _KnownCells, n_markers: int) -> None:
         self._rows = np.flatnonzero(cells.crossing)
@@ -199,7 +200,7 @@ class _CrossingSums:
 
 
 class _CrossingPixels:
-    """Pixels of cells that cross tiles, kept until the last of their tiles is read."""
+    """Intensities of the pixels of cells that cross tiles, kept until the last of their tiles is read."""
 
     def __init__(self, cells: _KnownCells, names: Sequence[str]) -> None:
         self._last_tile, self._names = cells.last_tile, names

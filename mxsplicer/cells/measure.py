@@ -12,7 +12,8 @@ from mxsplicer.cells.intensities import measure_markers
 from mxsplicer.cells.shapes import count_nuclei, find_pieces, join_pieces
 from mxsplicer.cells.statistics import Statistics
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import choose_tiles
 from mxsplicer.masks.files import check_mask
 from mxsplicer.system.dask_cluster import is_cluster

@@ -47,7 +47,7 @@ class CellPixels:
 
 
 def cut_into_runs(labels: np.ndarray) -> Runs:
-    """Return the runs of a label image (Y, X)."""
+    """Return the runs of a label image (Y, X): the stretches of pixels of each cell in each row."""
     first = np.ones(labels.shape, dtype=bool)  # of its run; a run ends with its row
     np.not_equal(labels[:, 1:], labels[:, :-1], out=first[:, 1:])
     starts = np.flatnonzero(first)

@@ -11,17 +11,17 @@ import pandas as pd
 
 from mxsplicer.cells.pixels import cut_into_runs
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import Window
+from mxsplicer.masks.files import read_labels
 
 logger = logging.getLogger(__name__)
-
-_LARGEST_ID = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """The pieces of cells in one tile, and the nuclei in it.
+    """Position, size and shape of the pieces of cells in one tile, and the nuclei in it.
 
     Moments are about the centroid of the piece, so that none is a small difference of large numbers.
     """
@@ -35,7 +35,7 @@ class Pieces:
 
 
 def find_pieces(slide: Slide, mask: LazyImage, nuclei: LazyImage | None, window: Window) -> Pieces:
-    """Return the pieces of cells in one tile."""
+    """Return position, size and shape of the pieces of cells in one tile."""
     labels = read_labels("mask", mask, slide, window)
     columns = _shapes(labels, window)
     none = np.empty(0, dtype=np.uint32)
@@ -46,18 +46,6 @@ def find_pieces(slide: Slide, mask: LazyImage, nuclei: LazyImage | None, window:
     seen = np.unique(of_nuclei)
     ids, n = np.unique(inside, return_counts=True)
     return Pieces(columns, seen[seen > 0], (ids, n))
-
-
-def read_labels(what: str, mask: LazyImage, slide: Slide, window: Window) -> np.ndarray:
-    """Return a window of a mask as uint32, or raise if it holds a number that is not an id; ``what`` is its name."""
-    labels = np.asarray(mask[window])
-    if labels.dtype.itemsize > 4 or labels.dtype.kind == "i":
-        lowest, highest = labels.min(), labels.max()
-        if lowest < 0 or highest > _LARGEST_ID:
-            wrong = lowest if lowest < 0 else highest
-            msg = f"{what} of slide {slide.name!r} holds {wrong}; ids of cells are between 1 and {_LARGEST_ID}."
-            raise InputError(msg)
-    return labels.astype(np.uint32, copy=False)
 
 
 def _shapes(labels: np.ndarray, window: Window) -> dict[str, np.ndarray]:
@@ -91,7 +79,7 @@ def _shapes(labels: np.ndarray, window: Window) -> dict[str, np.ndarray]:
 
 
 def join_pieces(pieces: list[Pieces], slide: Slide) -> pd.DataFrame:
-    """Return the table of cells, each joined from its pieces."""
+    """Return the table of cells, with the shape of each joined from its pieces."""
     # Parallel axis theorem: the moments of a cell are those of its pieces, each shifted to the centroid of the cell.
     all_ids = _column(pieces, "cell_id")
     order = np.argsort(all_ids, kind="stable")

@@ -24,7 +24,6 @@ _WIDTH = 140  # of tables that go to a file
 _MOST_MARKERS = 10  # that are shown; the JSON has all
 _OPTIONS_IN_NOTES = ("--train-on", "--test-on", "--image-cells")
 
-
 # Options of this command alone.
 _Result = Annotated[
     Path, typer.Argument(metavar="RESULT|cells.h5ad", help="What embed wrote, or any AnnData.", show_default=False)

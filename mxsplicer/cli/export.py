@@ -13,7 +13,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
-    from mxsplicer.images.slide import LazyImage, Slide
+    from mxsplicer.images.lazy_images import LazyImage
+    from mxsplicer.images.slide import Slide
 
 
 # Options of this command alone.

@@ -13,7 +13,8 @@ from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
-    from mxsplicer.images.slide import LazyImage, Slide
+    from mxsplicer.images.lazy_images import LazyImage
+    from mxsplicer.images.slide import Slide
 
 # Options of this command alone.
 _Cells = Annotated[
@@ -61,10 +62,10 @@ def extract(
     output = Output(out)
     if not plan and output.is_complete(overwrite=overwrite):
         return
+    from mxsplicer.cells.selection import read_ids
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.opening import open_slide
     from mxsplicer.masks.files import open_mask
-    from mxsplicer.patches.sampling import read_ids
 
     listed = read_ids(cells_from) if cells_from else None
     opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # How torchrun, srun and Fabric number processes: of several, the first holds the lock.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
-
 # Options of this command alone.
 _Stores = Annotated[
     list[Path],

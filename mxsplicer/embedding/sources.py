@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.cells.measure import Cells
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches.blocks import Block, PatchGeometry
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.store import PatchStore

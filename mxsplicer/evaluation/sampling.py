@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
-from mxsplicer.masks.polygons import is_geojson
+from mxsplicer.masks.geojson import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
 from mxsplicer.tl.labels import join_labels, join_outlines
 from mxsplicer.tl.representations import (

@@ -10,8 +10,8 @@ import zarr
 from anndata import AnnData
 
 from mxsplicer.export.inputs import cells_of_slide, check_zarr_is_free
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.ngff import create_labels, finish_labels
-from mxsplicer.images.slide import LazyImage
 from mxsplicer.images.tiles import TileGrid, Window
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write

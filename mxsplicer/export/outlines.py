@@ -1,7 +1,7 @@
 """Outlines of cells as GeoJSON for QuPath, traced from the mask tile by tile.
 
 Coordinates are pixels of the full resolution, x to the right and y downwards. Integers are corners of pixels, as
-:mod:`mxsplicer.masks.polygons` reads them, so that the outlines reproduce the mask pixel by pixel.
+:mod:`mxsplicer.masks.geojson` reads them, so that the outlines reproduce the mask pixel by pixel.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from skimage.measure import approximate_polygon, find_contours, points_in_poly
 
 from mxsplicer.errors import InputError
 from mxsplicer.export.inputs import cells_of_slide
-from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.progress import track

@@ -11,7 +11,8 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.export.inputs import check_zarr_is_free
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.imports import import_extra

@@ -42,7 +42,7 @@ _NUCLEAR = (
 
 @dataclass(frozen=True)
 class Panel:
-    """Given names of channels, in the order of the channels."""
+    """The panel of markers that a user gives: names of channels, in the order of the channels."""
 
     names: tuple[str, ...]
     source: str = "given"  # name of the table's file, for messages
@@ -60,7 +60,7 @@ class Panel:
 
 
 def read_panel(path: str | Path) -> Panel:
-    """Read the marker names of a table, one row per channel, in the order of the channels.
+    """Read the marker names of a panel's table, one row per channel, in the order of the channels.
 
     Supported are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, with commas,
     semicolons or tabs between its columns, in UTF-8 or UTF-16.
@@ -154,7 +154,7 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
 
 
 def side_by_side(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
-    """Return names as lines of a table, with rows that differ marked.
+    """Return two lists of marker names as lines of a table, with rows that differ marked.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def is_control(marker: str) -> bool:
 
 
 def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse texts ``OLD=NEW`` into new names by old names.
+    """Parse texts ``OLD=NEW`` into new marker names by old ones.
 
     Examples
     --------
@@ -300,7 +300,7 @@ def _is_true(path: Path, column: str, field: str, *, default: bool) -> bool:
 
 
 def _order(path: Path, columns: Mapping[str, Sequence[str]]) -> list[int]:
-    """Return the rows in the order of their channel numbers, or in their own order if they have none."""
+    """Return the rows of a marker table by their channel numbers, or in their own order if they have none."""
     n = len(next(iter(columns.values())))
     name = next((one for one in _NUMBER_COLUMNS if one in columns and all(map(_is_number, columns[one]))), None)
     if name is None:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.lazy_images import LazyImage, Pick, Reordered, Windowed, as_index
 from mxsplicer.images.tiles import TileGrid, Window
-from mxsplicer.images.windows import Pick, Reordered, Windowed, as_index
 from mxsplicer.system.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
@@ -73,7 +72,7 @@ class ZarrSeries:
 
 
 def open_group(path: Path | str) -> ZarrGroup | None:
-    """Read the attributes of a zarr group; return None if there is no group."""
+    """Read the OME-NGFF attributes of a zarr group; return None if there is no group."""
     location = locate(path)
     document = _document(location, "zarr.json")
     if document is not None:
@@ -256,7 +255,7 @@ def _open_series(group: ZarrGroup) -> ZarrSeries:
 
 
 class _ZarrImage(Windowed):
-    """A zarr array without some of its axes of length one."""
+    """An image of an OME-Zarr without some of its axes of length one."""
 
     def __init__(self, array: "zarr.Array", kept: Sequence[int], name: str) -> None:
         super().__init__([array.shape[place] for place in kept], array.dtype)
@@ -315,7 +314,7 @@ def _store(location: Location) -> "LocalStore | FsspecStore":
 
 
 def _document(location: Location, name: str) -> dict[str, Any] | None:
-    """Return a metadata document, or None if it does not exist."""
+    """Return a metadata document of an OME-Zarr, or None if it does not exist."""
     content = read_bytes(below(location, name))
     if content is None:
         return None
@@ -338,7 +337,7 @@ def _objects(group: ZarrGroup, attributes: dict[str, Any], key: str) -> list[dic
 
 
 def _axes(group: ZarrGroup, axes: Any, ndim: int) -> tuple[str, list[str | None]]:
-    """Return a letter per axis ("TCZYX") and the unit of each."""
+    """Return a letter per axis ("TCZYX") of a multiscale image and the unit of each."""
     if axes is None:  # before 0.3 all images had five axes
         axes = [*"tczyx"] if ndim == 5 else None
     if not isinstance(axes, list) or len(axes) != ndim:

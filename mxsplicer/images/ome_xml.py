@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.system.location import Location, name_of
@@ -44,7 +45,7 @@ def metadata_file(location: Location, xml: str) -> Path | None:
 
 
 def several_files_at_url(url: str) -> InputError:
-    """Return the error for a multi-file image at a URL."""
+    """Return the error for a URL whose OME-XML names several files."""
     return InputError(
         f"{name_of(url)} is part of an image in several files, which are not read at a URL.",
         "Copy all of them into one folder and give one of them there.",
@@ -59,7 +60,7 @@ def is_companion(path: Path) -> bool:
 
 
 def first_image_of(companion: Path, xml: str) -> Path:
-    """Return the first image file that a companion names and that exists."""
+    """Return the first image file that an OME-XML document (a companion) names and that exists."""
     check_ome_xml(companion, xml)
     for file in _file_names(xml):
         if (companion.parent / file).is_file():
@@ -70,3 +71,19 @@ def first_image_of(companion: Path, xml: str) -> Path:
 
 def _file_names(xml: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r'\bFileName="([^"]+)"', xml)))
+
+
+def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
+    """Return the name of each channel of an OME-XML ``Pixels``, "" if it has none."""
+    return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
+
+
+def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
+    """Return the names of the channels in OME-XML from before 2009, in the order of the planes."""
+    named = {
+        int(component.get("Index", "")): logical.get("Name", "").strip()
+        for logical in image.findall("{*}LogicalChannel")
+        for component in logical.findall("{*}ChannelComponent")
+        if component.get("Index", "").isdecimal()
+    }
+    return tuple(named.get(number, "") for number in range(len(named)))

@@ -117,7 +117,7 @@ def _read(location: Location) -> tuple[str, ImageFile]:
 
 
 def slide_name(path: str | Path) -> str:
-    """Return the name of a file without the endings of image formats.
+    """Return the name of a slide that is opened: that of its file without the endings of image formats.
 
     Examples
     --------

@@ -4,47 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mxsplicer.errors import InputError
-
-
-class LazyImage(Protocol):
-    """Anything that slices like a NumPy array and returns one: a NumPy or zarr array, or a view of mxsplicer."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels."""
-        ...
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        ...
-
-    def __getitem__(self, key: Any, /) -> Any: ...
-
-
-def complete_key(key: Any, ndim: int) -> tuple[Any, ...]:
-    """Return an index with one entry per axis, as NumPy would read ``key``.
-
-    Examples
-    --------
-    >>> complete_key((..., 3), 3)
-    (slice(None, None, None), slice(None, None, None), 3)
-    """
-    key = key if isinstance(key, tuple) else (key,)
-    if not any(one is Ellipsis for one in key):  # `in` would compare lists of places element by element
-        key = (*key, Ellipsis)
-    place = next(i for i, one in enumerate(key) if one is Ellipsis)
-    return (*key[:place], *(slice(None),) * (ndim - len(key) + 1), *key[place + 1 :])
+from mxsplicer.images.lazy_images import LazyImage, complete_key
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,14 @@
-"""Open TIFF files as lazy images: the headers are read, and each tile or strip is decoded when it is sliced."""
+"""Open TIFF files as lazy images: headers are read and checked, and each tile or strip is decoded when it is sliced.
+
+tifffile decodes the tiles and strips; what is added here is slicing by channel and window, which opens the file only
+while a slice is read, so that slides can be shared between threads without a lock. Damaged files are refused early.
+"""
 
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +18,7 @@ import numpy as np
 import tifffile
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.lazy_images import LazyImage, Pick, Windowed, as_index
 from mxsplicer.images.ome_xml import (
     check_ome_xml,
     first_image_of,
@@ -20,24 +27,18 @@ from mxsplicer.images.ome_xml import (
     missing_files,
     several_files_at_url,
 )
-from mxsplicer.images.slide import LazyImage
-from mxsplicer.images.tiff_checks import check_chain, check_last_page, check_length, check_page, check_segments
-from mxsplicer.images.tiff_io import byte_reader, open_for_tifffile
-from mxsplicer.images.tiff_pixels import (
-    Page,
-    PagedImage,
-    PlainImage,
-    TiffImage,
-    code_name,
-    n_planes,
-    n_samples,
-    n_segments,
-    segment_px,
-)
-from mxsplicer.system.location import Location, locate, name_of
+from mxsplicer.system.location import Location, file_system, locate, name_of, unreachable
 
 # tifffile logs what it finds odd in a file; what matters is raised here as an InputError.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+_LARGEST_SEGMENT = 1 << 32  # bytes that one tile or strip may decode to
+_ALWAYS_POSSIBLE = 1 << 26  # bytes that are decoded whatever their compressed size
+_BEST_RATIO = 50_000  # of decoded to stored bytes: zstd's on one repeated number, the highest of the lossless codecs
+
+_DECODE_ERRORS = (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, NotImplementedError, MemoryError)
+Reopen = tuple[Callable[..., LazyImage], tuple[Any, ...]]  # a function and its arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,18 @@ def open_level(location: Location, number: int) -> LazyImage:
     return (series.image, *series.pyramid)[number]
 
 
+class TiffImage(Windowed):
+    """A level of a TIFF file. Its pickle holds no pixels: unpickling opens the file again by ``reopen``."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any, reopen: Reopen, chunk: tuple[int, ...]) -> None:
+        super().__init__(shape, dtype)
+        self.chunk = chunk  # length along each axis of what is decoded at once
+        self._reopen = reopen
+
+    def __reduce__(self) -> Reopen:
+        return self._reopen
+
+
 def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> TiffImage:
     level = tiff.series[0].levels[number]
     name, frame = name_of(location), level.keyframe
@@ -165,7 +178,7 @@ def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> TiffImag
 
 
 def _check_pages_found(location: Location, tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
-    """Raise if pages lie in other files that were not found."""
+    """Raise if pages of a TIFF lie in other files that were not found."""
     n_missing = sum(page is None for page in pages)
     if not n_missing:
         return
@@ -176,8 +189,19 @@ def _check_pages_found(location: Location, tiff: tifffile.TiffFile, pages: Seque
     raise InputError(msg, f"Put into its folder: {files}." if files else "Copy or export it again.")
 
 
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Where the tiles or strips of a TIFF page lie, in arrays: tifffile's tuples take five times the memory."""
+
+    location: Location
+    number: int
+    offsets: np.ndarray  # (segments,) int64
+    lengths: np.ndarray
+    jpegtables: bytes | None
+
+
 def _page(location: Location, tiff: tifffile.TiffFile, page: Any) -> Page:
-    """Return where the segments of a page lie, all of them inside their file."""
+    """Return where the tiles or strips of a TIFF page lie, all of them inside their file."""
     if page.parent is not tiff:
         location = Path(page.parent.filehandle.path)
     offsets, lengths = (
@@ -235,3 +259,235 @@ def _not_a_tiff(location: Location, error: Exception) -> InputError:
     return InputError(
         f"{name} is not a TIFF file (it begins with {magic!r}).", "Give an OME-TIFF, OME-Zarr, qptiff or TIFF stack."
     )
+
+
+def check_chain(location: Location, tiff: tifffile.TiffFile) -> None:
+    """Raise if the pages point to each other in a circle; tifffile detects only short circles."""
+    form, file = tiff.tiff, tiff.filehandle
+    offset, seen = _read_number(tiff, form.offsetsize if form.is_bigtiff else 4, form.offsetsize), set[int]()
+    while 0 < offset < file.size and not form.is_ndpi:  # NDPI has offsets of its own
+        if offset in seen and len(seen) > 90:
+            msg = f"{name_of(location)} is damaged: its pages point to each other in a circle."
+            raise InputError(msg, "Export the file again.")
+        if offset in seen:
+            break
+        seen.add(offset)
+        n_tags = _read_number(tiff, offset, form.tagnosize)
+        offset = _read_number(tiff, offset + form.tagnosize + n_tags * form.tagsize, form.offsetsize)
+    len(tiff.pages)  # reads all pages at once; reading page by page, tifffile does not look for circles
+
+
+def check_last_page(location: Location, tiff: tifffile.TiffFile) -> None:
+    """Raise if a page lies beyond the end of the file, where tifffile silently ends the list of pages."""
+    end = _read_number(tiff, tiff.pages.next_page_offset, tiff.tiff.offsetsize)
+    check_length(location, tiff.filehandle.size, end)
+
+
+def check_length(location: Location, size: int, end: int) -> None:
+    """Raise if a TIFF file of ``size`` bytes is to hold data up to byte ``end``."""
+    if end > size:
+        msg = f"{name_of(location)} is truncated: it is {size:,} bytes long, but its data reach to byte {end:,}."
+        raise InputError(msg, "Copy it again.")
+
+
+def check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
+    """Raise if a tile or strip decodes to more than its bytes can hold, or more than should be decoded at once.
+
+    Parameters
+    ----------
+    frame
+        A page of tifffile.
+    longest
+        Stored bytes of the longest tile or strip.
+    itemsize
+        Bytes of a pixel.
+    """
+    height, width = segment_px(frame)
+    decoded = height * width * n_samples(frame) * itemsize
+    ratio = 64 if frame.compression == 1 else _BEST_RATIO  # a bit may become a byte, or eight
+    kind = "tiles" if frame.is_tiled else "strips"
+    if decoded > max(_ALWAYS_POSSIBLE, longest * ratio):
+        msg = (
+            f"{name} is damaged: its {kind} of ({height}, {width}) should decode to {decoded:,} bytes each, but the "
+            f"longest has {longest:,} stored bytes."
+        )
+        raise InputError(msg, "Copy or export the file again.")
+    if decoded > _LARGEST_SEGMENT:
+        msg = f"{name} is stored in {kind} of ({height}, {width}), {decoded / 2**30:,.0f} GiB each."
+        raise InputError(msg, "Write it again in tiles, for instance of 512 pixels.")
+
+
+def check_page(
+    location: Location, page: Any, offsets: np.ndarray, lengths: np.ndarray, needed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets and lengths of the ``needed`` segments of a page; raise if one is missing or misplaced."""
+    name = name_of(location)
+    listed = min(len(offsets), len(lengths))
+    if listed < needed:
+        msg = f"{name} is damaged: page {page.index} lists {listed} of its {needed} tiles."
+        raise InputError(msg, "Copy or export it again.")
+    offsets, lengths = offsets[:needed], lengths[:needed]
+    if min(offsets.min(), lengths.min()) < 0:
+        msg = f"{name} is damaged: page {page.index} has tiles at negative offsets."
+        raise InputError(msg, "Copy or export it again.")
+    check_length(location, page.parent.filehandle.size, int((offsets + lengths).max()))
+    return offsets, lengths
+
+
+def _read_number(tiff: tifffile.TiffFile, offset: int, n_bytes: int) -> int:
+    tiff.filehandle.seek(offset)
+    return int.from_bytes(tiff.filehandle.read(n_bytes), "little" if tiff.byteorder == "<" else "big")
+
+
+class PlainImage(TiffImage):
+    """Uncompressed numbers that lie in a TIFF file one after the other.
+
+    The file is mapped only while a window is read, so that what was read does not stay in memory.
+    """
+
+    def __init__(self, path: Path, offset: int, stored: np.dtype[Any], **options: Any) -> None:
+        super().__init__(dtype=stored, **options)
+        self._path, self._offset, self._stored = path, offset, stored
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        plain = np.memmap(self._path, mode="r", dtype=self._stored, offset=self._offset, shape=self.shape)
+        return np.array(plain[tuple(as_index(pick) for pick in picks)], dtype=self.dtype)
+
+
+class PagedImage(TiffImage):
+    """Pages of a TIFF, one per index of the leading axes; (..., Y, X) or (..., Y, X, S) with samples last.
+
+    The pages of a multi-file OME-TIFF lie in several files; samples that are stored separately count as a leading axis.
+    """
+
+    def __init__(self, pages: Sequence[Page], frame: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self._pages = pages
+        self._decode = frame.decode  # bound while the file is open: of a JPEG it looks at the first tile
+        self._has_tables = has_jpeg_tables(frame)
+        self._jpegheader = frame.jpegheader if self._has_tables else None
+        self._empty = frame.nodata  # value of tiles that a sparse file leaves out
+        self._segment = "tile" if frame.is_tiled else "strip"
+        self._segment_px, self._segments = segment_px(frame), n_segments(frame)
+        self._planes, self._samples = n_planes(frame), n_samples(frame)
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        n_lead = self.ndim - 2 - (self._samples > 1)
+        lead = self.shape[:n_lead]
+        places = np.arange(math.prod(lead)).reshape(lead)[np.ix_(*picks[:n_lead])]
+        ys, xs = picks[n_lead : n_lead + 2]
+        box_y, box_x = (_covering_range(pick) for pick in (ys, xs))
+        out = np.full((places.size, len(box_y), len(box_x), self._samples), self._empty, dtype=self.dtype)
+        for place, plane in zip(places.ravel(), out, strict=True):
+            self._read_plane(*divmod(int(place), self._planes), plane, box_y, box_x)
+        if not isinstance(ys, range):
+            out = out[:, ys - box_y.start]
+        if not isinstance(xs, range):
+            out = out[:, :, xs - box_x.start]
+        out = out.reshape(*places.shape, *out.shape[1:])
+        return out[..., as_index(picks[-1])] if self._samples > 1 else out[..., 0]
+
+    def _read_plane(self, number: int, plane: int, out: np.ndarray, ys: range, xs: range) -> None:
+        """Fill ``out`` (y, x, samples) with a window of page ``number``; ``plane`` counts separately stored samples."""
+        page = self._pages[number]
+        height, width = self._segment_px
+        down, across = self._segments
+        tables = {"jpegtables": page.jpegtables, "jpegheader": self._jpegheader} if self._has_tables else {}
+        with byte_reader(page.location) as read_at:
+            for row in range(ys[0] // height, ys[-1] // height + 1):
+                for column in range(xs[0] // width, xs[-1] // width + 1):
+                    index = (plane * down + row) * across + column
+                    if not page.lengths[index]:  # a sparse file leaves empty tiles out
+                        continue
+                    y_out, y_in = _overlap(ys, row * height, height)
+                    x_out, x_in = _overlap(xs, column * width, width)
+                    try:
+                        data = read_at(int(page.offsets[index]), int(page.lengths[index]))
+                        tile, _, _ = self._decode(data, index, _fullsize=False, **tables)
+                        if tile is not None:
+                            out[y_out, x_out] = tile[0, y_in, x_in]
+                    except _DECODE_ERRORS as error:
+                        msg = (
+                            f"{name_of(page.location)} is damaged: {self._segment} {index} of page {page.number} does "
+                            f"not decode ({error})."
+                        )
+                        raise InputError(msg, "Copy or export the file again.") from error
+
+
+def segment_px(page: Any) -> tuple[int, int]:
+    """Return the height and width of a tile or strip of a TIFF page, which are decoded at once."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip or page.imagelength, page.imagelength), page.imagewidth
+
+
+def n_segments(page: Any) -> tuple[int, int]:
+    """Return the number of tiles or strips of a TIFF page along Y and along X."""
+    height, width = segment_px(page)
+    return -(-page.imagelength // height), -(-page.imagewidth // width)
+
+
+def n_planes(page: Any) -> int:
+    """Return how many samples of a TIFF page are stored separately."""
+    return int(page.samplesperpixel) if page.planarconfig == 2 else 1
+
+
+def n_samples(page: Any) -> int:
+    """Return how many samples each stored pixel of a TIFF page has."""
+    return 1 if page.planarconfig == 2 else int(page.samplesperpixel)
+
+
+def has_jpeg_tables(page: Any) -> bool:
+    """Return whether the tiles of a TIFF page share their JPEG tables."""
+    return code_name(page.compression) in ("JPEG", "OJPEG", "JPEG_LOSSY")
+
+
+def code_name(code: Any) -> str:
+    """Return the name of a code of tifffile, which keeps unknown codes as numbers."""
+    return str(getattr(code, "name", code))
+
+
+def _covering_range(pick: Pick) -> range:
+    """Return the range of pixels to read of a TIFF: from the first to the last wanted index of an axis."""
+    return pick if isinstance(pick, range) else range(int(pick.min()), int(pick.max()) + 1)
+
+
+def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
+    """Return the slices, of the output and of a TIFF tile, for the wanted pixels in [start, start + length)."""
+    first = max(0, -(-(start - wanted.start) // wanted.step))
+    last = min(len(wanted), -(-(start + length - wanted.start) // wanted.step))
+    if last <= first:
+        return slice(0, 0), slice(0, 0)
+    begin = wanted[first] - start
+    return slice(first, last), slice(begin, begin + (last - first - 1) * wanted.step + 1, wanted.step)
+
+
+@contextmanager
+def open_for_tifffile(location: Location) -> Iterator[Any]:
+    """Yield what tifffile opens: a path, or the file object of a URL."""
+    if isinstance(location, Path):
+        yield location
+        return
+    system, path = file_system(location)
+    try:
+        file = system.open(path, "rb")
+    except FileNotFoundError as error:
+        msg = f"nothing found at {location}."
+        raise InputError(msg, "Give the address of a TIFF file, or of the folder of an OME-Zarr image.") from error
+    except Exception as error:  # each backend of fsspec has its own
+        raise unreachable(location, error) from error
+    with file:
+        yield file
+
+
+@contextmanager
+def byte_reader(location: Location) -> Iterator[Callable[[int, int], bytes]]:
+    """Yield a function that reads (offset, length) of a TIFF file; the file is closed afterwards."""
+    if isinstance(location, Path):
+        with location.open("rb") as file:
+            yield lambda offset, length: os.pread(file.fileno(), length, offset)
+    else:
+        system, path = file_system(location)
+        yield lambda offset, length: system.cat_file(path, start=offset, end=offset + length)

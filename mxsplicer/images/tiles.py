@@ -96,7 +96,7 @@ def choose_tiles(
 
 
 def expand_window(window: Window, halo_px: int, shape_px: tuple[int, int]) -> Window:
-    """Return a window expanded by a margin on each side, clipped to the slide."""
+    """Return the window of a tile expanded by a margin on each side, clipped to the slide."""
     rows, columns = window
     return (
         slice(max(0, rows.start - halo_px), min(shape_px[0], rows.stop + halo_px)),

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import fft, ndimage
 
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
-from mxsplicer.images.slide import LazyImage, Slide, overview
-from mxsplicer.masks.diagnosis import Finding
+from mxsplicer.images.slide import Slide, overview
+from mxsplicer.masks.findings import Finding
 from mxsplicer.masks.fragments import Fragments
 
 _WINDOW_PX, _WINDOWS = 1024, 9  # where the mask is compared with the nuclear marker
@@ -136,7 +137,7 @@ def _matches(
 
 
 def _peak(surface: np.ndarray, start: tuple[int, int]) -> _Match:
-    """Return the highest point of a correlation surface, up to a third of its sides away."""
+    """Return the highest point of a correlation surface of mask and nuclei, up to a third of its sides away."""
     reach = [max(1, n // 3) for n in surface.shape]
     near = np.roll(surface, reach, axis=(0, 1))[: 2 * reach[0] + 1, : 2 * reach[1] + 1]
     top = np.unravel_index(int(np.argmax(near)), near.shape)
@@ -173,7 +174,7 @@ def _far_shift(slide: Slide, mask: LazyImage, channel: int, fragments: Fragments
 
 
 def _busy_windows(shape: tuple[int, int], y: np.ndarray, x: np.ndarray) -> Iterable[tuple[slice, slice]]:
-    """Yield windows with many cells, spread over the slide."""
+    """Yield windows with many cells, spread over the slide, in which a mask is compared with the nuclei."""
     side = min(_WINDOW_PX, shape[0]), min(_WINDOW_PX, shape[1])
     grid = shape[0] // side[0], shape[1] // side[1]
     rows, columns = (y // side[0]).astype(np.int64), (x // side[1]).astype(np.int64)
@@ -217,7 +218,7 @@ def _read_reoriented(
 
 
 def _depth_inside(labels: np.ndarray, um: float) -> np.ndarray:
-    """Return the distance of each pixel from the border of its cell, limited to 3 µm, where nuclei begin."""
+    """Return how far each pixel of a mask lies inside its cell, limited to 3 µm, where nuclei begin."""
     inner = labels > 0
     for axis in (0, 1):
         differ = np.diff(labels.astype(np.int64), axis=axis) != 0

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from mxsplicer.images.slide import LazyImage
-from mxsplicer.images.windows import Pick, Windowed, as_index
+from mxsplicer.images.lazy_images import LazyImage, Pick, Windowed, as_index
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ _TILE_PX = 512
 
 
 def tiled(labels: LazyImage, chunk: Sequence[int], name: str) -> LazyImage:
-    """Return labels (Y, X) from which windows can be read without decoding long strips.
+    """Return labels (Y, X), copied to tiles if needed, whose windows can be read without decoding long strips.
 
     Parameters
     ----------

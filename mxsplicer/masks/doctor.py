@@ -7,12 +7,13 @@ the borders of cells along every row and column. Then it is compared with the nu
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.alignment import alignment_findings, orientation_finding
-from mxsplicer.masks.diagnosis import Diagnosis, Finding
 from mxsplicer.masks.files import NotLabelsError, check_mask
-from mxsplicer.masks.fragments import LabelledCells, count_fragments, tiles_of
-from mxsplicer.masks.id_checks import (
+from mxsplicer.masks.findings import (
+    Diagnosis,
+    Finding,
     background_findings,
     few_ids_findings,
     gap_findings,
@@ -22,6 +23,7 @@ from mxsplicer.masks.id_checks import (
     repeat_findings,
     size_findings,
 )
+from mxsplicer.masks.fragments import LabelledCells, count_fragments, tiles_of
 from mxsplicer.masks.seams import seam_findings, stripe_findings
 from mxsplicer.system.progress import track
 
@@ -60,7 +62,7 @@ def examine(
     >>> [finding.name for finding in examine(slide, mask.T).findings]
     ['transposed']
     """
-    findings = shape_findings(slide, mask)
+    findings = _shape_findings(slide, mask)
     try:
         fragments = count_fragments(mask, slide, tile_px)
     except NotLabelsError as error:
@@ -126,7 +128,7 @@ def compare_nuclei(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -
     return [Finding("nuclei", wrong, found, cause, fix, figures)]
 
 
-def shape_findings(slide: Slide, mask: LazyImage) -> list[Finding]:
+def _shape_findings(slide: Slide, mask: LazyImage) -> list[Finding]:
     try:
         check_mask(mask, slide)
     except InputError as error:

@@ -7,14 +7,16 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.lazy_images import LazyImage, complete_key
 from mxsplicer.images.ngff import open_labels
-from mxsplicer.images.slide import LazyImage, Slide, complete_key
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
+from mxsplicer.images.tiles import Window
 from mxsplicer.masks.copies import tiled
-from mxsplicer.masks.polygons import OutlineOf, is_geojson, read_polygons
+from mxsplicer.masks.geojson import OutlineOf, is_geojson, read_polygons
 from mxsplicer.system.location import locate, name_of
 
-_LARGEST_ID = np.iinfo(np.uint32).max
+_LARGEST_ID = 2**32 - 1
 
 
 class NotLabelsError(InputError):
@@ -145,7 +147,7 @@ class Mask:
 
 
 class _Plane:
-    """An image with a fixed index along some of its axes."""
+    """A mask in a file with more axes, with a fixed index along some of them."""
 
     def __init__(self, image: LazyImage, fixed: dict[int, int]) -> None:
         self._image, self._fixed = image, fixed
@@ -162,19 +164,19 @@ class _Plane:
 
 
 def _squeezed(labels: LazyImage) -> LazyImage:
-    """Drop axes of length one, as long as two axes remain."""
+    """Drop axes of length one of a mask, as long as two axes remain."""
     single = [axis for axis, n in enumerate(labels.shape) if n == 1][: max(0, labels.ndim - 2)]
     return _Plane(labels, dict.fromkeys(single, 0)) if single else labels
 
 
 def _chunk_of(labels: LazyImage) -> tuple[int, ...] | None:
-    """Return the shape of the stored chunks, or None if it is not known."""
+    """Return the shape of the stored chunks of a mask, or None if it is not known."""
     chunk: tuple[int, ...] | None = getattr(labels, "chunk", None) or getattr(labels, "chunks", None)
     return chunk
 
 
 class _NpyFile:
-    """An array in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
+    """A mask in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -191,7 +193,7 @@ class _NpyFile:
 
 
 def _levels(location: Path | str) -> list[LazyImage]:
-    """Return the label image and its coarser levels, as the file stores them."""
+    """Return the label image of a mask's file and its coarser levels, as the file stores them."""
     if isinstance(location, str) or location.is_dir():
         levels = open_labels(location)
         return [_zarr_array(location)] if levels is None else levels
@@ -232,3 +234,15 @@ def _shape_hint(found: tuple[int, ...], needed: tuple[int, int]) -> str:
         size = f"{ratio:.3g} times smaller" if ratio > 1 else f"{1 / ratio:.3g} times larger"
         return f"It is {size}: give the mask of the level that the slide is read at."
     return "It may belong to another slide."
+
+
+def read_labels(what: str, mask: LazyImage, slide: Slide, window: Window) -> np.ndarray:
+    """Return a window of a mask as uint32, or raise if it holds a number that is not an id; ``what`` is its name."""
+    labels = np.asarray(mask[window])
+    if labels.dtype.itemsize > 4 or labels.dtype.kind == "i":
+        lowest, highest = labels.min(), labels.max()
+        if lowest < 0 or highest > _LARGEST_ID:
+            wrong = lowest if lowest < 0 else highest
+            msg = f"{what} of slide {slide.name!r} holds {wrong}; ids of cells are between 1 and {_LARGEST_ID}."
+            raise InputError(msg)
+    return labels.astype(np.uint32, copy=False)

@@ -8,7 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label as label_connected
 
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.system.progress import track
 
 
@@ -130,7 +131,7 @@ class _Counter:
 
 
 def tiles_of(shape: tuple[int, ...], tile_px: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows and columns of each tile of an image."""
+    """Yield the rows and columns of each tile of a mask whose fragments are counted."""
     for top in range(0, shape[0], tile_px[0]):
         for left in range(0, shape[1], tile_px[1]):
             yield slice(top, min(shape[0], top + tile_px[0])), slice(left, min(shape[1], left + tile_px[1]))

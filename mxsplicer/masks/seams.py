@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
-from mxsplicer.images.slide import LazyImage
-from mxsplicer.masks.diagnosis import Finding
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.masks.findings import Finding
 from mxsplicer.masks.fragments import Fragments, LabelledCells
 
 _MOST_SEAMS = 64  # along each axis
@@ -73,7 +73,7 @@ def stripe_findings(fragments: Fragments, cells: LabelledCells) -> list[Finding]
 
 
 def _count_cut_cells(two: np.ndarray, shortest: int) -> int:
-    """Count the stretches of at least ``shortest`` pixels along which two cells meet at a line between two rows."""
+    """Count the stretches of at least ``shortest`` pixels along which two cells meet at a possible seam."""
     facing = (two[0] != two[1]) & (two[0] > 0) & (two[1] > 0)
     pair = np.where(facing, two[0].astype(np.int64) << 32 | two[1], 0)
     bounds = np.flatnonzero(np.diff(pair, prepend=0, append=0))

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 
 Tile = tuple[int, int]  # its row and column among the tiles of the slide
 Side = Literal["whole", "top", "bottom", "left", "right"]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
 from mxsplicer.patches.blocks import (
     PatchGeometry,

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.cells.measure import Cells, measure_cells
+from mxsplicer.cells.selection import choose_ids
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import Block, PatchGeometry
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
-from mxsplicer.patches.sampling import choose_ids, choose_sample
+from mxsplicer.patches.sampling import choose_sample
 from mxsplicer.patches.shards import ShardWriter
 from mxsplicer.patches.store import PatchStore, PatchWriter
 from mxsplicer.patches.workers import WorkerPlan, cut_blocks, plan_workers

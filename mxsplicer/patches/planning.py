@@ -13,7 +13,8 @@ import numpy as np
 from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry, choose_tile

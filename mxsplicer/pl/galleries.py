@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, drop_markers
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide, drop_markers
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
-from mxsplicer.images.slide import LazyImage, Slide, overview
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide, overview
 from mxsplicer.masks.files import check_mask
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame, scale_bar

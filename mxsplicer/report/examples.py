@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.slide import Slide
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import choose_tile
 from mxsplicer.pl import colors

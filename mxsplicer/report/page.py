@@ -17,7 +17,8 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.report import header
 from mxsplicer.report.clusters import clusters_section, profiles_of
 from mxsplicer.report.correlations import correlations_section

@@ -7,8 +7,9 @@ import numpy as np
 from anndata import AnnData
 
 from mxsplicer import pl
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_nuclear
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.slide import Slide
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 

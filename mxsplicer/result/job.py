@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure

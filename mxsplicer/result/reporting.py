@@ -7,7 +7,8 @@ import pandas as pd
 
 from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.result.folder import Result
 from mxsplicer.result.slides import open_images
 from mxsplicer.tl.outlines import cells_inside

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.images.opening import open_slide, slide_name
-from mxsplicer.images.slide import LazyImage, Slide, select_channels
+from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.result.folder import FORMAT, VERSION, Result, open_result
 from mxsplicer.system.files import write_json

@@ -11,7 +11,8 @@ import pandas as pd
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.cells.shapes import find_pieces, join_pieces
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.fitting import fit_patch

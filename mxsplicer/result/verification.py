@@ -12,7 +12,8 @@ from anndata import AnnData
 from mxsplicer.embedding.encode import encode_patches
 from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage, Slide, drop_markers
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result.folder import find_cells, open_result

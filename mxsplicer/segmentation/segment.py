@@ -19,7 +19,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
-from mxsplicer.masks.polygons import Polygons, outlines_at, read_polygons
+from mxsplicer.masks.geojson import Polygons, outlines_at, read_polygons
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.finders import CellFinder, choose_finder
 from mxsplicer.segmentation.segmenters import Segmenter

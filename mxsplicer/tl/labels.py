@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer.errors import InputError
-from mxsplicer.masks.polygons import is_geojson, outlines_at, read_classes
+from mxsplicer.masks.geojson import is_geojson, outlines_at, read_classes
 
 # Names of the columns of cell ids and slides in mcmicro, steinbock, SpatialData, scimap, QuPath and tables by hand.
 _CELL = (

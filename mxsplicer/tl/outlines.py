@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from mxsplicer.cells.selection import OUTSIDE
 from mxsplicer.errors import InputError
-from mxsplicer.masks.polygons import outlines_at, read_polygons
+from mxsplicer.masks.geojson import outlines_at, read_polygons
 from mxsplicer.tl.labels import outline_files_by_rows, pixels_of
 from mxsplicer.tl.rows import take
 

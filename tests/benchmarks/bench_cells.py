@@ -21,7 +21,8 @@ from scipy.spatial import cKDTree
 from skimage.segmentation import expand_labels
 
 from mxsplicer.cells.measure import Cells, measure_cells
-from mxsplicer.images.slide import LazyImage, Slide
+from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
 from mxsplicer.masks.files import open_mask
 from mxsplicer.system.memory import measured_peak

@@ -19,7 +19,8 @@ import pandas as pd
 
 from mxsplicer import tl
 from mxsplicer.embedding.h5ad import open_cells
-from mxsplicer.images.slide import Slide, complete_key
+from mxsplicer.images.lazy_images import complete_key
+from mxsplicer.images.slide import Slide
 from mxsplicer.report import write_report
 
 TILE, PITCH, N_MARKERS, N_CLUSTERS = 1024, 32, 20, 24

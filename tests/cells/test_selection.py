@@ -35,7 +35,7 @@ def tissue():
 def test_cells_are_kept_whose_centroid_lies_in_the_outline_and_the_ledger_closes(
     tissue, tmp_path, monkeypatch, window_px
 ):
-    monkeypatch.setattr("mxsplicer.masks.polygons._WINDOW_PX", window_px)
+    monkeypatch.setattr("mxsplicer.masks.geojson._WINDOW_PX", window_px)
     slide, cells = tissue
 
     kept = keep_inside(cells, write(tmp_path / "roi.geojson", TRIANGLE, HOLE), slide)

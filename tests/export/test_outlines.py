@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from mxsplicer.errors import InputError
 from mxsplicer.export import outlines, write_outlines
 from mxsplicer.export.outlines import trace
-from mxsplicer.masks.polygons import read_polygons
+from mxsplicer.masks.geojson import read_polygons
 from mxsplicer.pl import colors
 
 

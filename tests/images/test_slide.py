@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import Slide, complete_key, overview
+from mxsplicer.images.lazy_images import complete_key
+from mxsplicer.images.slide import Slide, overview
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.testing import tiny_slide
 

@@ -183,7 +183,7 @@ def test_strips_as_wide_as_the_slide_are_decoded_once_whatever_is_read(tmp_path,
     read = Counter()
     pread = os.pread
     monkeypatch.setattr(
-        "mxsplicer.images.tiff_io.os.pread", lambda file, n, place: (read.update([place]), pread(file, n, place))[1]
+        "mxsplicer.images.tiff.os.pread", lambda file, n, place: (read.update([place]), pread(file, n, place))[1]
     )
 
     mask = open_mask(path, page=page)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
 from mxsplicer.errors import InputError
-from mxsplicer.masks import polygons
+from mxsplicer.masks import geojson
 from mxsplicer.masks.files import open_mask
-from mxsplicer.masks.polygons import Polygons, read_classes, read_polygons
+from mxsplicer.masks.geojson import Polygons, read_classes, read_polygons
 from mxsplicer.testing import tiny_slide
 
 SHAPE = (40, 50)
@@ -152,7 +152,7 @@ def test_cells_that_share_an_edge_leave_no_gap_and_do_not_overlap():
 
 
 def test_a_file_longer_than_a_piece_is_read_feature_by_feature(tmp_path, monkeypatch):
-    monkeypatch.setattr(polygons, "_CHARACTERS", 64)
+    monkeypatch.setattr(geojson, "_CHARACTERS", 64)
 
     np.testing.assert_array_equal(read_polygons(write(tmp_path, CELLS), SHAPE)[...], expected())
 

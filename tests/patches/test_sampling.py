@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxsplicer.cells.measure import Cells
+from mxsplicer.cells.selection import choose_ids, read_ids
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import order_cells
-from mxsplicer.patches.sampling import _allocate, choose_ids, choose_sample, find_strata, read_ids, spread_sample
+from mxsplicer.patches.sampling import _allocate, choose_sample, find_strata, spread_sample
 
 
 def tissue(n=20_000, n_rare=100):

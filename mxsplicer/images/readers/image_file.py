@@ -7,9 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import LazyImage
+from mxsplicer.images.lazy_images import LazyImage, Reordered, Single
 from mxsplicer.images.tiff import TiffSeries
-from mxsplicer.images.windows import Reordered, Single
 from mxsplicer.system.location import Location, name_of
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
@@ -31,7 +30,7 @@ class ImageFile:
 
 
 class Series(Protocol):
-    """A multiscale image with its axes as in the file."""
+    """A multiscale image as a reader finds it, with its axes as in the file."""
 
     @property
     def image(self) -> LazyImage:
@@ -80,7 +79,7 @@ def image_file(
 
 
 def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tuple[float | None, str, str]:
-    """Return the first plausible pixel size and its source, or why none is plausible.
+    """Return the first plausible pixel size that an image file has and its source, or why none is plausible.
 
     Parameters
     ----------
@@ -105,7 +104,7 @@ def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tup
 def channel_first(
     name: str, series: Series, *, stands_for_channels: str = ""
 ) -> tuple[LazyImage, tuple[LazyImage, ...]]:
-    """Return an image and its pyramid as (C, Y, X), or raise if there is more than one channel axis.
+    """Return an image file's pixels and pyramid as (C, Y, X), or raise if it has more than one channel axis.
 
     Without a channel axis, the image is the only channel. Z and T are channel axes only if they are listed in
     ``stands_for_channels``.

@@ -7,6 +7,7 @@ the names of channels were in ``LogicalChannel``.
 from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.ome_xml import _logical_names, channel_names
 from mxsplicer.images.readers.image_file import PLAUSIBLE_UM, ImageFile, image_file
 from mxsplicer.images.tiff import open_tiff
 from mxsplicer.system.location import Location, name_of
@@ -38,22 +39,6 @@ def read(path: Location) -> ImageFile | None:
         size_from="OME-XML",
         aspect=height / width if width and height else 1.0,
     )
-
-
-def channel_names(pixels: ElementTree.Element) -> tuple[str, ...]:
-    """Return the name of each channel of an OME-XML ``Pixels``, "" if it has none."""
-    return tuple(channel.get("Name", "").strip() for channel in pixels.findall("{*}Channel"))
-
-
-def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
-    """Return the names of the channels in OME-XML from before 2009, in the order of the planes."""
-    named = {
-        int(component.get("Index", "")): logical.get("Name", "").strip()
-        for logical in image.findall("{*}LogicalChannel")
-        for component in logical.findall("{*}ChannelComponent")
-        if component.get("Index", "").isdecimal()
-    }
-    return tuple(named.get(number, "") for number in range(len(named)))
 
 
 def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float | None:

@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import UM_PER_UNIT, ZarrGroup, ZarrSeries, open_group, open_series
+from mxsplicer.images.ome_xml import channel_names
 from mxsplicer.images.readers.image_file import ImageFile, channel_first, plausible_size
-from mxsplicer.images.readers.ome_tiff import channel_names
 from mxsplicer.system.location import Location, absolute, below, read_bytes
 
 

@@ -6,5 +6,5 @@ from mxsplicer.system.location import Location
 
 
 def read(path: Location) -> ImageFile:
-    """Read the headers of a TIFF."""
+    """Read the headers of any other TIFF, a stack of pages or samples."""
     return image_file(path, open_tiff(path))

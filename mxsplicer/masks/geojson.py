@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.slide import complete_key
+from mxsplicer.images.lazy_images import complete_key
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def is_geojson(path: Path) -> bool:
 
 
 class Polygons:
-    """A label image (Y, X) that is drawn from outlines when it is read; cells count from 1 in the order of the file.
+    """A label image (Y, X) that is drawn from GeoJSON outlines when it is read; cells count in the order of the file.
 
     Holes are empty. Where outlines overlap, the later one is on top.
 
@@ -76,7 +76,7 @@ class Polygons:
             return out.reshape(bottom - top, right - left)
         # Every edge of these rings: from each corner to the next.
         lengths = self.rings[rings + 1] - self.rings[rings] - 1
-        first = np.repeat(self.rings[rings], lengths) + _counted(lengths)
+        first = np.repeat(self.rings[rings], lengths) + _number_within(lengths)
         cell = np.repeat(self.cells[rings], lengths)
         a, b = self.points[first].astype(np.float64), self.points[first + 1].astype(np.float64)
         # Directed downwards, so that an edge shared by two cells is computed identically for both.
@@ -88,7 +88,7 @@ class Polygons:
         lower = np.minimum(np.ceil(to_y - 0.5), bottom).astype(np.int64)
         crossings = np.maximum(lower - upper, 0)
         edge = np.repeat(np.arange(len(first)), crossings)
-        row = upper[edge] + _counted(crossings)
+        row = upper[edge] + _number_within(crossings)
         slope = (row + 0.5 - from_y[edge]) / (to_y[edge] - from_y[edge])
         x = from_x[edge] + slope * (to_x[edge] - from_x[edge])
         # Between the first crossing of a row and the second lies the inside, between the second and third a hole, ...
@@ -98,7 +98,7 @@ class Polygons:
         to_column = np.clip(np.ceil(x[end] - 0.5), left, right).astype(np.int64)
         spans = np.maximum(to_column - from_column, 0)
         start = (row[begin] - top) * (right - left) + from_column - left
-        out[np.repeat(start, spans) + _counted(spans)] = np.repeat(cell[edge[begin]], spans)  # the last one stays
+        out[np.repeat(start, spans) + _number_within(spans)] = np.repeat(cell[edge[begin]], spans)  # the last one stays
         return out.reshape(bottom - top, right - left)
 
 
@@ -193,7 +193,7 @@ def read_classes(path: Path, shape_px: tuple[int, int]) -> tuple[Polygons, list[
 
 
 def _class_of(properties: dict[str, Any]) -> str:
-    """Return the class of an object as QuPath writes it: {"name": "Tumor"}, {"names": ["Tumor", "CD8"]} or a string."""
+    """Return the class of a GeoJSON object as QuPath writes it: {"name": ...}, {"names": [..., ...]} or a string."""
     given = properties.get("classification")
     if isinstance(given, dict):
         given = given.get("name") or ": ".join(str(one) for one in given.get("names") or [])
@@ -201,7 +201,7 @@ def _class_of(properties: dict[str, Any]) -> str:
 
 
 class _Outlines:
-    """Collects outlines in arrays rather than lists: a million cells have thirty million corners."""
+    """Collects outlines of a GeoJSON file in arrays rather than lists: a million cells have thirty million corners."""
 
     def __init__(self) -> None:
         self.n_cells, self.n_corners = 0, 0
@@ -246,7 +246,7 @@ class _Outlines:
 
 
 def _corners(ring: Any) -> np.ndarray:
-    """Return the corners of a ring (n, 2), closed: the last is equal to the first."""
+    """Return the corners of a ring of a GeoJSON polygon (n, 2), closed: the last is equal to the first."""
     with np.errstate(over="ignore"):
         points = np.array(ring, np.float32)
     if points.ndim != 2 or points.shape[1] < 2:
@@ -257,7 +257,7 @@ def _corners(ring: Any) -> np.ndarray:
 
 
 def _features(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the features of a file one by one, with only a piece of the text in memory."""
+    """Yield the features of a GeoJSON file one by one, with only a piece of the text in memory."""
     decoder = json.JSONDecoder()
     try:
         with (
@@ -298,15 +298,15 @@ def _checked(path: Path, feature: Any) -> dict[str, Any]:
     return feature  # type: ignore[no-any-return]
 
 
-def _counted(lengths: np.ndarray) -> np.ndarray:
-    """Return 0, 1, 2, ... for each length, concatenated."""
+def _number_within(lengths: np.ndarray) -> np.ndarray:
+    """Return 0, 1, 2, ... within each outline (or row of its pixels) of these lengths, concatenated."""
     ends = np.cumsum(lengths)
     counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
     return counted
 
 
 def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-    """Return the number of the outline that each point lies in, 0 if it lies in none; (N,).
+    """Return the number of the GeoJSON outline that each point lies in, 0 if it lies in none; (N,).
 
     Outlines are drawn a window at a time, so that memory does not grow with the slide.
 

@@ -1,13 +1,45 @@
-"""Check the ids of a mask: a numbered background, binary masks, repeated or missing ids, fragments, sizes of cells."""
+"""Findings about the ids, sizes and shape of a mask, each with its likely cause and remedy."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mxsplicer.images.slide import Slide
-from mxsplicer.masks.diagnosis import Finding
 from mxsplicer.masks.fragments import Fragments, LabelledCells
 
 _PLAUSIBLE_UM = (3.5, 40.0)  # median diameter of cells: small nuclei below, hepatocytes and tumour giants above
 _LARGEST_IDS = {255: "8-bit", 32_767: "16-bit", 65_535: "16-bit"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One observation about a mask, with its likely cause and what corrects it."""
+
+    name: str
+    wrong: bool  # a fault; otherwise only worth knowing
+    found: str
+    cause: str
+    fix: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings about a mask, and the number and size of its cells."""
+
+    n_cells: int
+    median_diameter_um: float | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no finding is a fault."""
+        return not any(finding.wrong for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as a dictionary that JSON can hold."""
+        return {"healthy": self.healthy, **asdict(self)}
 
 
 def no_cells_finding(fragments: Fragments) -> Finding:

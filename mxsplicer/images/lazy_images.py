@@ -1,11 +1,9 @@
 """Lazy images: NumPy's slicing on top of a function that reads a window of pixels."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-
-from mxsplicer.images.slide import LazyImage, complete_key
 
 Pick = range | np.ndarray  # the wanted indices of one axis: an ascending range, or a list
 
@@ -51,8 +49,29 @@ class Windowed:
         return found
 
 
+class LazyImage(Protocol):
+    """Anything that slices like a NumPy array and returns one: a NumPy or zarr array, or a view of mxsplicer."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
 class Reordered(Windowed):
-    """A view of an image with its axes in another order."""
+    """A lazy view of an image with its axes in another order."""
 
     def __init__(self, image: LazyImage, order: Sequence[int]) -> None:
         """Create a view whose axis ``i`` is axis ``order[i]`` of the image."""
@@ -73,7 +92,7 @@ class Reordered(Windowed):
 
 
 class Single(Windowed):
-    """A plane (Y, X) as an image of one channel, (1, Y, X)."""
+    """A plane (Y, X) as a lazy image of one channel, (1, Y, X)."""
 
     def __init__(self, plane: LazyImage) -> None:
         super().__init__((1, *plane.shape), plane.dtype)
@@ -87,7 +106,7 @@ class Single(Windowed):
 
 
 def as_index(pick: Pick) -> Any:
-    """Return the index for NumPy and zarr: a slice, or the list of indices."""
+    """Return the index of a lazy image for NumPy and zarr: a slice, or the list of indices."""
     return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick
 
 
@@ -106,3 +125,18 @@ def _pick(key: Any, length: int) -> Pick:
 
 def _descends(pick: Pick) -> bool:
     return isinstance(pick, range) and pick.step < 0
+
+
+def complete_key(key: Any, ndim: int) -> tuple[Any, ...]:
+    """Return an index of a lazy image with one entry per axis, as NumPy would read ``key``.
+
+    Examples
+    --------
+    >>> complete_key((..., 3), 3)
+    (slice(None, None, None), slice(None, None, None), 3)
+    """
+    key = key if isinstance(key, tuple) else (key,)
+    if not any(one is Ellipsis for one in key):  # `in` would compare lists of places element by element
+        key = (*key, Ellipsis)
+    place = next(i for i, one in enumerate(key) if one is Ellipsis)
+    return (*key[:place], *(slice(None),) * (ndim - len(key) + 1), *key[place + 1 :])
