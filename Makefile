@@ -9,10 +9,15 @@ DEMO := demo/tissue
 DEMO_SIZE ?= 2048
 DEMO_STEPS ?= 50
 
+# The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
+NEWEST_PYTHON ?= python3.13
+NEWEST_TESTS := tests/embedding tests/export tests/napari/test_study.py tests/cli/test_result_commands.py \
+	tests/tl/test_outlines.py tests/tl/test_provenance.py
+
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
 SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')
 
-.PHONY: demo test test-panel check clean
+.PHONY: demo test test-newest test-panel check clean
 
 demo: .venv/library
 	@mkdir -p demo
@@ -26,6 +31,11 @@ test: .venv/tests
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 	$(MAKE) test-panel
 
+test-newest:
+	@if $(NEWEST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+		$(MAKE) .venv-newest/tests && .venv-newest/bin/pytest -q -n auto --maxprocesses 4 --dist loadfile $(NEWEST_TESTS); \
+	else echo "No Python 3.12 or newer: name one by NEWEST_PYTHON=... to test with the newest packages."; fi
+
 test-panel: .venv/tests
 	@if [ -n "$(SCREEN)$$DISPLAY" ]; then \
 		QT_API=pyqt6 $(SCREEN) $(BIN)/pytest -q -c tests/napari/screen/pytest.ini --rootdir . --confcutdir . tests/napari/screen; \
@@ -38,7 +48,7 @@ check: .venv/tests
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-newest demo
 
 # torch first, and pinned: an open range would bring the newest build with all of its GPU libraries.
 .venv/python: constraints.txt
@@ -54,3 +64,9 @@ clean:
 .venv/tests: .venv/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/library
+
+.venv-newest/tests: pyproject.toml
+	@$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'
+	.venv-newest/bin/python -m pip install --quiet --editable '.[napari,spatialdata]' hypothesis pytest pytest-xdist
+	@touch $@

@@ -67,8 +67,15 @@ def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
 
 def write_cells(adata: anndata.AnnData, path: str | Path) -> None:
     """Write an AnnData that is in memory; the file appears when it is complete."""
-    with atomic_write(Path(path)) as temporary:
-        adata.write_h5ad(temporary)
+    elements = {key: dict(getattr(adata, key)) for key in ("obsm", "varm", "obsp", "varp", "uns")}
+    elements |= {"X": adata.X, "obs": adata.obs, "var": adata.var, "layers": named_layers(adata)}
+    with atomic_write(Path(path)) as temporary, _create(temporary, elements, compression=None):
+        pass
+
+
+def named_layers(adata: anndata.AnnData) -> dict[str, Any]:
+    """Return the layers by name, without X, which anndata 0.13 lists among them under the name None."""
+    return {name: layer for name, layer in adata.layers.items() if name is not None}
 
 
 def write_blocks(
@@ -183,7 +190,7 @@ def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
     with _changed_copy(Path(path)) as temporary, h5py.File(temporary, "r+") as file:
         obs = file["obs"]
         for column, values in columns.items():
-            anndata.io.write_elem(obs, column, values)
+            _write_elem(obs, column, values)
         order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
         obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
     return [str(column) for column in order]
@@ -193,7 +200,7 @@ def write_uns(path: str | Path, entries: Mapping[str, Any]) -> None:
     """Write entries into ``uns`` of an AnnData file; nothing else in it changes."""
     with _changed_copy(Path(path)) as temporary, h5py.File(temporary, "r+") as file:
         for key, value in entries.items():
-            anndata.io.write_elem(file, f"uns/{key}", value)
+            _write_elem(file["uns"], key, value)
 
 
 def read_uns(path: str | Path, key: str = "") -> Any:
@@ -347,7 +354,7 @@ def _update(path: Path, adata: anndata.AnnData, layers: Collection[str]) -> None
         for key, one in adata.obsm.items():
             if not isinstance(one, h5py.Dataset):
                 _write_elem(file["obsm"], key, one)
-        for key, one in adata.layers.items():
+        for key, one in named_layers(adata).items():
             if key in layers or key not in file["layers"]:
                 _write_elem(file["layers"], key, one)
 
@@ -386,7 +393,47 @@ def _copy_rows(files: Sequence[h5py.File], name: str, out: h5py.File, rows: tupl
 
 
 def _write_elem(group: h5py.Group, key: str, value: Any, compression: str | None = "gzip") -> None:
-    anndata.io.write_elem(group, key, value, dataset_kwargs={"compression": compression})
+    anndata.io.write_elem(group, key, _with_plain_strings(value), dataset_kwargs={"compression": compression})
+
+
+def _with_plain_strings(value: Any) -> Any:
+    """Return a value whose strings are objects: anndata 0.10 and readers in R know no strings of pandas 3 or numpy 2.
+
+    Strings with missing values become a Categorical, the only form in which old readers know them.
+    """
+    if isinstance(value, Mapping):
+        return {key: _with_plain_strings(one) for key, one in value.items()}
+    if isinstance(value, pd.DataFrame):
+        table = value.copy(deep=False)
+        for column, values in value.items():
+            plain = _with_plain_strings(values)
+            if plain is not values:
+                table[column] = plain
+        return table.set_axis(_plain_index(value.index))
+    if isinstance(value, pd.Series):
+        array = value.array
+        plain = _with_plain_strings(array)
+        kind = None if isinstance(plain, pd.Categorical) else object  # pandas 3 would make strings of objects again
+        return value if plain is array else pd.Series(plain, index=value.index, name=value.name, dtype=kind)
+    if isinstance(value, pd.Categorical):
+        categories = _plain_index(value.categories)
+        return pd.Categorical.from_codes(value.codes, categories=categories, ordered=bool(value.ordered))
+    if _holds_strings(value):
+        plain = np.asarray(value, dtype=object)
+        return pd.Categorical(plain) if pd.isna(plain).any() else plain
+    return value
+
+
+def _plain_index(index: "pd.Index[Any]") -> "pd.Index[Any]":
+    return pd.Index(index, dtype=object, name=index.name) if _holds_strings(index) else index
+
+
+def _holds_strings(values: Any) -> bool:
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, pd.StringDtype) or getattr(dtype, "kind", "") == "T":
+        return True
+    is_column = getattr(dtype, "kind", "") == "O" and getattr(values, "ndim", 0) == 1
+    return is_column and pd.api.types.infer_dtype(np.asarray(values), skipna=True) == "string"
 
 
 def _is_wide(element: h5py.Group | h5py.Dataset) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
+from mxsplicer.embedding.h5ad import named_layers
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
 from mxsplicer.tl.ridge import predict_held_out
@@ -108,7 +109,7 @@ def _log_rows(matrix: Any, rows: np.ndarray) -> np.ndarray:
 def _texture_layer(adata: AnnData) -> str | None:
     if "std" in adata.layers:
         return "std"
-    percents = {name: float(name[1:]) for name in adata.layers if re.fullmatch(r"p\d+(\.\d+)?", name)}
+    percents = {name: float(name[1:]) for name in named_layers(adata) if re.fullmatch(r"p\d+(\.\d+)?", name)}
     upper = [name for name, percent in percents.items() if percent >= 75]
     return max(upper, key=lambda name: percents[name], default=None)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.cells.selection import OUTSIDE
+from mxsplicer.embedding.h5ad import named_layers
 from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import outlines_at, read_polygons
 from mxsplicer.tl.labels import outline_files_by_rows, pixels_of
@@ -81,7 +82,7 @@ def restricted(adata: AnnData, path: str | Path | None) -> Iterator[AnnData]:
     rows = rows_inside(adata, path)
     inside = _subset(adata, rows, Path(path).name)
     columns = {column: inside.obs[column].copy() for column in inside.obs}
-    arrays = {name: dict(getattr(inside, name)) for name in ("obsm", "layers")}
+    arrays = {"obsm": dict(inside.obsm), "layers": named_layers(inside)}
     about = adata.uns.get("mxsplicer")
     yield inside
     for column in inside.obs:
@@ -90,7 +91,7 @@ def restricted(adata: AnnData, path: str | Path | None) -> Iterator[AnnData]:
             adata.obs[column] = of_rows.reindex(range(adata.n_obs)).set_axis(adata.obs_names)
     for name, before in arrays.items():
         for key, values in getattr(inside, name).items():
-            if values is not before.get(key):
+            if key is not None and values is not before.get(key):
                 of_all = np.full((adata.n_obs, *values.shape[1:]), np.nan, dtype=np.float32)
                 of_all[rows] = values
                 getattr(adata, name)[key] = of_all
@@ -111,7 +112,7 @@ def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
             for key, one in adata.obsm.items()
         },
         varm={key: np.asarray(one) for key, one in adata.varm.items()},
-        layers={key: one[rows] for key, one in adata.layers.items()},
+        layers={key: one[rows] for key, one in named_layers(adata).items()},
         uns=dict(adata.uns) | {"mxsplicer": {**about, "roi": name, **_ledger(adata.obs.iloc[rows], about)}},
     )
 

@@ -1,0 +1,99 @@
+"""AnnData files are written in a form that anndata 0.10 reads, whatever pandas and anndata hold in memory."""
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from mxsplicer.embedding.h5ad import named_layers, open_cells, save_cells, write_cells, write_obs, write_uns
+
+KNOWN_TO_0_10 = {
+    "anndata",
+    "array",
+    "categorical",
+    "dataframe",
+    "dict",
+    "nullable-boolean",
+    "nullable-integer",
+    "numeric-scalar",
+    "string",
+    "string-array",
+    "",  # attributes of h5py's own groups
+}
+NAMES = ["S1_1", "S1_2", "S1_3"]
+STRINGS = {
+    "object": pd.Series(["a", "b", "a"], dtype=object),
+    "str": pd.Series(["a", "b", "a"], dtype="string"),
+    "with a missing value": pd.Series(["a", None, "a"], dtype="string"),
+    "objects with a missing value": pd.Series(["a", None, "a"], dtype=object),
+    "categories": pd.Series(["a", "b", "a"], dtype="string").astype("category"),
+    "ordered": pd.Series(pd.Categorical(["b", None, "a"], pd.array(["b", "a"], dtype="string"), ordered=True)),
+}
+
+
+def encodings(path):
+    found = set()
+    with h5py.File(path) as file:
+        file.visititems(lambda _, one: found.add(str(one.attrs.get("encoding-type", ""))))
+    return found
+
+
+@pytest.fixture
+def adata():
+    obs = pd.DataFrame({name: one.array for name, one in STRINGS.items()}, index=pd.Index(NAMES, dtype="string"))
+    return anndata.AnnData(
+        np.arange(6, dtype=np.float32).reshape(3, 2),
+        obs=obs.assign(count=[1, 2, 3], known=pd.array([True, None, False], dtype="boolean")),
+        var=pd.DataFrame(index=pd.Index(["DAPI", "CD3e"], dtype="string")),
+        layers={"std": np.ones((3, 2), np.float32)},
+        obsm={"X_splicer": np.arange(12, dtype=np.float32).reshape(3, 4)},
+        uns={
+            "table": pd.DataFrame({"label": pd.array(["x"], dtype="string")}),
+            "deep": {"names": np.array(["a"])},
+        },
+    )
+
+
+def same(found, wanted):
+    assert list(found.obs_names) == NAMES
+    assert list(found.var_names) == ["DAPI", "CD3e"]
+    for name, one in STRINGS.items():
+        assert (
+            found.obs[name].astype(object).where(found.obs[name].notna(), None).tolist()
+            == one.astype(object).where(one.notna(), None).tolist()
+        ), name
+    assert found.obs["ordered"].cat.ordered
+    assert found.uns["table"]["label"].tolist() == ["x"]
+    np.testing.assert_array_equal(found.X, wanted.X)
+    assert list(named_layers(found)) == ["std"]
+
+
+def test_strings_of_any_kind_are_written_plain_and_read_back(adata, tmp_path):
+    write_cells(adata, tmp_path / "cells.h5ad")
+
+    assert encodings(tmp_path / "cells.h5ad") <= KNOWN_TO_0_10
+    same(anndata.read_h5ad(tmp_path / "cells.h5ad"), adata)
+
+
+def test_a_file_that_another_program_wrote_is_completed_with_plain_strings(adata, tmp_path):
+    path = tmp_path / "cells.h5ad"
+    write_cells(adata, path)
+    with h5py.File(path, "r+") as file, anndata.settings.override(allow_write_nullable_strings=True):
+        for key in (file["obs"].attrs["_index"], "str", "with a missing value"):
+            values = adata.obs_names if key == file["obs"].attrs["_index"] else STRINGS[key]
+            anndata.io.write_elem(file["obs"], key, pd.array(values, dtype="string"))
+    assert "nullable-string-array" in encodings(path)
+
+    with open_cells(path) as cells:
+        cells.obs["new"] = pd.array(["x", None, "y"], dtype="string")
+        save_cells(cells, path)
+    write_obs(path, {"newer": pd.array(["x", None, "y"], dtype="string")})
+    write_uns(path, {"names": pd.DataFrame({"a": pd.array(["x"], dtype="string")})})
+
+    assert encodings(path) <= KNOWN_TO_0_10
+    found = anndata.read_h5ad(path)
+    same(found, adata)
+    for name in ("new", "newer"):
+        assert found.obs[name].isna().tolist() == [False, True, False]
+        assert found.obs[name].dropna().tolist() == ["x", "y"]
