@@ -32,6 +32,7 @@ from .patches.planning import ExtractionPlan as ExtractionPlan
 from .patches.planning import plan_extraction as plan_extraction
 from .patches.store import PatchStore as PatchStore
 from .report import write_report as write_report
+from .result.features import open_features as open_features
 from .result.folder import Result as Result
 from .result.folder import find_result as find_result
 from .result.folder import open_result as open_result

@@ -50,6 +50,7 @@ def cluster(
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
+    from mxsplicer.result.features import update_features
     from mxsplicer.result.folder import find_cells
     from mxsplicer.system.fingerprints import fingerprint
     from mxsplicer.tl.representations import learned_features
@@ -75,6 +76,7 @@ def cluster(
             adata.uns["mxsplicer_cluster"] |= about
             save_cells(adata, path)
         clusters = adata.obs[["leiden", "leiden_name"]].dropna()
+        update_features(path.parent, adata)
     for (name, suggested), cells in clusters.groupby(["leiden", "leiden_name"], observed=True):
         typer.echo(f"{name:>3}  {len(cells):>9,} cells  {suggested.removeprefix(f'{name}: ')}")
     if complete:
@@ -85,8 +87,13 @@ def cluster(
 
 def _is_complete(adata: "AnnData", settings: dict[str, Any], max_cells: int, *, enrichment: bool) -> bool:
     """Return whether the cells were clustered by the same command."""
+    from mxsplicer.tl.naming import names_fit
+    from mxsplicer.tl.provenance import clusters_changed
+
     about = adata.uns.get("mxsplicer_cluster", {})
-    if "leiden_name" not in adata.obs or any(about.get(name) != value for name, value in settings.items()):
+    if "leiden_name" not in adata.obs or not names_fit(adata.obs["leiden"], adata.obs["leiden_name"]):
+        return False
+    if clusters_changed(adata) or any(about.get(name) != value for name, value in settings.items()):
         return False
     has_enrichment = "leiden_nhood_enrichment" in adata.uns
     n_cells = int(adata.obs["leiden"].notna().sum())

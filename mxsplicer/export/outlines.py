@@ -22,6 +22,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.progress import track
+from mxsplicer.tl.naming import names_of_clusters
 
 _TILE_PX, _MARGIN_PX = 2048, 128  # cells that extend further are read again with a wider margin
 _UNNAMED = "no cluster"
@@ -139,10 +140,8 @@ def _classes(adata: AnnData, obs: pd.DataFrame, groupby: str | None) -> list[dic
         return []
     categories = adata.obs[groupby].astype("category").cat.categories
     names = [str(name) for name in categories]
-    suggested = adata.obs.get(f"{groupby}_name")
-    if suggested is not None:  # "3: CD8a+ CD3e+"
-        first = suggested.groupby(adata.obs[groupby].astype(str).to_numpy(), observed=True).first()
-        names = [str(first.get(name, name)) for name in names]
+    suggested = names_of_clusters(adata, groupby=groupby)
+    names = [suggested.get(name, name) for name in names]
     classes = [{"name": name, "color": colors.category_rgb(code)} for code, name in enumerate(names)]
     unnamed = {"name": _UNNAMED, "color": colors.category_rgb(-1)}
     codes = categories.get_indexer(obs[groupby].astype(object))

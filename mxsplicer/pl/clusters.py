@@ -10,6 +10,7 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.pl.ordering import order_by_similarity
 from mxsplicer.tl.naming import cluster_profiles
+from mxsplicer.tl.provenance import enrichment_is_current
 
 
 def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
@@ -56,6 +57,9 @@ def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None =
     if key not in adata.uns:
         msg = f"uns[{key!r}] not found: the neighbourhoods of {groupby!r} were not counted."
         raise InputError(msg, "Run `mxsplicer.tl.enrich_neighbourhoods` first.")
+    if not enrichment_is_current(adata, groupby):
+        msg = f"uns[{key!r}] is of other cells or clusters than those in obs[{groupby!r}] now."
+        raise InputError(msg, "Run `mxsplicer.tl.enrich_neighbourhoods` again.")
     z = np.nan_to_num(np.asarray(adata.uns[key]["zscore"], dtype=np.float64))
     clusters = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     names = [str(name) for name in clusters.cat.categories]

@@ -10,6 +10,7 @@ from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 from mxsplicer.report.tissue import MOST_SLIDES
 from mxsplicer.tl.naming import cluster_profiles, suggest_names
+from mxsplicer.tl.provenance import enrichment_is_current
 from mxsplicer.tl.rows import rows_by_slide
 
 _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
@@ -53,7 +54,7 @@ def _draw_profiles(adata: AnnData, n_clusters: int) -> InlineImage:
 
 
 def _draw_neighbourhoods(adata: AnnData, n_clusters: int) -> InlineImage | None:
-    if "leiden_nhood_enrichment" not in adata.uns:
+    if "leiden_nhood_enrichment" not in adata.uns or not enrichment_is_current(adata):
         return None
     figure = new_figure(min(9.6, 2.2 + 0.24 * n_clusters), min(9, 1.6 + 0.22 * n_clusters))
     pl.neighbourhoods(adata, ax=figure.subplots())

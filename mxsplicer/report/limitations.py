@@ -9,6 +9,7 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.images.markers import is_control
+from mxsplicer.tl.provenance import clusters_changed, enrichment_is_current
 from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
 
 _DOMINANT_SHARE = 0.4  # of the features that are correlated most strongly with one marker
@@ -106,11 +107,16 @@ def _of_clusters(adata: AnnData) -> Iterator[str]:
             "segmentation errors; look at their cells before naming them."
         )
     clustered = adata.uns.get("mxsplicer_cluster", {}).get("n_clustered", adata.n_obs)
-    if clustered < adata.n_obs:
+    if clustered < adata.n_obs and not clusters_changed(adata):
         yield (
             f"{int(clustered):,} of the {adata.n_obs:,} cells were clustered, a random sample; the others were "
             "assigned to the cluster of the most similar cells. Cell types rarer than one in several thousand cells "
             "may be missed."
+        )
+    if "leiden_nhood_enrichment" in adata.uns and not enrichment_is_current(adata):
+        yield (
+            "The neighbourhood enrichment is left out: it was computed for other cells or clusters. Run "
+            "`mxsplicer.tl.enrich_neighbourhoods` again."
         )
     if "slide" in adata.obs and adata.obs["slide"].nunique() > 1:
         share = pd.crosstab(adata.obs["leiden"], adata.obs["slide"], normalize="index").max(axis=1)

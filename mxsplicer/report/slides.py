@@ -1,6 +1,6 @@
 """The section "Individual slides" of a cohort: which failed, whether slides can be distinguished, and each slide."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,12 @@ from anndata import AnnData
 
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
+from mxsplicer.tl.provenance import clusters_changed
 from mxsplicer.tl.rows import rows_by_slide
 
 _RECOGNISABLE = 0.25  # of the way from chance to certainty
 _MOST_POINTS = 20_000  # of one slide
-_ABOUT = ("patient", "batch")
+_ABOUT, _CONFIDENCE = ("patient", "batch"), "leiden_confidence"
 
 
 def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] | None:
@@ -30,12 +31,13 @@ def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] 
     if len(by_slide) + len(failed) < 2:
         return None
     mixing = pd.DataFrame(adata.uns["mxsplicer_mixing"]) if "mxsplicer_mixing" in adata.uns else None
+    about = list(_ABOUT) if clusters_changed(adata) else [*_ABOUT, _CONFIDENCE]
     return {
         "failed": list(failed.items()),
         "mixing": None if mixing is None else _mixing(mixing),
         "warnings": [] if mixing is None else recognisable_batches(mixing),
         "missing": _missing(adata),
-        "slides": [_slide(adata, name, rows) for name, rows in by_slide.items()],
+        "slides": [_slide(adata, name, rows, about) for name, rows in by_slide.items()],
     }
 
 
@@ -85,11 +87,11 @@ def _missing(adata: AnnData) -> list[tuple[str, str]]:
     return [(str(slide), ", ".join(map(str, markers))) for slide, markers in missing.items()]
 
 
-def _slide(adata: AnnData, name: str, rows: np.ndarray) -> dict[str, Any]:
+def _slide(adata: AnnData, name: str, rows: np.ndarray, columns: Sequence[str]) -> dict[str, Any]:
     obs = adata.obs.iloc[rows]
-    about = [(column, str(obs[column].iloc[0])) for column in _ABOUT if column in obs]
-    if "leiden_confidence" in obs and obs["leiden_confidence"].notna().any():
-        about.append(("median confidence of the transferred clusters", f"{obs['leiden_confidence'].median():.2f}"))
+    about = [(column, str(obs[column].iloc[0])) for column in columns if column in obs and column != _CONFIDENCE]
+    if _CONFIDENCE in columns and _CONFIDENCE in obs and obs[_CONFIDENCE].notna().any():
+        about.append(("median confidence of the transferred clusters", f"{obs[_CONFIDENCE].median():.2f}"))
     described: dict[str, Any] = {
         "name": name,
         "n_cells": f"{len(rows):,}",

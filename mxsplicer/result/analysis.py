@@ -58,7 +58,7 @@ def analyse(job: Job) -> None:
         if not options.only_cells:
             labels_of = {one.name: one.record.labels for one in job.slides if one.record.labels}
             interpret(adata, use_rep, options, labels_of, job.timed)
-            write_features(result.features, adata.obsm[use_rep])
+            write_features(result.features, adata.obsm[use_rep], adata.obs_names)
         adata.uns["mxsplicer"]["seconds"] = job.seconds
     complete_cells(adata, result.embedded, result.cells)
 

@@ -1,31 +1,66 @@
 """The feature-major copy of z: a viewer reads one feature of all cells at once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from anndata import AnnData
 
+from mxsplicer.result.folder import Result
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
+from mxsplicer.tl.provenance import fingerprint_rows
+from mxsplicer.tl.representations import learned_features
 
 # Part of z in memory: 32 MB, and as wide as an HDF5 chunk of the AnnData file, so that each is read once.
 _FEATURES_AT_ONCE, _CELLS_AT_ONCE = 16, 1 << 19
 
 
-def write_features(path: Path, z: Any) -> None:
+def write_features(path: Path, z: Any, names: Sequence[str]) -> None:
     """Write z (N, d), an array or an h5py dataset, as a zarr array (d, N); an existing one is replaced.
 
     A zarr chunk holds one feature of up to 2¹⁹ cells. Memory does not grow with the number of cells: 16 features of
-    2¹⁹ cells are held at a time.
+    2¹⁹ cells are held at a time. The attribute ``cells`` is the fingerprint of ``names``, the rows' ``obs_names``.
     """
     n, d = z.shape
     chunks = (1, min(n, _CELLS_AT_ONCE))
     with atomic_write(path) as temporary:
         features = zarr.create_array(temporary, shape=(d, n), chunks=chunks, dtype=z.dtype, zarr_format=3)
+        features.update_attributes({"cells": fingerprint_rows(names)})
         for start in track(range(0, n, _CELLS_AT_ONCE), "Writing features"):
             cells = slice(start, min(start + _CELLS_AT_ONCE, n))
             for first in range(0, d, _FEATURES_AT_ONCE):
                 some = np.asarray(z[cells, first : first + _FEATURES_AT_ONCE])
                 for number, feature in enumerate(some.T, start=first):  # each compressed by itself, without a copy
                     features[number, cells] = np.ascontiguousarray(feature)
+
+
+def open_features(result: str | Path, names: Sequence[str]) -> Any:
+    """Open ``features.zarr`` (d, N) of a result if its columns are the cells with these names, in this order.
+
+    Parameters
+    ----------
+    result
+        The folder.
+    names
+        ``obs_names`` of the AnnData whose cells the features are wanted for.
+
+    Returns
+    -------
+    A zarr array, or None: the result has none, or it was written before cells were sorted, filtered or added in
+    ``cells.h5ad``. The same numbers are in ``obsm`` of ``cells.h5ad``, where reading one feature takes longer.
+    """
+    path = Result(Path(result)).features
+    if not path.exists():
+        return None
+    features = zarr.open_array(path, mode="r")
+    return features if features.attrs.get("cells") == fingerprint_rows(names) else None
+
+
+def update_features(folder: Path, adata: AnnData) -> None:
+    """Write ``features.zarr`` of a result again if its cells were sorted or filtered since it was written."""
+    path = Result(folder).features
+    if path.exists() and open_features(folder, adata.obs_names) is None:
+        write_features(path, adata.obsm[learned_features(adata)], adata.obs_names)

@@ -30,6 +30,7 @@ from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.tl.labels import check_samples, join_samples
+from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters
 from mxsplicer.tl.representations import learned_features
 from mxsplicer.tl.transfer import transfer_clusters
 
@@ -231,13 +232,15 @@ def _append(result: Result, files: Sequence[Path], options: Options) -> None:
                     umaps.append(found.umap)
         if joined:
             obs = join_obs(tables)
+            if "mxsplicer_cluster" in uns and not clusters_changed(adata):
+                uns["mxsplicer_cluster"] |= {"clusters": fingerprint_clusters(obs["leiden"])}
     if joined:
         uns["mxsplicer"] = description
         uns["spatialdata_attrs"] = _spatialdata_attrs(obs)
         obsm = {"X_umap": np.concatenate(umaps)} if umaps else {}
         join_cells([result.cells, *joined], result.cells, uns=uns, varm=varm, obs=obs, obsm=obsm)
     with open_cells(result.cells) as adata:
-        write_features(result.features, adata.obsm[use_rep])
+        write_features(result.features, adata.obsm[use_rep], adata.obs_names)
 
 
 def _join(
@@ -267,7 +270,7 @@ def _join(
             join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
         interpret(adata, use_rep, options, labels_of, timed)
         description["seconds"] = seconds
-        write_features(result.features, adata.obsm[use_rep])
+        write_features(result.features, adata.obsm[use_rep], adata.obs_names)
     complete_cells(adata, result.embedded, result.cells)
 
 

@@ -57,7 +57,7 @@ def simulate_result(folder: str | Path, *, size_px: int = 512, seed: int = 0) ->
     result = Result(folder / "sample.mxs", (slide.name,))
     result.path.mkdir()
     write_cells(adata, result.cells)
-    write_features(result.features, adata.obsm["X_splicer"])
+    write_features(result.features, adata.obsm["X_splicer"], adata.obs_names)
     record = SlideRecord(slide.name, files.image, mask=files.mask, drop=_DROPPED).as_opened(slide)
     write_index(result, [record], run=result.run.name)
     return result.path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from anndata import AnnData
 
 from mxsplicer.embedding.encode import encode_patches
@@ -16,12 +17,14 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide, drop_markers
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
-from mxsplicer.result.folder import find_cells, open_result
+from mxsplicer.result.features import open_features
+from mxsplicer.result.folder import Result, find_cells, open_result
 from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.scales import in_order
 from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.tl.representations import learned_features
 from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
@@ -110,6 +113,7 @@ def _checks(
     device: str,
 ) -> Iterator[Check]:
     prints = about["fingerprints"]
+    yield from _compare_features(adata, folder, chosen)
     yield _compare_fingerprint("weights", run_path / "model.safetensors", str(prints["weights"]))
     run = load_run(run_path, encoder=encoder) if (run_path / "model.safetensors").is_file() else None
     for record in records:
@@ -134,6 +138,25 @@ def _compare_fingerprint(what: str, place: Path | str, expected: str) -> Check:
     if found == expected:
         return Check(what, agrees=True, detail=f"unchanged ({found})")
     return Check(what, agrees=False, detail=f"{place} has changed: its fingerprint was {expected} and is {found}")
+
+
+def _compare_features(adata: AnnData, folder: Path, rows: np.ndarray) -> Iterator[Check]:
+    """Compare the feature-major copy of z with the AnnData, if there is one."""
+    path = Result(folder).features
+    if not path.exists():
+        return
+    z, copy = adata.obsm[learned_features(adata)], zarr.open_array(path, mode="r")
+    since = "Viewers read cells.h5ad instead; `mxsplicer cluster` writes it again"
+    if copy.shape != z.shape[::-1]:
+        detail = f"it holds {copy.shape[1]:,} cells, cells.h5ad {len(z):,}: cells were added or left out since. {since}"
+        yield Check(path.name, agrees=False, detail=detail)
+    elif open_features(folder, adata.obs_names) is None and "cells" in copy.attrs:
+        detail = f"its cells are in another order than in cells.h5ad, or other cells: it was changed since. {since}"
+        yield Check(path.name, agrees=False, detail=detail)
+    elif not np.array_equal(copy.oindex[:, rows].T, take(z, rows)):
+        yield Check(path.name, agrees=False, detail="its numbers differ from those in cells.h5ad")
+    else:
+        yield Check(path.name, agrees=True, detail="the same cells as in cells.h5ad, in the same order")
 
 
 def _compare_markers(adata: AnnData, slide: Slide, record: SlideRecord) -> Check:

@@ -12,6 +12,8 @@ from .local import local_correlation as local_correlation
 from .mixing import measure_mixing as measure_mixing
 from .naming import cluster_profiles as cluster_profiles
 from .naming import name_clusters as name_clusters
+from .naming import names_fit as names_fit
+from .naming import names_of_clusters as names_of_clusters
 from .outlines import cells_inside as cells_inside
 from .outlines import restricted as restricted
 from .outlines import rows_inside as rows_inside

@@ -15,6 +15,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
+from mxsplicer.tl.provenance import fingerprint_clusters
 from mxsplicer.tl.representations import representation
 from mxsplicer.tl.rows import slices, take
 
@@ -67,7 +68,8 @@ def cluster(
     ``adata.obsm["X_umap"]``
         UMAP (cells, 2), float32.
     ``adata.uns["mxsplicer_cluster"]``
-        The settings, and ``n_clustered``, the number of cells that were clustered themselves.
+        The settings; ``n_clustered``, the number of cells that were clustered themselves; and ``clusters``, the
+        fingerprint by which clusters that another program found are recognised.
     """
     z = representation(adata, use_rep)
     if backend not in ("scanpy", "rapids"):
@@ -96,6 +98,7 @@ def cluster(
         "backend": backend,
         "seed": int(seed),
         "n_clustered": len(sample),
+        "clusters": fingerprint_clusters(adata.obs["leiden"]),
     }
     logger.info("%d clusters of %d cells by %s", len(names), adata.n_obs, use_rep)
 

@@ -1,6 +1,7 @@
 """Neighbourhood enrichment: which clusters are neighbours in the tissue more or less often than by chance."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.provenance import fingerprint_clusters
 
 
 def enrich_neighbourhoods(
@@ -39,7 +41,8 @@ def enrich_neighbourhoods(
     Sets
     ----
     ``adata.uns["<groupby>_nhood_enrichment"]``
-        ``zscore`` and ``count``, each (clusters, clusters), under the key that squidpy's figures read.
+        ``zscore`` and ``count``, each (clusters, clusters), under the key that squidpy's figures read; and
+        ``clusters``, a fingerprint of the clusters.
 
     Raises
     ------
@@ -71,7 +74,8 @@ def enrich_neighbourhoods(
             cells, cluster_key=groupby, n_perms=n_permutations, seed=seed, show_progress_bar=False, n_jobs=1
         )
     found = cells.uns[f"{groupby}_nhood_enrichment"]
-    kept = {key: np.asarray(found[key], dtype=np.float64) for key in ("zscore", "count")}
+    kept: dict[str, Any] = {key: np.asarray(found[key], dtype=np.float64) for key in ("zscore", "count")}
+    kept["clusters"] = fingerprint_clusters(adata.obs[groupby])
     adata.uns[f"{groupby}_nhood_enrichment"] = kept
     clusters = pd.Index(labels.categories)
     return pd.DataFrame(kept["zscore"], index=clusters, columns=clusters)

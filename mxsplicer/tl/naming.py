@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,52 @@ def name_clusters(
     codes = np.where(codes == len(of_cluster), -1, codes)
     adata.obs[key_added or f"{groupby}_name"] = pd.Categorical.from_codes(codes, categories=pd.Index(categories))
     return names
+
+
+def names_of_clusters(adata: AnnData, *, groupby: str = "leiden") -> dict[str, str]:
+    """Return the name of each cluster in ``obs["<groupby>_name"]``, "3: CD8a+ CD3e+"; empty without such a column.
+
+    Where the names are those of earlier clusters, because the cells were clustered again by another program, names are
+    suggested again and a warning is logged.
+    """
+    column = f"{groupby}_name"
+    if column not in adata.obs:
+        return {}
+    clusters, names = adata.obs[groupby], adata.obs[column]
+    if not names_fit(clusters, names):
+        logger.warning(
+            'obs["%s"] has the names of earlier clusters, not of those in obs["%s"]; names are suggested again from X',
+            column,
+            groupby,
+        )
+        suggested = suggest_names(cluster_profiles(adata, groupby=groupby))
+        return {str(cluster): f"{cluster}: {name}" for cluster, name in suggested.items()}
+    known = names.notna().to_numpy()
+    first = names[known].groupby(clusters[known].astype(str).to_numpy(), observed=True).first()
+    return {str(cluster): str(name) for cluster, name in first.items()}
+
+
+def names_fit(clusters: Any, names: Any) -> bool:
+    """Return whether names describe these clusters: each cluster has one name, which begins with no other number.
+
+    Parameters
+    ----------
+    clusters, names
+        Cluster and name (N,) of each cell; missing values are ignored.
+
+    Examples
+    --------
+    >>> names_fit(["0", "1"], ["0: CD3e+", "1: CD20+"]), names_fit(["0", "1"], ["1: CD20+", "0: CD3e+"])
+    (True, False)
+    """
+    both = pd.DataFrame({"cluster": np.asarray(clusters, dtype=object), "name": np.asarray(names, dtype=object)})
+    pairs = both.dropna().drop_duplicates().astype(str)
+    if pairs["cluster"].duplicated().any():
+        return False
+    known = set(pairs["cluster"])
+    numbers = pairs["name"].str.partition(":")[0]
+    is_number = numbers.isin(known) | numbers.str.fullmatch(r"\d+")
+    return bool((~is_number | (numbers == pairs["cluster"])).all())
 
 
 def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:

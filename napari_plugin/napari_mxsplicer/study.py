@@ -3,6 +3,7 @@
 Learned features are not kept in memory: each is read when it is painted, from the feature-major copy if there is one.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,11 +14,12 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
-import zarr
 
 import mxsplicer
 from mxsplicer import PATCH_SIZE_UM, InputError
-from mxsplicer.tl import find_confounders, neighbourhood_intensity
+from mxsplicer.tl import find_confounders, names_fit, neighbourhood_intensity
+
+logger = logging.getLogger(__name__)
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
@@ -66,7 +68,9 @@ class Study:
             self.markers = [str(name) for name in anndata.io.read_elem(file["var"]).index]
             widths = {key: one.shape[1] for key, one in file["obsm"].items() if hasattr(one, "shape") and one.ndim == 2}
             self.obs_names = list(file["obs"].attrs["column-order"])
-            self.n_cells = len(file["obs"][file["obs"].attrs["_index"]])
+            names = file["obs"][file["obs"].attrs["_index"]]
+            # Strings of pandas are a group.
+            self.n_cells = len(names["values"] if isinstance(names, h5py.Group) else names)
             varm = {key: anndata.io.read_elem(file["varm"][key]) for key in file.get("varm", {})}
         self.representation = _representation(widths)
         self.n_features = widths[self.representation] if self.representation else 0
@@ -94,6 +98,13 @@ class Study:
     def cell_ids(self) -> np.ndarray:
         """The id (N,) of each cell in the label image of its slide."""
         return np.asarray(self._read(f"obs/{self.id_column}")).astype(np.int64)
+
+    @property
+    def cell_names(self) -> Any:
+        """The name (N,) of each cell, ``obs_names``."""
+        with h5py.File(self.cells, "r") as file:
+            obs = file["obs"]
+            return anndata.io.read_elem(obs[obs.attrs["_index"]])
 
     @cached_property
     def slides(self) -> Any:
@@ -213,11 +224,16 @@ class Study:
 
     @cached_property
     def _features(self) -> Any:
-        """The feature-major copy (d, N) in a result, or None."""
+        """The feature-major copy (d, N) in a result; None without one, or if its cells are not those of the table."""
         if self.folder is None or self.index is None:
             return None
-        path = mxsplicer.Result(self.folder).features
-        found = zarr.open_array(path, mode="r") if path.exists() else None
+        found = mxsplicer.open_features(self.folder, self.cell_names)
+        if found is None and mxsplicer.Result(self.folder).features.exists():
+            logger.warning(
+                "%s was sorted or filtered after the embedding, so features are read from it, which takes longer; "
+                "`mxsplicer cluster` writes features.zarr again",
+                self.cells.name,
+            )
         return found if found is not None and found.shape == (self.n_features, self.n_cells) else None
 
     def feature(self, number: int) -> np.ndarray:
@@ -265,8 +281,14 @@ class Study:
     @property
     def paintable_columns(self) -> list[str]:
         """Columns of obs that can be painted: numbers and categories, but not ids and positions."""
-        left_out = {self.id_column, "slide", "x_px", "y_px", "region"}
+        left_out = {self.id_column, "slide", "x_px", "y_px", "region", *self._outdated_names}
         return [name for name in self.obs_names if name not in left_out]
+
+    @cached_property
+    def _outdated_names(self) -> list[str]:
+        """Columns with names of clusters that are not those in ``obs`` now, because cells were clustered again."""
+        names = {f"{column}_name": column for column in self.obs_names if f"{column}_name" in self.obs_names}
+        return [name for name, column in names.items() if not names_fit(self.column(column), self.column(name))]
 
     def _stored_correlations(self, varm: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         prefix = (self.representation or "").removeprefix("X_")

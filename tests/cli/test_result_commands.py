@@ -11,6 +11,7 @@ import pytest
 import torch
 import zarr
 
+import mxsplicer
 from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
@@ -67,8 +68,45 @@ def test_a_result_that_agrees_with_its_inputs_is_verified(command, result):
     done = command("verify", result)
 
     assert (done.code, done.written) == (0, [])
-    assert done.out.count("ok   ") == 6
+    assert done.out.count("ok   ") == 7
     assert "to the last digit" in done.out
+
+
+@pytest.mark.parametrize("change", ["sorted", "filtered"])
+def test_cells_that_scanpy_sorted_or_filtered_are_found_and_the_copy_of_their_features_is_written_again(
+    command, result, change
+):
+    adata = anndata.read_h5ad(result / "cells.h5ad")
+    rows = np.argsort(adata.obs["area_um2"].to_numpy())
+    adata[rows if change == "sorted" else np.sort(rows[10:])].copy().write_h5ad(result / "cells.h5ad")
+
+    found = command("verify", result)
+    clustered = command("cluster", result)
+    done = command("verify", result)
+
+    assert (found.code, clustered.code, done.code) == (1, 0, 0)
+    assert "WRONG  features.zarr: " in found.out
+    assert "Viewers read cells.h5ad instead" in found.out
+    changed = anndata.read_h5ad(result / "cells.h5ad")
+    features = mxsplicer.open_features(result, changed.obs_names)
+    np.testing.assert_array_equal(features[:].T, changed.obsm["X_splicer"])
+
+
+def test_clusters_of_scanpy_are_exported_under_names_of_their_own_and_clustered_again_on_request(command, result):
+    adata = anndata.read_h5ad(result / "cells.h5ad")
+    place = pd.cut(adata.obs["x_px"], 5, labels=[*"01234"])
+    adata.obs["leiden"] = place
+    adata.write_h5ad(result / "cells.h5ad")
+
+    exported = command("export", result, "--geojson", "q.geojson")
+    clustered = command("cluster", result)
+
+    features = json.loads((result.parent / "q.geojson").read_text())["features"]
+    classes = {one["properties"]["name"]: one["properties"]["classification"]["name"] for one in features}
+    assert (exported.code, clustered.code) == (0, 0)
+    assert {name.split(":")[0] for name in classes.values()} == set("01234")
+    assert all(classes[name].startswith(f"{cluster}: ") for name, cluster in place.items())
+    assert clustered.written == ["S01.mxs/cells.h5ad"]
 
 
 def test_changed_features_weights_or_pixels_are_found(command, result, made):

@@ -1,3 +1,5 @@
+import shutil
+
 import anndata
 import numpy as np
 import pytest
@@ -61,6 +63,31 @@ def test_a_table_alone_gives_the_same_values_as_its_result(study, sample, adata)
     np.testing.assert_array_equal(alone.feature(7), study.feature(7))
     np.testing.assert_array_equal(alone.feature_block(3, 9), study.feature_block(3, 9))
     assert alone.slide_names == study.slide_names
+
+
+@pytest.mark.parametrize("change", ["sorted", "filtered", "swapped"])
+def test_features_are_those_of_the_table_after_it_was_changed_in_scanpy(sample, adata, tmp_path, change):
+    folder = shutil.copytree(sample, tmp_path / "changed.mxs")
+    rows = np.argsort(adata.obs["area_um2"].to_numpy())
+    rows = {"sorted": rows, "filtered": np.sort(rows[5:]), "swapped": np.r_[1, 0, 2 : len(rows)]}[change]
+    changed = adata[rows].copy()
+    changed.write_h5ad(folder / "cells.h5ad")
+
+    opened = open_study(folder)
+
+    np.testing.assert_array_equal(opened.feature(7), changed.obsm["X_splicer"][:, 7])
+    np.testing.assert_array_equal(opened.feature_block(3, 9), changed.obsm["X_splicer"][:, 3:9].T)
+
+
+def test_names_of_earlier_clusters_are_not_offered_for_painting(sample, adata, tmp_path):
+    folder = shutil.copytree(sample, tmp_path / "changed.mxs")
+    changed = adata.copy()
+    changed.obs["kind"] = np.where(np.arange(adata.n_obs) % 2, "0", "1")
+    changed.obs["kind_name"] = "0: " + changed.obs["lineage"].astype(str)
+    changed.write_h5ad(folder / "cells.h5ad")
+
+    assert "kind" in open_study(folder).paintable_columns
+    assert "kind_name" not in open_study(folder).paintable_columns
 
 
 def test_a_table_without_ids_is_refused_with_the_names_that_are_accepted(adata, tmp_path):

@@ -1,0 +1,55 @@
+"""Fingerprints of cells and of their clusters, by which results that were derived from others are recognised.
+
+Cells are sorted, filtered and clustered again in scanpy, and written back under the same names. What was derived from
+the earlier cells or clusters must not be joined with the new ones.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.system.fingerprints import fingerprint_arrays
+
+
+def fingerprint_rows(names: Iterable[Any]) -> str:
+    """Return 16 hexadecimal digits that change when a cell is added, removed or moved to another row."""
+    return fingerprint_arrays([_encode(names)])
+
+
+def fingerprint_clusters(clusters: "pd.Series[Any]") -> str:
+    """Return 16 hexadecimal digits that change when a cell gets another cluster; the order of cells does not matter.
+
+    Parameters
+    ----------
+    clusters
+        The cluster of each cell, indexed by ``obs_names``. Cells without a cluster do not count.
+    """
+    known = clusters[clusters.notna().to_numpy()]
+    order = np.argsort(known.index.to_numpy(dtype=str), kind="stable")
+    return fingerprint_arrays([_encode(known.index[order]), b"\0", _encode(known.iloc[order])])
+
+
+def clusters_changed(adata: AnnData) -> bool:
+    """Return whether ``obs["leiden"]`` is another one than :func:`mxsplicer.tl.cluster` found, of these cells."""
+    recorded = adata.uns.get("mxsplicer_cluster", {}).get("clusters")
+    if recorded is None or "leiden" not in adata.obs:
+        return False
+    return str(recorded) != fingerprint_clusters(adata.obs["leiden"])
+
+
+def enrichment_is_current(adata: AnnData, groupby: str = "leiden") -> bool:
+    """Return whether the stored neighbourhood enrichment is that of the present cells and clusters.
+
+    One that another program computed has no fingerprint; it counts as current if it has as many clusters.
+    """
+    stored = adata.uns[f"{groupby}_nhood_enrichment"]
+    if "clusters" in stored:
+        return str(stored["clusters"]) == fingerprint_clusters(adata.obs[groupby])
+    return bool(len(stored["zscore"]) == adata.obs[groupby].nunique())
+
+
+def _encode(values: Iterable[Any]) -> bytes:
+    return "\n".join(map(str, values)).encode()
