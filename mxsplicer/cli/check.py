@@ -37,6 +37,7 @@ def check(
     rename: tuple[str, ...],
     drop: tuple[str, ...],
     pixel_size_um: float | None,
+    image: str | None,
     as_json: AsJson = False,
 ) -> None:
     """Find faults of a mask: another level, transposed, shifted, ids that wrapped around, seams, and more.
@@ -48,7 +49,14 @@ def check(
     from mxsplicer.masks.doctor import examine
     from mxsplicer.masks.files import open_mask, open_nuclei
 
-    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
+    opened = open_slide(
+        slide,
+        markers=markers,
+        rename=parse_renames(rename),
+        drop=drop,
+        pixel_size_um=pixel_size_um,
+        image=image,
+    )
     labels = open_mask(mask, page=mask_page, slide=opened, must_fit=False)
     of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened, must_fit=False)
     with progress.shown():

@@ -45,6 +45,7 @@ def extract(
     rename: tuple[str, ...],
     drop: tuple[str, ...],
     pixel_size_um: float | None,
+    image: str | None,
     patch_size_um: float | None,
     min_area_um2: float,
     roi: Path | None,
@@ -68,7 +69,14 @@ def extract(
     from mxsplicer.masks.files import open_mask
 
     listed = read_ids(cells_from) if cells_from else None
-    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
+    opened = open_slide(
+        slide,
+        markers=markers,
+        rename=parse_renames(rename),
+        drop=drop,
+        pixel_size_um=pixel_size_um,
+        image=image,
+    )
     labels = open_mask(mask, page=mask_page, slide=opened)
     how: dict[str, Any] = {"workers": workers, "max_bytes": max_memory, "executor": executor}
     size = PATCH_SIZE_UM if patch_size_um is None else patch_size_um

@@ -69,6 +69,12 @@ SHOWN: dict[str, Shown] = {
     "rename": Shown(INPUT, "Rename a marker; repeat for several.", metavar="OLD=NEW"),
     "drop": Shown(INPUT, "Leave a marker out of everything; repeat for several.", metavar="MARKER", common=True),
     "pixel_size_um": Shown(INPUT, "Micrometres per pixel, where the file does not state them.", common=True),
+    "image": Shown(
+        INPUT,
+        "Image to read of a file that holds several: its number, from 0, or its name; by default the largest with "
+        "several channels.",
+        metavar="N|NAME",
+    ),
     "panel": Shown(
         INPUT,
         "For slides with different markers: shared trains on the markers of all slides, union on those of any.",

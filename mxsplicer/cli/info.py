@@ -33,6 +33,7 @@ def info(
     rename: tuple[str, ...],
     drop: tuple[str, ...],
     pixel_size_um: float | None,
+    image: str | None,
     nuclear_marker: str | None,
     patch_size_um: float | None,
     as_json: AsJson = False,
@@ -47,7 +48,7 @@ def info(
     renames = parse_renames(rename)
     size_known = True
     try:
-        opened = open_slide(slide, markers=markers, rename=renames, drop=drop, pixel_size_um=pixel_size_um)
+        opened = open_slide(slide, markers=markers, rename=renames, drop=drop, pixel_size_um=pixel_size_um, image=image)
     except IncompleteError as error:  # the rest of the file can be shown all the same
         size_known = error.pixel_size
         numbers = [f"channel {number}" for number in range(1, error.n_channels + 1)]
@@ -57,6 +58,7 @@ def info(
             rename=renames,
             drop=drop,
             pixel_size_um=pixel_size_um if error.pixel_size else 1.0,
+            image=image,
         )
         if not error.names:
             opened = replace(opened, markers_from="no names; pass them by --markers")
@@ -85,6 +87,7 @@ def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, 
         "shape": [n_markers, height, width],
         "dtype": str(slide.image.dtype),
         "storage": slide.storage,
+        "images_in_file": slide.images_in_file or None,
         "tile_px": list(slide.tile_px),
         "levels": [list(level.shape[1:]) for level in (slide.image, *slide.pyramid)],
         "pixel_size_um": slide.pixel_size_um if size_known else None,
@@ -133,6 +136,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "slide", facts["slide"]
     yield "image", f"{n_markers} channels, {height:,} x {width:,} pixels (Y, X), {facts['dtype']}"
     yield "stored as", facts["storage"]
+    if facts["images_in_file"]:
+        yield "in the file", f"{facts['images_in_file']}; pass --image for another"
     yield "size", f"{format_bytes(facts['image_bytes'])} of pixels{of_file}"
     yield "levels", ", ".join(f"{level[0]:,} x {level[1]:,}" for level in facts["levels"])
     yield "pixel size", f"{um:g} µm ({facts['pixel_size_from']})" if um else "unknown; pass --pixel-size-um"
@@ -142,7 +147,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     pairs = zip(facts["markers_in_file"] or facts["markers"], facts["markers"], strict=True)
     renamed = [f"{old} → {new}" for old, new in pairs if old != new]
     if renamed:
-        yield "in the file", ", ".join(renamed)
+        yield "renamed", ", ".join(renamed)
     yield "nuclear marker", facts["nuclear_marker"] or "not recognised; pass --nuclear-marker or --mask"
     if cells:
         yield "cells", f"about {cells['n']:,} ({cells['from']})"

@@ -35,6 +35,7 @@ def segment(
     rename: tuple[str, ...],
     drop: tuple[str, ...],
     pixel_size_um: float | None,
+    image: str | None,
     segmenter: str | None,
     nuclear_marker: str | None,
     membrane_marker: str | None,
@@ -55,7 +56,14 @@ def segment(
     from mxsplicer.images.opening import open_slide
     from mxsplicer.segmentation import segment as segmentation
 
-    opened = open_slide(slide, markers=markers, rename=parse_renames(rename), drop=drop, pixel_size_um=pixel_size_um)
+    opened = open_slide(
+        slide,
+        markers=markers,
+        rename=parse_renames(rename),
+        drop=drop,
+        pixel_size_um=pixel_size_um,
+        image=image,
+    )
     with progress.shown():
         segmentation.segment(
             opened,

@@ -105,6 +105,24 @@ class Single(Windowed):
         return np.asarray(plane[as_index(channels)])
 
 
+class Stacked(Windowed):
+    """Images (C, Y, X) of one height and width as the channels of one image, in their order."""
+
+    def __init__(self, images: Sequence[LazyImage]) -> None:
+        counts = [image.shape[0] for image in images]
+        super().__init__((sum(counts), *images[0].shape[1:]), np.result_type(*(image.dtype for image in images)))
+        self._images = tuple(images)
+        self._places = [(image, channel) for image, n in enumerate(counts) for channel in range(n)]
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        channels, *window = picks
+        index = tuple(as_index(pick) for pick in window)
+        places = [self._places[channel] for channel in channels]
+        planes = [np.asarray(self._images[image][(channel, *index)]) for image, channel in places]
+        return np.stack(planes).astype(self.dtype, copy=False)
+
+
 def as_index(pick: Pick) -> Any:
     """Return the index of a lazy image for NumPy and zarr: a slice, or the list of indices."""
     return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick

@@ -28,14 +28,6 @@ if TYPE_CHECKING:  # it takes a quarter of a second to import, and a TIFF does w
     import zarr
     from zarr.storage import FsspecStore, LocalStore
 
-UM_PER_UNIT = {
-    "micrometer": 1.0,
-    "nanometer": 1e-3,
-    "millimeter": 1e3,
-    "centimeter": 1e4,
-    "meter": 1e6,
-    "angstrom": 1e-4,
-}
 _LARGEST_CHUNK = 1 << 31  # bytes: the limit of zarr's compressors, and what a laptop can decode at once
 _MOST_PIXELS = 1 << 44  # of an image: since chunks may be absent, nothing else reveals a wrong shape
 _LABEL_CHUNK_PX = {"0.4": 1024, "0.5": 512}  # of every level that is written, by version
@@ -60,6 +52,7 @@ class ZarrGroup:
 class ZarrSeries:
     """A multiscale image without axes of length one, except Y and X."""
 
+    name: str
     image: LazyImage  # axes as in `axes`
     pyramid: tuple[LazyImage, ...]  # coarser levels, same axes
     axes: str  # "CYX", "YX", "TCYX", ... in this order
@@ -90,10 +83,15 @@ def open_group(path: Path | str) -> ZarrGroup | None:
     return ZarrGroup(location, 2, attributes or {})
 
 
-def open_series(group: ZarrGroup) -> ZarrSeries:
-    """Open the first multiscale image of a group: metadata is read, pixels are not."""
+def n_multiscales(group: ZarrGroup) -> int:
+    """Return how many multiscale images a group holds."""
+    return len(_objects(group, group.attributes, "multiscales"))
+
+
+def open_series(group: ZarrGroup, number: int = 0) -> ZarrSeries:
+    """Open a multiscale image of a group: metadata is read, pixels are not."""
     try:
-        return _open_series(group)
+        return _open_series(group, number)
     except (InputError, PermissionError):
         raise
     except OSError as error:
@@ -225,8 +223,8 @@ def made_by_mxsplicer(path: Path) -> bool:
         return False
 
 
-def _open_series(group: ZarrGroup) -> ZarrSeries:
-    multiscale = _objects(group, group.attributes, "multiscales")[0]
+def _open_series(group: ZarrGroup, number: int) -> ZarrSeries:
+    multiscale = _objects(group, group.attributes, "multiscales")[number]
     datasets = _objects(group, multiscale, "datasets")
     arrays = [_open_array(group, dataset.get("path")) for dataset in datasets]
     axes, units = _axes(group, multiscale.get("axes"), arrays[0].ndim)
@@ -242,6 +240,7 @@ def _open_series(group: ZarrGroup) -> ZarrSeries:
     height, size = (_scale(datasets[0], axis) * _scale(multiscale, axis) for axis in (y, x))
     chunk = arrays[0].chunks  # of a shard its inner chunks, which zarr fetches and decodes one by one
     return ZarrSeries(
+        name=str(multiscale.get("name") or "").strip(),
         image=levels[0],
         pyramid=tuple(levels[1:]),
         axes=squeezed,

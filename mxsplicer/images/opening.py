@@ -3,15 +3,19 @@
 The file is read by the first of :data:`mxsplicer.images.readers.READERS` that knows its format.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import Panel, agree, distinct, read_panel
 from mxsplicer.images.readers import READERS
-from mxsplicer.images.readers.image_file import PLAUSIBLE_UM, ImageFile
+from mxsplicer.images.readers.image_file import ImageFile
 from mxsplicer.images.slide import Slide, drop_markers, rename_markers
+from mxsplicer.images.units import PLAUSIBLE_UM
 from mxsplicer.system.location import Location, locate, name_of
+
+logger = logging.getLogger(__name__)
 
 
 class IncompleteError(InputError):
@@ -30,6 +34,7 @@ def open_slide(
     rename: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
     pixel_size_um: float | None = None,
+    image: str | int | None = None,
     name: str | None = None,
 ) -> Slide:
     """Open a slide lazily: headers are read, pixels are not.
@@ -48,25 +53,37 @@ def open_slide(
         Markers, by their new names, to leave out; their channels are never read.
     pixel_size_um
         Micrometres per pixel. Needed if the file does not give it, and used instead of the file's otherwise.
+    image
+        Which image of a file that holds several: its number, from 0, or its name. By default the largest with several
+        channels is read, and single-channel images of one size are joined; what the file holds is logged.
     name
         Name of the slide; by default the file's name without its endings.
 
     Raises
     ------
     InputError
-        If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, or if file
-        and table contradict each other; the message then shows both, row by row.
+        If the file cannot be read as (C, Y, X), if its markers or pixel size are neither in it nor given, if file and
+        table contradict each other (the message then shows both, row by row), or if the file has no such image.
     """
     location = locate(path)
     if isinstance(location, Path) and not location.exists():
         msg = f"file {location} not found."
         raise InputError(msg)
-    form, found = _read(location)
+    form, found = _read(location, None if image is None else str(image))
+    if found.choice.report:
+        level = logging.WARNING if found.choice.is_ambiguous else logging.INFO
+        logger.log(
+            level, "%s holds %s; another is read if its number or name is given", name_of(location), found.choice.report
+        )
     low, high = PLAUSIBLE_UM
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
         msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."
         raise InputError(msg)
     panel = None if found.markers is None else Panel(found.markers, form)
+    if found.unless_named is not None:
+        if markers is None:
+            raise found.unless_named
+        logger.warning("%s They are read as channels, since they were named.", found.unless_named.problem)
     if markers is not None:
         given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
         panel = agree(given, found.image.shape[0], found.markers, name=name_of(location))
@@ -85,6 +102,7 @@ def open_slide(
         markers_in_file=found.markers if found.markers and len(found.markers) == found.image.shape[0] else (),
         pixel_size_from=size_from,
         storage=f"{form}, {found.storage}",
+        images_in_file=found.choice.report,
     )
     unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
     return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
@@ -104,12 +122,12 @@ def _incomplete(name: str, form: str, found: ImageFile, *, names: bool, pixel_si
     return IncompleteError(msg, remedy, n_channels=n_channels, names=names, pixel_size=pixel_size)
 
 
-def _read(location: Location) -> tuple[str, ImageFile]:
+def _read(location: Location, image: str | None) -> tuple[str, ImageFile]:
     for form, read in READERS.items():
         if isinstance(location, Path) and location.is_dir() and form != "OME-Zarr":
             msg = f"{location} is a folder."
             raise InputError(msg, "Give the image file of one slide, or the folder of an OME-Zarr image.")
-        found = read(location)
+        found = read(location, image)
         if found is not None:
             return form, found
     msg = f"{name_of(location)} has none of the supported formats: {', '.join(READERS)}."

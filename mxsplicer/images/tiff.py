@@ -21,6 +21,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage, Pick, Windowed, as_index
 from mxsplicer.images.ome_xml import (
     check_ome_xml,
+    find_files,
     first_image_of,
     is_companion,
     metadata_file,
@@ -38,48 +39,85 @@ _ALWAYS_POSSIBLE = 1 << 26  # bytes that are decoded whatever their compressed s
 _BEST_RATIO = 50_000  # of decoded to stored bytes: zstd's on one repeated number, the highest of the lossless codecs
 
 _DECODE_ERRORS = (ValueError, RuntimeError, OSError, KeyError, IndexError, TypeError, NotImplementedError, MemoryError)
+
 Reopen = tuple[Callable[..., LazyImage], tuple[Any, ...]]  # a function and its arguments
+
+
+@dataclass(frozen=True)
+class TiffEntry:
+    """One image of a TIFF file, before it is opened."""
+
+    name: str
+    axes: str  # without those of length one
+    shape: tuple[int, ...]  # of the finest level
+    n_levels: int
+    dtype: str
+    photometric: str
+
+
+@dataclass(frozen=True)
+class TiffListing:
+    """The images of a TIFF file, in their order."""
+
+    kind: str  # tifffile's word for the dialect: "ome", "qpi", "imagej", "generic", ...
+    images: tuple[TiffEntry, ...]
+    ome_xml: str  # "" if the file has none
 
 
 @dataclass(frozen=True, eq=False)
 class TiffSeries:
-    """The first image of a TIFF file and its metadata."""
+    """One image of a TIFF file and its metadata."""
 
     image: LazyImage  # axes as in `axes`
     pyramid: tuple[LazyImage, ...]  # coarser levels, same axes
     axes: str  # without those of length one: "CYX", "YX", "YXS", ...
     tile_px: tuple[int, int]
     compression: str
-    kind: str  # tifffile's word for the dialect: "ome", "qpi", "imagej", "generic", ...
+    kind: str  # as in TiffListing
     photometric: str
     descriptions: tuple[str, ...]  # ImageDescription of each page; of an OME-TIFF the OME-XML first
     resolution_um: float | None  # pixel size by the resolution tags, if they have a unit
     units_per_pixel: float | None  # the same in the unit of the dialect
     aspect: float  # height of a pixel by the resolution tags, as a multiple of its width
     imagej: dict[str, Any]  # ImageJ's own metadata
+    page_names: tuple[str, ...]  # tag PageName of each page; empty if the first has none
 
 
-def open_tiff(path: Path | str) -> TiffSeries:
-    """Open the first image of a TIFF file; only headers are read.
+def list_images(path: Path | str) -> TiffListing:
+    """List the images of a TIFF file; only headers are read.
 
-    For one file of a multi-file OME-TIFF, or for its companion file, the whole image is opened.
+    For one file of a multi-file OME-TIFF, or for its companion file, the images of the whole set are listed.
     """
-    location = locate(path)
+    listing: TiffListing = _cached(locate(path), _listing)
+    return listing
+
+
+def open_tiff(path: Path | str, number: int = 0) -> TiffSeries:
+    """Open one image of a TIFF file, by its place in :func:`list_images`; only headers are read."""
+    series: TiffSeries = _cached(locate(path), _series, number)
+    return series
+
+
+_Read = Callable[..., Any]  # (location, file, *arguments) -> what was read
+
+
+def _cached(location: Location, read: _Read, *arguments: int) -> Any:
     if isinstance(location, str):
-        return _open_or_refuse(location)
+        return _read_or_refuse(location, read, arguments)
     stamp = location.stat()
-    return _open_cached(location, stamp.st_mtime_ns, stamp.st_size)
+    return _read_cached(location, stamp.st_mtime_ns, stamp.st_size, read, arguments)
 
 
-@lru_cache(maxsize=1)
-def _open_cached(path: Path, _changed: int, _size: int) -> TiffSeries:
-    # Every reader opens a file to see whether it is of its dialect.
-    return _open_or_refuse(path)
+@lru_cache(maxsize=2)
+def _read_cached(path: Path, _changed: int, _size: int, read: _Read, arguments: tuple[int, ...]) -> Any:
+    # Every reader lists the images of a file to see whether it is of its dialect; then one image is opened.
+    return _read_or_refuse(path, read, arguments)
 
 
-def _open_or_refuse(location: Location) -> TiffSeries:
+def _read_or_refuse(location: Location, read: _Read, arguments: tuple[int, ...]) -> Any:
     try:
-        return _open(location)
+        with _opened(location) as (found, tiff):
+            return read(found, tiff, *arguments)
     except InputError:
         raise
     except OSError as error:
@@ -90,46 +128,79 @@ def _open_or_refuse(location: Location) -> TiffSeries:
         raise _not_a_tiff(location, error) from error
 
 
-def _open(location: Location, omexml: str | None = None, *, is_master: bool = False) -> TiffSeries:
+@contextmanager
+def _opened(
+    location: Location, omexml: str | None = None, *, is_master: bool = False
+) -> Iterator[tuple[Location, tifffile.TiffFile]]:
+    """Yield the file that describes an image, and tifffile's view of it, which finds the other files of a set."""
     if omexml is None and isinstance(location, Path) and is_companion(location):
-        omexml = location.read_text(encoding="utf-8")
-        location = first_image_of(location, omexml)
+        companion, omexml = location, location.read_text(encoding="utf-8")
+        location = first_image_of(companion, omexml)
     with open_for_tifffile(location) as file, tifffile.TiffFile(file, omexml=omexml) as tiff:
         check_chain(location, tiff)
+        follow = None
         if tiff.ome_metadata:
             master = None if omexml or is_master else metadata_file(location, tiff.ome_metadata)
             if master is not None and is_companion(master):
-                return _open(location, omexml=master.read_text(encoding="utf-8"))
-            if master is not None:
-                return _open(master, is_master=True)
-            check_ome_xml(location, tiff.ome_metadata)
-        series = tiff.series[0]
-        check_last_page(location, tiff)
-        axes = _squeezed_axes(series)
-        levels = [_level(location, tiff, number) for number in range(len(series.levels))]
-        page = series.keyframe
-        pages = [one for one in series.pages if one is not None]
-        return TiffSeries(
-            image=levels[0],
-            pyramid=tuple(levels[1:]),
-            axes=axes,
-            tile_px=_tile_px(levels[0], axes),
-            compression=code_name(page.compression).lower(),
-            kind=series.kind,
-            photometric=code_name(page.photometric),
-            descriptions=tuple(tiff.ome_metadata or _description(one) for one in pages[:1])
-            + tuple(_description(one) for one in pages[1:]),
-            resolution_um=_resolution_um(page),
-            units_per_pixel=_units_per_pixel(page),
-            aspect=_aspect(page),
-            imagej=tiff.imagej_metadata or {},
+                follow = _opened(location, omexml=master.read_text(encoding="utf-8"))
+            elif master is not None:
+                follow = _opened(master, is_master=True)
+            else:
+                check_ome_xml(location, tiff.ome_metadata)
+                present = find_files(location, tiff.ome_metadata, n_pages=len(tiff.pages))
+                if present != tiff.ome_metadata:
+                    follow = _opened(location, omexml=present, is_master=True)
+        if follow is None:
+            check_last_page(location, tiff)
+            yield location, tiff
+    if follow is not None:
+        with follow as found:
+            yield found
+
+
+def _listing(_location: Location, tiff: tifffile.TiffFile) -> TiffListing:
+    images = tuple(
+        TiffEntry(
+            name=str(series.name or "").strip(),
+            axes=_squeezed_axes(series),
+            shape=_squeezed_shape(series),
+            n_levels=len(series.levels),
+            dtype=str(series.dtype),
+            photometric=code_name(series.keyframe.photometric),
         )
+        for series in tiff.series
+    )
+    return TiffListing(tiff.series[0].kind, images, tiff.ome_metadata or "")
 
 
-def open_level(location: Location, number: int) -> LazyImage:
-    """Return one level of the first image of a TIFF file, 0 being the finest."""
-    series = open_tiff(location)
-    return (series.image, *series.pyramid)[number]
+def _series(location: Location, tiff: tifffile.TiffFile, number: int) -> TiffSeries:
+    series = tiff.series[number]
+    axes = _squeezed_axes(series)
+    levels = [_level(location, tiff, number, level) for level in range(len(series.levels))]
+    page = series.keyframe
+    pages = [one for one in series.pages if one is not None]
+    return TiffSeries(
+        image=levels[0],
+        pyramid=tuple(levels[1:]),
+        axes=axes,
+        tile_px=_tile_px(levels[0], axes),
+        compression=code_name(page.compression).lower(),
+        kind=series.kind,
+        photometric=code_name(page.photometric),
+        descriptions=tuple(tiff.ome_metadata or _description(one) for one in pages[:1])
+        + tuple(_description(one) for one in pages[1:]),
+        resolution_um=_resolution_um(page),
+        units_per_pixel=_units_per_pixel(page),
+        aspect=_aspect(page),
+        imagej=tiff.imagej_metadata or {},
+        page_names=_page_names(tiff, pages),
+    )
+
+
+def open_level(location: Location, number: int, level: int) -> LazyImage:
+    """Return one level of an image of a TIFF file, 0 being the finest."""
+    series = open_tiff(location, number)
+    return (series.image, *series.pyramid)[level]
 
 
 class TiffImage(Windowed):
@@ -144,10 +215,10 @@ class TiffImage(Windowed):
         return self._reopen
 
 
-def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> TiffImage:
-    level = tiff.series[0].levels[number]
+def _level(location: Location, tiff: tifffile.TiffFile, number: int, level_number: int) -> TiffImage:
+    level = tiff.series[number].levels[level_number]
     name, frame = name_of(location), level.keyframe
-    shape = tuple(int(n) for n, axis in zip(level.shape, level.axes, strict=True) if n > 1 or axis in "YX")
+    shape = _squeezed_shape(level)
     numbers = np.dtype(level.dtype or object).kind in "uifb"
     if not numbers or len(shape) < 2 or 0 in (*shape, n_samples(frame), n_planes(frame)):
         msg = f"{name} holds {shape} numbers of type {level.dtype}; pixels of integers or floats are needed."
@@ -155,7 +226,7 @@ def _level(location: Location, tiff: tifffile.TiffFile, number: int) -> TiffImag
     if frame.compression != 1 and frame.compression not in tifffile.TIFF.DECOMPRESSORS:
         msg = f"{name} is compressed by {code_name(frame.compression)}, which cannot be read."
         raise InputError(msg, "Export it with deflate or LZW.")
-    options: dict[str, Any] = {"shape": shape, "reopen": (open_level, (location, number))}
+    options: dict[str, Any] = {"shape": shape, "reopen": (open_level, (location, number, level_number))}
     if level.dataoffset is not None and isinstance(location, Path):
         stored = np.dtype(level.dtype).newbyteorder(frame.parent.byteorder)
         check_length(location, tiff.filehandle.size, level.dataoffset + math.prod(shape) * stored.itemsize)
@@ -216,12 +287,24 @@ def _squeezed_axes(series: Any) -> str:
     return "".join(axis for n, axis in zip(series.shape, series.axes, strict=True) if n > 1 or axis in "YX")
 
 
+def _squeezed_shape(series: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n, axis in zip(series.shape, series.axes, strict=True) if n > 1 or axis in "YX")
+
+
 def _tile_px(image: TiffImage, axes: str) -> tuple[int, int]:
     return image.chunk[axes.index("Y")], image.chunk[axes.index("X")]
 
 
 def _description(page: Any) -> str:
     return str(page.description) if hasattr(page, "description") else ""
+
+
+def _page_names(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> tuple[str, ...]:
+    """Return the tag PageName of each page; nothing if the first has none or they are not all in this file."""
+    if "PageName" not in pages[0].aspage().tags or any(page.parent is not tiff or page.is_virtual for page in pages):
+        return ()
+    tags = [page.aspage().tags.get("PageName") for page in pages]
+    return tuple("" if tag is None else str(tag.value).strip() for tag in tags)
 
 
 def _resolution_um(page: Any) -> float | None:

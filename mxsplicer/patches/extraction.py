@@ -213,6 +213,7 @@ def _header_of(slide: Slide, cutter: Cutter, cells: Cells, patch_size_um: float,
     made_from = {
         **described,
         "image": fingerprint(slide.path) if slide.path else None,
+        **({"images_in_file": slide.images_in_file} if slide.images_in_file else {}),
         "cells": cells.fingerprint(),
         "n_cells": len(cells),
         "block_size": cutter.block_size,

@@ -66,7 +66,7 @@ def _describe(slide: Slide) -> dict[str, str]:
         "mm": f"{width_mm:.2f} × {height_mm:.2f} mm",
         "pixel": f"{slide.pixel_size_um:.4g} µm ({slide.pixel_size_from})",
         "markers": f"{len(slide.markers)} ({slide.markers_from})",
-        "storage": slide.storage,
+        "storage": f"{slide.storage}; {slide.images_in_file}" if slide.images_in_file else slide.storage,
     }
 
 

@@ -102,6 +102,7 @@ def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options
             rename=record.rename or options.rename,
             drop=record.drop or options.drop,
             pixel_size_um=record.pixel_size_um or options.pixel_size_um,
+            image_in_file=record.image_in_file or options.image,
             mask_page=options.mask_page if record.mask is not None else None,
         )
         for record in records

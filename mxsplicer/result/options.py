@@ -30,6 +30,8 @@ class Options:
         Table of marker names; renamed markers (``"OLD=NEW"``); and markers that are left out.
     pixel_size_um
         Where the file does not state it.
+    image
+        Number or name of the image to read, of a file that holds several.
     nuclear_marker, nucleus_diameter_um, expansion_um, membrane_marker, segmenter
         For slides without a mask; see :func:`mxsplicer.segment`.
     min_area_um2, measure, roi
@@ -59,6 +61,7 @@ class Options:
     rename: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     pixel_size_um: float | None = None
+    image: str | None = None
     nuclear_marker: str | None = None
     nucleus_diameter_um: float = NUCLEUS_DIAMETER_UM
     expansion_um: float = EXPANSION_UM

@@ -51,6 +51,8 @@ class SlideRecord:
         Table of marker names; new names (``"OLD=NEW"``); and markers that are left out.
     pixel_size_um
         Given; after opening that of the slide.
+    image_in_file
+        Number or name of the image, of a file that holds several; None for the one that is read by default.
     markers, shape_px
         Known after opening: markers in order; height and width.
     selected
@@ -71,6 +73,7 @@ class SlideRecord:
     rename: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     pixel_size_um: float | None = None
+    image_in_file: str | None = None
     markers: tuple[str, ...] = ()
     shape_px: tuple[int, int] | None = None
     selected: bool = False
@@ -112,6 +115,7 @@ class SlideRecord:
             rename=tuple(entry.get("rename", ())),
             drop=tuple(entry.get("drop", ())),
             pixel_size_um=entry["pixel_size_um"],
+            image_in_file=entry.get("image_in_file"),
             markers=tuple(entry["markers"]),
             shape_px=tuple(entry["shape_px"]),
             selected=bool(entry.get("selected", False)),
@@ -133,6 +137,7 @@ class SlideRecord:
             "rename": list(self.rename),
             "drop": list(self.drop),
             "pixel_size_um": self.pixel_size_um,
+            "image_in_file": self.image_in_file,
             "shape_px": list(self.shape_px),
             "patches": _relative(self.patches, folder) if self.patches else None,
             "fingerprints": dict(self.fingerprints),
@@ -151,6 +156,7 @@ class SlideRecord:
             rename=parse_renames(self.rename),
             drop=self.drop,
             pixel_size_um=self.pixel_size_um,
+            image=self.image_in_file,
             name=self.name,
         )
         return select_channels(slide, slide.channels_of(self.markers)) if self.selected else slide

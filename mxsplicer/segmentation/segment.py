@@ -202,6 +202,7 @@ def _made_from(
     if slide.path is None:
         return None
     image = {"image": fingerprint(slide.path), "channels": channels}
+    image |= {"images_in_file": slide.images_in_file} if slide.images_in_file else {}
     tiles = {"shape_px": list(grid.shape_px), "tile_px": list(grid.tile_px), "masks": n_masks}
     return {"version": version("mxsplicer"), **image, **settings, **tiles}
 

@@ -62,3 +62,20 @@ def test_an_impossible_option_is_refused_in_one_sentence(command, slide, options
     assert refused.code == 2
     assert sentence in " ".join(refused.err.split())
     assert "Traceback" not in refused.err
+
+
+def test_the_chosen_image_of_a_file_is_cut(command, slide, tmp_path):
+    made, _ = tiny_slide()
+    described = {"axes": "CYX", "Channel": {"Name": list(made.markers)}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(tmp_path / "s.ome.tiff", ome=True) as writer:
+        for name, factor in (("first", 1), ("second", 3)):
+            meta = described | {"Name": name}
+            writer.write((made.image * factor).astype(np.uint16), metadata=meta, photometric="minisblack")
+
+    by_default = command(*slide)
+    chosen = command(*slide, "--image", "second", "--out", "q.zarr")
+
+    assert (by_default.code, chosen.code) == (0, 0), chosen.err
+    first, second = (PatchStore.open(tmp_path / store).patches[:] for store in ("p.zarr", "q.zarr"))
+    np.testing.assert_array_equal(second, 3 * first)
+    assert "no image 'third'" in command(*slide, "--image", "third", "--out", "r.zarr").err.replace("\n", " ")

@@ -169,11 +169,23 @@ def test_pixels_that_are_not_square_are_refused_without_a_given_size(tmp_path, h
     assert open_slide(path, pixel_size_um=None if square else 0.5).pixel_size_um == 0.5
 
 
-def test_a_colour_image_is_refused(tmp_path):
-    path = plain_tiff(tmp_path / "slide.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb")
+def test_a_colour_image_is_refused_unless_its_colours_are_named_as_markers(tmp_path, caplog):
+    image = np.moveaxis(IMAGE, 0, -1).astype(np.uint8)
+    path = plain_tiff(tmp_path / "slide.tif", image, photometric="rgb")
 
     with pytest.raises(InputError, match=r"YXS \(40, 50, 3\): a colour \(RGB\) image. Give the multiplex image"):
-        open_slide(path, markers=NAMES, pixel_size_um=0.5)
+        open_slide(path, pixel_size_um=0.5)
+    slide = open_slide(path, markers=NAMES, pixel_size_um=0.5)
+    np.testing.assert_array_equal(slide.image[...], IMAGE.astype(np.uint8))
+    assert "a colour (RGB) image. They are read as channels, since they were named." in caplog.text
+
+
+def test_planes_of_depth_or_time_are_channels_if_they_are_named(tmp_path):
+    path = ome_tiff(tmp_path / "slide.ome.tif", axes="ZYX", names=None, **micrometres(0.5))
+
+    with pytest.raises(InputError, match=r"one channel axis is needed.*; or name the planes by `markers`, if they are"):
+        open_slide(path)
+    np.testing.assert_array_equal(open_slide(path, markers=NAMES).image[...], IMAGE)
 
 
 def qptiff(path, descriptions):

@@ -309,6 +309,59 @@ def test_what_a_part_of_a_set_refers_to_must_be_there(tmp_path):
         open_slide(companion)
 
 
+OUTDATED = ["/home/me/export/{}", "../scans/{}", r"D:\scans\2025\{}", r"..\scans\{}", "old name.ome.tif"]
+
+
+@pytest.mark.parametrize("name", OUTDATED)
+@pytest.mark.parametrize("uuid", ["00000000", "00000009", None], ids=["its own UUID", "another UUID", "no UUID"])
+def test_a_file_that_is_called_otherwise_in_its_ome_xml_is_read_by_itself(tmp_path, name, uuid):
+    written = image()
+    begin = f'UUID="urn:uuid:{uuid}"' if uuid else ""
+    xml = ome_xml([name.format("slide.ome.tif")] * 3, begin=begin)
+    for channel in (1, 2):
+        xml = xml.replace(f"urn:uuid:0000000{channel}", "urn:uuid:00000000")
+        xml = xml.replace(f'FirstC="{channel}" FirstZ="0" FirstT="0" IFD="0"', f'FirstC="{channel}" IFD="{channel}"')
+
+    slide = open_slide(plain(tmp_path / "slide.ome.tif", written, description=xml))
+
+    assert list(slide.markers) == NAMES
+    np.testing.assert_array_equal(slide.image[...], written)
+
+
+@pytest.mark.parametrize("write", [by_companion, companion_itself, by_uuid])
+@pytest.mark.parametrize("name", OUTDATED[:-1])
+def test_the_files_of_a_set_are_found_by_their_own_names(tmp_path, write, name):
+    written = image()
+    path = write(tmp_path / "slide.tif", written)
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        for one in NAMES:
+            own = f"slide-{one}.ome.tif"
+            longer = name.format(own)
+            content = content.replace(f'FileName="{own}"'.encode(), f'FileName="{longer}"'.encode())
+        if file.suffix == ".ome":
+            file.write_bytes(content)
+        elif write is by_uuid:
+            xml = ome_xml([name.format(f"slide-{one}.ome.tif") for one in NAMES], begin=f'UUID="{uuid_of(file)}"')
+            plain(file, tifffile.imread(file, is_ome=False), description=xml)
+
+    np.testing.assert_array_equal(open_slide(path).image[...], written)
+
+
+def uuid_of(file):
+    return f"urn:uuid:0000000{NAMES.index(file.name.removeprefix('slide-').removesuffix('.ome.tif'))}"
+
+
+def test_renamed_files_of_a_set_are_found_by_their_uuids(tmp_path):
+    written = image()
+    by_uuid(tmp_path / "slide.tif", written)
+    for number, one in enumerate(reversed(NAMES)):
+        (tmp_path / f"slide-{one}.ome.tif").rename(tmp_path / f"renamed {number}.ome.tif")
+
+    for path in sorted(tmp_path.iterdir()):
+        np.testing.assert_array_equal(open_slide(path).image[...], written)
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../slide.tif"])
 def test_a_set_does_not_reach_outside_its_folder(tmp_path, name):
     path = plain(tmp_path / "slide.ome.tif", image()[0], description=ome_xml([name, "a.tif", "b.tif"]))

@@ -1,18 +1,20 @@
-"""The image and metadata of a file as a reader returns them, and the choice of its channel axis."""
+"""The image and metadata of a file as a reader returns them: which image, which axis is C, which pixel size."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.lazy_images import LazyImage, Reordered, Single
-from mxsplicer.images.tiff import TiffSeries
+from mxsplicer.images.choosing import Candidate, Choice, choose_image
+from mxsplicer.images.lazy_images import LazyImage, Reordered, Single, Stacked
+from mxsplicer.images.tiff import TiffEntry, TiffListing, TiffSeries
+from mxsplicer.images.units import PixelSize, choose_pixel_size, disagreement
 from mxsplicer.system.location import Location, name_of
 
-PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
-_MOST_OBLONG = 0.05  # relative difference of height and width of a pixel that calibration may leave
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,8 @@ class ImageFile:
     pixel_size_um: float | None = None
     pixel_size_from: str = ""
     pixel_size_problem: str = ""  # why the pixel size in the file is not used
+    choice: Choice = field(default_factory=lambda: Choice((0,)))  # of the images in the file
+    unless_named: InputError | None = None  # why it is not read unless the user names each plane as a marker
 
 
 class Series(Protocol):
@@ -48,84 +52,128 @@ class Series(Protocol):
         ...
 
 
+def read_chosen(
+    path: Location, images: Sequence[Candidate], wanted: str | None, read_one: Callable[[int], ImageFile]
+) -> ImageFile:
+    """Read the image of a file that is the slide, or join the single-channel images that are its channels.
+
+    Parameters
+    ----------
+    images, wanted
+        See :func:`~mxsplicer.images.choosing.choose_image`.
+    read_one
+        From the number of an image to the image.
+    """
+    choice = choose_image(name_of(path), images, wanted)
+    files = [read_one(number) for number in choice.numbers]
+    if len(files) == 1:
+        return replace(files[0], markers=files[0].markers or choice.names or None, choice=choice)
+    return replace(join_channels(files), markers=choice.names or None, choice=choice)
+
+
+def join_channels(files: Sequence[ImageFile]) -> ImageFile:
+    """Return images of equal height and width as the channels of one; its markers are theirs, if all have them."""
+    n_levels = min(len(one.pyramid) for one in files)
+    levels = [[one.image for one in files], *([one.pyramid[number] for one in files] for number in range(n_levels))]
+    # Writers round the sides of levels in different ways.
+    alike = [level for level in levels if len({one.shape[1:] for one in level}) == 1]
+    names = tuple(name for one in files for name in one.markers or ("",) * one.image.shape[0])
+    sized = next((one for one in files if one.pixel_size_um or one.pixel_size_problem), files[0])
+    return replace(
+        sized,
+        image=Stacked(alike[0]),
+        pyramid=tuple(Stacked(level) for level in alike[1:]),
+        storage=f"{files[0].storage}, {len(files)} images joined",
+        markers=names if all(names) else None,
+    )
+
+
+def candidates(listing: TiffListing, channel_names: Sequence[tuple[str, ...]] = ()) -> list[Candidate]:
+    """Return the images of a TIFF file as candidates for the slide."""
+    named = [*channel_names, *[()] * (len(listing.images) - len(channel_names))]
+    return [
+        Candidate(number, one.name, one.axes, one.shape, one.n_levels, one.dtype, _is_colour(one), names)
+        for number, (one, names) in enumerate(zip(listing.images, named, strict=True))
+    ]
+
+
 def image_file(
     path: Location,
     series: TiffSeries,
     *,
     markers: tuple[str, ...] | None = None,
-    size_um: float | None = None,
-    size_from: str = "",
-    aspect: float = 1.0,
+    size: PixelSize | None = None,
 ) -> ImageFile:
-    """Return the first image of a TIFF with its channel axis first, and the pixel size if it is plausible."""
+    """Return an image of a TIFF with its channel axis first, and the pixel size if it is plausible."""
     name = name_of(path)
-    if "S" in series.axes and _is_colour(series):
-        msg = f"{name} has the axes {series.axes} {series.image.shape}: a colour (RGB) image."
-        raise InputError(msg, "Give the multiplex image, one grey channel per marker.")
-    # The Z axis of an ImageJ stack may hold channels; that of an OME-TIFF holds focal planes.
-    image, pyramid = channel_first(name, series, stands_for_channels="ZT" if series.kind == "imagej" else "")
-    sizes = [(size_um, aspect, size_from), (series.resolution_um, series.aspect, "resolution tag")]
-    size, source, problem = plausible_size(sizes)
+    unless_named = None
+    shape = tuple(series.image.shape)
+    if _is_colour(TiffEntry("", series.axes, shape, 1, str(series.image.dtype), series.photometric)):
+        msg = f"{name} has the axes {series.axes} {shape}: a colour (RGB) image."
+        remedy = (
+            "Give the multiplex image, one grey channel per marker; or name the colours by `markers`, if they are "
+            "markers."
+        )
+        unless_named = InputError(msg, remedy)
+    plane_names = series.page_names if _are_distinct(series.page_names) else ()
+    # Planes with names of their own are channels, and so may be the Z axis of an ImageJ stack.
+    named = bool(plane_names) or series.kind == "imagej" or _names_planes(markers or (), series)
+    image, pyramid, not_channels = channel_first(name, series, named=named)
+    if markers is None and len(plane_names) == image.shape[0]:
+        markers = plane_names
+    sizes = [*([size] if size else []), PixelSize(series.resolution_um, "resolution tag", series.aspect)]
+    if contradiction := disagreement(sizes):
+        logger.warning("%s: %s", name, contradiction)
+    size_um, source, problem = choose_pixel_size(sizes)
     return ImageFile(
         image=image,
         pyramid=pyramid,
         tile_px=series.tile_px,
         storage=f"{series.compression}, {'pyramid, ' if pyramid else ''}tiles of {series.tile_px}",
         markers=markers,
-        pixel_size_um=size,
+        pixel_size_um=size_um,
         pixel_size_from=source,
         pixel_size_problem=problem,
+        unless_named=unless_named or not_channels,
     )
 
 
-def plausible_size(candidates: Sequence[tuple[float | None, float, str]]) -> tuple[float | None, str, str]:
-    """Return the first plausible pixel size that an image file has and its source, or why none is plausible.
-
-    Parameters
-    ----------
-    candidates
-        Width of a pixel (µm), its height as a multiple of the width, and their source; best first.
-    """
-    low, high = PLAUSIBLE_UM
-    wrong = []
-    for size, aspect, source in candidates:
-        if size is None:
-            continue
-        if not low <= size <= high:
-            wrong.append(f"it gives {size:g} µm, and {low:g} to {high:g} µm are plausible")
-        elif abs(aspect - 1) > _MOST_OBLONG:
-            wrong.append(f"it gives {size:g} x {size * aspect:g} µm, and pixels must be square: resample the image")
-            break  # whatever the other sources give, the pixels are not square
-        else:
-            return size, source, ""
-    return None, "", wrong[0] if wrong else ""
-
-
 def channel_first(
-    name: str, series: Series, *, stands_for_channels: str = ""
-) -> tuple[LazyImage, tuple[LazyImage, ...]]:
+    name: str, series: Series, *, named: bool = False
+) -> tuple[LazyImage, tuple[LazyImage, ...], InputError | None]:
     """Return an image file's pixels and pyramid as (C, Y, X), or raise if it has more than one channel axis.
 
-    Without a channel axis, the image is the only channel. Z and T are channel axes only if they are listed in
-    ``stands_for_channels``.
+    Without a channel axis, the image is the only channel. Z and T are channel axes only if their planes are ``named``;
+    otherwise the error to raise unless the user names them is returned too.
     """
     axes, shape = series.axes, tuple(series.image.shape)
     others = [axis for axis in axes if axis not in "YX"]
-    found = f"{name} has the axes {axes} {shape}"
+    msg = f"{name} has the axes {axes} {shape}; one channel axis is needed, next to Y and X."
+    remedy = "Export a single plane and time point"
+    if len(others) > 1:
+        raise InputError(msg, f"{remedy}.")
+    order = [axes.index(axis) for axis in (*others, "Y", "X")]
+    levels = [Reordered.of(level, order) for level in (series.image, *series.pyramid)]
     if not others:
-        order = [axes.index("Y"), axes.index("X")]
-        return Single(Reordered.of(series.image, order)), tuple(
-            Single(Reordered.of(level, order)) for level in series.pyramid
-        )
-    if len(others) > 1 or (others[0] in "ZT" and others[0] not in stands_for_channels):
-        msg = f"{found}; one channel axis is needed, next to Y and X."
-        raise InputError(msg, "Export a single plane and time point.")
-    order = [axes.index(axis) for axis in (others[0], "Y", "X")]
-    return Reordered.of(series.image, order), tuple(Reordered.of(level, order) for level in series.pyramid)
+        levels = [Single(level) for level in levels]
+    problem = None
+    if others and others[0] in "ZT" and not named:
+        problem = InputError(msg, f"{remedy}; or name the planes by `markers`, if they are channels.")
+    return levels[0], tuple(levels[1:]), problem
 
 
-def _is_colour(series: TiffSeries) -> bool:
+def _are_distinct(names: Sequence[str]) -> bool:
+    return len(names) > 1 and all(names) and len(set(names)) > 1
+
+
+def _names_planes(markers: Sequence[str], series: TiffSeries) -> bool:
+    """Return whether the names of channels are those of the planes along Z or T."""
+    others = [n for n, axis in zip(series.image.shape, series.axes, strict=True) if axis in "ZT"]
+    return others == [len(markers)] and _are_distinct(markers)
+
+
+def _is_colour(image: TiffEntry) -> bool:
     # Integer samples are colours; float samples are markers that a writer stored as samples of a pixel.
-    n_samples = series.image.shape[series.axes.index("S")]
-    photometric = series.photometric in ("RGB", "YCBCR", "PALETTE")
-    return n_samples in (3, 4) and photometric and np.dtype(series.image.dtype).kind in "ui"
+    if "S" not in image.axes or image.photometric not in ("RGB", "YCBCR", "PALETTE"):
+        return False
+    return image.shape[image.axes.index("S")] in (3, 4) and np.dtype(image.dtype).kind in "ui"

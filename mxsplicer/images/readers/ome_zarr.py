@@ -1,31 +1,78 @@
 """Read OME-Zarr 0.4 and 0.5, in a folder or at a URL; also in the layout of bioformats2raw (series below ``0/``)."""
 
+import itertools
 from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.ngff import UM_PER_UNIT, ZarrGroup, ZarrSeries, open_group, open_series
+from mxsplicer.images.choosing import Candidate
+from mxsplicer.images.ngff import ZarrGroup, ZarrSeries, n_multiscales, open_group, open_series
 from mxsplicer.images.ome_xml import channel_names
-from mxsplicer.images.readers.image_file import ImageFile, channel_first, plausible_size
+from mxsplicer.images.readers.image_file import ImageFile, channel_first, read_chosen
+from mxsplicer.images.units import PixelSize, choose_pixel_size
 from mxsplicer.system.location import Location, absolute, below, read_bytes
 
 
-def read(path: Location) -> ImageFile | None:
+def read(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the metadata of an OME-Zarr; return None if ``path`` is not a zarr group."""
     group = open_group(path)
     if group is None:
         return None
-    names: tuple[str, ...] = ()
+    groups, elements = [group], []
     if "bioformats2raw.layout" in group.attributes and "multiscales" not in group.attributes:
-        inner = open_group(below(group.location, "0"))
+        groups, elements = _series_of(group), _images_of_ome_xml(group)
+    for one in groups:
+        _check_is_an_image(one)
+    images = [
+        (inner, number, _element(elements, place))
+        for place, inner in enumerate(groups)
+        for number in range(n_multiscales(inner))
+    ]
+    if len(images) == 1 and image is None:
+        return _read_one(*images[0])
+    found = [_candidate(place, *one) for place, one in enumerate(images)]
+    return read_chosen(group.location, found, image, lambda place: _read_one(*images[place]))
+
+
+def _series_of(group: ZarrGroup) -> list[ZarrGroup]:
+    """Return the images in the layout of bioformats2raw, below ``0/``, ``1/``, ..."""
+    listed = open_group(below(group.location, "OME"))
+    names = listed.attributes.get("series") if listed is not None else None
+    if not (isinstance(names, list) and names and all(isinstance(one, str) for one in names)):
+        names = (str(number) for number in itertools.count())
+    found = []
+    for name in names:
+        inner = open_group(below(group.location, name))
         if inner is None:
-            msg = f"{group.name} has the layout of bioformats2raw but lacks its first image, 0."
-            raise InputError(msg, "Convert it again.")
-        names, group = _names_of_ome_xml(group), inner
-    _check_is_an_image(group)
-    series = open_series(group)
-    names = series.labels if any(series.labels) else names
-    size, source, problem = plausible_size([_pixel_size(series)])
-    image, pyramid = channel_first(group.name, series)
+            break
+        found.append(inner)
+    if not found:
+        msg = f"{group.name} has the layout of bioformats2raw but lacks its first image, 0."
+        raise InputError(msg, "Convert it again.")
+    return found
+
+
+def _element(elements: list[ElementTree.Element], place: int) -> ElementTree.Element | None:
+    return elements[place] if place < len(elements) else None
+
+
+def _candidate(place: int, group: ZarrGroup, number: int, element: ElementTree.Element | None) -> Candidate:
+    series, name = open_series(group, number), "" if element is None else element.get("Name", "").strip()
+    return Candidate(
+        place,
+        name or series.name,
+        series.axes,
+        tuple(series.image.shape),
+        1 + len(series.pyramid),
+        str(series.image.dtype),
+        channel_names=_names(series, element),
+    )
+
+
+def _read_one(group: ZarrGroup, number: int, element: ElementTree.Element | None) -> ImageFile:
+    series = open_series(group, number)
+    names = _names(series, element)
+    size, source, problem = choose_pixel_size([_pixel_size(series)])
+    image, pyramid, not_channels = channel_first(group.name, series)
     return ImageFile(
         image=image,
         pyramid=pyramid,
@@ -35,7 +82,12 @@ def read(path: Location) -> ImageFile | None:
         pixel_size_um=size,
         pixel_size_from=source,
         pixel_size_problem=problem,
+        unless_named=not_channels,
     )
+
+
+def _names(series: ZarrSeries, element: ElementTree.Element | None) -> tuple[str, ...]:
+    return series.labels if any(series.labels) or element is None else channel_names(element)
 
 
 def _check_is_an_image(group: ZarrGroup) -> None:
@@ -56,22 +108,21 @@ def _check_is_an_image(group: ZarrGroup) -> None:
     raise InputError(msg, remedy)
 
 
-def _pixel_size(series: ZarrSeries) -> tuple[float | None, float, str]:
-    size, um = series.pixel_size, UM_PER_UNIT.get(series.unit or "")
-    if size is None or (series.unit is not None and um is None):
-        return None, 1.0, ""
+def _pixel_size(series: ZarrSeries) -> PixelSize:
+    size, source = series.pixel_size, "OME-Zarr scale"
+    if size is None:
+        return PixelSize(None, source)
     if series.unit is None:  # writers that know neither store a scale of one and no unit
-        return (None if size == 1 else size), series.aspect, "OME-Zarr scale, µm assumed"
-    return size * (um or 1.0), series.aspect, "OME-Zarr scale"
+        return PixelSize(None if size == 1 else size, f"{source}, µm assumed", series.aspect)
+    return PixelSize.of(source, size, size * series.aspect, (series.unit, series.unit))
 
 
-def _names_of_ome_xml(group: ZarrGroup) -> tuple[str, ...]:
+def _images_of_ome_xml(group: ZarrGroup) -> list[ElementTree.Element]:
     content = read_bytes(below(group.location, "OME/METADATA.ome.xml"))
     if content is None:
-        return ()
+        return []
     try:
-        pixels = ElementTree.fromstring(content).find(".//{*}Image/{*}Pixels")
+        return ElementTree.fromstring(content).findall(".//{*}Image[{*}Pixels]")
     except (ElementTree.ParseError, ValueError) as error:
         msg = f"OME/METADATA.ome.xml of {group.name} is broken ({error})."
         raise InputError(msg, "Convert it again.") from error
-    return () if pixels is None else channel_names(pixels)

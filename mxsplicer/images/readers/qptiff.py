@@ -2,18 +2,23 @@
 
 from xml.etree import ElementTree
 
-from mxsplicer.images.readers.image_file import ImageFile, image_file
-from mxsplicer.images.tiff import open_tiff
+from mxsplicer.images.readers.image_file import ImageFile, candidates, image_file, read_chosen
+from mxsplicer.images.tiff import list_images, open_tiff
 from mxsplicer.system.location import Location
 
 _NAMES = ("Biomarker", ".//Responsivity/Filter/Name", "Name")  # best first
 
 
-def read(path: Location) -> ImageFile | None:
+def read(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the headers of a qptiff; return None if the file is another kind of TIFF."""
-    series = open_tiff(path)
-    if series.kind != "qpi":
+    listing = list_images(path)
+    if listing.kind != "qpi":
         return None
+    return read_chosen(path, candidates(listing), image, lambda number: _read_one(path, number))
+
+
+def _read_one(path: Location, number: int) -> ImageFile:
+    series = open_tiff(path, number)
     names = [_channel_name(description) for description in series.descriptions]
     return image_file(path, series, markers=tuple(names) if names and all(names) else None)
 

@@ -1,10 +1,16 @@
-"""Read any other TIFF whose pages or samples are the channels; names and pixel size come from the user."""
+"""Read any other TIFF whose pages or samples are the channels; names and pixel size mostly come from the user."""
 
-from mxsplicer.images.readers.image_file import ImageFile, image_file
-from mxsplicer.images.tiff import open_tiff
+from dataclasses import replace
+
+from mxsplicer.images.readers.image_file import ImageFile, candidates, image_file, read_chosen
+from mxsplicer.images.tiff import list_images, open_tiff
 from mxsplicer.system.location import Location
 
 
-def read(path: Location) -> ImageFile:
-    """Read the headers of any other TIFF, a stack of pages or samples."""
-    return image_file(path, open_tiff(path))
+def read(path: Location, image: str | None = None) -> ImageFile:
+    """Read the headers of any other TIFF, a stack of pages or samples; the tag PageName of each page may name it."""
+    listing = list_images(path)
+    found = read_chosen(path, candidates(listing), image, lambda number: image_file(path, open_tiff(path, number)))
+    if not listing.ome_xml or found.pixel_size_um:
+        return found
+    return replace(found, pixel_size_problem="its OME-XML describes pages of another size or number")
