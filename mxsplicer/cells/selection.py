@@ -1,6 +1,5 @@
 """Select the cells whose centroid lies in an outline that was drawn on the slide, for instance in QuPath."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.geojson import outlines_at, read_polygons
+from mxsplicer.system.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -81,16 +81,7 @@ def read_ids(path: str | Path) -> np.ndarray:
         If the file does not exist or holds something else.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"list of cells {path} not found."
-        raise InputError(msg)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        msg = f"list of cells {path.name} is not text in UTF-8."
-        raise InputError(msg, "Write one id per line, or a CSV with a column cell_id.") from error
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter) if any(row)]
+    rows = [row for _, row in read_rows(path, what="list of cells")]
     header = [field.lower() for field in rows[0]] if rows else []
     column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
     if column is not None:

@@ -131,7 +131,8 @@ def _labels(stores: "list[PatchStore]", table: Path, column: str | None) -> list
     from mxsplicer.tl.labels import join_labels
 
     slides = [store.slide_name for store in stores]
-    cells = pd.concat([store.cells[["cell_id"]].assign(slide=store.slide_name) for store in stores], ignore_index=True)
+    matched = ["cell_id", "x_px", "y_px"]
+    cells = pd.concat([store.cells[matched].assign(slide=store.slide_name) for store in stores], ignore_index=True)
     cells = cells.assign(slide=pd.Categorical(cells["slide"], list(dict.fromkeys(slides)))).set_index(
         cells.index.astype(str)
     )

@@ -15,6 +15,7 @@ from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
+from mxsplicer.result.slides import image_files, read_records
 from mxsplicer.tl.labels import join_labels, join_outlines
 from mxsplicer.tl.representations import (
     UNTRAINED,
@@ -51,8 +52,13 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
     return cells, result if own else None
 
 
-def join_labels_of(adata: AnnData, labels: str | Path | None, label: Sequence[str]) -> list[str]:
-    """Return the columns of ``obs`` to score, after joining them from a file if one is given."""
+def join_labels_of(
+    adata: AnnData, labels: str | Path | None, label: Sequence[str], result: Path | None = None
+) -> list[str]:
+    """Return the columns of ``obs`` to score, after joining them from a file if one is given.
+
+    A table may name the slides of ``result``, the folder of these cells, by their image files.
+    """
     if labels is not None and not Path(labels).exists() and str(labels) in adata.obs:
         labels, label = None, [*label, str(labels)]
     if labels is None:
@@ -67,7 +73,7 @@ def join_labels_of(adata: AnnData, labels: str | Path | None, label: Sequence[st
             msg = f"{path.name} holds outlines, which make one label, but {len(label)} labels are named."
             raise InputError(msg, "Name one `label`.")
         return [join_outlines(adata, path, label[0] if label else "annotation")]
-    return join_labels(adata, path, label)
+    return join_labels(adata, path, label, images=image_files(read_records(result)) if result else None)
 
 
 def rows_with(adata: AnnData, name: str) -> np.ndarray:

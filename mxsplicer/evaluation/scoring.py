@@ -163,7 +163,7 @@ def evaluate(
     with open_cells(cells) as adata:
         if samples is not None:
             join_samples(adata, samples)
-        names = join_labels_of(adata, labels, label)
+        names = join_labels_of(adata, labels, label, result)
         inside = np.arange(adata.n_obs) if roi is None else rows_inside(adata, roi)
         if roi is not None:
             note = f"Only the {len(inside):,} cells in the outlines of {Path(roi).name} are used."

@@ -1,6 +1,5 @@
 """Marker names: read them from a table, compare them with those of the file, make them unique, find the nuclear one."""
 
-import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mxsplicer.errors import InputError
+from mxsplicer.system.tables import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Panel:
 def read_panel(path: str | Path) -> Panel:
     """Read the marker names of a panel's table, one row per channel, in the order of the channels.
 
-    Supported are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, with commas,
-    semicolons or tabs between its columns, in UTF-8 or UTF-16.
+    Supported are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, written as
+    :mod:`mxsplicer.system.tables` reads tables.
 
     Parameters
     ----------
@@ -78,10 +78,10 @@ def read_panel(path: str | Path) -> Panel:
         If the table is missing or not text, a channel has no name, or channel numbers are missing.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"marker table {path} not found."
-        raise InputError(msg)
-    rows = _rows(path)
+    rows = [row for _, row in read_rows(path, what="marker table")]
+    if not rows:
+        msg = f"marker table {path.name} is empty."
+        raise InputError(msg, "Give one row per channel.")
     header = [field.lower() for field in rows[0]]
     known = [name for name in _NAME_COLUMNS if name in header]
     if not known:
@@ -253,31 +253,6 @@ def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
             msg = f"`rename` gives {old!r} two names, {renames[old]!r} and {new!r}."
             raise InputError(msg, "Give one.")
     return renames
-
-
-def _rows(path: Path) -> list[list[str]]:
-    content = path.read_bytes()
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # "Unicode text" of a spreadsheet
-    try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"marker table {path.name} is not text in UTF-8 ({error.reason})."
-        raise InputError(msg, "Save it as CSV in UTF-8.") from error
-    if "\0" in text:
-        msg = f"marker table {path.name} is not text: it holds zero bytes."
-        raise InputError(msg, "Save it as CSV in UTF-8.")
-    lines = text.splitlines()
-    delimiter = max(",;\t", key=next((line for line in lines if line.strip()), "").count)
-    try:
-        rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter)]
-    except csv.Error as error:
-        msg = f"marker table {path.name} is not a table ({error})."
-        raise InputError(msg, "Save it as CSV in UTF-8.") from error
-    rows = [row for row in rows if any(row)]
-    if not rows:
-        msg = f"marker table {path.name} is empty."
-        raise InputError(msg, "Give one row per channel.")
-    return rows
 
 
 def _names(path: Path, rows: Sequence[Sequence[str]], column: int, *, first_row: int) -> list[str]:

@@ -2,10 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result
 from mxsplicer.result.job import Job
 from mxsplicer.result.options import Options
-from mxsplicer.result.slides import FILE_COLUMNS
+from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files
 from mxsplicer.splicer.run import Run, load_run
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
@@ -56,8 +55,7 @@ def analyse(job: Job) -> None:
         if options.about_slides is not None:
             join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
         if not options.only_cells:
-            labels_of = {one.name: one.record.labels for one in job.slides if one.record.labels}
-            interpret(adata, use_rep, options, labels_of, job.timed)
+            interpret(adata, use_rep, options, job.records, job.timed)
             write_features(result.features, adata.obsm[use_rep], adata.obs_names)
         adata.uns["mxsplicer"]["seconds"] = job.seconds
     complete_cells(adata, result.embedded, result.cells)
@@ -75,7 +73,7 @@ def interpret(
     adata: AnnData,
     use_rep: str,
     options: Options,
-    labels_of: Mapping[str, Path],
+    records: Sequence[SlideRecord],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> None:
     """Correlate and cluster embedded cells, and score them if there are labels.
@@ -88,8 +86,8 @@ def interpret(
         Key of the representation.
     options
         Gives labels, groups and the seed.
-    labels_of
-        Tables of labels of single slides, by the slide's name.
+    records
+        The slides, with tables of labels of single ones.
     timed
         Context manager around each stage, called with the stage's name.
     """
@@ -106,9 +104,9 @@ def interpret(
     if adata.obs["slide"].nunique() > 1:
         with timed("mixing of slides"):
             _measure_mixing(adata, use_rep, seed=options.seed)
-    if options.labels is not None or labels_of:
+    if options.labels is not None or any(record.labels for record in records):
         with timed("scores"):
-            _score(adata, options, labels_of)
+            _score(adata, options, records)
 
 
 def _measure_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
@@ -129,12 +127,12 @@ def _measure_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
         adata.uns["mxsplicer_mixing"] = mixing.assign(learned=mixing["representation"].isin(shown))
 
 
-def _score(adata: AnnData, options: Options, labels_of: Mapping[str, Path]) -> None:
+def _score(adata: AnnData, options: Options, records: Sequence[SlideRecord]) -> None:
     groups = options.groups and obs_name(options.groups)
     joined = (
-        join_labels(adata, options.labels, options.label)
+        join_labels(adata, options.labels, options.label, images=image_files(records))
         if options.labels
-        else join_labels_of_slides(adata, labels_of, options.label)
+        else join_labels_of_slides(adata, records, options.label)
     )
     for label in joined:
         try:

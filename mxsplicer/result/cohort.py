@@ -1,6 +1,6 @@
 """A cohort: the slides of a study, as a table names them.
 
-One row per slide, in a CSV or TSV file::
+One row per slide, in a table as :mod:`mxsplicer.system.tables` reads it::
 
     slide,path,mask,markers,patient,batch,labels
     S01,slides/S01.ome.tiff,masks/S01.tiff,markers.csv,P1,A,types/S01.csv
@@ -18,8 +18,11 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.result.slides import SlideRecord
+from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files
+from mxsplicer.system.tables import find_columns, read_table
 from mxsplicer.tl.labels import join_labels, outline_files
+
+_KNOWN = ("slide", *FILE_COLUMNS)  # columns that have a meaning here
 
 
 def read_cohort(path: str | Path) -> list[SlideRecord]:
@@ -31,29 +34,23 @@ def read_cohort(path: str | Path) -> list[SlideRecord]:
         If the table does not exist, a column is missing, a slide has no file, or two have the same name.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"table {path} of the cohort does not exist."
-        raise InputError(msg)
-    try:
-        table = pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",", dtype=str, comment="#")
-    except (ValueError, pd.errors.ParserError) as error:
-        msg = f"table {path.name} cannot be read ({error})."
-        raise InputError(msg, "Give a CSV file with a header.") from error
-    table.columns = [str(column).strip() for column in table.columns]
+    table = read_table(path, what="table of the cohort")
+    known = {name: column for name in _KNOWN for column in find_columns(list(table.columns), [name])}
+    table = table.rename(columns={column: name for name, column in known.items()})
     missing = [column for column in ("slide", "path") if column not in table]
     if missing or table.empty:
         found = f"no column {missing[0]!r}" if missing else "no row"
         msg = f"table {path.name} of the cohort has {found}; it needs one row per slide with its name (slide) and path."
         raise InputError(msg)
-    table = table.apply(lambda column: column.str.strip())
     _check_rows(table, path.name)
-    return [SlideRecord.from_row(row, path.parent) for row in table.to_dict("records")]
+    rows = [dict(zip(map(str, table.columns), row, strict=True)) for row in table.to_numpy()]
+    return [SlideRecord.from_row(row, path.parent) for row in rows]
 
 
 def _check_rows(table: pd.DataFrame, name: str) -> None:
     for column in ("slide", "path"):
-        if (empty := table[column].isna()).any():
-            msg = f"table {name} of the cohort has no {column} in row {int(empty.argmax()) + 2}."
+        if (empty := table[column] == "").any():
+            msg = f"table {name} of the cohort has no {column} in line {table.index[empty][0]}."
             raise InputError(msg)
     if (twice := table["slide"].duplicated()).any():
         msg = f"table {name} names slide {table['slide'][twice].iloc[0]!r} twice."
@@ -114,8 +111,8 @@ def allocate_cells(total: int, cells: Mapping[str, int]) -> dict[str, int]:
     return {name: shares[name] for name in cells}
 
 
-def join_labels_of_slides(adata: AnnData, tables: Mapping[str, Path], wanted: Sequence[str]) -> list[str]:
-    """Join labels of cells to ``adata.obs`` from one table for each slide; cells of other slides get none.
+def join_labels_of_slides(adata: AnnData, records: Sequence[SlideRecord], wanted: Sequence[str]) -> list[str]:
+    """Join labels of cells to ``adata.obs`` from the table of each slide; cells of slides without one get none.
 
     Returns
     -------
@@ -123,10 +120,12 @@ def join_labels_of_slides(adata: AnnData, tables: Mapping[str, Path], wanted: Se
     """
     slides = adata.obs["slide"].astype(str).to_numpy()
     found: dict[str, np.ndarray] = {}
-    for slide, table in tables.items():
-        here = np.flatnonzero(slides == slide)
+    for record in records:
+        if record.labels is None:
+            continue
+        here = np.flatnonzero(slides == record.name)
         part = AnnData(obs=adata.obs.iloc[here].copy())
-        for name in join_labels(part, table, wanted):
+        for name in join_labels(part, record.labels, wanted, images=image_files([record])):
             column = found.setdefault(name, np.full(adata.n_obs, None, dtype=object))
             column[here] = part.obs[name].astype(object).where(part.obs[name].notna(), None)
     for name, column in found.items():

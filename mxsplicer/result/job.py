@@ -73,6 +73,11 @@ class Job:
         return [one.slide for one in self.slides]
 
     @property
+    def records(self) -> list[SlideRecord]:
+        """The records of the slides."""
+        return [one.record for one in self.slides]
+
+    @property
     def has_labels(self) -> bool:
         """Whether labels of cells were given, with which an embedding can be scored."""
         return self.options.labels is not None or any(one.record.labels for one in self.slides)

@@ -81,7 +81,7 @@ def merge_results(
         raise InputError(msg, "Give each slide once.")
     if options.about_slides is not None:
         check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)
-    labels_of = _labels_of(options.cohort, names)
+    records = _with_labels(records, options.cohort)
     result = Result(Path(out), (*names, *failed))
     settings = {
         "options": {"merged": [str(part.path.resolve()) for part in parts], **_options_as_json(options)},
@@ -100,7 +100,7 @@ def merge_results(
         with log_to(result):
             seconds: dict[str, float] = {}
             if not result.cells.is_file():
-                _join(parts, result, options, labels_of, seconds)
+                _join(parts, result, options, records, seconds)
             _finish(result, records, str((parts[0].path / runs[0]).resolve()), seconds)
             write_json(result.settings, {**settings, "seconds": seconds})
     record_output(result.path)
@@ -247,7 +247,7 @@ def _join(
     parts: Sequence[Result],
     result: Result,
     options: Options,
-    labels_of: Mapping[str, Path],
+    records: Sequence[SlideRecord],
     seconds: dict[str, float],
 ) -> None:
     """Write the cells of all results as those of one, with correlations, clusters and scores."""
@@ -268,7 +268,7 @@ def _join(
         adata.uns["mxsplicer"] = description
         if options.about_slides is not None:
             join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
-        interpret(adata, use_rep, options, labels_of, timed)
+        interpret(adata, use_rep, options, records, timed)
         description["seconds"] = seconds
         write_features(result.features, adata.obsm[use_rep], adata.obs_names)
     complete_cells(adata, result.embedded, result.cells)
@@ -334,6 +334,7 @@ def _options_as_json(options: Options) -> dict[str, Any]:
     return {"tables": prints, "label": list(options.label), "groups": options.groups, "seed": options.seed}
 
 
-def _labels_of(cohort: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    records = read_cohort(cohort) if cohort is not None else []
-    return {record.name: record.labels for record in records if record.labels is not None and record.name in names}
+def _with_labels(records: Sequence[SlideRecord], cohort: Path | None) -> list[SlideRecord]:
+    """Return the slides with the tables of labels that the table of a cohort names."""
+    labels = {record.name: record.labels for record in read_cohort(cohort)} if cohort is not None else {}
+    return [replace(record, labels=labels.get(record.name)) for record in records]

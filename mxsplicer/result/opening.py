@@ -27,7 +27,8 @@ from mxsplicer.result.slides import SlideRecord
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import check_panel, load_run
 from mxsplicer.system.location import Location, locate
-from mxsplicer.tl.labels import check_samples, read_table
+from mxsplicer.system.tables import read_header
+from mxsplicer.tl.labels import check_samples
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
         if record.mask is None:
             msg = f"labels of slide {record.name!r} are matched by the ids of cells, and its mask was not given."
             raise InputError(msg, "Name the mask in the table of the cohort.")
-        read_table(record.labels)
+        read_header(record.labels)
     return JobSlide(record.as_opened(slide), slide, mask, nuclei)
 
 

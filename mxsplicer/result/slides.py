@@ -26,7 +26,8 @@ from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.result.folder import FORMAT, VERSION, Result, open_result
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.location import Location, absolute, locate
+from mxsplicer.system.location import Location, absolute, locate, name_of
+from mxsplicer.system.tables import MISSING
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class SlideRecord:
     @classmethod
     def from_row(cls, row: Mapping[str, object], folder: Path) -> "SlideRecord":
         """Return the record of a row of a cohort's table; paths are relative to ``folder``."""
-        places = {column: _place(row.get(column), folder) for column in FILE_COLUMNS}
+        given = {column: value for column in FILE_COLUMNS if (value := row.get(column)) not in MISSING}
+        places = {column: _place(given.get(column), folder) for column in FILE_COLUMNS}
         tables = {column: None if places[column] is None else Path(str(places[column])) for column in FILE_COLUMNS}
         image = places["path"]
         assert image is not None, "read_cohort checks it"
@@ -203,6 +205,11 @@ def read_records(path: str | Path) -> list[SlideRecord]:
     return [SlideRecord.from_index(entry, Path(path)) for entry in open_result(path)["slides"]]
 
 
+def image_files(records: Sequence[SlideRecord]) -> dict[str, str]:
+    """Return the name of each slide's image file, by which other tables may name it."""
+    return {record.name: name_of(record.image) for record in records}
+
+
 def write_index(result: Result, slides: Sequence[SlideRecord], *, run: str) -> None:
     """Write ``mxsplicer.json``, with which the result is finished; ``run`` is where its model lies."""
     names = {"cells": result.cells, "features": result.features, "report": result.report, "log": result.log}
@@ -261,7 +268,10 @@ def _place(value: object, folder: Path) -> Location | None:
     if not isinstance(value, str) or not value:
         return None
     found = locate(value)
-    return folder / found if isinstance(found, Path) else found
+    if not isinstance(found, Path):
+        return found
+    from_windows = folder / value.replace("\\", "/")
+    return from_windows if "\\" in value and from_windows.exists() else folder / found
 
 
 def _relative(place: Location | None, folder: Path) -> str:

@@ -23,6 +23,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.choices import choose_steps, fit_patches, report_choices
 from mxsplicer.result.cohort import allocate_cells, find_roi_files
 from mxsplicer.result.job import Job, JobSlide
+from mxsplicer.result.slides import image_files
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.normalization import Normalization
@@ -33,6 +34,7 @@ from mxsplicer.tl.labels import check_labels
 
 logger = logging.getLogger(__name__)
 
+_MATCHED = ("cell_id", "x_px", "y_px")  # columns of cells that are compared with a table of labels
 _CELLS_FOR_SCALE = 2_000  # on which a slide's own normalisation is measured
 
 
@@ -46,9 +48,9 @@ def check_before_writing(job: Job) -> None:
     choose_steps(job)
     job.for_each_slide("labels", lambda one: _check_labels(job, one))
     if job.options.labels is not None:
-        ids = {one.name: one.measured_cells.table[["cell_id"]] for one in job.slides}
-        cells = pd.concat(ids, names=["slide"]).reset_index("slide")
-        check_labels(job.options.labels, job.options.label, cells)
+        of_slides = {one.name: one.measured_cells.table[list(_MATCHED)] for one in job.slides}
+        cells = pd.concat(of_slides, names=["slide"]).reset_index("slide")
+        check_labels(job.options.labels, job.options.label, cells, image_files(job.records))
     job.seconds["cells"] = time.monotonic() - began
 
 
@@ -119,8 +121,8 @@ def embed_cells(job: Job) -> None:
 
 def _check_labels(job: Job, one: JobSlide) -> None:
     if one.record.labels is not None:
-        cells = one.measured_cells.table[["cell_id"]].assign(slide=one.name)
-        check_labels(one.record.labels, job.options.label, cells)
+        cells = one.measured_cells.table[list(_MATCHED)].assign(slide=one.name)
+        check_labels(one.record.labels, job.options.label, cells, image_files([one.record]))
 
 
 def _segment(job: Job, slide: Slide, path: Path, nuclei: Path) -> None:

@@ -1,8 +1,7 @@
 """Labels of cells and slides, joined to an AnnData from tables and from outlines with classes."""
 
 import re
-from collections.abc import Sequence
-from gzip import BadGzipFile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +11,23 @@ import pandas as pd
 
 from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import is_geojson, outlines_at, read_classes
-
-# Names of the columns of cell ids and slides in mcmicro, steinbock, SpatialData, scimap, QuPath and tables by hand.
-_CELL = (
-    "cell_id",
-    "cellid",
-    "instance_id",
-    "label",
-    "object",
-    "object_id",
-    "objectnumber",
-    "cellnumber",
-    "cell_number",
-)
-_SLIDE = ("slide", "fov", "image", "image_name", "imagename", "imageid", "sample", "sample_id", "library_id", "region")
+from mxsplicer.system.tables import as_values, count_values, find_columns, read_header, read_table
+from mxsplicer.tl.matching import CELL_COLUMNS, KEY_COLUMNS, SLIDE_COLUMNS, Slides, match_cells, slides_of
 
 _MAX_CLASSES = 60  # a text column with more values is a name or a comment, not a label
 _RESERVED = ("dtype", "_index")  # anndata cannot write columns of obs with these names, and SpatialData rejects them
+_KNOWN = ("patient", "batch")  # columns about slides that have a meaning here, so their capitals do not matter
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Return a CSV or TSV table, gzipped or not."""
-    path = Path(path)
-    if not path.is_file():
-        msg = f"table {path} was not found."
-        raise InputError(msg)
-    try:
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.name or ".txt" in path.name else ",", low_memory=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, BadGzipFile, EOFError) as error:
-        msg = f"table {path.name} cannot be read ({error})."
-        raise InputError(msg, "Use a CSV file with a header.") from error
-
-
-def check_labels(path: str | Path, wanted: Sequence[str], cells: pd.DataFrame) -> None:
-    """Raise InputError if a table has no labels for cells, which are given by their ``slide`` and ``cell_id``."""
-    table, name = read_table(path), Path(path).name
-    _label_columns(table, name, wanted)
-    _rows_of_cells(table, name, cells)
+def check_labels(
+    path: str | Path,
+    wanted: Sequence[str],
+    cells: pd.DataFrame,
+    images: Mapping[str, str | Path] | None = None,
+) -> None:
+    """Raise InputError if a table has no labels for cells; cells and images are as for :func:`match_cells`."""
+    table, _ = _read_labels(path, wanted)
+    match_cells(table, Path(path).name, cells, images)
 
 
 def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -> None:
@@ -56,7 +35,7 @@ def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -
     table, name = read_table(path), Path(path).name
     _rows_of_slides(table, name, slides)
     if groups is not None:
-        _check_column(table, name, groups)
+        _find_column(list(table.columns), name, groups)
 
 
 def obs_name(column: str) -> str:
@@ -70,24 +49,33 @@ def obs_name(column: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", column)
 
 
-def join_labels(adata: anndata.AnnData, path: str | Path, wanted: Sequence[str]) -> list[str]:
-    """Join labels from a table to ``adata.obs``, by the id of the cell and, for several slides, the slide.
+def join_labels(
+    adata: anndata.AnnData,
+    path: str | Path,
+    wanted: Sequence[str],
+    *,
+    images: Mapping[str, str | Path] | None = None,
+) -> list[str]:
+    """Join labels from a table to ``adata.obs``, by the id of the cell and the slide.
 
     Parameters
     ----------
     path
-        Table with one row per cell: its id in the mask (``cell_id``, ``CellID``, ``label``, ...), the name of the slide
-        (``slide``, ``fov``, ``image``, ...) for several slides, and the labels.
+        Table with one row per cell: its id in the mask (``cell_id``, ``CellID``, ``label``, ...) or its name in
+        ``obs_names``; for several slides the name of the slide or of its image file (``slide``, ``fov``, ``image``,
+        ...); and the labels. Centroids, if the table has them, are compared with those of the cells.
     wanted
         Columns to join; by default every text column with few values.
+    images
+        Image file of each slide, if it has another name than the slide.
 
     Returns
     -------
     The names of the columns in ``obs``.
     """
-    table, name = read_table(path), Path(path).name
-    rows = _rows_of_cells(table, name, adata.obs)
-    return [_join_column(adata, column, table[column], rows) for column in _label_columns(table, name, wanted)]
+    table, labels = _read_labels(path, wanted)
+    rows = match_cells(table, Path(path).name, adata.obs, images)
+    return [_join_column(adata, column, as_values(table[column].to_numpy()), rows) for column in labels]
 
 
 def join_outlines(adata: anndata.AnnData, path: str | Path, name: str) -> str:
@@ -131,8 +119,8 @@ def join_outlines(adata: anndata.AnnData, path: str | Path, name: str) -> str:
 
 def outline_files_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.ndarray, Path]]:
     """Return, for each slide that has outlines, its rows and the file that :func:`outline_files` finds."""
-    slides = _slide_of(adata.obs)
-    files = outline_files(path, _slides(adata.obs))
+    slides = slides_of(adata.obs)
+    files = outline_files(path, [str(slide) for slide in pd.unique(slides)])
     return [(np.flatnonzero(slides == slide), file) for slide, file in files.items()]
 
 
@@ -176,91 +164,61 @@ def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[st
     The table has one row per slide. Columns named in ``leave`` are not joined.
     """
     table, name = read_table(path), Path(path).name
-    slides = _slides(adata.obs)
-    slide, row_of_slide = _rows_of_slides(table, name, slides)
-    rows = row_of_slide[pd.Index(slides).get_indexer(pd.Index(_slide_of(adata.obs)))]
-    wanted = [column for column in table.columns if column not in (slide, *leave)]
-    return [_join_column(adata, column, table[column], rows) for column in wanted]
+    slides = pd.Index(pd.unique(slides_of(adata.obs)))
+    slide, row_of_slide = _rows_of_slides(table, name, list(map(str, slides)))
+    rows = row_of_slide[slides.get_indexer(pd.Index(slides_of(adata.obs)))]
+    columns = list(table.columns)
+    known = {column: name for name in _KNOWN for column in find_columns(columns, [name])}
+    left = {slide, "", *find_columns(columns, leave)}
+    return [
+        _join_column(adata, known.get(column, column), as_values(table[column].to_numpy()), rows)
+        for column in columns
+        if column not in left
+    ]
 
 
-def _label_columns(table: pd.DataFrame, name: str, wanted: Sequence[str]) -> list[str]:
-    """Return the columns with labels: those wanted, or every text column with few values."""
-    for column in wanted:
-        _check_column(table, name, column)
-    if wanted:
-        return list(wanted)
-    keys = {_key(table, _CELL), _key(table, _SLIDE)}
-    texts = [column for column in table.select_dtypes(exclude="number") if column not in keys]
-    found = [str(column) for column in texts if 2 <= table[column].nunique() <= _MAX_CLASSES]
-    if not found:
+def _read_labels(path: str | Path, wanted: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the columns of a table by which cells are matched and those with labels, and the names of the latter."""
+    header, name = read_header(path), Path(path).name
+    keys = find_columns(header, KEY_COLUMNS)
+    labels = [_find_column(header, name, column) for column in wanted]
+    if not wanted:
+        no_labels = {*find_columns(header, CELL_COLUMNS)[:1], *find_columns(header, SLIDE_COLUMNS)[:1]}
+        few = count_values(path, _MAX_CLASSES)
+        labels = [column for column, n_values in few.items() if n_values > 1 and column not in no_labels]
+    if not labels:
         msg = (
             f"table {name} has no text column with 2 to {_MAX_CLASSES} different values. "
-            f"Its columns: {', '.join(table.columns)}."
+            f"Its columns: {', '.join(header)}."
         )
         raise InputError(msg, "Name the columns of labels with `label`.")
-    return found
+    return read_table(path, columns={*keys, *labels}), labels
 
 
-def _check_column(table: pd.DataFrame, name: str, column: str) -> None:
-    if column not in table:
-        msg = f"table {name} has no column {column!r}. Its columns: {', '.join(table.columns)}."
+def _find_column(header: Sequence[str], name: str, column: str) -> str:
+    found = find_columns(header, [column])
+    if not found:
+        msg = f"table {name} has no column {column!r}. Its columns: {', '.join(header)}."
         raise InputError(msg)
-
-
-def _rows_of_cells(table: pd.DataFrame, name: str, cells: pd.DataFrame) -> np.ndarray:
-    """Return the row of the table for every cell, -1 if the table lacks the cell."""
-    cell, slide = _key(table, _CELL), _key(table, _SLIDE)
-    if cell is None:
-        msg = f"table {name} has no column of cell ids ({', '.join(_CELL)}). Its columns: {', '.join(table.columns)}."
-        raise InputError(msg)
-    if "cell_id" not in cells:
-        msg = f"the cells have no ids (obs cell_id) to match with table {name}."
-        raise InputError(msg, "Add the labels as a column of obs.")
-    slides, kept = _slides(cells), np.arange(len(table))
-    if len(slides) > 1:
-        if slide is None:
-            msg = f"table {name} has no column of slides ({', '.join(_SLIDE)}), but there are {len(slides)} slides."
-            raise InputError(msg)
-        keys = pd.MultiIndex.from_arrays([table[slide].astype(str), table[cell]])
-        rows = pd.MultiIndex.from_arrays([_slide_of(cells), cells["cell_id"]])
-    else:
-        if slide is not None and table[slide].astype(str).isin(slides).any():
-            kept = np.flatnonzero(table[slide].astype(str).isin(slides))
-        keys, rows = pd.Index(table[cell].iloc[kept]), pd.Index(cells["cell_id"])
-    if keys.has_duplicates:
-        msg = f"table {name} has cell {keys[keys.duplicated()][0]} twice."
-        raise InputError(msg, "Keep one row per cell.")
-    places = keys.get_indexer(rows)
-    if (places < 0).all():
-        msg = (
-            f"none of the {len(cells)} cells was found in table {name}: its ids ({cell}) are not those of the mask"
-            f"{f', or its slides ({slide}) have other names than {slides[0]}' if len(slides) > 1 else ''}."
-        )
-        raise InputError(msg)
-    return np.where(places < 0, -1, kept[places])
+    return found[0]
 
 
 def _rows_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> tuple[str, np.ndarray]:
     """Return the column with the names of slides, and the row of every slide."""
-    slide = _key(table, _SLIDE)
-    names = pd.Index([] if slide is None else table[slide].astype(str))
-    missing = [one for one in slides if one not in names]
-    if slide is None or names.has_duplicates or missing:
-        found = "has no such column"
-        if slide is not None:
-            found = f"lacks {', '.join(missing[:3])}" if missing else f"has {names[names.duplicated()][0]} twice"
-        msg = f"table {name} needs one row per slide with its name in a column ({', '.join(_SLIDE)}); it {found}."
-        raise InputError(msg)
-    return slide, names.get_indexer(pd.Index(slides))
-
-
-def _slide_of(cells: pd.DataFrame) -> np.ndarray:
-    """Return the slide by which labels of each cell are found; "" if the cells are of one slide without a name."""
-    return np.asarray(cells["slide"].astype(str) if "slide" in cells else [""] * len(cells), dtype=object)
-
-
-def _slides(cells: pd.DataFrame) -> list[str]:
-    return [str(slide) for slide in pd.unique(_slide_of(cells))]
+    wanted = Slides(tuple(slides), {})
+    found = {
+        column: wanted.find(table[column].to_numpy()) for column in find_columns(list(table.columns), SLIDE_COLUMNS)
+    }
+    column = next((column for column, codes in found.items() if (codes >= 0).any()), next(iter(found), None))
+    problem = "has no such column"
+    if column is not None:
+        n_rows = np.bincount(found[column][found[column] >= 0], minlength=len(slides))
+        if (n_rows == 1).all():
+            return column, np.argsort(np.where(found[column] < 0, len(slides), found[column]))[: len(slides)]
+        missing = [slide for slide, n in zip(slides, n_rows, strict=True) if not n]
+        problem = f"lacks {', '.join(missing[:3])}" if missing else f"has {slides[int(n_rows.argmax())]} twice"
+    msg = f"table {name} needs one row per slide with its name in a column ({', '.join(SLIDE_COLUMNS)}); it {problem}."
+    raise InputError(msg)
 
 
 def _free_name(adata: anndata.AnnData, column: str) -> str:
@@ -268,12 +226,10 @@ def _free_name(adata: anndata.AnnData, column: str) -> str:
     return f"{name}_given" if name in adata.obs or name in _RESERVED else name  # do not overwrite measurements
 
 
-def _join_column(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", rows: np.ndarray) -> str:
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    if not numeric:
-        values = values.astype(str).where(values.notna())
-    of_cells = values.reset_index(drop=True).reindex(rows).to_numpy()
-    joined = pd.Series(of_cells if numeric else pd.Categorical(of_cells), index=adata.obs_names)
+def _join_column(adata: anndata.AnnData, column: str, values: np.ndarray, rows: np.ndarray) -> str:
+    """Join values, text or numbers, to the cells that have a row."""
+    of_cells = pd.Series(values).reindex(rows).to_numpy()
+    joined = pd.Series(pd.Categorical(of_cells) if values.dtype == object else of_cells, index=adata.obs_names)
     name = obs_name(column)
     if name in adata.obs and _is_same(adata.obs[name], joined):  # joined before, for example by embed
         return name
@@ -284,8 +240,3 @@ def _join_column(adata: anndata.AnnData, column: str, values: "pd.Series[Any]", 
 
 def _is_same(a: "pd.Series[Any]", b: "pd.Series[Any]") -> bool:
     return a.astype(object).where(a.notna(), None).equals(b.astype(object).where(b.notna(), None))
-
-
-def _key(table: pd.DataFrame, names: Sequence[str]) -> str | None:
-    columns = {str(column).lower(): str(column) for column in table.columns}
-    return next((columns[name] for name in names if name in columns), None)

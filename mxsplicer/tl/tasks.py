@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.system.tables import find_columns
 from mxsplicer.tl.defaults import MAX_SCORED_CELLS
 from mxsplicer.tl.folds import MIN_GROUPS, Folds, fold_by_group, fold_by_quadrant, fold_by_transfer
 
@@ -110,11 +111,12 @@ def _folds(adata: AnnData, labels: np.ndarray, groups: str | None, guard_um: flo
     if groups is None:
         known = (column for column in ("patient", "slide") if column in adata.obs)
         groups = next((column for column in known if adata.obs[column].nunique() >= MIN_GROUPS), QUADRANTS)
-    if groups != QUADRANTS or groups in adata.obs:
-        if groups not in adata.obs:
+    columns = find_columns(list(adata.obs.columns), [groups])
+    if groups != QUADRANTS or columns:
+        if not columns:
             msg = f"column {groups!r} was not found to make folds; obs has the columns {', '.join(adata.obs.columns)}."
             raise InputError(msg)
-        return fold_by_group(adata.obs[groups], labels, seed=seed)
+        return fold_by_group(adata.obs[columns[0]], labels, seed=seed)
     return fold_by_quadrant(adata, guard_um=_guard_um(adata, guard_um))
 
 
