@@ -40,7 +40,7 @@ from .result.options import Options as Options
 from .result.pipeline import embed_slides as embed_slides
 from .result.planning import plan_slides as plan_slides
 from .result.reporting import write_result_report as write_result_report
-from .result.sample import simulate_result as simulate_result
+from .result.simulated import simulate_result as simulate_result
 from .result.slides import open_result_slide as open_result_slide
 from .result.verification import verify as verify
 from .segmentation.segment import segment as segment

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from mxsplicer.cli import app
-from mxsplicer.cli.renamed import RENAMED
+from mxsplicer.cli.old_names import RENAMED
 from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide

@@ -20,26 +20,24 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from mxsplicer.cli import (
-    check,
-    cluster,
-    correlate,
-    embed,
-    evaluate,
-    export,
-    extract,
-    info,
-    merge,
-    pull,
-    push,
-    report,
-    segment,
-    simulate,
-    status,
-    train,
-    verify,
-    view,
-)
+from mxsplicer.cli.check import add_check
+from mxsplicer.cli.cluster import add_cluster
+from mxsplicer.cli.correlate import add_correlate
+from mxsplicer.cli.embed import add_embed
+from mxsplicer.cli.evaluate import add_evaluate
+from mxsplicer.cli.export import add_export
+from mxsplicer.cli.extract import add_extract
+from mxsplicer.cli.info import add_info
+from mxsplicer.cli.merge import add_merge
+from mxsplicer.cli.pull import add_pull
+from mxsplicer.cli.push import add_push
+from mxsplicer.cli.report import add_report
+from mxsplicer.cli.segment import add_segment
+from mxsplicer.cli.simulate import add_simulate
+from mxsplicer.cli.status import add_status
+from mxsplicer.cli.train import add_train
+from mxsplicer.cli.verify import add_verify
+from mxsplicer.cli.view import add_view
 from mxsplicer.errors import InputError
 from mxsplicer.result.outcomes import pass_failure_on, record_outcome
 
@@ -54,27 +52,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (
-    embed,
-    merge,
-    status,
-    info,
-    check,
-    segment,
-    extract,
-    train,
-    push,
-    pull,
-    cluster,
-    evaluate,
-    correlate,
-    report,
-    export,
-    verify,
-    view,
-    simulate,
+for add_command in (
+    add_embed,
+    add_merge,
+    add_status,
+    add_info,
+    add_check,
+    add_segment,
+    add_extract,
+    add_train,
+    add_push,
+    add_pull,
+    add_cluster,
+    add_evaluate,
+    add_correlate,
+    add_report,
+    add_export,
+    add_verify,
+    add_view,
+    add_simulate,
 ):
-    module.add_to(app)
+    add_command(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -102,7 +100,7 @@ def common(
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Set up messages for every command."""
+    """Set up the messages and outcomes of every command."""
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_level=debug, omit_repeated_times=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("mxsplicer").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _OPTIONS = ("--nuclear-marker", "--pixel-size-um")  # that remedies name
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, check)
+def add_check(app: typer.Typer) -> None:
+    """Add the command `mxsplicer check`."""
+    register(app, check_command)
 
 
-def check(
+def check_command(
     slide: SlidePath,
     mask: Annotated[
         str, typer.Argument(metavar="MASK", help="Label image, OME-Zarr labels or GeoJSON.", show_default=False)

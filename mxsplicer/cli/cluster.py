@@ -24,12 +24,12 @@ _Enrichment = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, cluster)
+def add_cluster(app: typer.Typer) -> None:
+    """Add the command `mxsplicer cluster`."""
+    register(app, cluster_command)
 
 
-def cluster(
+def cluster_command(
     result: ResultPath,
     resolution: Annotated[float, typer.Option(min=0.0, help="Higher gives more clusters.")] = RESOLUTION,
     n_neighbors: Annotated[
@@ -86,8 +86,8 @@ def cluster(
 
 
 def _is_complete(adata: "AnnData", settings: dict[str, Any], max_cells: int, *, enrichment: bool) -> bool:
-    """Return whether the cells were clustered by the same command."""
-    from mxsplicer.tl.naming import names_fit
+    """Return whether the cells were clustered by the same `mxsplicer cluster`."""
+    from mxsplicer.tl.clustering import names_fit
     from mxsplicer.tl.provenance import clusters_changed
 
     about = adata.uns.get("mxsplicer_cluster", {})

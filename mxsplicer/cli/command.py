@@ -12,8 +12,8 @@ from typing import Any
 from typer.core import TyperCommand
 
 from mxsplicer.cli.errors import as_options
-from mxsplicer.cli.finished import Call, running
-from mxsplicer.cli.renamed import POSITIONAL_OUT, current_name, warn, with_current_names
+from mxsplicer.cli.old_names import POSITIONAL_OUT, find_renamed, warn_of_old_name, with_current_names
+from mxsplicer.cli.outputs import Call, running
 from mxsplicer.errors import InputError
 from mxsplicer.system.location import locate
 
@@ -29,7 +29,7 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".gz", ".geojson", ".json")
 
 
 class Command(TyperCommand):
-    """One command of the command line."""
+    """One command: its options may come from a file or have old names, and its input files must exist."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, which may have old names or be in a file."""
@@ -86,7 +86,7 @@ class Command(TyperCommand):
         _, left, _ = self.make_parser(ctx).parse_args(args=list(args))
         if len(left) != 1 or any(one.partition("=")[0] == "--out" for one in args):
             return args
-        warn(f"the positional argument {left[0]}", f"--out {left[0]}")
+        warn_of_old_name(f"the positional argument {left[0]}", f"--out {left[0]}")
         place = len(args) - 1 - args[::-1].index(left[0])
         return [*args[:place], *args[place + 1 :], "--out", left[0]]
 
@@ -94,7 +94,7 @@ class Command(TyperCommand):
         """Return the options in a TOML file by the names of the parameters."""
         if not file.is_file():
             msg = f"--config {file} not found."
-            raise InputError(msg, _similar(file))
+            raise InputError(msg, _similar_file(file))
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -104,9 +104,9 @@ class Command(TyperCommand):
         options: dict[str, Any] = {}
         for key, value in content.items():
             name = key.replace("-", "_")
-            renamed = None if name in parameters else current_name(self.name or "", "--" + key.replace("_", "-"))
+            renamed = None if name in parameters else find_renamed(self.name or "", "--" + key.replace("_", "-"))
             if renamed is not None:
-                warn(f"{key} in {file}", renamed.new.removeprefix("--"))
+                warn_of_old_name(f"{key} in {file}", renamed.new.removeprefix("--"))
                 name = renamed.new.removeprefix("--").replace("-", "_")
                 value = renamed.values.get(value, value) if isinstance(value, str) else value  # noqa: PLW2901
             if name not in parameters:
@@ -132,15 +132,15 @@ class Command(TyperCommand):
                 if isinstance(path, Path) and not path.exists():
                     called = parameter.opts[0] if parameter.opts[0].startswith("--") else parameter.metavar
                     msg = f"{called} {path} not found."
-                    raise InputError(msg, _similar(path))
+                    raise InputError(msg, _similar_file(path))
 
 
 def _is_file_name(value: str | Path) -> bool:
     return "/" in str(value) or str(value).endswith(_FILE_ENDINGS)
 
 
-def _similar(path: Path) -> str:
-    """Return a suggestion: a file with a similar name in the same folder."""
+def _similar_file(path: Path) -> str:
+    """Return a suggestion for an input file that a command does not find: a similar name in its folder."""
     names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, names, 1)
     if near:
@@ -157,7 +157,7 @@ def _value_of(option: str, args: list[str]) -> str | None:
 
 
 def _as_parameter(parameter: Any, value: Any, file: Path) -> Any:
-    """Return a value of a TOML file as typer takes it; paths are relative to the file."""
+    """Return a value of a TOML file as a parameter of a command; paths are relative to the file."""
     several = getattr(parameter, "multiple", False) or parameter.nargs == -1
     if isinstance(value, dict):
         value = [f"{name}={one}" for name, one in value.items()]

@@ -39,12 +39,12 @@ _Scale = Annotated[str, typer.Option(metavar="cell|neighbourhood|region", help="
 _MaxCells = Annotated[int, typer.Option(min=200, help="Compute R² on a random sample of at most this many cells.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, correlate)
+def add_correlate(app: typer.Typer) -> None:
+    """Add the command `mxsplicer correlate`."""
+    register(app, correlate_command)
 
 
-def correlate(
+def correlate_command(
     result: ResultPath,
     use_rep: UseRep = None,
     *,
@@ -71,11 +71,11 @@ def correlate(
     from mxsplicer.tl.representations import learned_features
 
     path = find_cells(result)
-    pairs = [_pair(text) for text in local or []]
+    pairs = [_parse_local(text) for text in local or []]
     with open_cells(path) as adata, shown():
         learned = learned_features(adata)
         use_rep = use_rep or learned
-        key = _key("splicer" if use_rep == learned else use_rep.removeprefix("X_"), roi)
+        key = _correlation_name("splicer" if use_rep == learned else use_rep.removeprefix("X_"), roi)
         settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
         layers = []
         with tl.restricted(adata, roi) as cells:
@@ -101,8 +101,8 @@ def correlate(
         typer.echo(f"Left out: {sentence}.")
 
 
-def _key(prefix: str, roi: Path | None) -> str:
-    """Return the name of the correlations: those of the learned features are called splicer, whatever the method."""
+def _correlation_name(prefix: str, roi: Path | None) -> str:
+    """Return the name that `mxsplicer correlate` stores correlations by: "splicer" for the learned features."""
     from mxsplicer.tl.labels import obs_name
 
     if roi is not None:
@@ -111,8 +111,8 @@ def _key(prefix: str, roi: Path | None) -> str:
     return f"{prefix}_correlation"
 
 
-def _pair(text: str) -> tuple[str | None, int]:
-    """Return a marker, None for all of them, and a feature."""
+def _parse_local(text: str) -> tuple[str | None, int]:
+    """Return the marker, None for all of them, and the feature of an option ``local``."""
     marker, equals, feature = text.rpartition("=")
     if not feature.isdecimal() or (equals and not marker):
         msg = (
@@ -124,7 +124,7 @@ def _pair(text: str) -> tuple[str | None, int]:
 
 
 def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], covariates: list[str] | None) -> bool:
-    """Return whether correlations have to be computed; raise where others would be lost."""
+    """Return whether `mxsplicer correlate` has to compute correlations; raise where others would be lost."""
     if key not in adata.uns:  # Pearson's r alone may be there, from an earlier version: it stays the same
         return True
     about = adata.uns[key]
@@ -142,7 +142,7 @@ def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], covariates
 
 
 def _support(adata: "AnnData", key: str) -> dict[str, dict[str, float]]:
-    """Return what the command prints of each marker: how well all features together represent it."""
+    """Return what `mxsplicer correlate` prints of each marker: how well all features together represent it."""
     prefix = key.removesuffix("_correlation") + "_"
     columns = [column for column in adata.var.columns if column.startswith(prefix)]
     table = adata.var[columns].rename(columns=lambda column: column.removeprefix(prefix))

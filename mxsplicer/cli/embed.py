@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer.cli.fields import INPUT
+from mxsplicer.cli.help_pages import INPUT
 from mxsplicer.cli.options import AsJson, EncoderClass, Overwrite, Plan, register
 from mxsplicer.errors import InputError
 from mxsplicer.result.options import Options, Running, check_slides_given
@@ -44,12 +44,12 @@ _Append = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, embed, common=("out", "overwrite", "plan"))
+def add_embed(app: typer.Typer) -> None:
+    """Add the command `mxsplicer embed`."""
+    register(app, embed_command, common=("out", "overwrite", "plan"))
 
 
-def embed(
+def embed_command(
     slides: _Slides = None,
     out: _Out = None,
     append: _Append = None,
@@ -67,7 +67,7 @@ def embed(
     scores where labels are given, and writes SLIDE.mxs/. If interrupted, the same command continues.
     """
     check_slides_given(slides or (), options)
-    how: dict[str, Any] = {**vars(running), "options": _with_encoder(options, encoder_class)}
+    how: dict[str, Any] = {**vars(running), "options": _with_encoder_class(options, encoder_class)}
     if plan:
         from mxsplicer.result.planning import plan_slides
 
@@ -83,12 +83,12 @@ def embed(
             from mxsplicer.result.pipeline import embed_slides
 
             result = embed_slides(slides or [], out, overwrite=overwrite, **how)
-    summarize(result)
+    print_summary(result)
     report_failed(result)
 
 
-def _with_encoder(options: Options, encoder_class: str) -> Options:
-    """Return the options with the class of the encoder of ``options.model``."""
+def _with_encoder_class(options: Options, encoder_class: str) -> Options:
+    """Return the options of `mxsplicer embed` with the class of the encoder of ``options.model``."""
     if not encoder_class:
         return options
     if options.model is None:
@@ -98,7 +98,7 @@ def _with_encoder(options: Options, encoder_class: str) -> Options:
 
 
 def report_failed(result: "Result") -> None:
-    """Print the slides that are missing in a result, and end with exit code 1 if there are any."""
+    """Print the slides that `mxsplicer embed` left out, and end with exit code 1 if there are any."""
     failed = result.failed
     if failed:
         typer.echo(f"\n{len(failed)} of {len(result.slide_names)} slides are missing:", err=True)
@@ -107,8 +107,8 @@ def report_failed(result: "Result") -> None:
         raise typer.Exit(1)
 
 
-def summarize(result: "Result") -> None:
-    """Print what was made, where it is, and what to type next."""
+def print_summary(result: "Result") -> None:
+    """Print what `mxsplicer embed` made, where it is, and what to type next."""
     import anndata
     import h5py
     from rich.console import Console

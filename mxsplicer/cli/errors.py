@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection
 from typing import Any
 
-from mxsplicer.result.config import NAMES
+from mxsplicer.result.options import NAMES
 
 # Arguments whose option has another name. Of several options a command has the first that it knows.
 _RENAMED: dict[str, tuple[str, ...]] = {
@@ -65,7 +65,7 @@ def as_options(message: str, known: Collection[str]) -> str:
 
 
 def _written(value: str) -> list[str]:
-    """Return a Python literal as the values of an option that may be repeated."""
+    """Return a Python literal in an error message as the values of an option that may be repeated."""
     try:
         literal: Any = ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxsplicer.cli.errors import as_options
-from mxsplicer.cli.fields import INPUT, RUNNING, SCORES
-from mxsplicer.cli.finished import Output
+from mxsplicer.cli.help_pages import INPUT, RUNNING, SCORES
 from mxsplicer.cli.options import AsJson, EncoderClass, Overwrite, Seed, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 from mxsplicer.system.files import atomic_write, check_free
@@ -133,16 +133,16 @@ _Write = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
+def add_evaluate(app: typer.Typer) -> None:
+    """Add the command `mxsplicer evaluate`."""
     register(
         app,
-        evaluate,
+        evaluate_command,
         common=("labels", "score", "cohort", "compare", "fold_by", "train_on", "test_on", "out", "write", "as_json"),
     )
 
 
-def evaluate(
+def evaluate_command(
     result: _Result,
     labels: _Labels = None,
     score: _Score = None,

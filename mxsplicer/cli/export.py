@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import Overwrite, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.errors import InputError
 from mxsplicer.system import progress
 
@@ -41,12 +41,12 @@ _LabelsZarr = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, export)
+def add_export(app: typer.Typer) -> None:
+    """Add the command `mxsplicer export`."""
+    register(app, export_command)
 
 
-def export(
+def export_command(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote.", show_default=False)],
     *,
     spatialdata: _Spatialdata = None,
@@ -71,7 +71,7 @@ def export(
     }
     wanted = {kind: one for kind, one in wanted.items() if not one.is_complete(overwrite=overwrite)}
     if wanted:
-        job = _Job(result, roi, groupby=groupby, features=features, simplify_px=simplify_px, image=image)
+        job = _Export(result, roi, groupby=groupby, features=features, simplify_px=simplify_px, image=image)
         with progress.shown():
             job.write({kind: one.path for kind, one in wanted.items()}, overwrite=overwrite)
         for one in wanted.values():
@@ -94,8 +94,8 @@ def _paths(*paths: Path | None) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is exported, and how."""
+class _Export:
+    """What `mxsplicer export` writes, and how."""
 
     result: Path
     roi: Path | None

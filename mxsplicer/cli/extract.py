@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import AsJson, NucleiMask, OneMask, Overwrite, Plan, Seed, SlidePath, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.system import progress
 
@@ -29,12 +29,12 @@ _CellsFrom = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, extract)
+def add_extract(app: typer.Typer) -> None:
+    """Add the command `mxsplicer extract`."""
+    register(app, extract_command)
 
 
-def extract(
+def extract_command(
     slide: SlidePath,
     mask: OneMask,
     out: Annotated[Path, typer.Option(metavar="PATCHES.zarr", help="Store to write.", show_default=False)],

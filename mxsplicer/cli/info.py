@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _PIXELS_PER_SECOND = 100e6  # of one channel, decoded and measured by one core: docs/performance.md
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, info)
+def add_info(app: typer.Typer) -> None:
+    """Add the command `mxsplicer info`."""
+    register(app, info_command)
 
 
-def info(
+def info_command(
     slide: SlidePath,
     *,
     markers: Path | None,

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.embed import report_failed, summarize
-from mxsplicer.cli.fields import INPUT
+from mxsplicer.cli.embed import print_summary, report_failed
+from mxsplicer.cli.help_pages import INPUT
 from mxsplicer.cli.options import Overwrite, Seed, register
 from mxsplicer.system import progress
 
@@ -21,12 +21,12 @@ _Results = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, merge)
+def add_merge(app: typer.Typer) -> None:
+    """Add the command `mxsplicer merge`."""
+    register(app, merge_command)
 
 
-def merge(
+def merge_command(
     results: _Results,
     out: Annotated[Path, typer.Option(help="Result folder.", show_default=False, rich_help_panel=INPUT)],
     *,
@@ -40,14 +40,13 @@ def merge(
 
     Slides that failed are listed, and the exit code is 1.
     """
-    from mxsplicer.result.config import names_slides
     from mxsplicer.result.merging import merge_results
-    from mxsplicer.result.options import Options
+    from mxsplicer.result.options import Options, names_slides
     from mxsplicer.splicer.recipe import Recipe
 
     tables = {"cohort" if cohort and names_slides(cohort) else "samples": cohort}
     options = Options(**tables, label=score, groups=fold_by, recipe=Recipe(seed=seed))  # type: ignore[arg-type]
     with progress.shown():
         result = merge_results(results, out, options=options, overwrite=overwrite)
-    summarize(result)
+    print_summary(result)
     report_failed(result)

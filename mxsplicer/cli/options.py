@@ -19,10 +19,17 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from mxsplicer.cli.command import Command
-from mxsplicer.cli.fields import INPUT, MODEL, RUNNING, SHOWN
+from mxsplicer.cli.help_pages import INPUT, MODEL, OPTIONS, RUNNING, in_help_order
 from mxsplicer.errors import InputError
-from mxsplicer.result.config import NAMES, WRITTEN_WITH_OTHERS, names_slides, read_option, write_options
-from mxsplicer.result.options import Options, Running
+from mxsplicer.result.options import (
+    NAMES,
+    WRITTEN_WITH_OTHERS,
+    Options,
+    Running,
+    names_slides,
+    read_option,
+    write_options,
+)
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.system.location import locate
 
@@ -53,7 +60,7 @@ EncoderClass = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help=SHOWN["seed"].help, rich_help_panel=RUNNING)]
+Seed = Annotated[int, typer.Option(min=0, help=OPTIONS["seed"].help, rich_help_panel=RUNNING)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=RUNNING)]
 Plan = Annotated[
     bool, typer.Option("--plan", help="Show what would be done and what it takes, and stop.", rich_help_panel=RUNNING)
@@ -80,27 +87,29 @@ def register(app: typer.Typer, command: Callable[..., None], *, common: tuple[st
 
     Parameters
     ----------
+    command
+        A function ``NAME_command``.
     common
         Options of its own that ``--help`` shows. Others are shown by ``--help-all``, as are those that the table of
         fields does not call common. By default ``--help`` shows all.
     """
-    app.command(cls=Command)(_generate(command, common))
+    app.command(command.__name__.removesuffix("_command"), cls=Command)(_generate(command, common))
 
 
 def _generate(command: Callable[..., None], common: tuple[str, ...] | None) -> Callable[..., None]:
-    """Return a function of typer's parameters that calls ``command`` with the objects made of them."""
+    """Return a function with typer's options that calls ``command`` with the objects made of them."""
     groups: dict[str, type] = {}
     single: set[str] = set()
     given: dict[str, Parameter] = {}
     for parameter in signature(command).parameters.values():
         if parameter.annotation in _GROUPS:
             groups[parameter.name] = parameter.annotation
-        elif parameter.name in SHOWN and get_origin(parameter.annotation) is not Annotated:
+        elif parameter.name in OPTIONS and get_origin(parameter.annotation) is not Annotated:
             single.add(parameter.name)
         else:
             given[parameter.name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
     taken = {name for group in groups.values() for name in _options_of(group)} | single
-    generated = {name: _parameter(name, hidden=common is not None and not SHOWN[name].common) for name in taken}
+    generated = {name: _parameter(name, hidden=common is not None and not OPTIONS[name].common) for name in taken}
     if groups or single:
         given["config"] = _keyword("config", None, _CONFIG)
     if any(group in (Options, Recipe) for group in groups.values()):
@@ -111,13 +120,13 @@ def _generate(command: Callable[..., None], common: tuple[str, ...] | None) -> C
         else parameter
         for name, parameter in given.items()
     }
-    every = _in_order([*(generated[name] for name in SHOWN if name in generated), *own.values()])
+    every = in_help_order([*(generated[name] for name in OPTIONS if name in generated), *own.values()])
 
     @wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
         chosen = {name: values.pop(name) for name in [*generated, "config", "preset"] if name in values}
         objects = {name: _made(group, context, chosen, values) for name, group in groups.items()}
-        command(**values, **objects, **{name: _one(name, chosen[name]) for name in single})
+        command(**values, **objects, **{name: _value_of_option(name, chosen[name]) for name in single})
 
     context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
     run.__signature__ = Signature([context, *every])  # type: ignore[attr-defined]
@@ -131,7 +140,7 @@ def _options_of(group: type) -> list[str]:
     return [*names, "fold_by", *_options_of(Recipe)] if group is Options else names
 
 
-def _field(name: str) -> tuple[Any, Any]:
+def _field_of_option(name: str) -> tuple[Any, Any]:
     """Return the type of the field that an option stands for, and its default as the option is written."""
     for group in _GROUPS:
         field = "groups" if (name, group) == ("fold_by", Options) else _FIELDS.get(name, name)
@@ -146,8 +155,8 @@ def _default(field: Any) -> Any:
 
 
 def _parameter(name: str, *, hidden: bool) -> Parameter:
-    shown = SHOWN[name]
-    kind, default = _field(name)
+    shown = OPTIONS[name]
+    kind, default = _field_of_option(name)
     kind = shown.kind or kind
     if get_origin(kind) in (tuple, list):
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
@@ -175,20 +184,7 @@ def _hidden(annotation: Any, *, hidden: bool) -> Any:
     return Annotated[kind, info]
 
 
-def _in_order(parameters: list[Parameter]) -> list[Parameter]:
-    """Return parameters by the order of their headings; arguments and options without a heading come first."""
-    panels = list(dict.fromkeys(["", *(one.panel for one in SHOWN.values())]))
-
-    def place(parameter: Parameter) -> int:
-        annotation = parameter.annotation
-        info = get_args(annotation)[1] if get_origin(annotation) is Annotated else None
-        panel = getattr(info, "rich_help_panel", None)
-        return panels.index(panel) if panel in panels else 0
-
-    return sorted(parameters, key=place)
-
-
-def _one(name: str, value: Any) -> Any:
+def _value_of_option(name: str, value: Any) -> Any:
     """Return the value of one option as its field has it."""
     return next(iter(read_option(name, value).values()))
 
@@ -216,22 +212,22 @@ _TUPLES = {one.name for one in fields(Options) if get_origin(one.type) is tuple}
 
 
 def _recipe(context: typer.Context, chosen: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of the file and, on top, that of the command line: in each a preset, and the options given."""
+    """Return the recipe of the options in the file and, on top, of those on the command line, each on its preset."""
     layers = []
     for source in ("DEFAULT_MAP", "COMMANDLINE"):
         # Typer's own copy of click has its own ParameterSource; its members have the same names.
         given = {name for name in chosen if getattr(context.get_parameter_source(name), "name", "") == source}
         changes = {name: chosen[name] for name in given & {*_options_of(Recipe)}}
         layers.append((chosen["preset"] if "preset" in given else None, changes))
-    return make_recipe(*layers)
+    return recipe_from_options(*layers)
 
 
-def make_recipe(*layers: tuple[str | None, Mapping[str, Any]]) -> Recipe:
-    """Return a recipe: of each layer first the preset, then the options, as they are written; later layers win.
+def recipe_from_options(*layers: tuple[str | None, Mapping[str, Any]]) -> Recipe:
+    """Return a recipe from options as they are written: of each layer first the preset; later layers win.
 
     Examples
     --------
-    >>> make_recipe(("paper", {"epochs": 3, "loss": ["simclr"]})).loss
+    >>> recipe_from_options(("paper", {"epochs": 3, "loss": ["simclr"]})).loss
     'simclr'
     """
     made: dict[str, Any] = {}

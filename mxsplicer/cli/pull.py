@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import EncoderClass, Overwrite, register
+from mxsplicer.cli.outputs import Output
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, pull)
+def add_pull(app: typer.Typer) -> None:
+    """Add the command `mxsplicer pull`."""
+    register(app, pull_command)
 
 
-def pull(
+def pull_command(
     repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository of the hub.", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.", show_default=False)],
     revision: Annotated[

@@ -8,12 +8,12 @@ import typer
 from mxsplicer.cli.options import EncoderClass, register
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, push)
+def add_push(app: typer.Typer) -> None:
+    """Add the command `mxsplicer push`."""
+    register(app, push_command)
 
 
-def push(
+def push_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a result.", show_default=False)],
     repository: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Repository of the hub; created if needed.", show_default=False)

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import Overwrite, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.result.folder import Result
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, report)
+def add_report(app: typer.Typer) -> None:
+    """Add the command `mxsplicer report`."""
+    register(app, report_command)
 
 
-def report(
+def report_command(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote.", show_default=False)],
     out: Annotated[
         Path | None,

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.fields import CELLS
-from mxsplicer.cli.finished import Output
+from mxsplicer.cli.help_pages import CELLS
 from mxsplicer.cli.options import Overwrite, SlidePath, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.system import progress
 
 # Options of this command alone.
@@ -22,12 +22,12 @@ _NucleiOut = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, segment)
+def add_segment(app: typer.Typer) -> None:
+    """Add the command `mxsplicer segment`."""
+    register(app, segment_command)
 
 
-def segment(
+def segment_command(
     slide: SlidePath,
     out: Annotated[Path, typer.Option(metavar="MASK.zarr", help="Mask to write.", show_default=False)],
     *,

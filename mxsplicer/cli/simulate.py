@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from mxsplicer.cli.finished import Output
 from mxsplicer.cli.options import Overwrite, Seed, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.system import progress
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, simulate)
+def add_simulate(app: typer.Typer) -> None:
+    """Add the command `mxsplicer simulate`."""
+    register(app, simulate_command)
 
 
-def simulate(
+def simulate_command(
     out: Annotated[Path, typer.Option(metavar="SLIDE.ome.tiff", help="Image to write.", show_default=False)],
     size_px: Annotated[int, typer.Option("--size-px", help="Height and width of the slide.")] = 2048,
     seed: Seed = 0,

@@ -10,12 +10,12 @@ import typer
 from mxsplicer.cli.options import AsJson, register
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, status)
+def add_status(app: typer.Typer) -> None:
+    """Add the command `mxsplicer status`."""
+    register(app, status_command)
 
 
-def status(
+def status_command(
     folder: Annotated[
         Path, typer.Argument(metavar="RESULT", help="Result folder, or the folder of a workflow.", show_default=False)
     ],

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxsplicer.cli.fields import RUNNING, SCORES
-from mxsplicer.cli.finished import Output
+from mxsplicer.cli.help_pages import RUNNING, SCORES
 from mxsplicer.cli.options import Overwrite, register
+from mxsplicer.cli.outputs import Output
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system import progress
 
@@ -66,12 +66,12 @@ _Tensorboard = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, train, common=("out", "overwrite", "labels", "score", "devices", "nodes"))
+def add_train(app: typer.Typer) -> None:
+    """Add the command `mxsplicer train`."""
+    register(app, train_command, common=("out", "overwrite", "labels", "score", "devices", "nodes"))
 
 
-def train(
+def train_command(
     stores: _Stores,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to write.", show_default=False)],
     *,
@@ -109,7 +109,7 @@ def train(
             out,
             recipe=recipe,
             panel=panel,
-            labels=_labels(opened, labels, score) if labels else None,
+            labels=_probe_labels(opened, labels, score) if labels else None,
             device=device,
             devices=devices,
             nodes=nodes,
@@ -122,8 +122,8 @@ def train(
         typer.echo(f"{out}: {run.features} features per cell, {run.settings['steps']:,} steps")
 
 
-def _labels(stores: "list[PatchStore]", table: Path, column: str | None) -> list[list[object]]:
-    """Return the labels of a table for the cells of each store."""
+def _probe_labels(stores: "list[PatchStore]", table: Path, column: str | None) -> list[list[object]]:
+    """Return the labels that `mxsplicer train` takes from a table, for the cells of each store."""
     import anndata
     import numpy as np
     import pandas as pd

@@ -9,12 +9,12 @@ from mxsplicer.cli.options import AsJson, EncoderClass, ResultPath, Seed, regist
 from mxsplicer.system import progress
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, verify)
+def add_verify(app: typer.Typer) -> None:
+    """Add the command `mxsplicer verify`."""
+    register(app, verify_command)
 
 
-def verify(
+def verify_command(
     result: ResultPath,
     n_cells: Annotated[int, typer.Option("--cells", min=0, help="Number of cells to compute again.")] = 64,
     seed: Seed = 0,

@@ -15,12 +15,12 @@ _PATIENCE_MS = 5_000
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    register(app, view)
+def add_view(app: typer.Typer) -> None:
+    """Add the command `mxsplicer view`."""
+    register(app, view_command)
 
 
-def view(
+def view_command(
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or an .h5ad.", show_default=False)
     ],
@@ -50,7 +50,7 @@ def view(
 
 
 def _check_viewer() -> None:
-    """Raise if the viewer is not installed or has no screen."""
+    """Raise if the viewer of `mxsplicer view` is not installed or has no screen."""
     try:
         import napari  # noqa: F401
         import pyqtgraph  # noqa: F401

@@ -16,7 +16,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
 from mxsplicer.result.slides import image_files, read_records
-from mxsplicer.tl.labels import join_labels, join_outlines
+from mxsplicer.tl.labels import join_labels
+from mxsplicer.tl.outlines import join_outlines
+from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import (
     UNTRAINED,
     available,
@@ -25,7 +27,6 @@ from mxsplicer.tl.representations import (
     key_of,
     learned,
 )
-from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def draw_sample(
     keys = [*learned(adata).values(), *closed_form_keys(adata), *use_rep]
     for key in use_rep:
         _check_key(adata, key)
-    obsm = {key: take(adata.obsm[key], rows) for key in dict.fromkeys(keys)}
+    obsm = {key: read_rows(adata.obsm[key], rows) for key in dict.fromkeys(keys)}
     if "spatial" in adata.obsm:
         obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
     sample = AnnData(
@@ -129,7 +130,7 @@ def draw_sample(
             _check_places(sample, other, places, path)
             order = np.argsort(places)
             for title, key in found:
-                z = take(other.obsm[key], places[order])
+                z = read_rows(other.obsm[key], places[order])
                 sample.obsm[f"{title} ({name})"] = z[np.argsort(order)]
     return sample, n_candidates
 
@@ -138,7 +139,7 @@ def draw_reference(adata: AnnData, n: int, seed: int) -> AnnData:
     """Return at most ``n`` cells in memory, labelled or not, by which intensities are scaled."""
     rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:n])
     keys = closed_form_keys(adata)
-    obsm = {key: take(adata.obsm[key], rows) for key in keys}
+    obsm = {key: read_rows(adata.obsm[key], rows) for key in keys}
     if "spatial" in adata.obsm:
         obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
     return AnnData(X=adata.X[rows], obs=adata.obs.iloc[rows].copy(), var=adata.var[[]].copy(), obsm=obsm)

@@ -23,7 +23,6 @@ from mxsplicer.evaluation.sampling import (
 from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 from mxsplicer.tl.efficiency import probe_few_labels
 from mxsplicer.tl.importance import permutation_importance
-from mxsplicer.tl.labels import join_samples
 from mxsplicer.tl.mixing import measure_mixing
 from mxsplicer.tl.outlines import rows_inside
 from mxsplicer.tl.probing import remember, score
@@ -36,6 +35,7 @@ from mxsplicer.tl.representations import (
     key_of,
     trained,
 )
+from mxsplicer.tl.samples import join_samples
 from mxsplicer.tl.structure import measure_structure
 from mxsplicer.tl.tasks import Task, set_task
 from mxsplicer.tl.verdicts import verdict

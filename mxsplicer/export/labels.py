@@ -16,7 +16,7 @@ from mxsplicer.images.tiles import TileGrid, Window
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
-from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.clustering import cluster_codes
 
 _WINDOW_PX = 4096  # a multiple of the zarr chunks
 

@@ -10,8 +10,8 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.imports import import_extra
+from mxsplicer.tl.reading import row_slices
 from mxsplicer.tl.representations import representation
-from mxsplicer.tl.rows import slices
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 # mcmicro's column, our column of obs, and the power of the pixel size by which ours is divided to get pixels.
@@ -93,7 +93,7 @@ def _tables(adata: AnnData, pixel_sizes_um: np.ndarray, use_rep: str | None) -> 
     others = [column for column in adata.obs if column not in _WRITTEN]
     taken = {"CellID", "imageid", *(name for name, _, _ in _COLUMNS), *others}
     markers = [f"{name} (marker)" if name in taken else str(name) for name in adata.var_names]
-    for rows in slices(adata.n_obs):
+    for rows in row_slices(adata.n_obs):
         obs, size = adata.obs.iloc[rows], pixel_sizes_um[rows]
         first = {"CellID": obs["cell_id"].to_numpy() if "cell_id" in obs else obs.index.to_numpy()}
         if "slide" in obs:

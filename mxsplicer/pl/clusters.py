@@ -9,7 +9,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.pl.ordering import order_by_similarity
-from mxsplicer.tl.naming import cluster_profiles
+from mxsplicer.tl.clustering import cluster_profiles
 from mxsplicer.tl.provenance import enrichment_is_current
 
 

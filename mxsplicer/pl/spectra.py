@@ -9,8 +9,8 @@ from matplotlib.ticker import NullFormatter
 
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
+from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_features, representation
-from mxsplicer.tl.rows import take
 from mxsplicer.tl.structure import rank_me, singular_values_of
 
 _MOST_CELLS = 50_000
@@ -42,7 +42,7 @@ def spectrum(
         rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))
     ax = axes_or_new(ax, (5.5, 3.5))
     for code, key in enumerate(keys):
-        values = singular_values_of(take(representation(adata, key), rows))
+        values = singular_values_of(read_rows(representation(adata, key), rows))
         label = f"{key.removeprefix('X_')}, RankMe {rank_me(values):.1f} of {len(values)}"
         shown = np.maximum(values / max(values[0], 1e-30), 1e-12)
         ax.plot(np.arange(1, len(values) + 1), shown, color=colors.category_color(code), label=label)

@@ -9,9 +9,9 @@ from mxsplicer import pl
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 from mxsplicer.report.tissue import MOST_SLIDES
-from mxsplicer.tl.naming import cluster_profiles, suggest_names
+from mxsplicer.tl.clustering import cluster_profiles, suggest_names
 from mxsplicer.tl.provenance import enrichment_is_current
-from mxsplicer.tl.rows import rows_by_slide
+from mxsplicer.tl.reading import rows_by_slide
 
 _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
 

@@ -15,8 +15,8 @@ from mxsplicer.patches.blocks import choose_tile
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
 from mxsplicer.report.figures import inline_pixels
+from mxsplicer.tl.clustering import NOTHING, cluster_codes, suggest_names
 from mxsplicer.tl.examples import KINDS, pick_examples
-from mxsplicer.tl.naming import NOTHING, cluster_codes, suggest_names
 from mxsplicer.tl.representations import learned_features
 
 _CELLS = 8  # of each kind

@@ -7,7 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from mxsplicer.pl import colors
-from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.clustering import cluster_codes
 
 _CELLS, _FEWEST_OF_CLUSTER, _MOST_MARKERS = 15_000, 30, 80
 _STEPS = 65_535

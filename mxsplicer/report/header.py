@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
+from mxsplicer.tl.reading import rows_by_slide
 from mxsplicer.tl.representations import METHOD_TITLES, learned_features
-from mxsplicer.tl.rows import rows_by_slide
 from mxsplicer.tl.verdicts import verdict
 
 

@@ -10,7 +10,7 @@ from mxsplicer.images.slide import Slide, overview
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import inline_pixels
 from mxsplicer.report.formatting import format_number
-from mxsplicer.tl.rows import rows_by_slide
+from mxsplicer.tl.reading import rows_by_slide
 
 _MOST_IMAGES = 64
 _IMAGE_PX = 300

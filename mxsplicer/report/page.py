@@ -37,10 +37,10 @@ from mxsplicer.report.tissue import tissue_section
 from mxsplicer.report.training import training_section
 from mxsplicer.report.umap import umap_section
 from mxsplicer.system.files import atomic_write, check_free
+from mxsplicer.tl.clustering import suggest_names
 from mxsplicer.tl.correlation import correlation_key
-from mxsplicer.tl.naming import suggest_names
+from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_features
-from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _content(
     profiles = profiles_of(adata)
     key = learned_features(adata)
     rows = np.sort(np.random.default_rng(0).choice(adata.n_obs, min(_SAMPLE, adata.n_obs), replace=False))
-    z = take(adata.obsm[key], rows) if key in adata.obsm else None
+    z = read_rows(adata.obsm[key], rows) if key in adata.obsm else None
     cells = explorer_data(adata, {} if profiles is None else dict(suggest_names(profiles)))
     return {
         "title": header.title(adata),

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
 from mxsplicer.report.formatting import format_ratio, list_names, shorten
-from mxsplicer.tl.rows import rows_by_slide
+from mxsplicer.tl.reading import rows_by_slide
 
 _PSEUDOCOUNT = 0.02  # of the 99th percentile over all cells
 _FLAGGED_LOG2 = 2.0  # a median that is 4 times brighter or darker than on the median slide

@@ -10,7 +10,7 @@ from anndata import AnnData
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
 from mxsplicer.tl.provenance import clusters_changed
-from mxsplicer.tl.rows import rows_by_slide
+from mxsplicer.tl.reading import rows_by_slide
 
 _RECOGNISABLE = 0.25  # of the way from chance to certainty
 _MOST_POINTS = 20_000  # of one slide

@@ -1,12 +1,13 @@
 """The result folder: ``embed_slides`` runs all stages and writes one; other modules open, extend and check it.
 
-pipeline.py    embed_slides: the stages in order          folder.py        names of the files
-options.py     what can be chosen                         slides.py        one record of a slide
-cohort.py      the table of slides                        merging.py       merge_results, append_slides
-opening.py     open, check, begin or continue             status.py        how far a folder is
-job.py         one call                                   choices.py       patch size and steps that are not given
-stages.py      masks, cells, patches, models, z           verification.py  inputs and results compared
-analysis.py    correlations, clusters, scores             outcomes.py      how commands of a workflow ended
-reporting.py   the report                                 planning.py      memory, time and disk in advance
-                                                          trials.py        a part of each slide, for planning
+job.py         one call: its slides, opened and checked   pipeline.py      embed_slides: the stages in order
+options.py     what can be chosen, and how it is written  cohort.py        the slides that a call or a table names
+slides.py      one record of a slide                      folder.py        names of the files of a result
+settings.py    what a result was begun with               config.py        the same, as a file of options
+choices.py     patch size and steps that are not given    planning.py      memory, time and disk in advance
+trials.py      a part of each slide, for planning         analysis.py      correlations, clusters, scores
+features.py    the copy of z that a viewer reads          reporting.py     the report
+merging.py     merge_results, append_slides               status.py        how far a folder is
+verification.py  inputs and results compared              outcomes.py      how commands of a workflow ended
+simulated.py   a small result without training
 """

@@ -24,12 +24,9 @@ from mxsplicer.splicer.run import Run, load_run
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.harmony import harmonize
-from mxsplicer.tl.labels import (
-    join_labels,
-    join_samples,
-    obs_name,
-)
+from mxsplicer.tl.labels import join_labels, obs_name
 from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
+from mxsplicer.tl.samples import join_samples
 
 logger = logging.getLogger(__name__)
 

@@ -5,25 +5,27 @@ Both are chosen once, printed, and kept in ``settings.json``, so that an interru
 
 import logging
 import math
-import time
+from collections.abc import Sequence
 
-from mxsplicer.embedding.encode import Encoders
+import numpy as np
+import pandas as pd
+
+from mxsplicer.cells.shapes import find_pieces, join_pieces
 from mxsplicer.errors import InputError
+from mxsplicer.images.tiles import TileGrid
+from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.fitting import describe_larger, fit_patch, measure_extents
-from mxsplicer.result.cohort import every_marker, shared_markers
 from mxsplicer.result.job import Job
-from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run
-from mxsplicer.splicer.trial import TrialShape, random_patches, seconds_per_step, untrained_run
+from mxsplicer.result.trials import TrialSlide, seconds_to_embed, seconds_to_step, trial_shape
 from mxsplicer.system.progress import format_duration
 
 logger = logging.getLogger(__name__)
 
 FEWEST_STEPS = 20  # of a training
 _PLANNED_SHARE = 0.85  # of a budget: steps are timed on a few, and other programs come and go
-_TRIAL_CELLS = 512
+
+_FIT_TILE_PX, _FIT_TILES = 2048, 16  # of a mask, on which the side of a patch is estimated
 
 
 def fit_patches(job: Job) -> None:
@@ -117,45 +119,31 @@ def steps_by_default(job: Job, n_cells: int) -> int:
     return recipe.count_steps(max(1, n_trained // min(recipe.batch_size, n_trained)))
 
 
-def trial_shape(job: Job) -> TrialShape:
-    """Return the patches of a job, as a trial takes them."""
-    slide = job.images[0]
-    if job.model is not None:
-        return TrialShape(job.model.markers, job.model.patch_px, job.model.pixel_size_um)
-    panels = [one.markers for one in job.images]
-    markers = shared_markers(panels) if job.options.panel == "shared" else every_marker(panels)
-    return TrialShape(markers, PatchGeometry.of(slide, job.patch_size_um).patch_px, slide.pixel_size_um)
+def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
+    """Choose the side of the patches as the run will, where it was not given."""
+    if job.options.patch_size_um is not None:
+        return
+    cells = {
+        trial.one.name: (_some_cells(trial, job.options.min_area_um2), trial.slide.pixel_size_um)
+        for trial in trials
+        if trial.mask is not None
+    }
+    cells = {name: (table, size) for name, (table, size) in cells.items() if len(table)}
+    if not cells:
+        job.chosen["patch_size_um"] = PATCH_SIZE_UM
+        return
+    fit = fit_patch(cells, shapes_px={one.name: one.slide.shape_px for one in job.slides})
+    job.chosen["patch_size_um"] = fit.patch_size_um
 
 
-def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:
-    """Measure the seconds of a step of every training of a job, by the name of its stage."""
-    recipe, device = job.options.recipe, job.running.device
-    seconds = {"training": seconds_per_step(recipe, shape, device=device)}
-    if job.trains_joint:
-        joint = Recipe.from_settings(recipe.to_settings() | {"method": "joint"})
-        seconds["training the baseline (joint)"] = seconds_per_step(joint, shape, device=device)
-    return seconds
-
-
-def seconds_to_embed(job: Job, shape: TrialShape) -> float:
-    """Measure the seconds to normalise and encode one cell by all encoders of a job, on random patches."""
-    run: Run = job.model or untrained_run(job.options.recipe, shape)
-    n_encoders = 1 + job.scores_untrained + job.trains_joint
-    encoders = Encoders(
-        run, {str(number): run.encoder for number in range(n_encoders)}, find_device(job.running.device)
-    )
-    patches, regions = random_patches(_TRIAL_CELLS, shape)
-    encoders.encode(patches[:64], regions[:64])  # the first pass sets things up
-    began = time.perf_counter()
-    encoders.encode(patches, regions)
-    return (time.perf_counter() - began) / _TRIAL_CELLS
-
-
-def n_encoders(job: Job) -> int:
-    """Return how many encoders embed the cells: the model, and the baselines that it is compared with."""
-    return 1 + job.scores_untrained + job.trains_joint
-
-
-def count_features(job: Job) -> int:
-    """Return the width of the representation."""
-    return (job.model or untrained_run(job.options.recipe, trial_shape(job))).features
+def _some_cells(trial: TrialSlide, min_area_um2: float) -> pd.DataFrame:
+    """Return the cells of a mask, or of some tiles of a large one."""
+    assert trial.mask is not None
+    grid = TileGrid(trial.slide.shape_px, (_FIT_TILE_PX, _FIT_TILE_PX))
+    numbers = np.random.default_rng(0).permutation(len(grid))[:_FIT_TILES]
+    pieces = [find_pieces(trial.slide, trial.mask, None, grid[int(number)]) for number in sorted(numbers)]
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        return pd.DataFrame()
+    table = join_pieces(pieces, trial.slide)
+    return table[table["area_um2"] >= min_area_um2]

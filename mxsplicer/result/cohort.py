@@ -11,6 +11,7 @@ age, ...) describe the slides and are copied to ``obs``.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.opening import slide_name
+from mxsplicer.result.options import Options, check_slides_given
 from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files
+from mxsplicer.system.location import Location, locate
 from mxsplicer.system.tables import find_columns, read_table
-from mxsplicer.tl.labels import join_labels, outline_files
+from mxsplicer.tl.labels import join_labels
 
 _KNOWN = ("slide", *FILE_COLUMNS)  # columns that have a meaning here
 
@@ -61,41 +65,8 @@ def _check_rows(table: pd.DataFrame, name: str) -> None:
         raise InputError(msg, "Leave out slashes and a leading dot.")
 
 
-def shared_markers(panels: Sequence[Sequence[str]]) -> list[str]:
-    """Return the markers that all panels have, in the order of the first.
-
-    Examples
-    --------
-    >>> shared_markers([["DAPI", "CD3e", "CD8a"], ["CD8a", "DAPI", "CD20"]])
-    ['DAPI', 'CD8a']
-    """
-    return [marker for marker in panels[0] if all(marker in panel for panel in panels)]
-
-
-def every_marker(panels: Sequence[Sequence[str]]) -> list[str]:
-    """Return the markers of all panels, in order of first appearance.
-
-    Examples
-    --------
-    >>> every_marker([["DAPI", "CD3e", "CD8a"], ["CD8a", "DAPI", "CD20"]])
-    ['DAPI', 'CD3e', 'CD8a', 'CD20']
-    """
-    return list(dict.fromkeys(marker for panel in panels for marker in panel))
-
-
-def describe_panels(panels: Sequence[Sequence[str]]) -> str:
-    """Return a sentence on which markers all slides share, and which markers only some slides have."""
-    shared = shared_markers(panels)
-    partly = [
-        f"{marker} ({sum(marker in panel for panel in panels)} of {len(panels)} slides)"
-        for marker in every_marker(panels)
-        if marker not in shared
-    ]
-    return f"{len(shared)} markers are on all slides ({', '.join(shared)}); only on some are {', '.join(partly)}"
-
-
 def allocate_cells(total: int, cells: Mapping[str, int]) -> dict[str, int]:
-    """Return how many cells to sample from each slide, ``total`` in all: equally many, or all of a small slide.
+    """Return how many cells to sample from each slide of a cohort: equally many, or all of a small slide.
 
     Examples
     --------
@@ -112,7 +83,7 @@ def allocate_cells(total: int, cells: Mapping[str, int]) -> dict[str, int]:
 
 
 def join_labels_of_slides(adata: AnnData, records: Sequence[SlideRecord], wanted: Sequence[str]) -> list[str]:
-    """Join labels of cells to ``adata.obs`` from the table of each slide; cells of slides without one get none.
+    """Join labels of cells from one table for each slide of a cohort; cells of other slides get none.
 
     Returns
     -------
@@ -133,11 +104,69 @@ def join_labels_of_slides(adata: AnnData, records: Sequence[SlideRecord], wanted
     return list(found)
 
 
-def find_roi_files(roi: Path, slides: Sequence[str]) -> dict[str, Path]:
-    """Return the file of outlines of each slide; raise if a slide lacks one."""
-    files = outline_files(roi, list(slides))
-    missing = [slide for slide in slides if slide not in files]
-    if missing:
-        msg = f"folder {roi} has no GeoJSON file for slide {missing[0]!r}; each slide needs one."
-        raise InputError(msg, "Name the file after the slide, or leave out `roi`.")
-    return files
+def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options: Options) -> list[SlideRecord]:
+    """Return the slides of a cohort's table or those that were named, with the options on how to read them."""
+    given = [slides] if isinstance(slides, str | Path) else list(slides)
+    if options.cohort is not None:
+        if given:
+            msg = f"{len(given)} slides were named in addition to the table of the cohort, {options.cohort}."
+            raise InputError(msg, "Give either slides or `cohort`.")
+        records = read_cohort(options.cohort)
+    else:
+        check_slides_given(given, options)
+        records = _records_of_images(given, options)
+    return [
+        replace(
+            record,
+            markers_table=record.markers_table or options.markers,
+            rename=record.rename or options.rename,
+            drop=record.drop or options.drop,
+            pixel_size_um=record.pixel_size_um or options.pixel_size_um,
+            image_in_file=record.image_in_file or options.image,
+            mask_page=options.mask_page if record.mask is not None else None,
+        )
+        for record in records
+    ]
+
+
+def _records_of_images(given: Sequence[str | Path | SlideRecord], options: Options) -> list[SlideRecord]:
+    if any(isinstance(one, SlideRecord) for one in given):
+        return [one if isinstance(one, SlideRecord) else SlideRecord.of_image(one) for one in given]
+    images = [locate(one) for one in given if not isinstance(one, SlideRecord)]
+    names = [slide_name(image) for image in images]
+    masks, nuclei = _masks_of_slides(options.masks, names), _masks_of_slides(options.nuclei, names)
+    return [
+        SlideRecord.of_image(image, mask=mask, nuclei=own)
+        for image, mask, own in zip(images, masks, nuclei, strict=True)
+    ]
+
+
+def _masks_of_slides(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
+    """Return the mask of each slide of a cohort: in their order, or found in a folder by the slide's name."""
+    if not given:
+        return [None] * len(names)
+    given = [locate(path) for path in given]
+    folder = given[0]
+    if len(given) == 1 and isinstance(folder, Path) and folder.is_dir() and not _is_zarr(folder):
+        return [_find_mask(folder, name) for name in names]
+    if len(given) != len(names):
+        msg = f"{len(names)} slides and {len(given)} masks were given."
+        raise InputError(msg, "Give a mask for each slide, or the folder of the masks.")
+    return list(given)
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def _find_mask(folder: Path, name: str) -> Path:
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.startswith(name) and not path.name[len(name) : len(name) + 1].isalnum()
+    ]
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        msg = f"folder {folder} holds {len(found)} masks whose name begins with {name!r} ({listed}); one is needed."
+        raise InputError(msg)
+    return found[0]

@@ -6,23 +6,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mxsplicer.cells.measure import Cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
-from mxsplicer.images.slide import Slide
+from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.slide import Slide, select_channels
+from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.patches.blocks import PatchGeometry
+from mxsplicer.result.cohort import find_slides
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
-from mxsplicer.result.outcomes import concerns_one_slide, describe_failure
+from mxsplicer.result.outcomes import check_any_left, concerns_one_slide, describe_failure
 from mxsplicer.result.slides import SlideRecord
+from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.panels import describe_panels, every_marker, shared_markers
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run
+from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.system.tables import read_header
+from mxsplicer.tl.outlines import find_roi_files
+from mxsplicer.tl.samples import check_samples
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_TRIAL_PX = 32  # of a patch, on which a user's encoder is tried before the cells are known
 
 
 @dataclass(eq=False)
@@ -110,6 +122,11 @@ class Job:
         return self.scores_untrained and trains and method != "joint"
 
     @property
+    def n_encoders(self) -> int:
+        """How many encoders embed the cells: the model, and the baselines that it is compared with."""
+        return 1 + self.scores_untrained + self.trains_joint
+
+    @property
     def recipe(self) -> Recipe:
         """How to train: as given, in as many steps as the budget allows."""
         recipe = self.options.recipe
@@ -177,9 +194,139 @@ class Job:
         self.save_settings()
 
 
-def check_any_left(slides: Sequence[object], failed: dict[str, str]) -> None:
-    """Raise if no slide is left."""
-    if not slides:
-        name, reason = next(iter(failed.items()))
-        msg = f"none of the {len(failed)} slides can be used. The first, {name}: {reason}"
-        raise InputError(msg)
+def open_job(
+    slides: str | Path | Sequence[str | Path | SlideRecord],
+    out: str | Path | None,
+    options: Options,
+    running: Running,
+    *,
+    overwrite: bool = False,
+) -> Job:
+    """Open a job: check everything that was given, without writing anything.
+
+    Parameters
+    ----------
+    slides, out, options, overwrite
+        As for :func:`~mxsplicer.embed_slides`.
+    running
+        Where the call runs, and in how much memory.
+    """
+    records = find_slides(slides, options)
+    names = [record.name for record in records]
+    _check_names(names, out)
+    result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
+    model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
+    job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
+    if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
+        size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM
+        job.options = options = replace(options, patch_size_um=size)
+    for record in records:
+        if record.name in job.failed:
+            continue
+        try:
+            job.slides.append(_open_slide(job, record))
+        except Exception as error:
+            if options.cohort is None or not concerns_one_slide(error):
+                raise
+            job.failed[record.name] = f"opening: {describe_failure(error)}"
+            logger.error("slide %s is left out (%s)", record.name, job.failed[record.name])
+    check_any_left(job.slides, job.failed)
+    if model is None:
+        _agree_on_markers(job)
+    _check_tables(options, job.images)
+    find_device(running.device)
+    if model is None:
+        markers = every_marker([slide.markers for slide in job.images])
+        options.recipe.components(markers)  # raises if a name is not one of them
+        size = options.patch_size_um
+        patch_px = _TRIAL_PX if size is None else PatchGeometry.of(job.images[0], size).patch_px
+        options.recipe.check_own_code(len(markers), patch_px)
+    return job
+
+
+def _check_names(names: Sequence[str], out: str | Path | None) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        msg = f"two slides are called {twice.pop()!r}."
+        raise InputError(msg, "Give them different file names.")
+    if out is None and len(names) > 1:
+        msg = f"{len(names)} slides were given, and no folder for their common result."
+        raise InputError(msg, "Pass `out`.")
+
+
+def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
+    """Open a slide of a job and its masks, and compare them with each other and with the model."""
+    options, model = job.options, job.model
+    slide = record.open_image()
+    mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
+    if mask is None:
+        _check_can_segment(slide, options)
+    if options.patch_size_um is not None:
+        patch_px = PatchGeometry.of(slide, options.patch_size_um).patch_px  # raises if it does not fit on the slide
+    if model is not None:
+        check_panel(
+            model,
+            slide.name,
+            slide.markers,
+            patch_px,
+            slide.pixel_size_um,
+            in_file=slide.markers_in_file,
+            fill_missing=options.fill_missing or model.fills_missing,
+        )
+    if record.labels is not None:
+        if record.mask is None:
+            msg = f"labels of slide {record.name!r} are matched by the ids of cells, and its mask was not given."
+            raise InputError(msg, "Name the mask in the table of the cohort.")
+        read_header(record.labels)
+    return JobSlide(record.as_opened(slide), slide, mask, nuclei)
+
+
+def _check_can_segment(slide: Slide, options: Options) -> None:
+    if options.nuclear_marker is not None:
+        slide.channels_of([options.nuclear_marker])
+    elif ":" in (options.segmenter or ""):
+        pass  # a user's own function is called with all markers
+    elif find_nuclear_marker(slide.markers) is None:
+        msg = (
+            f"slide {slide.name!r} has no mask and no marker known to stain nuclei; its markers: "
+            f"{', '.join(slide.markers)}."
+        )
+        raise InputError(msg, "Pass a mask as `masks`, or the marker as `nuclear_marker`.")
+
+
+def _agree_on_markers(job: Job) -> None:
+    """Give all slides of a job the same markers if ``options.panel`` says so; raise if they differ otherwise."""
+    first, names = job.images[0], [one.name for one in job.slides]
+    panels = [slide.markers for slide in job.images]
+    other = next((slide for slide in job.images if slide.markers != first.markers), None)
+    if other is None:
+        return
+    shared = shared_markers(panels)
+    if job.options.panel == "same":
+        differ = sorted(set(other.markers) ^ set(first.markers)) or ["the order"]
+        msg = f"slides {first.name!r} and {other.name!r} differ in their markers: {', '.join(differ)}."
+        if not shared:
+            raise InputError(msg)
+        msg += f" Of {len(names)} slides, {describe_panels(panels)}."
+        raise InputError(msg, 'Pass `panel="shared"` to train on the markers of all slides, or `panel="union"`.')
+    if not shared:
+        msg = f"no marker is on all {len(names)} slides: {', '.join(names[:5])}."
+        raise InputError(msg, "Rename markers that are the same.")
+    logger.warning(
+        "the panels of %d slides differ: %s. The model sees the markers of %s.",
+        len(names),
+        describe_panels(panels),
+        "all slides" if job.options.panel == "shared" else "any slide",
+    )
+    if job.options.panel == "shared":
+        for one in job.slides:
+            one.slide = select_channels(one.slide, one.slide.channels_of(shared))
+            one.record = replace(one.record, markers=one.slide.markers, selected=True)
+
+
+def _check_tables(options: Options, slides: Sequence[Slide]) -> None:
+    names = [slide.name for slide in slides]
+    if options.roi is not None:
+        find_roi_files(options.roi, names)
+    if options.about_slides is not None:
+        check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)

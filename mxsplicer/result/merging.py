@@ -16,11 +16,10 @@ import pandas as pd
 from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, open_cells, read_uns
 from mxsplicer.errors import InputError
 from mxsplicer.result.analysis import interpret, split_result
-from mxsplicer.result.cohort import read_cohort
+from mxsplicer.result.cohort import find_slides, read_cohort
 from mxsplicer.result.config import write_merge_config
 from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result, log_to, open_result
-from mxsplicer.result.opening import find_slides
 from mxsplicer.result.options import Options
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, read_outcomes, record_output
 from mxsplicer.result.pipeline import embed_slides
@@ -29,9 +28,9 @@ from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, wri
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
-from mxsplicer.tl.labels import check_samples, join_samples
 from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters
 from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.samples import check_samples, join_samples
 from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)

@@ -156,3 +156,11 @@ def _write(file: Path, outcome: Outcome) -> None:
 def _relative(made: str, file: Path) -> str:
     path, folder = Path(made).absolute(), file.absolute().parent
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def check_any_left(slides: Sequence[object], failed: dict[str, str]) -> None:
+    """Raise if the outcome of every slide is a failure."""
+    if not slides:
+        name, reason = next(iter(failed.items()))
+        msg = f"none of the {len(failed)} slides can be used. The first, {name}: {reason}"
+        raise InputError(msg)

@@ -6,26 +6,48 @@ begun with. So the same call continues where it stopped, a finished one does not
 
 import gc
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
+from mxsplicer.cells.measure import measure_cells
+from mxsplicer.cells.selection import keep_inside
 from mxsplicer.embedding.blocks import BlockJournal
-from mxsplicer.embedding.embed import join_blocks
+from mxsplicer.embedding.embed import embed_blocks, join_blocks
+from mxsplicer.embedding.sources import Source, from_slide, from_store
+from mxsplicer.images.slide import Slide
+from mxsplicer.masks.files import open_mask, open_nuclei
+from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.analysis import analyse, split_result
+from mxsplicer.result.choices import choose_steps, fit_patches, report_choices
+from mxsplicer.result.cohort import allocate_cells
 from mxsplicer.result.folder import Result, log_to
-from mxsplicer.result.job import Job, JobSlide
-from mxsplicer.result.opening import begin, is_begun, open_job
+from mxsplicer.result.job import Job, JobSlide, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.outcomes import record_output
 from mxsplicer.result.planning import check_memory
 from mxsplicer.result.reporting import write_result_report
-from mxsplicer.result.slides import SlideRecord, write_index
-from mxsplicer.result.stages import check_before_writing, embed_cells, make_masks
+from mxsplicer.result.settings import begin_result, is_begun
+from mxsplicer.result.slides import SlideRecord, image_files, write_index
+from mxsplicer.segmentation.segment import segment
+from mxsplicer.splicer.batches import measure_normalization
+from mxsplicer.splicer.normalization import Normalization
+from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.run import Run, load_run, untrained
+from mxsplicer.splicer.scales import has_own_scales
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
+from mxsplicer.tl.labels import check_labels
+from mxsplicer.tl.outlines import find_roi_files
 
 logger = logging.getLogger(__name__)
+
+_MATCHED = ("cell_id", "x_px", "y_px")  # columns of cells that are compared with a table of labels
+_CELLS_FOR_SCALE = 2_000  # on which a slide's own normalisation is measured
 
 
 def embed_slides(
@@ -72,7 +94,7 @@ def embed_slides(
         if not is_begun(job):
             check_before_writing(job)
             check_memory(job)
-        begin(job, overwrite=overwrite)
+        begin_result(job, overwrite=overwrite)
         if job.result.index.is_file():
             logger.info("%s is complete", job.result.path)
         else:
@@ -112,3 +134,200 @@ def _run_stages(job: Job) -> None:
 def _finished_record(job: Job, one: JobSlide) -> SlideRecord:
     patches = job.result.patches_of(one.name)
     return replace(one.record, patches=patches if patches.exists() else None, fingerprints=job.inputs[one.name])
+
+
+def check_before_writing(job: Job) -> None:
+    """Measure the cells if all masks are given, so that masks and labels that do not fit are found before writing."""
+    if any(one.mask is None for one in job.slides):
+        return
+    began = time.monotonic()
+    measure(job)
+    fit_patches(job)
+    choose_steps(job)
+    job.for_each_slide("labels", lambda one: _check_labels(job, one))
+    if job.options.labels is not None:
+        of_slides = {one.name: one.measured_cells.table[list(_MATCHED)] for one in job.slides}
+        cells = pd.concat(of_slides, names=["slide"]).reset_index("slide")
+        check_labels(job.options.labels, job.options.label, cells, image_files(job.records))
+    job.seconds["cells"] = time.monotonic() - began
+
+
+def make_masks(job: Job) -> None:
+    """Segment the slides without a mask, with their nuclei if the segmenter finds them."""
+
+    def make_mask(one: JobSlide) -> None:
+        if one.mask is not None:
+            return
+        path, nuclei = job.result.mask_of(one.name), job.result.nuclei_of(one.name)
+        if not path.exists():
+            with job.timed("segmentation"):
+                _segment(job, one.slide, path, nuclei)
+        one.mask = open_mask(path, slide=one.slide)
+        one.nuclei = open_nuclei(nuclei, one.slide) if nuclei.exists() else None
+        one.record = replace(one.record, mask=path)
+
+    job.for_each_slide("segmentation", make_mask)
+
+
+def measure(job: Job) -> None:
+    """Measure the cells of every slide."""
+    options, running = job.options, job.running
+    outlines = find_roi_files(options.roi, [one.name for one in job.slides]) if options.roi is not None else {}
+
+    def measure_slide(one: JobSlide) -> None:
+        cells = measure_cells(
+            one.slide,
+            one.made_mask,
+            nuclei=one.nuclei,
+            statistics=("mean", *options.measure),
+            min_area_um2=options.min_area_um2,
+            workers=running.workers,
+            executor=running.executor,
+            max_bytes=running.max_bytes,
+        )
+        one.cells = keep_inside(cells, outlines[one.name], one.slide) if outlines else cells
+
+    job.for_each_slide("cells", measure_slide)
+
+
+def embed_cells(job: Job) -> None:
+    """Train or take a model, and write z of every cell to the journal of blocks."""
+    if any(one.cells is None for one in job.slides):
+        with job.timed("cells"):
+            measure(job)
+    fit_patches(job)
+    choose_steps(job)
+    report_choices(job)
+    job.save_settings()
+    stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)
+    run = job.model or _train(job, list(stores.values()), job.result.run, job.recipe)
+    baselines = _make_baselines(job, list(stores.values()), run)
+    with job.timed("embedding"):
+        sources = job.for_each_slide("embedding", lambda one: _source_of(job, one, stores.get(one.name), run))
+        by_name = {one.name: one for one in job.slides}
+        embed_blocks(
+            job.result.embedded,
+            run,
+            sources,
+            baselines=baselines,
+            closed_form=job.has_labels and job.options.baselines,
+            device=job.running.device,
+            fill_missing=job.options.fill_missing or run.fills_missing,
+            on_failure=lambda name, error: job.leave_out(by_name[name], "embedding", error),
+        )
+
+
+def _check_labels(job: Job, one: JobSlide) -> None:
+    if one.record.labels is not None:
+        cells = one.measured_cells.table[list(_MATCHED)].assign(slide=one.name)
+        check_labels(one.record.labels, job.options.label, cells, image_files([one.record]))
+
+
+def _segment(job: Job, slide: Slide, path: Path, nuclei: Path) -> None:
+    options = job.options
+    path.parent.mkdir(parents=True, exist_ok=True)
+    segment(
+        slide,
+        path,
+        nuclear_marker=options.nuclear_marker,
+        nucleus_diameter_um=options.nucleus_diameter_um,
+        expansion_um=options.expansion_um,
+        membrane_marker=options.membrane_marker,
+        segmenter=options.segmenter,
+        nuclei_path=nuclei if options.finds_nuclei else None,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+        overwrite=True,  # nuclei of a call that was killed between the two files
+    )
+
+
+def _cut_stores(job: Job) -> dict[str, PatchStore]:
+    """Cut the training sample of every slide, or the patches of all cells if they are kept.
+
+    The sample has equally many cells of each slide, so that a large slide does not dominate the training.
+    """
+    n_cells = {one.name: len(one.measured_cells) for one in job.slides}
+    keep_all = job.options.keep_patches
+    n_sampled = n_cells if keep_all else allocate_cells(job.options.training_cells, n_cells)
+
+    def cut(one: JobSlide) -> tuple[str, PatchStore]:
+        path = job.result.patches_of(one.name)
+        if path.exists():
+            return one.name, PatchStore.open(path)
+        with job.timed("patches"):
+            return one.name, _cut_store(job, one, path, n_sampled[one.name])
+
+    return dict(job.for_each_slide("patches", cut))
+
+
+def _cut_store(job: Job, one: JobSlide, path: Path, n_cells: int) -> PatchStore:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return extract_patches(
+        one.slide,
+        one.made_mask,
+        path,
+        patch_size_um=job.patch_size_um,
+        nuclei=one.nuclei if job.options.shows_nuclei else None,
+        cells=one.measured_cells,
+        max_cells=n_cells,
+        seed=job.options.seed,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+    )
+
+
+def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
+    if path.exists():
+        return load_run(path, encoder=recipe.encoder)
+    from mxsplicer.splicer.training import train  # takes a second to load, which a call with a model saves
+
+    n_cells = sum(store.n_cells for store in stores)
+    steps = recipe.count_steps(max(1, n_cells // min(recipe.batch_size, n_cells)))
+    with job.timed("training" if path == job.result.run else f"training the baseline ({recipe.method})"):
+        logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
+        return train(
+            stores,
+            path,
+            recipe=recipe,
+            panel=job.options.panel,
+            device=job.running.device,
+            max_bytes=job.running.max_bytes,
+        )
+
+
+def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
+    """Return the encoders that the embedding is compared with, if there are labels to score them on."""
+    if not job.scores_untrained:
+        return {}
+    baselines = {"X_untrained": untrained(run, seed=job.options.seed)}
+    if job.trains_joint:
+        baselines["X_joint"] = _train(job, stores, job.result.joint, replace(job.recipe, method="joint"))
+    return baselines
+
+
+def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> Source:
+    """Return the cells of a slide as something to embed: from its patch store if that has all cells."""
+    cells = one.measured_cells
+    own_scale = _measure_own_scale(job, one, store) if has_own_scales(run) else None
+    if store is not None and store.n_cells == len(cells):
+        return from_store(store, cells=cells, normalization=own_scale)
+    return from_slide(
+        one.slide,
+        one.made_mask,
+        cells,
+        patch_size_um=job.patch_size_um,
+        normalization=own_scale,
+        workers=job.running.workers,
+        executor=job.running.executor,
+        max_bytes=job.running.max_bytes,
+    )
+
+
+def _measure_own_scale(job: Job, one: JobSlide, store: PatchStore | None) -> Normalization:
+    """Measure the normalisation of a slide, on its training sample or on a sample cut for this."""
+    path = job.result.sample_of(one.name)
+    if store is None and not path.exists():
+        store = _cut_store(job, one, path, min(_CELLS_FOR_SCALE, len(one.measured_cells)))
+    return measure_normalization([store or PatchStore.open(path)], seed=job.options.seed)[0]

@@ -11,20 +11,18 @@ import numpy as np
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.planning import format_seconds
-from mxsplicer.result.choices import (
-    count_features,
-    n_encoders,
-    seconds_to_embed,
-    seconds_to_step,
-    steps_by_default,
-    steps_within,
-    trial_shape,
-)
-from mxsplicer.result.job import Job
-from mxsplicer.result.opening import open_job
+from mxsplicer.result.choices import fit_trials, steps_by_default, steps_within
+from mxsplicer.result.job import Job, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.slides import SlideRecord
-from mxsplicer.result.trials import fit_trials, plan_extractions, try_slide
+from mxsplicer.result.trials import (
+    count_features,
+    plan_extractions,
+    seconds_to_embed,
+    seconds_to_step,
+    trial_shape,
+    try_slide,
+)
 from mxsplicer.system.memory import format_bytes
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
@@ -95,7 +93,7 @@ def plan_slides(
     if not job.options.only_cells:
         n_labels = max(1, len(job.options.label)) if job.has_labels else 0
         of_later = seconds_after_encoder(
-            n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=n_encoders(job)
+            n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=job.n_encoders
         )
         slowness = _slowness()
         seconds |= {stage: value * slowness for stage, value in of_later.items()}
@@ -168,7 +166,7 @@ def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
         if job.options.budget_s is not None:
             steps = min(steps, steps_within(job.options.budget_s, to_embed=to_embed, per_step=sum(per_step.values())))
         seconds |= {stage: steps * each for stage, each in per_step.items()}
-    z_bytes = 4 * n_cells * count_features(job) * n_encoders(job)
+    z_bytes = 4 * n_cells * count_features(job) * job.n_encoders
     seconds["embedding"] = seconds.pop("embedding") + to_embed + z_bytes / _WRITING_SPEED  # after training
     return steps if job.model is None else 0
 

@@ -24,8 +24,8 @@ from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.scales import in_order
 from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_features
-from mxsplicer.tl.rows import take
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _compare_features(adata: AnnData, folder: Path, rows: np.ndarray) -> Iterato
     elif open_features(folder, adata.obs_names) is None and "cells" in copy.attrs:
         detail = f"its cells are in another order than in cells.h5ad, or other cells: it was changed since. {since}"
         yield Check(path.name, agrees=False, detail=detail)
-    elif not np.array_equal(copy.oindex[:, rows].T, take(z, rows)):
+    elif not np.array_equal(copy.oindex[:, rows].T, read_rows(z, rows)):
         yield Check(path.name, agrees=False, detail="its numbers differ from those in cells.h5ad")
     else:
         yield Check(path.name, agrees=True, detail="the same cells as in cells.h5ad, in the same order")
@@ -197,7 +197,7 @@ def _compare_cells(
     patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
     z, stored = (
         encode_patches(run, patches[:, channels], regions, missing=missing, device=device),
-        take(adata.obsm[key], rows),
+        read_rows(adata.obsm[key], rows),
     )
     what = f"features of {len(rows)} cells of {slide.name}"
     spread = stored.std(axis=0)

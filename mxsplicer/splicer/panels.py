@@ -64,3 +64,36 @@ def _select(patches: np.ndarray, channels: Sequence[int], dtype: np.dtype[Any]) 
     if -1 in channels:
         selected[:, np.array(channels) < 0] = np.nan
     return selected
+
+
+def shared_markers(panels: Sequence[Sequence[str]]) -> list[str]:
+    """Return the markers that all panels have, in the order of the first.
+
+    Examples
+    --------
+    >>> shared_markers([["DAPI", "CD3e", "CD8a"], ["CD8a", "DAPI", "CD20"]])
+    ['DAPI', 'CD8a']
+    """
+    return [marker for marker in panels[0] if all(marker in panel for panel in panels)]
+
+
+def every_marker(panels: Sequence[Sequence[str]]) -> list[str]:
+    """Return the markers of all panels, in order of first appearance.
+
+    Examples
+    --------
+    >>> every_marker([["DAPI", "CD3e", "CD8a"], ["CD8a", "DAPI", "CD20"]])
+    ['DAPI', 'CD3e', 'CD8a', 'CD20']
+    """
+    return list(dict.fromkeys(marker for panel in panels for marker in panel))
+
+
+def describe_panels(panels: Sequence[Sequence[str]]) -> str:
+    """Return a sentence on which markers all slides share, and which markers only some slides have."""
+    shared = shared_markers(panels)
+    partly = [
+        f"{marker} ({sum(marker in panel for panel in panels)} of {len(panels)} slides)"
+        for marker in every_marker(panels)
+        if marker not in shared
+    ]
+    return f"{len(shared)} markers are on all slides ({', '.join(shared)}); only on some are {', '.join(partly)}"

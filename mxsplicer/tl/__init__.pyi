@@ -1,6 +1,10 @@
 """Public names of the analyses, loaded when they are first used."""
 
 from .clustering import cluster as cluster
+from .clustering import cluster_profiles as cluster_profiles
+from .clustering import name_clusters as name_clusters
+from .clustering import names_fit as names_fit
+from .clustering import names_of_clusters as names_of_clusters
 from .correlation import correlate as correlate
 from .correlation import partial_correlation as partial_correlation
 from .correlation import partners as partners
@@ -10,15 +14,11 @@ from .examples import pick_examples as pick_examples
 from .importance import permutation_importance as permutation_importance
 from .local import local_correlation as local_correlation
 from .mixing import measure_mixing as measure_mixing
-from .naming import cluster_profiles as cluster_profiles
-from .naming import name_clusters as name_clusters
-from .naming import names_fit as names_fit
-from .naming import names_of_clusters as names_of_clusters
 from .outlines import cells_inside as cells_inside
 from .outlines import restricted as restricted
 from .outlines import rows_inside as rows_inside
 from .probing import probe as probe
-from .representations import whiten_markers as whiten_markers
+from .scaling import whiten_markers as whiten_markers
 from .similarity import index_cells as index_cells
 from .similarity import similar as similar
 from .spillover import find_confounders as find_confounders

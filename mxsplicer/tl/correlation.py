@@ -22,9 +22,9 @@ from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 from mxsplicer.tl.defaults import MAX_R2_CELLS, N_PARTNERS
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
-from mxsplicer.tl.nulls import PairClasses, classify_pairs, p_values
+from mxsplicer.tl.reading import count_column_groups, read_columns, rows_by_slide
 from mxsplicer.tl.representations import learned_features, representation
-from mxsplicer.tl.rows import columns, count_blocks, rows_by_slide
+from mxsplicer.tl.significance import PairClasses, classify_pairs, p_values
 from mxsplicer.tl.spillover import check_given, find_confounders, neighbourhood_intensity
 from mxsplicer.tl.standardization import StandardizedColumns, correlate_columns, rank_columns
 
@@ -77,7 +77,7 @@ def correlate(
         Pearson's r, Spearman's rho and the partial correlation (markers, features), float32.
     ``adata.varm["splicer_correlation_p"]``
         P-value of Pearson's r for marker and feature that are unrelated, but each as similar in neighbouring cells as
-        it is here; float64, see :mod:`mxsplicer.tl.nulls`.
+        it is here; float64, see :mod:`mxsplicer.tl.significance`.
     ``adata.var["splicer_mean_abs_r"]``, ``["splicer_max_abs_r"]``
         Mean (the paper's) and maximum of the absolute r over the features.
     ``adata.var["splicer_r2_mean"]``, ``["splicer_r2_texture"]``, ``["splicer_r2_localisation"]``
@@ -116,7 +116,8 @@ def correlate(
     sample, folds = fold_sample(adata, max_cells, seed, left_out)
     give_back()
     z_of_sample = np.empty((len(sample), z.shape[1]), dtype=np.float32)
-    blocks = track(columns(z, lean=lean), "Correlating markers with features", total=count_blocks(z, lean=lean))
+    n_groups = count_column_groups(z, lean=lean)
+    blocks = track(read_columns(z, lean=lean), "Correlating markers with features", total=n_groups)
     found = _correlate_blocks(markers, sample, z_of_sample, blocks)
     _log_constants(adata, use_rep, markers.x.varies, found.pop("varies")[0])
     about: dict[str, Any] = {
@@ -168,7 +169,7 @@ def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = N_P
 
 
 def _delete_earlier(adata: AnnData, key: str, prefix: str) -> None:
-    """Delete what :func:`correlate` set under ``key`` before, since not all of it may be set again."""
+    """Delete correlations that were set under ``key`` before, since not all of them may be set again."""
     earlier = [(adata.varm, key), (adata.uns, key)]
     earlier += [(adata.varm, f"{prefix}_{name}") for name in _MATRICES]
     earlier += [(adata.var, f"{prefix}_{name}") for name in _COLUMNS]
@@ -179,7 +180,7 @@ def _delete_earlier(adata: AnnData, key: str, prefix: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Markers:
-    """What is computed of the markers before the features are read; each (N, m)."""
+    """What is computed of the markers before the features that correlate with them are read; each (N, m)."""
 
     x: StandardizedColumns
     ranks: StandardizedColumns

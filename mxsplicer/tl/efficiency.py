@@ -9,8 +9,10 @@ from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer.system.progress import track
-from mxsplicer.tl.probing import CELLS_PER_CLASS, fit_fold, in_parallel
-from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, names_with_reference, scalers
+from mxsplicer.system.workers import in_parallel
+from mxsplicer.tl.probing import CELLS_PER_CLASS, fit_fold
+from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, names_with_reference
+from mxsplicer.tl.scaling import scalers
 from mxsplicer.tl.tasks import Task
 
 LABELS_PER_CLASS = (100, 200, 500, 1000, 2000)
@@ -83,7 +85,7 @@ def probe_few_labels(
 
 
 def _score_sizes(adata: AnnData, task: Task, name: str, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """Return the balanced accuracy (sizes, folds) of a representation with so many labels per class."""
+    """Return the balanced accuracy (sizes, folds) of a representation with so many labelled cells per class."""
     x, scales = features_of(adata, name, task.rows), scalers(adata, name)
 
     def score_one(size_and_fold: tuple[int, int]) -> float:

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
-from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.clustering import cluster_codes
 from mxsplicer.tl.provenance import fingerprint_clusters
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.spatial.distance import cdist
 
-from mxsplicer.tl.naming import cluster_codes
+from mxsplicer.tl.clustering import cluster_codes
+from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import representation
-from mxsplicer.tl.rows import take
 
 KINDS = ("typical", "borderline", "outlier")
 
@@ -66,7 +66,7 @@ def pick_examples(
     rows = np.sort(np.concatenate(sample)) if sample else np.empty(0, dtype=np.int64)
     of_row = codes[rows]
     present = np.unique(of_row)
-    features = take(z, rows)
+    features = read_rows(z, rows)
     centres = np.stack([features[of_row == code].mean(axis=0) for code in present]) if len(present) else features[:0]
     tables = []
     for number, code in enumerate(present):
@@ -98,7 +98,7 @@ def pick_examples(
 
 
 def _pick(to_own: np.ndarray, to_other: np.ndarray, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return the indices of the cells of each kind; the kinds share the cells of a small cluster equally."""
+    """Return the indices of the example cells of each kind; the kinds share the cells of a small cluster equally."""
     n = min(n, -(-len(to_own) // len(KINDS)))
     near = np.argsort(to_own, kind="stable")
     typical = np.sort(rng.permutation(max(n, len(near) // 4))[:n])

@@ -9,7 +9,7 @@ from anndata import AnnData
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import rows_by_slide
+from mxsplicer.tl.reading import rows_by_slide
 
 LEFT_OUT = -1  # fold of a cell that is in none
 MIN_GROUPS = 3  # to test, to choose the regularisation, and to train
@@ -162,7 +162,7 @@ def fold_by_transfer(
 
 
 def _names_of(adata: AnnData, column: str) -> np.ndarray:
-    """Return the slide or group of each cell as text, "" where it is missing."""
+    """Return the slide or group of each cell, which stays in one fold, as text, "" where it is missing."""
     if column not in adata.obs:
         msg = f"column {column!r} was not found to choose training and test cells."
         raise InputError(msg, f"obs has the columns {', '.join(adata.obs.columns)}; name one with `groups`.")

@@ -14,7 +14,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mxsplicer.system.progress import track
 from mxsplicer.tl.probing import fit_fold
-from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, scalers
+from mxsplicer.tl.representations import MEAN_INTENSITY, features_of
+from mxsplicer.tl.scaling import scalers
 from mxsplicer.tl.tasks import Task, at_most
 
 _MAX_CELLS = 2_000
@@ -109,7 +110,7 @@ def _permuted_means(adata: AnnData, task: Task) -> FeaturesWithPermutedMarker:
 
 
 def _permuted_within_slides(rows: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return for each cell another cell of the same slide; the cell itself where its slide has no other."""
+    """Return for each cell the cell whose marker it gets: another of the same slide, if there is one."""
     permuted = rows.copy()
     for slide in np.unique(slides):
         here = rng.permutation(np.flatnonzero(slides == slide))

@@ -8,8 +8,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import SCALE
 from mxsplicer.tl.labels import obs_name
+from mxsplicer.tl.reading import row_slices, rows_by_slide
 from mxsplicer.tl.representations import representation
-from mxsplicer.tl.rows import rows_by_slide, slices
 
 SCALES = {"cell": 0.0, "neighbourhood": 50.0, "region": 250.0}  # µm
 _STEPS = 8  # strips per radius
@@ -122,7 +122,7 @@ def _check(adata: AnnData, marker: str | None, feature: int, n_features: int, sc
 
 
 def _name_of(scale: str, radius_um: float | None, n_neighbours: int | None) -> str:
-    """Return the name of a neighbourhood, as it stands in the key of the result."""
+    """Return the name of a local correlation's neighbourhood, as it stands in the key of the result."""
     if radius_um is not None and n_neighbours is not None:
         msg = "both `radius_um` and `n_neighbours` are given."
         raise InputError(msg, "Pass one of them.")
@@ -152,7 +152,7 @@ def _standardized(values: np.ndarray) -> np.ndarray:
 
 
 def _within(points: np.ndarray, x: np.ndarray, z: np.ndarray, radius_um: float) -> np.ndarray:
-    """Return the correlation within a disc around each cell (n, m)."""
+    """Return the local correlation within a disc around each cell (n, m)."""
     # Cells are sorted by strip (an eighth of the radius high) and by x. A disc contains one interval of each strip, and
     # the sum over an interval is the difference of two cumulative sums.
     height = radius_um / _STEPS
@@ -185,10 +185,10 @@ def _within(points: np.ndarray, x: np.ndarray, z: np.ndarray, radius_um: float) 
 
 
 def _among_nearest(points: np.ndarray, x: np.ndarray, z: np.ndarray, n_neighbours: int) -> np.ndarray:
-    """Return the correlation among the nearest cells of each cell, including itself (n, m)."""
+    """Return the local correlation among the nearest cells of each cell, including itself (n, m)."""
     tree, k = KDTree(points), min(n_neighbours, len(points))
     out = np.empty(x.shape, dtype=np.float32)
-    for part in slices(len(points)):
+    for part in row_slices(len(points)):
         near = tree.query(points[part], k=range(1, k + 1), workers=-1)[1]  # (rows, k)
         near_z = z[near]
         sum_z, sum_zz = near_z.sum(axis=1), np.square(near_z).sum(axis=1)

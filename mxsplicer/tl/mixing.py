@@ -80,7 +80,7 @@ def measure_mixing(
 
 
 def _scib(features: np.ndarray, batches: np.ndarray) -> dict[str, float]:
-    """Return the measures of scib-metrics for features (n, d) of cells and their batches (n)."""
+    """Return the measures of mixing by scib-metrics for features (n, d) of cells and their batches (n)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FutureWarnings of jax and scib-metrics
         import scib_metrics

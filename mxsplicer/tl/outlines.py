@@ -1,11 +1,13 @@
 """Cells inside outlines that a person drew, for example in QuPath."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -13,9 +15,10 @@ from anndata import AnnData
 from mxsplicer.cells.selection import OUTSIDE
 from mxsplicer.embedding.h5ad import named_layers
 from mxsplicer.errors import InputError
-from mxsplicer.masks.geojson import outlines_at, read_polygons
-from mxsplicer.tl.labels import outline_files_by_rows, pixels_of
-from mxsplicer.tl.rows import take
+from mxsplicer.masks.geojson import is_geojson, outlines_at, read_classes, read_polygons
+from mxsplicer.tl.labels import free_name
+from mxsplicer.tl.matching import slides_of
+from mxsplicer.tl.reading import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ def restricted(adata: AnnData, path: str | Path | None) -> Iterator[AnnData]:
 
 
 def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
+    """Return the cells inside outlines, in memory."""
     about: Mapping[str, Any] = adata.uns.get("mxsplicer", {})
     return AnnData(
         adata.X[rows],
@@ -108,7 +112,7 @@ def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
         var=adata.var.copy(),
         # An array on disk is read once, chunk by chunk; an array in memory keeps its dtype.
         obsm={
-            key: np.asarray(one)[rows] if isinstance(one, np.ndarray) else take(one, rows)
+            key: np.asarray(one)[rows] if isinstance(one, np.ndarray) else read_rows(one, rows)
             for key, one in adata.obsm.items()
         },
         varm={key: np.asarray(one) for key, one in adata.varm.items()},
@@ -118,7 +122,7 @@ def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
 
 
 def _ledger(obs: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ledger of each slide with the cells that are not in ``obs`` counted as outside."""
+    """Return the ledger of each slide with the cells that are not in ``obs`` counted as outside the outlines."""
     if "ledger" not in about:
         return {}
     counts = obs["slide"].astype(str).value_counts()
@@ -128,3 +132,93 @@ def _ledger(obs: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
         outside = int(outcomes.get(OUTSIDE, 0)) + int(outcomes["kept"]) - kept
         ledger[slide] = {**outcomes, "kept": kept, OUTSIDE: outside}
     return {"ledger": ledger}
+
+
+def join_outlines(adata: anndata.AnnData, path: str | Path, name: str) -> str:
+    """Label cells with the class of the outline (GeoJSON, as QuPath exports annotations) that contains their centroid.
+
+    Where outlines overlap, the smallest counts. Cells outside all outlines have no label.
+
+    Parameters
+    ----------
+    path
+        The file of the slide; for several slides, a folder in which the name of each file begins with the name of its
+        slide. Coordinates are pixels of the finest level.
+    name
+        Name of the label in ``obs``.
+
+    Returns
+    -------
+    The name of the column in ``obs``.
+
+    Raises
+    ------
+    InputError
+        If no slide has a file, a file is not GeoJSON, or no cell lies in an outline with a class.
+    """
+    x, y = pixels_of(adata).T
+    found = np.full(adata.n_obs, "", dtype=object)
+    for here, file in outline_files_by_rows(adata, Path(path)):
+        shape_px = (int(y[here].max()) + 2, int(x[here].max()) + 2)
+        polygons, classes = read_classes(file, shape_px)
+        found[here] = np.array(["", *classes], dtype=object)[outlines_at(polygons, x[here], y[here])]
+    if not (found != "").any():
+        msg = (
+            f"no cell lies in an outline with a class of {Path(path).name}. The cells lie between ({x.min():.0f}, "
+            f"{y.min():.0f}) and ({x.max():.0f}, {y.max():.0f}) (x, y)."
+        )
+        raise InputError(msg, "Export the outlines in pixels of the finest level.")
+    column = free_name(adata, name)
+    adata.obs[column] = pd.Categorical([one or None for one in found])
+    return column
+
+
+def outline_files_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.ndarray, Path]]:
+    """Return, for each slide that has outlines, its rows and the file that :func:`outline_files` finds."""
+    slides = slides_of(adata.obs)
+    files = outline_files(path, [str(slide) for slide in pd.unique(slides)])
+    return [(np.flatnonzero(slides == slide), file) for slide, file in files.items()]
+
+
+def outline_files(path: Path, slides: Sequence[str]) -> dict[str, Path]:
+    """Return the file of outlines of each slide: ``path`` itself, or the files of a folder, matched by name."""
+    if path.is_file() and len(slides) == 1:
+        return {slides[0]: path}
+    if not path.is_dir():
+        if path.is_file():
+            msg = f"{path.name} has the outlines of one slide, but there are {len(slides)} slides."
+            raise InputError(msg, "Use a folder with a file for each slide.")
+        msg = f"file {path} was not found."
+        raise InputError(msg)
+    files = sorted(file for file in path.iterdir() if is_geojson(file))
+    found = {
+        slide: [file for file in files if re.match(rf"{re.escape(slide)}(?![A-Za-z0-9])", file.name)]
+        for slide in slides
+    }
+    ambiguous = next((slide for slide, of_slide in found.items() if len(of_slide) > 1), None)
+    if ambiguous is not None or not any(found.values()):
+        what = f"{len(found[ambiguous])} GeoJSON files" if ambiguous else "no GeoJSON file"
+        msg = f"folder {path} has {what} whose name begins with {ambiguous or slides[0]!r}; one per slide is needed."
+        raise InputError(msg)
+    return {slide: of_slide[0] for slide, of_slide in found.items() if of_slide}
+
+
+def pixels_of(adata: anndata.AnnData) -> np.ndarray:
+    """Return the centroids (N, 2) of cells in the pixels of outlines, x then y."""
+    if {"x_px", "y_px"} <= set(adata.obs.columns):
+        return np.asarray(adata.obs[["x_px", "y_px"]], dtype=np.float64)
+    pixel_size_um = adata.uns.get("mxsplicer", {}).get("pixel_size_um")
+    if pixel_size_um is None or "spatial" not in adata.obsm:
+        msg = "the cells have no centroids in pixels (obs x_px and y_px), so they cannot be compared with outlines."
+        raise InputError(msg)
+    return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2] / float(pixel_size_um)
+
+
+def find_roi_files(roi: Path, slides: Sequence[str]) -> dict[str, Path]:
+    """Return the file of outlines of each slide; raise if a slide lacks one."""
+    files = outline_files(roi, list(slides))
+    missing = [slide for slide in slides if slide not in files]
+    if missing:
+        msg = f"folder {roi} has no GeoJSON file for slide {missing[0]!r}; each slide needs one."
+        raise InputError(msg, "Name the file after the slide, or leave out `roi`.")
+    return files

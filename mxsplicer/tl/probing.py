@@ -4,10 +4,7 @@ Test cells are from other patients, or from another part of the slide. Every rep
 by the same protocol.
 """
 
-import os
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,9 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import FunctionTransformer
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mxsplicer.system.progress import track
+from mxsplicer.system.workers import in_parallel
 from mxsplicer.tl.defaults import MAX_SCORED_CELLS
 from mxsplicer.tl.folds import fold_at_random
 from mxsplicer.tl.representations import (
@@ -31,10 +28,9 @@ from mxsplicer.tl.representations import (
     is_baseline,
     key_of,
     names_with_reference,
-    neighbour_scaler,
-    scalers,
     trained,
 )
+from mxsplicer.tl.scaling import neighbour_scaler, scalers
 from mxsplicer.tl.tasks import Task, at_most, set_task
 
 T = TypeVar("T")
@@ -49,7 +45,6 @@ _PATIENCE = 2  # steps of the path without improvement before the rest is skippe
 _N_NEIGHBOURS = 20
 _KNN_TRAIN_CELLS, _KNN_TEST_CELLS = 10_000, 2_000  # per fold, since the cost is their product
 _SCALE_CELLS = 10_000  # by which intensities are scaled before neighbours are searched
-_MAX_THREADS = 4
 
 
 def probe(
@@ -194,20 +189,10 @@ def score(
 
 
 def remember(adata: AnnData, table: pd.DataFrame) -> None:
-    """Add a table of scores to ``uns["mxsplicer_probe"]``, where it replaces earlier scores of the same labels."""
+    """Add a table of probe scores to ``uns["mxsplicer_probe"]``, where it replaces those of the same labels."""
     earlier = adata.uns.get("mxsplicer_probe")
     kept = [] if earlier is None else [earlier[~earlier["label"].isin(table["label"])]]
     adata.uns["mxsplicer_probe"] = pd.concat([*(rows for rows in kept if len(rows)), table])
-
-
-def in_parallel(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    """Return the results of a function for each item, computed on several threads."""
-    # One thread of BLAS each: matrices this small run 3 to 20 times slower on several threads of a busy machine.
-    n_threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(n_threads) as pool:
-        # A weakly regularised fit may stop early; the validation fold then does not choose it.
-        warnings.simplefilter("ignore")
-        return list(pool.map(function, items))
 
 
 def fit_fold(
@@ -241,7 +226,7 @@ def fit_fold(
 def _score_folds(
     adata: AnnData, task: Task, name: str, max_per_class: int, reference: AnnData, seed: int
 ) -> pd.DataFrame:
-    """Return the metrics of a representation, one row per fold."""
+    """Return the metrics of the probe on a representation, one row per fold."""
     x, scales = features_of(adata, name, task.rows), scalers(adata, name)
     # What the distance of concatenated features means would depend on their weights, so they have no neighbours.
     is_concatenation = CONCATENATED in name and name not in adata.obsm
@@ -271,7 +256,7 @@ def _fit_neighbour_scaler(reference: AnnData, adata: AnnData, name: str, seed: i
 def _score_neighbours(
     scale: Any, features: np.ndarray, codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
 ) -> float:
-    """Return the balanced accuracy of a vote of the nearest training cells, by Euclidean distance."""
+    """Return the balanced accuracy of the probe by neighbours: a vote of the nearest training cells."""
     # Training cells keep the proportions of the tissue, as a graph of neighbours has them. Of the test cells, large
     # classes are sampled: balanced accuracy weights all classes equally, so its expectation does not change.
     rng, n_classes = np.random.default_rng(seed), int(codes.max()) + 1
@@ -283,7 +268,7 @@ def _score_neighbours(
 
 
 def _choose_c(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> tuple[float, float]:
-    """Return the best balanced accuracy on the validation cells, and the inverse regularisation that reaches it."""
+    """Return the probe's best balanced accuracy on validation cells, and the inverse regularisation that reaches it."""
     model = _logistic(_C_PATH[0])
     best, best_score = 0, -1.0
     for step, c in enumerate(_C_PATH):  # strongest first; each fit starts from the coefficients of the last
@@ -313,7 +298,7 @@ def _metrics(codes: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 
 
 def _mean_and_sd(scores: pd.DataFrame, reference: pd.DataFrame, own: pd.DataFrame | None) -> dict[str, float]:
-    """Return the mean of each metric over folds and its standard deviation, and those of the differences.
+    """Return the mean of each probe metric over folds and its standard deviation, and those of the differences.
 
     The differences are paired over folds: from mean intensity (``reference``), and of the trained representation
     (``own``) from this one; NaN without a trained one.

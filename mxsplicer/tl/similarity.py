@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
+from mxsplicer.tl.reading import AT_ONCE, read_rows, row_slices
 from mxsplicer.tl.representations import representation
-from mxsplicer.tl.rows import AT_ONCE, slices, take
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +178,10 @@ def index_cells(
     z = representation(adata, use_rep)
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(adata.n_obs, min(_PCA_CELLS, adata.n_obs), replace=False))
-    of_sample = _scaled(take(z, sample), metric)
+    of_sample = _scaled(read_rows(z, sample), metric)
     pca = PCA(min(_N_COMPONENTS, *of_sample.shape), svd_solver="randomized", random_state=seed).fit(of_sample)
     reduced = np.empty((adata.n_obs, pca.n_components_), dtype=np.float32)
-    for part in track(slices(adata.n_obs), "Indexing cells"):
+    for part in track(row_slices(adata.n_obs), "Indexing cells"):
         reduced[part] = _reduced(pca, np.asarray(z[part], dtype=np.float32), metric)
     # Between vectors of length 1, Euclidean distance and cosine give the same order.
     return CellIndex(use_rep, metric, adata.n_obs, pca, _BACKENDS[backend](reduced, seed))
@@ -215,7 +215,7 @@ _BACKENDS: dict[str, Callable[[np.ndarray, int], Any]] = {"pynndescent": _build_
 
 
 def _check_indices(tables: Mapping[str, AnnData], indices: Mapping[str, CellIndex]) -> tuple[str, Metric]:
-    """Return the representation and the metric of the indices, which must be the same."""
+    """Return the representation and the metric of the indices of similar cells, which must be the same."""
     missing = [name for name in tables if name not in indices]
     if missing:
         msg = f"table {missing[0]!r} has no index."
@@ -232,7 +232,7 @@ def _check_indices(tables: Mapping[str, AnnData], indices: Mapping[str, CellInde
 
 
 def _check_model(adata: AnnData, other: AnnData, name: str, use_rep: str) -> None:
-    """Raise InputError if the features of two tables are not of the same model."""
+    """Raise InputError if the features of two tables in which similar cells are searched are not of the same model."""
     width, own = (representation(one, use_rep).shape[1] for one in (other, adata))
     models = [one.uns.get("mxsplicer", {}).get("fingerprints", {}).get("weights") for one in (other, adata)]
     if width != own or (None not in models and models[0] != models[1]):
@@ -274,10 +274,10 @@ def _rows_of(adata: AnnData, cell: str | int | Sequence[str] | Sequence[int]) ->
 def _nearest(
     z: Any, queries: np.ndarray, query_rows: Sequence[int], n: int, metric: Metric, among: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and distances (q, n) of the nearest cells; the distance is infinite if there are fewer."""
+    """Return rows and distances (q, n) of the most similar cells; the distance is infinite if there are fewer."""
     best = np.full((len(queries), n), np.inf)
     rows = np.zeros((len(queries), n), dtype=np.int64)
-    for part in track(slices(z.shape[0]), "Comparing cells"):
+    for part in track(row_slices(z.shape[0]), "Comparing cells"):
         distances = _distances(queries, np.asarray(z[part], dtype=np.float32), metric)  # (q, rows)
         if among is not None:
             distances[:, ~np.asarray(among[part], dtype=bool)] = np.inf
@@ -305,7 +305,7 @@ def _nearest_by_index(
     for first in range(0, len(queries), at_once):
         # For all queries together: reading a few scattered rows from disk takes as long as reading a thousand.
         some = np.unique(candidates[first : first + at_once])
-        features = take(z, some)
+        features = read_rows(z, some)
         for query in range(first, min(first + at_once, len(queries))):
             ones = np.unique(candidates[query])
             ones = ones[(ones != query_rows[query]) & (True if among is None else np.asarray(among, dtype=bool)[ones])]

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import find_nuclear_marker, is_control
-from mxsplicer.tl.rows import rows_by_slide, slices
+from mxsplicer.tl.reading import row_slices, rows_by_slide
 
 # Spill-over falls to 1/e in 10 µm between centroids, which is about one cell.
 _N_NEIGHBOURS, _RADIUS_UM, _DECAY_UM = 8, 30.0, 10.0
@@ -28,7 +28,7 @@ def find_confounders(markers: Sequence[str]) -> list[str]:
 
 
 def check_given(given: Sequence[str], markers: Sequence[str]) -> None:
-    """Raise InputError if one of the markers to hold fixed is not a marker of the cells."""
+    """Raise InputError if a confounder, a marker to hold fixed, is not a marker of the cells."""
     for marker in given:
         if marker not in markers:
             msg = f"marker {marker!r} was not found; the cells have the markers {', '.join(markers)}."
@@ -48,7 +48,7 @@ def neighbourhood_intensity(adata: AnnData, intensities: np.ndarray) -> tuple[np
     around = np.zeros(intensities.shape, dtype=np.float32)
     for rows in rows_by_slide(adata).values():
         tree = KDTree(points[rows])
-        for part in slices(len(rows)):
+        for part in row_slices(len(rows)):
             here = rows[part]
             k = min(_N_NEIGHBOURS + 1, len(rows))
             distance, other = tree.query(points[here], k=range(1, k + 1), distance_upper_bound=_RADIUS_UM, workers=-1)
@@ -65,7 +65,7 @@ def neighbourhood_intensity(adata: AnnData, intensities: np.ndarray) -> tuple[np
 
 
 def _with_means(layer: np.ndarray) -> np.ndarray:
-    """Return a layer (N, m) whose missing values are replaced by the mean of their marker."""
+    """Return a layer of spill-over (N, m) whose missing values are replaced by the mean of their marker."""
     values = np.array(layer, dtype=np.float32)
     missing = ~np.isfinite(values)
     if missing.any():

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.rows import slices
+from mxsplicer.tl.reading import row_slices
 
 _N_STEPS = 1 << 16  # steps of a feature's range in which its ranks are found
 _CROWDED = 256  # a step may hold at most one in 256 cells, except for ties
@@ -35,7 +35,7 @@ class StandardizedColumns:
             n_cells = (~np.isfinite(values)).any(axis=1).sum()
             msg = f"{name} has values that are not finite in {n_cells} cells."
             raise InputError(msg)
-        rough, n, parts = mean.astype(np.float32), len(values), slices(len(values))
+        rough, n, parts = mean.astype(np.float32), len(values), row_slices(len(values))
         remainder = sum((values[part] - rough).sum(axis=0, dtype=np.float64) for part in parts) / n
         remainder = np.asarray(remainder, dtype=np.float32)
         squares = sum(np.square(values[part] - rough - remainder).sum(axis=0, dtype=np.float64) for part in parts)
@@ -72,7 +72,7 @@ def correlate_columns(a: StandardizedColumns, b: StandardizedColumns | np.ndarra
     """Return Pearson's r (A, B) of the columns of ``a`` (N, A) with standardised columns (N, B)."""
     # Without a copy, only the mean is subtracted from the cells, and the sums are scaled: b has few columns.
     out, sums = np.zeros((a.shape[1], b.shape[1])), np.zeros(b.shape[1])
-    for part in slices(len(a)):  # float32 within a slice, float64 across slices
+    for part in row_slices(len(a)):  # float32 within a slice, float64 across slices
         of_b = b[part]
         out += (a[part] if a.copied else a.values[part] - a.mean).T @ of_b
         sums += of_b.sum(axis=0, dtype=np.float64)

@@ -12,7 +12,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mxsplicer.tl.representations import available, features_of, scalers
+from mxsplicer.tl.representations import available, features_of
+from mxsplicer.tl.scaling import scalers
 from mxsplicer.tl.tasks import Task
 
 _SILHOUETTE_CELLS = 4_000  # the cost is quadratic
@@ -80,13 +81,13 @@ def measure_structure(
 
 
 def singular_values_of(z: np.ndarray) -> np.ndarray:
-    """Return the singular values of features (n, d), largest first, (d)."""
+    """Return the singular values of features (n, d), which show their structure, largest first, (d)."""
     z = z.astype(np.float64)  # the eigenvalues of zᵀz have half the digits, so float32 would not do
     return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(z.T @ z)[::-1], 0)))
 
 
 def rank_me(singular_values: np.ndarray) -> float:
-    """Return RankMe, the effective number of dimensions of features: the exponential of the entropy of their spectrum.
+    """Return RankMe of a representation, the effective number of dimensions: exp of the entropy of its spectrum.
 
     Garrido et al. 2023 (arXiv 2210.02885), equation 1; features are not centred.
 

@@ -99,7 +99,7 @@ def set_task(
 
 
 def _labels(adata: AnnData, label: str) -> np.ndarray:
-    """Return the label of each cell as text, "" where it is missing."""
+    """Return the label of each cell of a task as text, "" where it is missing."""
     if label not in adata.obs:
         msg = f"label {label!r} was not found; obs has the columns {', '.join(adata.obs.columns)}."
         raise InputError(msg)
@@ -136,7 +136,7 @@ def _guard_um(adata: AnnData, guard_um: float | None) -> float:
 def _classes(
     labels: np.ndarray, candidates: np.ndarray, folds: Folds, min_cells: int, label: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the classes that have enough cells in every fold, and those that have not."""
+    """Return the classes of a task that have enough cells in every fold, and those that have not."""
     enough: Any = _with_enough(labels[candidates], folds.of_cell[candidates], min_cells)
     if folds.training_part is not None:
         enough = enough.intersection(_with_enough(labels[candidates], folds.training_part[candidates], min_cells))
@@ -153,13 +153,13 @@ def _classes(
 
 
 def _with_enough(labels: np.ndarray, parts: np.ndarray, min_cells: int) -> Any:
-    """Return the classes that have ``min_cells`` in every part; cells in the part LEFT_OUT do not count."""
+    """Return the classes of a task with ``min_cells`` in every part; cells in the part LEFT_OUT do not count."""
     counts = pd.crosstab(labels, parts).reindex(columns=range(int(parts.max(initial=0)) + 1), fill_value=0)
     return counts.index[(counts >= min_cells).all(axis=1)]
 
 
 def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most ``n`` rows of every class, drawn at random, ascending."""
+    """Return at most ``n`` rows of every class of a task, drawn at random, ascending."""
     shuffled = rng.permutation(rows)
     rank = pd.Series(codes[shuffled]).groupby(codes[shuffled]).cumcount().to_numpy()
     return np.sort(shuffled[rank < n])

@@ -9,15 +9,15 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
+from mxsplicer.tl.reading import read_rows, row_slices
 from mxsplicer.tl.representations import representation
-from mxsplicer.tl.rows import slices, take
 
 _N_COMPONENTS = 50
 _MAX_CELLS = 50_000  # clustered cells among which neighbours are searched
 
 
 class Transferred(NamedTuple):
-    """Clusters of new cells.
+    """Clusters that were transferred to new cells.
 
     Attributes
     ----------
@@ -78,14 +78,14 @@ def transfer_clusters(
     rows = np.flatnonzero(clusters.notna())
     if len(rows) > _MAX_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MAX_CELLS, replace=False))
-    sample, codes = take(clustered, rows), clusters.cat.codes.to_numpy()[rows]
+    sample, codes = read_rows(clustered, rows), clusters.cat.codes.to_numpy()[rows]
     pca = PCA(min(_N_COMPONENTS, *sample.shape), svd_solver="randomized", random_state=seed).fit(sample)
     near = NearestNeighbors(n_neighbors=min(n_neighbors, len(rows)), algorithm="brute").fit(pca.transform(sample))
     old_umap = np.asarray(adata.obsm["X_umap"])[rows] if "X_umap" in adata.obsm else None
     found = np.empty(z.shape[0], np.int64)
     confidence = np.empty(z.shape[0], np.float32)
     umap = None if old_umap is None else np.empty((z.shape[0], 2), np.float32)
-    for part in slices(z.shape[0]):
+    for part in row_slices(z.shape[0]):
         distance, nearest = near.kneighbors(pca.transform(np.asarray(z[part], np.float32)))
         weight = 1 / np.maximum(distance, 1e-6)
         votes = np.zeros((len(nearest), len(names)))

@@ -65,7 +65,7 @@ def _highest(by_name: pd.DataFrame, way: str, metric: str) -> str:
 
 
 def _best(by_name: pd.DataFrame, own: str, way: str, metric: str, gain: str) -> str:
-    """Return which description is best by one way, and how far the trained representation is from it."""
+    """Return which description a verdict finds best by one way, and how far the trained representation is from it."""
     sentence, name = _highest(by_name, way, metric), str(by_name[metric].idxmax())
     if _is_at_chance(_row(by_name, name), metric):
         return sentence
@@ -107,7 +107,7 @@ def _is_better(row: "pd.Series[Any]", gain: str) -> bool:
 
 
 def _difference(row: "pd.Series[Any]", gain: str, *, than: str = "") -> str:
-    """Return how much more or less the trained representation has than that of a row, in points."""
+    """Return how much more or less the trained representation has in a verdict than that of a row, in points."""
     value, sd, n_folds = float(row[gain]), float(row[f"{gain}_sd"]), int(row["folds"])
     points = f"{abs(value) * 100:.1f} ± {sd * 100:.1f} points {'less' if value < 0 else 'more'}{than}"
     if _counts(value, sd, n_folds):
@@ -128,7 +128,7 @@ def _counts(difference: float, sd: float, n_folds: int) -> bool:
 
 
 def _sd_needed(n_folds: int) -> float:
-    """Return how many standard deviations across folds make a difference significant."""
+    """Return how many standard deviations across folds make a difference significant in a verdict."""
     # For simulated pairs of equally good representations (tests/benchmarks/bench_evaluate.py), 3 to 5 in 100 are called
     # different with three to five folds. A threshold of one standard deviation would call 6 to 16 different.
     return float(t_distribution.ppf(1 - _SIGNIFICANCE_LEVEL / 2, n_folds - 1) / np.sqrt(n_folds))

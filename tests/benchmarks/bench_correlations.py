@@ -21,7 +21,7 @@ from mxsplicer import tl
 from mxsplicer.embedding.h5ad import open_cells
 from mxsplicer.system.memory import measured_peak
 from mxsplicer.testing import lone_tissue
-from mxsplicer.tl import nulls
+from mxsplicer.tl import significance
 
 RANGES_UM = ((0, 0), (15, 15), (40, 40), (40, 120), (80, 80), (120, 120), (200, 200))  # of a tissue of 1 mm
 
@@ -94,11 +94,11 @@ def count_false_positives(n_tissues: int, *, strip: bool) -> None:
                 kept = np.abs(points[:, 1] - 500) < 175
                 points, a, b = points[kept], a[kept], b[kept]
             a, b = ((one - one.mean(axis=0)) / one.std(axis=0) for one in (a, b))
-            pairs = nulls.classify_pairs(points, seed=seed)
+            pairs = significance.classify_pairs(points, seed=seed)
             n = pairs.effective_cells(pairs.autocovariance(a), pairs.autocovariance(b))
             r = a.T @ b / len(a)
-            found.append(nulls.p_values(r, n))
-            naive.append(nulls.p_values(r, np.full(r.shape, float(len(a)))))
+            found.append(significance.p_values(r, n))
+            naive.append(significance.p_values(r, np.full(r.shape, float(len(a)))))
             effective.append(np.median(n))
         p, unaware = np.array(found), np.array(naive)
         at_5 = (p < 0.05).mean(axis=(1, 2))

@@ -12,7 +12,7 @@ import tifffile
 import typer
 
 from mxsplicer.cli import app
-from mxsplicer.cli.renamed import POSITIONAL_OUT, RENAMED
+from mxsplicer.cli.old_names import POSITIONAL_OUT, RENAMED
 from mxsplicer.testing import tiny_slide
 
 COMMANDS = typer.main.get_command(app).commands

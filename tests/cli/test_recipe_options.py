@@ -2,17 +2,17 @@ from dataclasses import fields, replace
 
 import pytest
 
-from mxsplicer.cli.options import make_recipe
+from mxsplicer.cli.options import recipe_from_options
 from mxsplicer.errors import InputError
-from mxsplicer.result.config import NAMES
+from mxsplicer.result.options import NAMES
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 
 
 def test_options_come_on_top_of_a_preset():
-    recipe = make_recipe(("paper", {"epochs": 3}))
+    recipe = recipe_from_options(("paper", {"epochs": 3}))
 
     assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3)
-    assert make_recipe(("default", {})) == Recipe()
+    assert recipe_from_options(("default", {})) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def test_options_come_on_top_of_a_preset():
     ],
 )
 def test_an_option_can_be_given_for_single_components(option, given, fields):
-    assert make_recipe((None, {option: given})) == Recipe(**fields)
+    assert recipe_from_options((None, {option: given})) == Recipe(**fields)
 
 
 def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
     (tmp_path / "pairs.yaml").write_text("T cells: [CD3e, CD8a]")
 
-    recipe = make_recipe((None, {"deconstruct": f"marker+{tmp_path / 'pairs.yaml'}"}))
+    recipe = recipe_from_options((None, {"deconstruct": f"marker+{tmp_path / 'pairs.yaml'}"}))
 
     assert recipe == Recipe(deconstruction="marker+groups", groups={"T cells": ("CD3e", "CD8a")})
 
@@ -59,7 +59,7 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
 )
 def test_an_invalid_value_is_refused(option, given, message):
     with pytest.raises(InputError, match=message):
-        make_recipe((None, {option: given}))
+        recipe_from_options((None, {option: given}))
 
 
 @pytest.mark.parametrize("name", ["train", "embed"])
@@ -74,6 +74,6 @@ def test_every_field_of_a_recipe_has_an_option(command, name):
 def test_later_options_win_over_earlier_ones_and_their_presets():
     of_file = ("default", {"epochs": 7, "deconstruct": "marker", "chunk_width": ["variance"]})
 
-    recipe = make_recipe(of_file, ("paper", {"epochs": 3}))
+    recipe = recipe_from_options(of_file, ("paper", {"epochs": 3}))
 
     assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3, width_rule="variance")

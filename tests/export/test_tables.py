@@ -5,7 +5,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.export import write_table
-from mxsplicer.tl import rows as rows_module
+from mxsplicer.tl import reading
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def adata():
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_a_table_has_the_columns_of_mcmicro_in_pixels_for_any_slices(adata, tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(rows_module, "AT_ONCE", 7)
+    monkeypatch.setattr(reading, "AT_ONCE", 7)
 
     path = write_table(adata, tmp_path / f"cells.{ending}", pixel_sizes_um={"B": 0.25}, use_rep="X_splicer")
 

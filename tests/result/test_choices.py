@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.result import choices, planning, stages
+from mxsplicer.result import choices, pipeline, planning
 from mxsplicer.result.choices import steps_within
-from mxsplicer.result.config import read_option, write_options
-from mxsplicer.result.options import Options
+from mxsplicer.result.options import Options, read_option, write_options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.planning import plan_slides, seconds_after_encoder
 from mxsplicer.simulation import simulate_slide
@@ -101,11 +100,11 @@ def test_a_budget_decides_the_steps_once(simulated, options, tmp_path, monkeypat
     monkeypatch.setattr(choices, "seconds_to_step", lambda *_: {"training": 0.1})
     monkeypatch.setattr(choices, "seconds_to_embed", lambda *_: 0.0)
     limited = replace(options, budget_s=3.0, recipe=replace(SMALL, epochs=100))
-    training = stages._train
-    monkeypatch.setattr(stages, "_train", lambda *_: 1 / 0)
+    training = pipeline._train
+    monkeypatch.setattr(pipeline, "_train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed_slides(simulated.image, tmp_path / "S01.mxs", options=limited, device="cpu")
-    monkeypatch.setattr(stages, "_train", training)
+    monkeypatch.setattr(pipeline, "_train", training)
     monkeypatch.setattr(choices, "seconds_to_step", lambda *_: {"training": 0.01})  # less busy since
 
     result = embed_slides(simulated.image, tmp_path / "S01.mxs", options=limited, device="cpu")

@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
-from mxsplicer.result.config import names_slides, read_option, write_config, write_options
-from mxsplicer.result.options import Options, Running
+from mxsplicer.result.config import write_config
+from mxsplicer.result.options import Options, Running, names_slides, read_option, write_options
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.splicer.views import Views

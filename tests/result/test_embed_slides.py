@@ -21,7 +21,8 @@ from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.opening import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.result import analysis, opening, pipeline, stages
+from mxsplicer.result import analysis, cohort, pipeline
+from mxsplicer.result import pipeline as stages
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
@@ -463,6 +464,6 @@ def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):
     for name in ("S1_mask.tif", "S10_mask.tif", "S2.tif", "S2.txt"):
         (tmp_path / name).touch()
 
-    assert opening._masks_of_slides([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
+    assert cohort._masks_of_slides([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
     with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2.tif, S2.txt\)"):
-        opening._masks_of_slides([tmp_path], ["S2"])
+        cohort._masks_of_slides([tmp_path], ["S2"])

@@ -17,7 +17,7 @@ from mxsplicer.cli import app
 from mxsplicer.embedding.h5ad import join_cells, split_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.opening import open_slide
-from mxsplicer.result import analysis, pipeline, stages
+from mxsplicer.result import analysis, pipeline
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.merging import append_slides, merge_results
 from mxsplicer.result.options import Options
@@ -135,7 +135,7 @@ def test_the_status_is_done_failed_or_stale(study, cohort):
 
 def test_an_interrupted_call_continues_without_the_slide_that_failed(study, cohort, tmp_path, monkeypatch):
     options = Options(cohort=study / "samples.csv", patch_size_um=8, recipe=SMALL, model=cohort.path)
-    failing, interrupted = stages.embed_blocks, pipeline.join_blocks
+    failing, interrupted = pipeline.embed_blocks, pipeline.join_blocks
 
     def one_fails(path, run, sources, *, on_failure, **how):
         failing(path, run, sources[1:], on_failure=on_failure, **how)
@@ -145,7 +145,7 @@ def test_an_interrupted_call_continues_without_the_slide_that_failed(study, coho
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "embed_blocks", one_fails)
+        patched.setattr(pipeline, "embed_blocks", one_fails)
         patched.setattr(pipeline, "join_blocks", interrupt)
         with pytest.raises(KeyboardInterrupt):
             embed_slides(out=tmp_path / "out", options=options, device="cpu")

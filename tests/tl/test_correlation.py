@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import rows, standardization
+from mxsplicer.tl import reading, standardization
 
 
 def test_correlations_are_pearsons(cells):
@@ -36,7 +36,7 @@ def test_constant_markers_and_features_have_the_correlation_0(cells):
 def test_slices_of_any_size_give_the_same(cells, monkeypatch):
     adata = cells(500)
     tl.correlate(adata)
-    monkeypatch.setattr(rows, "AT_ONCE", 64)
+    monkeypatch.setattr(reading, "AT_ONCE", 64)
 
     tl.correlate(adata, key_added="by_slices")
 
@@ -109,10 +109,10 @@ def test_correlations_do_not_depend_on_the_chunks_of_the_file(cells, tmp_path):
             on_disk = AnnData(adata.X, obs=adata.obs, var=adata.var[[]], uns={"mxsplicer": adata.uns["mxsplicer"]})
             on_disk.obsm["spatial"], on_disk.obsm["X_splicer"] = adata.obsm["spatial"], stored
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(rows, "_COLUMN_BYTES", 4 * 500 * 20)
-                patch.setattr(rows, "_BLOCK_BYTES", 4 * 500 * 6)
+                patch.setattr(reading, "_COLUMN_BYTES", 4 * 500 * 20)
+                patch.setattr(reading, "_BLOCK_BYTES", 4 * 500 * 6)
                 tl.correlate(on_disk)
-                assert len(list(rows.columns(stored))) == rows.count_blocks(stored)
+                assert len(list(reading.read_columns(stored))) == reading.count_column_groups(stored)
             for name in ("correlation", "spearman", "partial_correlation", "correlation_p"):
                 found, expected = on_disk.varm[f"splicer_{name}"], adata.varm[f"splicer_{name}"]
                 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -8,15 +8,9 @@ import pandas as pd
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.labels import (
-    check_labels,
-    check_samples,
-    join_labels,
-    join_outlines,
-    join_samples,
-    obs_name,
-    read_table,
-)
+from mxsplicer.tl.labels import check_labels, join_labels, obs_name, read_table
+from mxsplicer.tl.outlines import join_outlines
+from mxsplicer.tl.samples import check_samples, join_samples
 
 
 def write(path, **columns):

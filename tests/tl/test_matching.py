@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from mxsplicer.errors import InputError
-from mxsplicer.tl.labels import check_labels, join_labels, join_samples
+from mxsplicer.tl.labels import check_labels, join_labels
+from mxsplicer.tl.samples import join_samples
 
 
 def two_slides(cells, n=40):

@@ -5,8 +5,8 @@ from anndata import AnnData
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import rows as rows_module
-from mxsplicer.tl.naming import NOTHING, suggest_names
+from mxsplicer.tl import reading
+from mxsplicer.tl.clustering import NOTHING, suggest_names
 
 MARKERS = ["Hoechst", "CD3e", "CD8a", "CD20", "AF1"]
 
@@ -27,7 +27,7 @@ def adata():
 
 
 def test_profiles_are_means_of_the_standardised_logarithm_for_any_size_of_slices(adata, monkeypatch):
-    monkeypatch.setattr(rows_module, "AT_ONCE", 100)
+    monkeypatch.setattr(reading, "AT_ONCE", 100)
     adata.obs.loc[adata.obs_names[:30], "leiden"] = None
 
     profiles = tl.cluster_profiles(adata)

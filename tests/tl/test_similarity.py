@@ -11,8 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import rows as rows_module
-from mxsplicer.tl import similarity
+from mxsplicer.tl import reading, similarity
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def adata(cells):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_nearest_cells_are_those_of_all_distances(adata, metric, monkeypatch):
-    monkeypatch.setattr(rows_module, "AT_ONCE", 64)
+    monkeypatch.setattr(reading, "AT_ONCE", 64)
 
     found = tl.similar(adata, adata.obs_names[7], n=9, metric=metric)
 
@@ -89,7 +88,7 @@ def test_an_index_finds_the_nearest_with_their_distances(adata, metric, monkeypa
     monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=BruteForce))
     index = tl.index_cells(adata, metric=metric)
     read = []
-    monkeypatch.setattr(similarity, "take", lambda z, rows: read.append(rows) or rows_module.take(z, rows))
+    monkeypatch.setattr(similarity, "read_rows", lambda z, rows: read.append(rows) or reading.read_rows(z, rows))
 
     for among in (None, np.arange(500) % 3 == 0):
         read.clear()

@@ -1,4 +1,4 @@
-"""P-values of the correlation of two fields of the same tissue, where neighbouring cells are similar.
+"""The significance of a correlation: p-values for fields of the same tissue, where neighbouring cells are similar.
 
 A thousand neighbouring cells of one gland carry little more information than one of them, so a p-value for independent
 cells is far too small. Under the null, one field is shifted against the other by every vector, so each keeps its
@@ -30,7 +30,7 @@ _REACH = 0.5
 
 @dataclass(frozen=True, eq=False)
 class PairClasses:
-    """Pairs of cells of one or more slides, in classes by distance, and the autocovariance of fields in each class.
+    """Pairs of cells in classes by distance, and the autocovariance of fields in each, for the significance.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class PairClasses:
 
 
 def p_values(r: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-values of r, by Student's t with the effective number of cells."""
+    """Return the significance of correlations r: two-sided p-values by Student's t, effective number of cells."""
     degrees = n_effective - 2
     t = np.abs(r) * np.sqrt(degrees / np.maximum(1 - np.square(r, dtype=np.float64), 1e-12))
     p: np.ndarray = 2 * stdtr(degrees, -t)
@@ -157,7 +157,7 @@ def _power(image: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
 
 
 def _rasterise(points: np.ndarray, rows: np.ndarray, width: float, upper_um: np.ndarray) -> tuple[_Raster, np.ndarray]:
-    """Return the raster of a slide and the bin (y, x) of each of its cells."""
+    """Return the raster of a slide, which counts far pairs of cells, and the bin (y, x) of each of its cells."""
     bins = np.floor((points - points.min(axis=0)) / width).astype(np.int64)[:, ::-1]
     shape = (int(bins[:, 0].max()) + 1, int(bins[:, 1].max()) + 1)
     flat = bins[:, 0] * shape[1] + bins[:, 1]

@@ -1,4 +1,4 @@
-"""Options and arguments under their old names, which work for one release and log a warning."""
+"""Old names of options and arguments, which work for one release and log a warning."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Renamed:
-    """An option that has another name now.
+    """An option that has an old name.
 
     Attributes
     ----------
@@ -45,8 +45,8 @@ RENAMED = (
 POSITIONAL_OUT = ("segment", "extract", "simulate", "pull")
 
 
-def current_name(command: str, old: str) -> Renamed | None:
-    """Return what became of an option of a command, or None where it keeps its name."""
+def find_renamed(command: str, old: str) -> Renamed | None:
+    """Return what became of the old name of an option of a command, or None where it keeps its name."""
     return next((one for one in RENAMED if one.old == old and (not one.commands or command in one.commands)), None)
 
 
@@ -66,16 +66,16 @@ def with_current_names(command: str, arguments: Sequence[str], known: set[str]) 
             current.append(renamed.values.get(argument, argument))
             renamed = None
             continue
-        found = None if name in known else current_name(command, name)
+        found = None if name in known else find_renamed(command, name)
         if found is None or found.new not in known:
             current.append(argument)
             continue
-        warn(found.old, found.new)
+        warn_of_old_name(found.old, found.new)
         current.append(found.new + equals + found.values.get(value, value))
         renamed = None if equals else found
     return current
 
 
-def warn(old: str, new: str) -> None:
+def warn_of_old_name(old: str, new: str) -> None:
     """Log that an old name was used."""
     logger.warning("DeprecationWarning: %s is now %s", old, new)

@@ -1,4 +1,4 @@
-"""The same command on a finished output has nothing to do; an output of another command line is not replaced.
+"""Outputs of commands: a finished one is complete for the same command, and is not replaced by another one.
 
 What an output was made from is recorded next to the data: in a folder as ``made_from.json``, of a file as
 ``.NAME.made_from.json``. It has the options that differ from their defaults, and fingerprints of the input files.
@@ -32,7 +32,7 @@ _WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class Call:
-    """The command that runs: its name, options that differ from their defaults, and which of them are input files."""
+    """The call that makes an output: its command, options that differ from their defaults, and its input files."""
 
     command: str
     options: Mapping[str, Any]
@@ -104,7 +104,7 @@ def _record_of(path: Path) -> Path:
 
 
 def _described(value: Any, *, is_input: bool) -> Any:
-    """Return a value as the record has it: a file by its name and fingerprint, code by its digest."""
+    """Return an option as the record of an output has it: a file by name and fingerprint, code by its digest."""
     if isinstance(value, list | tuple):
         return [_described(one, is_input=is_input) for one in value]
     if is_input:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from mxsplicer.testing import lone_tissue
-from mxsplicer.tl import nulls
+from mxsplicer.tl import significance
 
 
 def standardized(fields):
@@ -15,11 +15,11 @@ def standardized(fields):
 
 def p_of_unrelated(points, a, b, slides=None):
     """Return p-values under the null, and p-values for independent cells."""
-    pairs = nulls.classify_pairs(points, slides)
+    pairs = significance.classify_pairs(points, slides)
     a, b = standardized(a), standardized(b)
     r = a.T @ b / len(a)
     effective = pairs.effective_cells(pairs.autocovariance(a), pairs.autocovariance(b))
-    return nulls.p_values(r, effective), nulls.p_values(r, np.full(r.shape, float(len(a))))
+    return significance.p_values(r, effective), significance.p_values(r, np.full(r.shape, float(len(a))))
 
 
 @pytest.mark.parametrize("range_um", [0, 40, 200])
@@ -61,7 +61,7 @@ def test_every_pair_of_cells_is_in_one_class():
     points, _ = lone_tissue(1500, range_um=0)
     slides = np.arange(1500) % 2
 
-    pairs = nulls.classify_pairs(points, slides)
+    pairs = significance.classify_pairs(points, slides)
 
     of_slides = [(slides == slide).sum() for slide in (0, 1)]
     assert pairs.n_pairs.sum() == pytest.approx(sum(n * (n - 1) for n in of_slides), rel=0.01)
@@ -70,7 +70,7 @@ def test_every_pair_of_cells_is_in_one_class():
 def test_autocovariance_is_the_mean_product_of_all_pairs_at_a_distance():
     points, fields = lone_tissue(1200, range_um=80, n_fields=1, noise=0.2)
     field = standardized(fields)
-    pairs = nulls.classify_pairs(points)
+    pairs = significance.classify_pairs(points)
 
     found = pairs.autocovariance(field)[0]
 
@@ -85,7 +85,7 @@ def test_autocovariance_is_the_mean_product_of_all_pairs_at_a_distance():
 
 def test_without_autocorrelation_all_cells_are_effective():
     points, fields = lone_tissue(5000, range_um=0, n_fields=20)
-    pairs = nulls.classify_pairs(points)
+    pairs = significance.classify_pairs(points)
 
     of_fields = pairs.autocovariance(standardized(fields))
 
@@ -139,7 +139,7 @@ def test_the_variance_is_that_of_shifting_one_field_against_the_other():
             shifted.append(overlap.sum(axis=(1, 2)) ** 2 / overlap[0].size)  # per cell, as the overlap varies
     y, x = np.mgrid[:side, :side]
     points = 10.0 * np.stack([x.ravel(), y.ravel()], axis=1)
-    pairs = nulls.classify_pairs(points)
+    pairs = significance.classify_pairs(points)
     of_a, of_b = (pairs.autocovariance(one.reshape(n_fields, -1).T.astype(np.float32)) for one in (a, b))
 
     found = side**2 / pairs.effective_cells(of_a, of_b).diagonal()
