@@ -185,6 +185,6 @@ def _cut_patches(sample: AnnData, result: Path, rows: np.ndarray, run: Run, fold
             {"in mask": len(here), "kept": len(here)},
             slide.markers,
         )
-        size_um = float(run.settings["patch_size_um"])
+        size_um = run.patch_px * slide.pixel_size_um
         stores.append(extract_patches(slide, mask, folder / f"{number}.zarr", patch_size_um=size_um, cells=cells))
     return stores

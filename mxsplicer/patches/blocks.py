@@ -24,6 +24,7 @@ Tile = tuple[int, int]  # its row and column among the tiles of the slide
 Side = Literal["whole", "top", "bottom", "left", "right"]
 
 _BLOCK_CELLS = 1024
+_SAME_SCALE = 0.05  # largest difference of pixel sizes, relative: calibrations differ by about a per cent
 _BLOCK_BYTES = 256 << 20  # of patches before compression; each worker holds about one block
 _MIN_TILE_PX, _MAX_TILE_PX = 256, 2048  # thin strips are read together, whole-page "tiles" in parts
 _MIN_STRIP_PX = 128  # rows read at once of strips as wide as a large slide: a few patches
@@ -150,11 +151,21 @@ def _on_curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return position
 
 
-def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
+def in_pixels(patch_size_um: float, pixel_size_um: float) -> int:
+    """Return the side of a patch in pixels, rounded to an even number."""
     if not 0 < patch_size_um < math.inf:
         msg = f"a patch of {patch_size_um} µm cannot be cut."
         raise InputError(msg, "Set `patch_size_um`, the side of a patch, to a positive number.")
-    patch_px = 2 * max(1, math.floor(patch_size_um / slide.pixel_size_um / 2 + 0.5))
+    return 2 * max(1, math.floor(patch_size_um / pixel_size_um / 2 + 0.5))
+
+
+def same_scale(pixel_size_um: float, other_um: float) -> bool:
+    """Return whether two pixel sizes differ by at most 5 %, as calibrations of one kind of microscope do."""
+    return abs(pixel_size_um / other_um - 1) <= _SAME_SCALE
+
+
+def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
+    patch_px = in_pixels(patch_size_um, slide.pixel_size_um)
     height, width = slide.shape_px
     if patch_px > min(height, width):
         pixel = slide.pixel_size_um

@@ -14,7 +14,6 @@ from mxsplicer.cells.shapes import find_pieces, join_pieces
 from mxsplicer.errors import InputError
 from mxsplicer.images.tiles import TileGrid
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.fitting import describe_larger, fit_patch, measure_extents
 from mxsplicer.result.job import Job
 from mxsplicer.result.trials import TrialSlide, seconds_to_embed, seconds_to_step, trial_shape
@@ -35,11 +34,10 @@ def fit_patches(job: Job) -> None:
     slides = {one.name: (one.measured_cells.table, one.slide.pixel_size_um) for one in job.slides}
     if job.options.patch_size_um is None:
         fit = fit_patch(slides, shapes_px={one.name: one.slide.shape_px for one in job.slides})
-        job.chosen["patch_size_um"] = fit.patch_size_um
+        job.chosen |= {"patch_size_um": fit.patch_size_um, "patch_px": fit.patch_px}
     if job.sees_cells_only:
-        patch_px = {one.name: PatchGeometry.of(one.slide, job.patch_size_um).patch_px for one in job.slides}
         job.chosen["larger_cells"] = {
-            name: int((measure_extents(table) > patch_px[name]).sum()) for name, (table, _) in slides.items()
+            name: int((measure_extents(table) > job.patch_px).sum()) for name, (table, _) in slides.items()
         }
 
 
@@ -48,9 +46,8 @@ def report_choices(job: Job) -> None:
     n_larger = sum(job.chosen.get("larger_cells", {}).values())
     larger = describe_larger(n_larger, sum(len(one.measured_cells) for one in job.slides))
     if job.options.patch_size_um is None:
-        patch_px = PatchGeometry.of(job.images[0], job.patch_size_um).patch_px
         why = "which follows from the cells"
-        logger.info("Patches are %d px (%g µm) wide, %s%s.", patch_px, job.patch_size_um, why, larger)
+        logger.info("Patches are %d px (%g µm) wide, %s%s.", job.patch_px, job.patch_size_um, why, larger)
     elif n_larger:
         logger.warning("Patches are %g µm wide%s.", job.patch_size_um, larger)
     if "max_steps" in job.chosen:
@@ -133,7 +130,7 @@ def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
         job.chosen["patch_size_um"] = PATCH_SIZE_UM
         return
     fit = fit_patch(cells, shapes_px={one.name: one.slide.shape_px for one in job.slides})
-    job.chosen["patch_size_um"] = fit.patch_size_um
+    job.chosen |= {"patch_size_um": fit.patch_size_um, "patch_px": fit.patch_px}
 
 
 def _some_cells(trial: TrialSlide, min_area_um2: float) -> pd.DataFrame:

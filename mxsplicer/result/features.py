@@ -1,6 +1,6 @@
 """The feature-major copy of z: a viewer reads one feature of all cells at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mxsplicer.tl.representations import learned_features
 _FEATURES_AT_ONCE, _CELLS_AT_ONCE = 16, 1 << 19
 
 
-def write_features(path: Path, z: Any, names: Sequence[str]) -> None:
+def write_features(path: Path, z: Any, names: Iterable[Any]) -> None:
     """Write z (N, d), an array or an h5py dataset, as a zarr array (d, N); an existing one is replaced.
 
     A zarr chunk holds one feature of up to 2¹⁹ cells. Memory does not grow with the number of cells: 16 features of
@@ -37,7 +37,7 @@ def write_features(path: Path, z: Any, names: Sequence[str]) -> None:
                     features[number, cells] = np.ascontiguousarray(feature)
 
 
-def open_features(result: str | Path, names: Sequence[str]) -> Any:
+def open_features(result: str | Path, names: Iterable[Any]) -> Any:
     """Open ``features.zarr`` (d, N) of a result if its columns are the cells with these names, in this order.
 
     Parameters

@@ -15,7 +15,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import PatchGeometry
+from mxsplicer.patches.blocks import PatchGeometry, in_pixels, same_scale
 from mxsplicer.result.cohort import find_slides
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
@@ -100,6 +100,18 @@ class Job:
         size = self.options.patch_size_um or self.chosen.get("patch_size_um")
         assert size is not None, "fit_patches comes first"
         return float(size)
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch in pixels, the same on all slides: that of the model, or ``patch_size_um`` on the first."""
+        if self.model is not None:
+            return self.model.patch_px
+        chosen = self.chosen.get("patch_px")
+        return int(chosen) if chosen else in_pixels(self.patch_size_um, self.images[0].pixel_size_um)
+
+    def patch_size_on(self, slide: Slide) -> float:
+        """Return the side of a patch on a slide, in micrometres: pixel sizes differ by some per cent between slides."""
+        return self.patch_px * slide.pixel_size_um
 
     @property
     def sees_cells_only(self) -> bool:
@@ -217,6 +229,8 @@ def open_job(
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
     model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
     job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
+    if model is not None and options.patch_size_um is not None:
+        _check_patch_size(options.patch_size_um, model)
     if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
         size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM
         job.options = options = replace(options, patch_size_um=size)
@@ -238,9 +252,9 @@ def open_job(
     if model is None:
         markers = every_marker([slide.markers for slide in job.images])
         options.recipe.components(markers)  # raises if a name is not one of them
-        size = options.patch_size_um
-        patch_px = _TRIAL_PX if size is None else PatchGeometry.of(job.images[0], size).patch_px
-        options.recipe.check_own_code(len(markers), patch_px)
+        if options.patch_size_um is not None:
+            job.chosen["patch_px"] = job.patch_px
+        options.recipe.check_own_code(len(markers), job.chosen.get("patch_px", _TRIAL_PX))
     return job
 
 
@@ -261,24 +275,52 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
     mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
     if mask is None:
         _check_can_segment(slide, options)
-    if options.patch_size_um is not None:
-        patch_px = PatchGeometry.of(slide, options.patch_size_um).patch_px  # raises if it does not fit on the slide
-    if model is not None:
+    if model is None:
+        _check_scale(job, slide)
+    else:
         check_panel(
             model,
             slide.name,
             slide.markers,
-            patch_px,
+            model.patch_px,
             slide.pixel_size_um,
             in_file=slide.markers_in_file,
             fill_missing=options.fill_missing or model.fills_missing,
         )
+    _check_patch_fits(job, slide)
     if record.labels is not None:
         if record.mask is None:
             msg = f"labels of slide {record.name!r} are matched by the ids of cells, and its mask was not given."
             raise InputError(msg, "Name the mask in the table of the cohort.")
         read_header(record.labels)
     return JobSlide(record.as_opened(slide), slide, mask, nuclei)
+
+
+def _check_scale(job: Job, slide: Slide) -> None:
+    """Raise if a slide of a job has not the pixel size of the first one."""
+    first = job.images[0] if job.slides else slide
+    if not same_scale(slide.pixel_size_um, first.pixel_size_um):
+        msg = (
+            f"slides {first.name!r} and {slide.name!r} differ in scale: their pixels are {first.pixel_size_um:g} and "
+            f"{slide.pixel_size_um:g} µm, and one model needs pixel sizes that differ by at most 5 %."
+        )
+        raise InputError(msg, "Correct `pixel_size_um`, or embed them separately.")
+
+
+def _check_patch_fits(job: Job, slide: Slide) -> None:
+    """Raise if a slide of a job is smaller than a patch, where its width does not follow from the cells."""
+    if job.options.patch_size_um is not None:
+        first = job.images[0] if job.slides else slide
+        patch_px = job.model.patch_px if job.model else in_pixels(job.options.patch_size_um, first.pixel_size_um)
+        PatchGeometry.of(slide, patch_px * slide.pixel_size_um)
+
+
+def _check_patch_size(patch_size_um: float, model: Run) -> None:
+    patch_px = in_pixels(patch_size_um, model.pixel_size_um)
+    if patch_px != model.patch_px:
+        msg = f"patches of {patch_size_um:g} µm are {patch_px} px wide, and the model takes {model.patch_px} px."
+        of_model = f"`patch_size_um={model.settings['patch_size_um']:g}`"
+        raise InputError(msg, f"Leave out `patch_size_um`, or pass {of_model}.")
 
 
 def _check_can_segment(slide: Slide, options: Options) -> None:

@@ -12,7 +12,6 @@ from mxsplicer.embedding.encode import Encoders
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
-from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.planning import plan_extraction
 from mxsplicer.result.cohort import allocate_cells
 from mxsplicer.result.job import Job, JobSlide
@@ -80,7 +79,7 @@ def plan_extractions(job: Job, trials: Sequence[TrialSlide]) -> tuple[dict[str, 
         trial.one.name: plan_extraction(
             trial.slide,
             trial.mask,
-            patch_size_um=job.patch_size_um,
+            patch_size_um=job.patch_size_on(trial.slide),
             min_area_um2=job.options.min_area_um2,
             workers=job.running.workers,
             max_bytes=job.running.max_bytes,
@@ -120,7 +119,7 @@ def trial_shape(job: Job) -> TrialShape:
         return TrialShape(job.model.markers, job.model.patch_px, job.model.pixel_size_um)
     panels = [one.markers for one in job.images]
     markers = shared_markers(panels) if job.options.panel == "shared" else every_marker(panels)
-    return TrialShape(markers, PatchGeometry.of(slide, job.patch_size_um).patch_px, slide.pixel_size_um)
+    return TrialShape(markers, job.patch_px, slide.pixel_size_um)
 
 
 def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:

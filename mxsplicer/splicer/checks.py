@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from mxsplicer.errors import InputError
+from mxsplicer.patches.blocks import same_scale
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.batches import Batches
 from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
@@ -24,12 +25,14 @@ def check_agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int,
             )
             remedy = "Train on the markers of all slides with `panel='shared'`, or of any with `panel='union'`."
             raise InputError(msg, remedy)
-        if store.patch_px != first.patch_px or abs(store.pixel_size_um / first.pixel_size_um - 1) > 0.05:
+        alike = same_scale(store.pixel_size_um, first.pixel_size_um)
+        if store.patch_px != first.patch_px or not alike:
             msg = (
                 f"slides {first.slide_name!r} and {store.slide_name!r} differ in scale: {first.patch_px} px of "
                 f"{first.pixel_size_um:g} µm and {store.patch_px} px of {store.pixel_size_um:g} µm."
             )
-            raise InputError(msg)
+            size = f"`patch_size_um={first.patch_px * store.pixel_size_um:g}`"
+            raise InputError(msg, f"Cut the patches of {store.slide_name!r} again with {size}." if alike else "")
     return first.markers, first.patch_px, first.pixel_size_um
 
 

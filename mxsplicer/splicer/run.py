@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
+from mxsplicer.patches.blocks import same_scale
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.moments import WithMoments
 from mxsplicer.splicer.normalization import Normalization
@@ -241,7 +242,7 @@ def check_panel(
     missing = [marker for marker in run.markers if marker not in markers]
     if missing and (not fill_missing or len(missing) == len(run.markers)):
         raise InputError(_difference(run, slide_name, markers, missing, in_file))
-    if abs(pixel_size_um / run.pixel_size_um - 1) > 0.05:
+    if not same_scale(pixel_size_um, run.pixel_size_um):
         msg = (
             f"slide {slide_name!r} has pixels of {pixel_size_um:g} µm and the model was trained on "
             f"{run.pixel_size_um:g} µm."
@@ -249,7 +250,7 @@ def check_panel(
         raise InputError(msg, "Use a slide or pyramid level of that pixel size, or train a model on this one.")
     if patch_px != run.patch_px:
         msg = f"patches of slide {slide_name!r} are {patch_px} px wide and the model takes {run.patch_px} px."
-        raise InputError(msg, f"Leave out `patch_size_um`, or pass `patch_size_um={run.settings['patch_size_um']:g}`.")
+        raise InputError(msg, f"Cut them with `patch_size_um={run.patch_px * pixel_size_um:g}`.")
     places = {marker: channel for channel, marker in enumerate(markers)}
     return [places.get(marker, -1) for marker in run.markers]
 

@@ -131,7 +131,7 @@ def main() -> None:
             show("correlation")
             tl.cluster(adata)
             show("clusters")
-            write_features(folder / "features.zarr", adata.obsm["X_splicer"])
+            write_features(folder / "features.zarr", adata.obsm["X_splicer"], adata.obs_names)
             show("features")
         complete_cells(adata, embedded, folder / "cells.h5ad")
         BlockJournal.of(embedded).remove()

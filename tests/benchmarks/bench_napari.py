@@ -155,7 +155,8 @@ def measure_map(values: np.ndarray) -> None:
 def measure_reading(n_cells: int) -> None:
     """Read one feature of all cells."""
     path = Path(mkdtemp()) / "features.zarr"
-    write_features(path, np.random.default_rng(2).normal(size=(n_cells, _FEATURES)).astype(np.float32))
+    z = np.random.default_rng(2).normal(size=(n_cells, _FEATURES)).astype(np.float32)
+    write_features(path, z, range(n_cells))
     features, count = zarr.open_array(path, mode="r"), itertools.count()
     _print("one feature read from the disk", _best(lambda: features[next(count) % _FEATURES]))
 
@@ -300,7 +301,7 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Seq
     result = folder / "slide.mxs"
     result.mkdir()
     adata.write_h5ad(result / "cells.h5ad")
-    write_features(result / "features.zarr", z)
+    write_features(result / "features.zarr", z, adata.obs_names)
     entry = {
         "name": "slide",
         "image": str(folder / "image.ome.tiff"),
