@@ -17,6 +17,7 @@ from mxsplicer.tl.folds import MIN_GROUPS, Folds, fold_by_group, fold_by_quadran
 
 logger = logging.getLogger(__name__)
 
+_MAX_LISTED = 3
 QUADRANTS = "quadrants"  # as a value of ``groups``
 
 
@@ -137,25 +138,45 @@ def _classes(
     labels: np.ndarray, candidates: np.ndarray, folds: Folds, min_cells: int, label: str
 ) -> tuple[np.ndarray, list[str]]:
     """Return the classes of a task that have enough cells in every fold, and those that have not."""
-    enough: Any = _with_enough(labels[candidates], folds.of_cell[candidates], min_cells)
+    counts = _count(labels[candidates], folds.of_cell[candidates])
     if folds.training_part is not None:
-        enough = enough.intersection(_with_enough(labels[candidates], folds.training_part[candidates], min_cells))
+        training = _count(labels[candidates], folds.training_part[candidates])
+        counts = pd.concat([counts, training], axis=1).fillna(0)
+    in_parts = (counts >= min_cells).sum(axis=1)
+    enough = counts.index[in_parts == counts.shape[1]]
     left_out = sorted(set(labels[labels != ""]) - set(enough))
     if len(enough) < 2:
-        msg = (
-            f"label {label!r} cannot be scored by {folds.by}: {len(enough)} classes have {min_cells} or more cells in "
-            "every fold, and two are needed."
-        )
-        raise InputError(msg, "Label more cells, or leave out classes that are rare.")
+        raise _too_few_classes(in_parts, counts, folds, min_cells, label)
     if left_out:
         logger.info("Label %s: left out, fewer than %d cells in a fold: %s", label, min_cells, ", ".join(left_out))
     return np.array(sorted(enough), dtype=object), left_out
 
 
-def _with_enough(labels: np.ndarray, parts: np.ndarray, min_cells: int) -> Any:
-    """Return the classes of a task with ``min_cells`` in every part; cells in the part LEFT_OUT do not count."""
-    counts = pd.crosstab(labels, parts).reindex(columns=range(int(parts.max(initial=0)) + 1), fill_value=0)
-    return counts.index[(counts >= min_cells).all(axis=1)]
+def _count(labels: np.ndarray, parts: np.ndarray) -> pd.DataFrame:
+    """Return the number of cells of each class in each part; cells in the part LEFT_OUT do not count."""
+    return pd.crosstab(labels, parts).reindex(columns=range(int(parts.max(initial=0)) + 1), fill_value=0)
+
+
+def _too_few_classes(
+    in_parts: "pd.Series[int]", counts: pd.DataFrame, folds: Folds, min_cells: int, label: str
+) -> InputError:
+    """Return the error that names the reason: one class, classes that are missing in whole folds, or rare classes."""
+    n_parts = counts.shape[1]
+    problem = f"label {label!r} cannot be scored by {folds.by}: "
+    n_enough = int((in_parts == n_parts).sum())
+    if len(counts) < 2:
+        problem += f"it has {len(counts)} classes in the cells that can be scored, and two are needed."
+        return InputError(problem, "Name a label with two or more classes.")
+    apart = counts.index[(counts.sum(axis=1) >= min_cells * n_parts) & (counts < min_cells).any(axis=1)]
+    if len(apart) and n_enough + len(apart) >= 2:
+        where = ", ".join(f"{name!r} in {in_parts[name]} of {n_parts} folds" for name in apart[:_MAX_LISTED])
+        problem += (
+            f"classes have {min_cells} or more cells in some folds only ({where}), and two are needed in every fold. "
+            "Where each class has its own slide or part of it, nothing can be learned on one and tested on another."
+        )
+        return InputError(problem, "Pass other `groups`, or label cells of these classes in every fold.")
+    problem += f"{n_enough} classes have {min_cells} or more cells in every fold, and two are needed."
+    return InputError(problem, "Label more cells, or leave out classes that are rare.")
 
 
 def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Which cells are scored: those with a label, of classes with enough cells, in folds by patient, slide or quadrant."""
 
 import numpy as np
+import pytest
 
 from mxsplicer import tl
+from mxsplicer.errors import InputError
 
 
 def test_unlabelled_cells_and_rare_classes_are_left_out_and_named(cells):
@@ -38,3 +40,24 @@ def test_more_labelled_cells_than_max_cells_are_sampled_and_counted(cells):
 
     assert (scores["n_cells"] == 500).all()
     assert (scores["n_labelled"] == 2000).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        (lambda obs: "type of " + obs["slide"].astype(str), r"in some folds only \('type of S00' in 1 of 3 folds"),
+        (lambda obs: obs["kind"].where(obs["slide"] == "S00"), r"in some folds only \('B cell' in 1 of 3 folds"),
+        (lambda obs: np.where(obs["slide"] == "", "", "T cell"), "it has 1 classes"),
+        (
+            lambda obs: np.where(np.arange(len(obs)) < 6, "rare", "T cell"),
+            "1 classes have 5 or more cells in every fold",
+        ),
+    ],
+    ids=["a class on each slide", "one slide labelled", "one class", "a rare class"],
+)
+def test_a_label_that_cannot_be_scored_is_refused_with_the_cause(cells, label, sentence):
+    adata = cells(600, n_slides=3)
+    adata.obs["label"] = label(adata.obs)
+
+    with pytest.raises(InputError, match=sentence):
+        tl.probe(adata, label="label", groups="slide", representations=["mean intensity"])
