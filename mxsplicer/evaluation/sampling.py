@@ -23,6 +23,7 @@ from mxsplicer.tl.representations import (
     UNTRAINED,
     available,
     closed_form_keys,
+    intensities_of,
     is_baseline,
     key_of,
     learned,
@@ -51,6 +52,18 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
         raise InputError(msg)
     own = find_result(result) is not None and open_result(result)["files"]["cells"] == cells.name
     return cells, result if own else None
+
+
+def check_names(adata: AnnData) -> list[str]:
+    """Return a note if cells have the same name, and raise if markers have."""
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()]
+        msg = f"{len(twice)} of {adata.n_vars} markers have the name of another one, such as {twice[0]!r}."
+        raise InputError(msg, "Make the names distinct, for example by adata.var_names_make_unique().")
+    if adata.obs_names.is_unique:
+        return []
+    twice = adata.obs_names[adata.obs_names.duplicated()]
+    return [f"{len(twice):,} of {adata.n_obs:,} cells have the name of another one in obs_names, such as {twice[0]!r}."]
 
 
 def join_labels_of(
@@ -98,6 +111,11 @@ def draw_sample(
         msg = f"two of the files to compare with have the name {next(iter(others))!r}."
         raise InputError(msg, "Give them different names.")
     names_of = {name: pd.Index(_obs_names(path)) for name, path in others.items()}
+    for name, names in {"the cells": adata.obs_names if others else pd.Index([]), **names_of}.items():
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            msg = f"obs_names of {others.get(name, name)} are not unique ({twice!r} is there twice)."
+            raise InputError(msg, "Cells are matched by their names, so make them distinct.")
     for name, names in names_of.items():
         rows = rows[np.isin(adata.obs_names[rows], names)]
         if not len(rows):
@@ -142,7 +160,8 @@ def draw_reference(adata: AnnData, n: int, seed: int) -> AnnData:
     obsm = {key: read_rows(adata.obsm[key], rows) for key in keys}
     if "spatial" in adata.obsm:
         obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
-    return AnnData(X=adata.X[rows], obs=adata.obs.iloc[rows].copy(), var=adata.var[[]].copy(), obsm=obsm)
+    about = {"mxsplicer": {"intensities": intensities_of(adata)}}
+    return AnnData(X=adata.X[rows], obs=adata.obs.iloc[rows].copy(), var=adata.var[[]].copy(), obsm=obsm, uns=about)
 
 
 def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
@@ -175,7 +194,8 @@ def _check_key(adata: AnnData, key: str) -> None:
 
 def _about(adata: AnnData) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
-    return {"mxsplicer": {key: about[key] for key in ("method", "patch_size_um", "pixel_size_um") if key in about}}
+    kept = {key: about[key] for key in ("method", "patch_size_um", "pixel_size_um") if key in about}
+    return {"mxsplicer": {**kept, "intensities": intensities_of(adata)}}
 
 
 def _obs_names(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Scores of a result or an AnnData file on labels: every measure of :mod:`mxsplicer.tl`, as tables and a verdict."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from mxsplicer.embedding.h5ad import open_cells, read_uns, write_uns
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.patches import SamplePatches, open_patches
 from mxsplicer.evaluation.sampling import (
+    check_names,
     draw_reference,
     draw_sample,
     find_cells,
@@ -160,7 +162,9 @@ def evaluate(
         device=device,
     )
     found: list[_Measured] = []
-    with open_cells(cells) as adata:
+    with warnings.catch_warnings(), open_cells(cells) as adata:
+        warnings.filterwarnings("ignore", message=r".*names are not unique")  # check_names reports it once
+        found.append(_Measured(notes=check_names(adata)))
         if samples is not None:
             join_samples(adata, samples)
         names = join_labels_of(adata, labels, label, result)

@@ -25,6 +25,7 @@ from mxsplicer.tl.representations import (
     CONCATENATED,
     MEAN_INTENSITY,
     features_of,
+    intensities_of,
     is_baseline,
     key_of,
     names_with_reference,
@@ -109,7 +110,7 @@ def probe(
     ``gain`` and ``gain_sd``, balanced accuracy minus that of mean intensity in the same folds; ``trained_gain`` and
     ``knn_trained_gain``, with ``_sd``, balanced accuracy of the first learned representation minus that of this one, by
     the probe and by neighbours; ``chance``, ``n_cells``, ``n_labelled``, ``n_classes``, ``folds``, ``folds_by``,
-    ``classes``, ``left_out``. With ``unsafe_random_split`` also
+    ``classes``, ``left_out``; ``intensities``, a sentence if ``X`` is not raw. With ``unsafe_random_split`` also
     ``random_split`` and ``random_split_sd``, balanced accuracy in random folds, and ``leak``, how much higher it is.
 
     Sets
@@ -183,6 +184,7 @@ def score(
         | _mean_and_sd(scores, of_folds[MEAN_INTENSITY], own)
         | leaks.get(name, {})
         | task.about
+        | {"intensities": str(intensities_of(adata))}
         for name, scores in of_folds.items()
     ]
     return pd.DataFrame(rows, index=pd.Index([f"{task.label}: {name}" for name in names]))
@@ -192,7 +194,8 @@ def remember(adata: AnnData, table: pd.DataFrame) -> None:
     """Add a table of probe scores to ``uns["mxsplicer_probe"]``, where it replaces those of the same labels."""
     earlier = adata.uns.get("mxsplicer_probe")
     kept = [] if earlier is None else [earlier[~earlier["label"].isin(table["label"])]]
-    adata.uns["mxsplicer_probe"] = pd.concat([*(rows for rows in kept if len(rows)), table])
+    joined = pd.concat([*(rows for rows in kept if len(rows)), table])
+    adata.uns["mxsplicer_probe"] = joined.fillna({"intensities": ""})  # scores of version 0.1 have no such column
 
 
 def fit_fold(

@@ -1,9 +1,11 @@
 """Learned representations and baselines that are compared, by their names in tables of scores."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
@@ -18,17 +20,65 @@ MOMENTS = "moments of each compartment"  # mean and standard deviation in the ri
 BLURRED = "mean of the blurred image"
 PIXEL_PCA = "PCA of pixels"
 MEAN_INTENSITY = "mean intensity"
+LOG_INTENSITY = "logarithm of mean intensity"  # next to mean intensity where X has negative values
 INTENSITY_AND_SHAPE = "mean intensity and shape"
 INTENSITY_PCA = "PCA of mean intensity"
 SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 
 CONCATENATED = " + "  # between the names of two representations whose features are concatenated
 
-_UNIT_CELLS = 2_000
+_UNIT_CELLS, _FORM_CELLS = 2_000, 20_000
+_MAX_LOG = 30  # above log1p of any intensity, whatever the base
+_MAX_LISTED = 5
 STATISTICS_OF = {COMPARTMENTS: (0, 1, 4), MOMENTS: (0, 1, 2, 3)}  # columns of X_compartments, of each marker
 _FROM_PIXELS = {COMPARTMENTS: "X_compartments", MOMENTS: "X_compartments", BLURRED: "X_blurred"}
 _KEYS = {**LEARNED, **_FROM_PIXELS, PIXEL_PCA: "X_pixel_pca"}
-_COMPUTED = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
+_COMPUTED = (MEAN_INTENSITY, LOG_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """What ``X`` holds, which decides how the baselines of mean intensity are made.
+
+    Attributes
+    ----------
+    form
+        ``"raw"``; ``"log"`` after ``scanpy.pp.log1p``; ``"negative"`` with values below 0, which are scaled, centred or
+        background-subtracted. Only raw intensities are made logarithmic; others are used as they are.
+    lacking
+        Markers without a value in some cells, such as those of an outer join; a missing value is the marker's median.
+    """
+
+    form: str = "raw"
+    lacking: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return a sentence on what is not raw, "" if all is."""
+        n = len(self.lacking)
+        listed = ", ".join(self.lacking[:_MAX_LISTED]) + (", ..." if n > _MAX_LISTED else "")
+        sentences = {
+            "raw": "",
+            "log": "X is logarithmic already, so mean intensity is used as it is.",
+            "negative": (
+                f"X has values below 0, so it is not raw: mean intensity is used as it is, and {LOG_INTENSITY} has the "
+                "negative values at 0."
+            ),
+        }
+        missing = f"X lacks values of {n} markers ({listed}), which are replaced by the marker's median." if n else ""
+        return f"{sentences[self.form]} {missing}".strip()
+
+
+def intensities_of(adata: AnnData) -> Intensities:
+    """Return what ``X`` holds, as a sample of its cells shows; a sample drawn by ``evaluate`` has it of all cells."""
+    stored = adata.uns.get("mxsplicer", {}).get("intensities")
+    if isinstance(stored, Intensities):
+        return stored
+    x = _intensity(adata, np.unique(np.linspace(0, adata.n_obs - 1, _FORM_CELLS, dtype=np.int64)))
+    lacking = tuple(str(name) for name, some in zip(adata.var_names, np.isnan(x).any(axis=0), strict=True) if some)
+    if (x < 0).any():
+        return Intensities("negative", lacking)
+    is_log = "log1p" in adata.uns and np.nanmax(x, initial=0) < _MAX_LOG
+    return Intensities("log" if is_log else "raw", lacking)
 
 
 def representation(adata: AnnData, key: str) -> Any:
@@ -62,7 +112,8 @@ def available(adata: AnnData) -> list[str]:
     pixels = [name for name in (*_FROM_PIXELS, PIXEL_PCA) if _KEYS[name] in adata.obsm]
     shape = [INTENSITY_AND_SHAPE] if set(SHAPE) <= set(adata.obs.columns) else []
     pca = [INTENSITY_PCA] if adata.n_vars > 1 else []
-    return [*learned(adata), *pixels, MEAN_INTENSITY, *shape, *pca]
+    log = [LOG_INTENSITY] if intensities_of(adata).form == "negative" else []
+    return [*learned(adata), *pixels, MEAN_INTENSITY, *log, *shape, *pca]
 
 
 def names_with_reference(adata: AnnData, representations: Sequence[str] | None) -> list[str]:
@@ -100,13 +151,13 @@ def check_representation(adata: AnnData, name: str) -> None:
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X`` in :func:`units_of` each marker, and so is the mean of the blurred image. For
-    ``"A + B"`` the features of A come first.
+    Mean intensity is log1p of ``X`` in :func:`units_of` each marker, and so is the mean of the blurred image; if ``X``
+    is not raw (:func:`intensities_of`), mean intensity is ``X`` as it is. For ``"A + B"`` the features of A come first.
     """
     if len(names := split_concatenated(adata, name)) > 1:
         return np.hstack([features_of(adata, one, rows) for one in names])
     if name in _COMPUTED:
-        features = np.log1p(np.maximum(_intensity(adata, rows), 0) / _units(adata))
+        features = _mean_intensity(adata, rows, logarithmic=name == LOG_INTENSITY)
         if name == INTENSITY_AND_SHAPE:
             features = np.hstack([features, adata.obs[list(SHAPE)].to_numpy()[rows]])
     else:
@@ -127,8 +178,15 @@ def _intensity(adata: AnnData, rows: np.ndarray) -> np.ndarray:
     return np.asarray(adata.X[rows].toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)[rows])
 
 
-def _units(adata: AnnData) -> np.ndarray:
-    return units_of(_intensity(adata, _unit_rows(adata.n_obs)))
+def _mean_intensity(adata: AnnData, rows: np.ndarray, *, logarithmic: bool) -> np.ndarray:
+    x, found = _intensity(adata, rows), intensities_of(adata)
+    some = _intensity(adata, _unit_rows(adata.n_obs))
+    if found.lacking or np.isnan(x).any():
+        median = pd.DataFrame(some).median().fillna(0).to_numpy()
+        x, some = np.where(np.isnan(x), median, x), np.where(np.isnan(some), median, some)
+    if found.form != "raw" and not logarithmic:
+        return x
+    return np.asarray(np.log1p(np.maximum(x, 0) / units_of(some)))
 
 
 def _some(matrix: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from mxsplicer.tl.representations import (
     COMPARTMENTS,
     INTENSITY_AND_SHAPE,
     INTENSITY_PCA,
+    LOG_INTENSITY,
     MEAN_INTENSITY,
     STATISTICS_OF,
     features_of,
@@ -23,7 +24,7 @@ from mxsplicer.tl.representations import (
 )
 
 _FIRST_WEIGHTS = (0.0, 0.1, 1.0)  # of the first of two concatenated representations
-_INTENSITIES = (MEAN_INTENSITY, INTENSITY_AND_SHAPE, BLURRED)  # scaled before neighbours are searched
+_INTENSITIES = (MEAN_INTENSITY, LOG_INTENSITY, INTENSITY_AND_SHAPE, BLURRED)  # scaled before neighbours are searched
 _NOISE = 1e-6  # variance of a log intensity that counts as nothing
 
 

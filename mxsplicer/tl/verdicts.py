@@ -20,6 +20,8 @@ _WAYS = (
 def verdict(scores: pd.DataFrame) -> list[str]:
     """Return two lines per label: the best description by linear probe and by neighbours, and if training was needed.
 
+    A third line is added where ``X`` is not raw.
+
     The first line names whichever description has the highest score, learned or not, and how far the trained one is
     from it, or from the second if it is the best itself. The second line compares the trained encoder with the same
     encoder untrained. A difference counts if it is at least one point of balanced accuracy and significant at 5 % in a
@@ -52,7 +54,8 @@ def _of_label(label: str, rows: pd.DataFrame) -> str:
     else:
         best = f"{_highest(by_name, *_WAYS[0][:2])} ({own} has {by_name['balanced_accuracy'][own]:.2f})"
         needed = "Neighbours and training were not compared when these scores were made; evaluate again."
-    return f"{label}: {best}; chance is {by_name['chance'].iloc[0]:.2f}.\n{needed}"
+    note = str(rows["intensities"].iloc[0]) if "intensities" in rows else ""
+    return f"{label}: {best}; chance is {by_name['chance'].iloc[0]:.2f}.\n{needed}" + (f"\n{note}" if note else "")
 
 
 def _highest(by_name: pd.DataFrame, way: str, metric: str) -> str:
