@@ -24,9 +24,11 @@ from mxsplicer.cli.check import add_check
 from mxsplicer.cli.cluster import add_cluster
 from mxsplicer.cli.correlate import add_correlate
 from mxsplicer.cli.embed import add_embed
+from mxsplicer.cli.errors import as_options
 from mxsplicer.cli.evaluate import add_evaluate
 from mxsplicer.cli.export import add_export
 from mxsplicer.cli.extract import add_extract
+from mxsplicer.cli.help_pages import OPTIONS
 from mxsplicer.cli.info import add_info
 from mxsplicer.cli.merge import add_merge
 from mxsplicer.cli.pull import add_pull
@@ -40,6 +42,8 @@ from mxsplicer.cli.verify import add_verify
 from mxsplicer.cli.view import add_view
 from mxsplicer.errors import InputError
 from mxsplicer.result.outcomes import pass_failure_on, record_outcome
+
+_OPTIONS = [f"--{name.replace('_', '-')}" for name in OPTIONS]
 
 # Newer releases of Typer bring a click of their own, older ones use the installed one: they share the name.
 _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -102,6 +106,7 @@ def common(
 ) -> None:
     """Set up the messages and outcomes of every command."""
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_level=debug, omit_repeated_times=False)
+    handler.addFilter(_name_options)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("mxsplicer").setLevel(logging.DEBUG if debug else logging.INFO)
     if after is not None and outcome is None:
@@ -112,6 +117,12 @@ def common(
             raise typer.Exit
         stack: ExitStack = context.obj
         stack.enter_context(record_outcome(outcome, context.invoked_subcommand or ""))
+
+
+def _name_options(record: logging.LogRecord) -> bool:
+    """Name options instead of Python arguments in a message of the library."""
+    record.msg, record.args = as_options(record.getMessage(), _OPTIONS), None
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

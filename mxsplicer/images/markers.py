@@ -24,19 +24,28 @@ _MADE_UP = re.compile(r"(channel|ch|c|image|page|plane|slice|name|marker|unnamed
 _CONTROL = (
     r"^af[\s_-]?\d*$|auto[\s_-]?fluo|^argo[\s_-]?\d|blank|^background|^bg[\s_-]?\d*$|^empty|no[\s_-]?antibody|^negative"
     r"|^unstained|isotype|^igg\d?([\s_-]?\d+)?$"
+    r"|(?<![a-z])(af|bg|bkgd?|background|empty|auto|bleach\w*|quench\w*|secondary)(?![a-z0-9])"
 )
-# Best first. Of several nuclear channels, one per staining cycle (DNA1, DNA2, ...), the first is used.
+# Names of nuclear stains, best first: of DNA, then of proteins of most nuclei. Of several channels of one kind, one per
+# staining cycle (DNA1, DNA2, ...), the first is used. Letters before or after a name make another: DNAM1, nucleolin.
 _NUCLEAR = (
-    "hoechst",
-    "dapi",
-    "dsdna",
-    "^hh?3$",
-    "histone",
-    "^dna",
-    r"^hh?3k\d",
-    "draq5|sytox",
-    "^ir19[13]|19[13]ir",
-    "nucle|^nuc$",
+    r"hoechst|(?<![a-z])h[\s_-]?33(342|258)",
+    r"dapi",
+    r"(?<![a-z])(ds|ss)?dna(?![a-z])",
+    r"iridium|19[13][\s_-]?ir(?![a-z])|(?<![a-z])ir[\s_(-]*19[13]",
+    r"draq[\s_-]?[57]|sytox|(?<![a-z])syto(?![a-z])|(?<![a-z])to[\s_-]?pro(?![a-z])|(?<![a-z])(toto|yoyo)[\s_-]?[13]"
+    r"|7[\s_-]?aad|reddot|nuc(blue|red|spot|green)|spy[\s_-]?\d*[\s_-]?dna|sir[\s_-]?dna",
+    r"propidium|^pi$|^pi[\s_-](stain|nuc)",
+    r"(?<![a-z])nuc(leus|lei|lear)?([\s_-]?(stain|dye|marker|channel))?(?![a-z])",
+    r"ha?ematoxylin",
+    r"(?<![a-z0-9])hh?3(?![a-z0-9])|histone",
+    r"(?<![a-z0-9])hh?3[\s_-]?k\d+|(?<![a-z0-9])h2b(?![a-z])",
+)
+# Not in every nucleus (phosphorylated, mutated), or not of nuclei: DNA-PK is a protein, B7-H3 one of the membrane.
+_NOT_NUCLEAR = (
+    r"phos|(?<![a-z])p[\s_-]*(hh?3|hist)|h3[\s_(-]*(ph?)?[\s_-]*(s|ser|t|thr)[\s_-]?\d|hh?3[\s_-]?p(?![a-z])|h2a"
+    r"|h3[\s_.-]?\d?[\s_-]*k27m(?!e)|histone[\s_-]*(de)?(acetyl|methyl)|b7[\s_-]*h3"
+    r"|dna[\s_:-]*(pk|pol|lig|dam|meth|rep|gyr|bind|rna)|nuclear[\s_-]*(factor|pore|receptor|antigen|envelop|lamin|membr)"
 )
 
 
@@ -205,18 +214,35 @@ def distinct(names: Sequence[str], cycles: Sequence[str] = ()) -> tuple[str, ...
 
 
 def find_nuclear_marker(markers: Sequence[str]) -> str | None:
-    """Return the marker that stains nuclei, recognised by its name, or None.
+    """Return the marker that stains nuclei best, recognised by its name, or None.
 
     Examples
     --------
-    >>> find_nuclear_marker(["CD3e", "Hoechst", "DNA2"])
-    'Hoechst'
+    >>> find_nuclear_marker(["CD3e", "phospho Histone", "DNA1", "DNA2"])
+    'DNA1'
     """
-    for pattern in _NUCLEAR:
-        for marker in markers:
-            if re.search(pattern, marker.lower()):
-                return marker
-    return None
+    return next(iter(nuclear_candidates(markers)), None)
+
+
+def nuclear_candidates(markers: Sequence[str]) -> list[str]:
+    """Return the markers that stain nuclei, recognised by their names, best first.
+
+    Stains of DNA come before histones. Phosphorylated histones, which only dividing cells have, and channels of the
+    background are never among them.
+
+    Examples
+    --------
+    >>> nuclear_candidates(["CD3e", "Histone H3", "AF_DAPI", "191Ir", "DNA2"])
+    ['DNA2', '191Ir', 'Histone H3']
+    """
+    ranks = {marker: _nuclear_rank(marker.lower()) for marker in markers}
+    return sorted((marker for marker in ranks if ranks[marker] is not None), key=lambda marker: ranks[marker] or 0)
+
+
+def _nuclear_rank(name: str) -> int | None:
+    if is_control(name) or re.search(_NOT_NUCLEAR, name):
+        return None
+    return next((rank for rank, pattern in enumerate(_NUCLEAR) if re.search(pattern, name)), None)
 
 
 def is_nuclear(marker: str) -> bool:
@@ -229,8 +255,8 @@ def is_control(marker: str) -> bool:
 
     Examples
     --------
-    >>> [is_control(name) for name in ("AF1", "Argo550", "blank_2", "Autofluorescence", "AFP", "CD3e")]
-    [True, True, True, True, False, False]
+    >>> [is_control(name) for name in ("AF1", "Argo550", "blank_2", "Autofluorescence", "bg_DAPI", "AFP", "CD3e")]
+    [True, True, True, True, True, False, False]
     """
     return re.search(_CONTROL, marker.lower()) is not None
 

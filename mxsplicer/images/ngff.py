@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -166,7 +166,7 @@ def finish_labels(
     *,
     pixel_size_um: float,
     image_label: Mapping[str, Any] | None = None,
-    about: dict[str, Any] | None = None,
+    about: Callable[[np.ndarray], dict[str, Any]] | None = None,
     workers: int = 1,
 ) -> None:
     """Write the coarser levels and the metadata of a label image whose finest level is complete.
@@ -183,7 +183,7 @@ def finish_labels(
     image_label
         NGFF's attribute ``image-label``: colours and properties of the labels.
     about
-        Settings that made the image, stored as the attribute ``mxsplicer``.
+        From the coarsest level to the settings that made the image, stored as the attribute ``mxsplicer``.
     workers
         Threads.
     """
@@ -204,8 +204,9 @@ def finish_labels(
         label = {"version": "0.4", **(image_label or {})}
         group.update_attributes({"multiscales": [multiscale], "image-label": label})
     if about is not None:
-        levels[0].update_attributes({"mxsplicer": about})  # also here, for readers that open the array alone
-        group.update_attributes({"mxsplicer": about})
+        settings = about(np.asarray(levels[-1][...]))
+        levels[0].update_attributes({"mxsplicer": settings})  # also here, for readers that open the array alone
+        group.update_attributes({"mxsplicer": settings})
 
 
 def open_finest_labels(path: Path, mode: Literal["r", "r+"] = "r") -> "zarr.Array":
@@ -217,10 +218,18 @@ def open_finest_labels(path: Path, mode: Literal["r", "r+"] = "r") -> "zarr.Arra
 
 def made_by_mxsplicer(path: Path) -> bool:
     """Return whether a folder holds a label image of :func:`finish_labels` with settings of mxsplicer."""
+    return read_label_settings(path) is not None
+
+
+def read_label_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings that made a label image of :func:`finish_labels`; None if it has none."""
     try:
-        return "mxsplicer" in json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        settings: dict[str, Any] = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"][
+            "mxsplicer"
+        ]
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
+    return settings
 
 
 def _open_series(group: ZarrGroup, number: int) -> ZarrSeries:

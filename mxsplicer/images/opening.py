@@ -72,9 +72,7 @@ def open_slide(
     form, found = _read(location, None if image is None else str(image))
     if found.choice.report:
         level = logging.WARNING if found.choice.is_ambiguous else logging.INFO
-        logger.log(
-            level, "%s holds %s; another is read if its number or name is given", name_of(location), found.choice.report
-        )
+        logger.log(level, "%s holds %s; choose another by `image`", name_of(location), found.choice.report)
     low, high = PLAUSIBLE_UM
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
         msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."

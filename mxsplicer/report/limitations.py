@@ -85,6 +85,8 @@ def _of_cells(adata: AnnData) -> Iterator[str]:
             f"Parts of {_cells(n, adata)} lie outside their patches, and the encoder does not see them. Larger patches "
             "show these cells whole."
         )
+    for warning in adata.uns.get("mxsplicer", {}).get("few_cells", {}).values():
+        yield f"{str(warning)[:1].upper()}{str(warning)[1:]}".replace("`nuclear_marker`", "nuclear marker")
     if adata.n_obs < _FEW_CELLS:
         yield f"{adata.n_obs:,} cells are few for training: do not trust small clusters or small differences."
 

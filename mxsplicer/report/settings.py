@@ -23,6 +23,7 @@ def settings_section(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     inputs = [("weights", str(prints["weights"]))] if "weights" in prints else []
     for name, of_slide in prints.get("slides", {}).items():
         inputs += [(f"{name}: {kind}", str(value)) for kind, value in of_slide.items()]
+    inputs += [(f"{name}: nuclear marker", str(marker)) for name, marker in about.get("nuclear_marker", {}).items()]
     keys = ("method", "patch_size_um", "pixel_size_um")
     chosen = {key: _text(about[key]) for key in keys if key in about}
     others = dict(about.get("settings", {}))

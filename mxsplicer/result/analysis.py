@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.embedding.h5ad import complete_cells, open_cells, split_cells
 from mxsplicer.errors import InputError
+from mxsplicer.images.ngff import read_label_settings
 from mxsplicer.result.cohort import join_labels_of_slides
 from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result
@@ -149,6 +151,9 @@ def _some_rows(z: Any) -> np.ndarray:
 def _describe_call(job: Job, run: Run) -> dict[str, Any]:
     """Return ``uns["mxsplicer"]``: how the AnnData was made."""
     masks = {one.name: one.record.mask for one in job.slides}
+    made = {name: read_label_settings(mask) for name, mask in masks.items() if isinstance(mask, Path)}
+    few = {name: about["warning"] for name, about in made.items() if about and "warning" in about}
+    nuclear = {name: about["nuclear_marker"] for name, about in made.items() if about and "nuclear_marker" in about}
     return {
         "version": version("mxsplicer"),
         "versions": {package: version(package) for package in _PACKAGES},
@@ -167,6 +172,8 @@ def _describe_call(job: Job, run: Run) -> dict[str, Any]:
         "patch_size_um": job.patch_size_um,
         **({"larger_cells": job.chosen["larger_cells"]} if "larger_cells" in job.chosen else {}),
         "pixel_size_um": run.pixel_size_um,
+        **({"nuclear_marker": nuclear} if nuclear else {}),
+        **({"few_cells": few} if few else {}),
     }
 
 

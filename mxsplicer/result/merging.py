@@ -35,7 +35,9 @@ from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
 
-_KEYS_BY_SLIDE = ("ledger", "nuclei_ledger", "missing_markers", "normalization", "larger_cells")  # of uns["mxsplicer"]
+_KEYS_BY_SLIDE = (  # of uns["mxsplicer"]
+    *("ledger", "nuclei_ledger", "missing_markers", "normalization", "larger_cells", "nuclear_marker", "few_cells"),
+)
 
 
 def merge_results(

@@ -1,5 +1,6 @@
 """Choose what finds the cells of a tile: the built-in method, a named segmenter or a function of the user."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,10 +9,12 @@ import numpy as np
 from skimage.segmentation import expand_labels
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.markers import nuclear_candidates
 from mxsplicer.images.slide import Slide
 from mxsplicer.segmentation.nuclei import bright_windows, find_and_grow, measure_levels
 from mxsplicer.segmentation.segmenters import SEGMENTERS, Segmenter, Setting, import_segmenter
+
+logger = logging.getLogger(__name__)
 
 FindCells = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (C, Y, X) -> cells, nuclei, with the same labels
 
@@ -124,8 +127,10 @@ def _find_by(segmenter: Segmenter, image: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _nuclear_marker_of(slide: Slide) -> str:
-    marker = find_nuclear_marker(slide.markers)
-    if marker is None:
+    candidates = nuclear_candidates(slide.markers)
+    if not candidates:
         msg = f"none of the markers of slide {slide.name!r} is known to stain nuclei: {', '.join(slide.markers)}."
         raise InputError(msg, "Name one by `nuclear_marker`, or give a `mask`.")
-    return marker
+    others = f"; other candidates: {', '.join(candidates[1:6])}" if candidates[1:] else ""
+    logger.info("%s: nuclei are found in the marker %s%s", slide.name, candidates[0], others)
+    return candidates[0]

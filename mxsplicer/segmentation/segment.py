@@ -16,11 +16,13 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.markers import nuclear_candidates
 from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
 from mxsplicer.masks.geojson import Polygons, outlines_at, read_polygons
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
+from mxsplicer.segmentation.coverage import describe_cells
 from mxsplicer.segmentation.finders import CellFinder, choose_finder
 from mxsplicer.segmentation.segmenters import Segmenter
 from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
@@ -70,7 +72,8 @@ def segment(
         Folder to create: an OME-Zarr 0.5 label image, of which array ``0`` is the mask and the others are coarser
         levels of it. It appears under this name only when it is complete.
     nuclear_marker
-        The marker that stains nuclei; by default it is recognised by its name (DAPI, Hoechst, HH3, ...).
+        The marker that stains nuclei; by default it is recognised by its name (DAPI, DNA1, 191Ir, ...) and logged. A
+        warning is logged, and kept with the mask, if the cells cover little of the tissue.
     expansion_um
         How far a cell reaches beyond its nucleus.
     nucleus_diameter_um
@@ -166,7 +169,14 @@ def segment(
         if not n_cells:
             unfinished.discard()
             raise _nothing_found(slide, settings, roi)
-        unfinished.finish(pixel_size_um=slide.pixel_size_um, about=settings | {"cells": n_cells}, workers=n_workers)
+        others = [one for one in nuclear_candidates(slide.markers) if one != settings.get("nuclear_marker")]
+        unfinished.finish(
+            pixel_size_um=slide.pixel_size_um,
+            about=lambda coarse: (
+                settings | ({"cells": n_cells} if roi else describe_cells(slide, coarse, n_cells, others))
+            ),
+            workers=n_workers,
+        )
     logger.info("%s: %d cells", path, n_cells)
     return open_finest_labels(path)
 

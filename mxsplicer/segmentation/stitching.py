@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,13 @@ class UnfinishedMasks:
         for one in self._paths:
             shutil.rmtree(partial_path(one))
 
-    def finish(self, *, pixel_size_um: float, about: dict[str, Any], workers: int) -> None:
-        """Renumber the cells, write coarser levels, and rename the masks to their final names."""
+    def finish(self, *, pixel_size_um: float, about: Callable[[np.ndarray], dict[str, Any]], workers: int) -> None:
+        """Renumber the cells, write coarser levels, and rename the masks to their final names.
+
+        ``about`` returns the attributes of the masks, from the coarsest level of the first.
+        """
         _number_by_place(self._masks, np.concatenate(self._firsts))
+        about = _once(about)
         for one in self._paths:
             finish_labels(partial_path(one), pixel_size_um=pixel_size_um, about=about, workers=workers)
         shutil.rmtree(self._journal)
@@ -97,6 +101,16 @@ class UnfinishedMasks:
             return json.loads((self._journal / _MADE_FROM).read_bytes())
         except (OSError, ValueError):
             return None
+
+
+def _once(about: Callable[[np.ndarray], dict[str, Any]]) -> Callable[[np.ndarray], dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def remembered(coarse: np.ndarray) -> dict[str, Any]:
+        found.extend([] if found else [about(coarse)])
+        return found[0]
+
+    return remembered
 
 
 def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:

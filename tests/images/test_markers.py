@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.markers import Panel, agree, distinct, find_nuclear_marker, parse_renames, read_panel
+from mxsplicer.images.markers import (
+    Panel,
+    agree,
+    distinct,
+    find_nuclear_marker,
+    nuclear_candidates,
+    parse_renames,
+    read_panel,
+)
 from mxsplicer.images.opening import open_slide
 from mxsplicer.images.slide import Slide, drop_markers
 
@@ -229,7 +237,37 @@ def test_repeated_names_are_kept_apart_and_others_stay(names):
         (["CD45", "Nuc", "Nucleolin"], "Nuc"),
         (["Laminin_681", "H3K27Ac_1977"], "H3K27Ac_1977"),
         (["CD3e", "CD20", "CDH1"], None),
+        (["CD3", "phospho Histone", "DNA1", "DNA2"], "DNA1"),
+        (["CD3", "pHistone_H3", "DNA_1", "DNA_2"], "DNA_1"),
+        (["CD3", "phospho Histone", "10331253Ir191Di Iridium"], "10331253Ir191Di Iridium"),
+        (["CD3", "Nucleolin", "SYTO 13", "SYTO 13 (2)"], "SYTO 13"),
+        (["AF_DAPI", "bg_DAPI", "DAPI"], "DAPI"),
+        (["Histone H3", "HH3", "191Ir"], "191Ir"),
+        (["B7-H3", "HH3"], "HH3"),
+        (["H3K27me3", "Histone H3"], "Histone H3"),
     ],
 )
 def test_the_nuclear_marker_is_known_by_its_name(markers, nuclear):
     assert find_nuclear_marker(markers) == nuclear
+
+
+NUCLEAR = """
+    Hoechst, HOECHST1, Hoechst33342, Hoechst 33342, H33342, DAPI, DAPI-01, DAPI_1, 1_DAPI, nuclear_DAPI, dsDNA, DNA,
+    DNA1, DNA_1, DNA-2, DNA 3, DNA (cycle 1), Ir191_DNA, DNA_Ir193, 191Ir, 193Ir, Ir191, Ir(191), Ir-193,
+    10331253Ir191Di, Iridium, SYTO 13, SYTO13, SYTO, Sytox, SYTOX Green, TO-PRO-3, TOPRO3, TO-PRO, YOYO-1, DRAQ5, PI,
+    Propidium Iodide, 7-AAD, NucBlue, Nuclei, nuclei_stain, Nuc, Nuclear, nucleus, NuclearStain, H3, HH3, Histone H3,
+    HistoneH3, 176Yb_H3, H3K27Ac_1977, H3K27me3, H3K9ac, Hematoxylin
+"""
+NOT_NUCLEAR = """
+    pHH3, pH3, p-H3, phospho Histone, pHistone_H3, pHistoneH3, Phospho-Histone H3, phosphoH3, H3pS10, H3-pSer10,
+    Histone H3 (phospho S10), HistoneH3_pS28, H3S10ph, H3P, H2AX, gH2AX, Histone H2AX, H3K27M, H3.3K27M, HDAC1,
+    histone deacetylase 1, Nucleolin, nucleophosmin, Nucleoporin, NUP98, NuMA, nuclear factor kB, AF_DAPI, bg_DAPI,
+    DAPI_bg, DAPI_background, DAPI AF, blank_DAPI, DAPI-empty, Autofluorescence DAPI, AF_Hoechst, Background, DNAM1,
+    DNAM-1, DNA-PK, DNAJB1, DNase1, DNMT1, DNA polymerase, mtDNA, PI16, PI3K, PIP, B7-H3, B7H3, CD276, CD3, iRFP, PCNA,
+    Ki67, CIRBP, AirID, HLA-DR, IgG
+"""
+
+
+def test_stains_of_nuclei_are_known_in_every_spelling_and_others_are_not():
+    assert [name for name in NUCLEAR.replace("\n", " ").split(",") if not nuclear_candidates([name.strip()])] == []
+    assert nuclear_candidates([name.strip() for name in NOT_NUCLEAR.replace("\n", " ").split(",")]) == []

@@ -92,3 +92,10 @@ def test_an_untrained_encoder_with_a_similar_score_is_reported(untrained, report
     )
 
     assert ("an untrained encoder scores" in limitations_of(*cells(), scores)) == reported
+
+
+def test_a_mask_that_covers_little_of_the_tissue_is_reported():
+    adata, z = cells()
+    adata.uns.setdefault("mxsplicer", {})["few_cells"] = {"S01": "only 7 cells were found on slide 'S01'."}
+
+    assert "Only 7 cells were found on slide 'S01'." in limitations_of(adata, z)

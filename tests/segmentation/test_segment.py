@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -423,3 +424,29 @@ def test_cells_of_a_real_field_are_found_at_the_centroids_that_people_published(
     hit = mask[points["y"].round().astype(int).clip(0, 499), points["x"].round().astype(int).clip(0, 499)]
     assert len(np.unique(hit[hit > 0])) > 0.88 * len(points)
     assert mask.max() < 1.1 * len(points)
+
+
+def test_the_nuclear_marker_that_is_taken_is_logged_with_the_other_candidates(tmp_path, caplog):
+    slide, _ = tissue(size_px=200)
+    slide = dataclasses.replace(slide, markers=("Histone H3", "DNA1"))
+
+    with caplog.at_level("INFO"):
+        segment(slide, tmp_path / "mask.zarr")
+
+    assert "nuclei are found in the marker DNA1; other candidates: Histone H3" in caplog.text
+    assert "were found on slide" not in caplog.text
+
+
+def test_far_fewer_cells_than_the_tissue_could_hold_are_a_warning(tmp_path, caplog):
+    slide, truth = tissue()
+    mitotic = np.random.default_rng(0).poisson(20 + 900 * np.isin(truth, range(1, 8))).astype(np.uint16)
+    image = np.stack([mitotic, slide.image[1]])
+    slide = dataclasses.replace(slide, image=image, markers=("pHH3", "DNA1"))
+
+    segment(slide, tmp_path / "mask.zarr", nuclear_marker="pHH3")
+    segment(slide, tmp_path / "right.zarr")
+
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert re.search(r"only \d cells were found on slide 'S01': they cover \d\.\d% of .* mm² of tissue", warning)
+    assert "Name another `nuclear_marker`, for instance DNA1" in warning
+    assert zarr.open_group(tmp_path / "mask.zarr", mode="r").attrs["mxsplicer"]["warning"] == warning
