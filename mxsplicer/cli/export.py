@@ -157,3 +157,5 @@ class _Export:
         if (path := paths.get("labels_zarr")) is not None:
             path = path / f"{slide.name}.ome.zarr" if several else path
             export.write_labels(adata, path, mask, pixel_size_um=slide.pixel_size_um, **how)
+            labels = path / "labels"
+            typer.echo(f"In napari open {labels / 'cells'} or {labels / self.groupby}.", err=True)

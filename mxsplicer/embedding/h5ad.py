@@ -283,8 +283,13 @@ def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
 
 
 def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables one below the other; categories are those of all tables, in the order in which they come."""
+    """Return tables one below the other; categories are those of all tables, in the order in which they come.
+
+    A column that has numbers in one table and text in another becomes text.
+    """
     columns = list(dict.fromkeys(column for table in tables for column in table))
+    mixed = mixed_columns(tables)
+    tables = [table.assign(**{name: _as_text(table[name]) for name in mixed if name in table}) for table in tables]
     joined = pd.concat([table.astype(_plain_types(table)) for table in tables])[columns]
     for column in columns:
         own = [table[column] for table in tables if column in table]
@@ -292,6 +297,24 @@ def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             categories = list(dict.fromkeys(name for one in own for name in one.cat.categories))
             joined[column] = pd.Categorical(joined[column], categories)
     return joined
+
+
+def mixed_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the columns that have numbers in one table and text in another; a column without values is neither."""
+    kinds: dict[str, set[bool]] = {}
+    for table in tables:
+        for name in table:
+            if table[name].notna().any():
+                kinds.setdefault(str(name), set()).add(bool(pd.api.types.is_numeric_dtype(table[name])))
+    return [name for name, found in kinds.items() if len(found) > 1]
+
+
+def _as_text(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return values as categories, numbers as they were written: whole ones without a point."""
+    given = values.dropna()
+    if pd.api.types.is_float_dtype(values) and (given % 1 == 0).all():
+        given = given.astype("int64")
+    return given.astype(str).reindex(values.index).astype(object).astype("category")
 
 
 def _plain_types(table: pd.DataFrame) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Coordinates are pixels of the full resolution, x to the right and y downwards. I
 import gzip
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mxsplicer.tl.clustering import names_of_clusters
 
 _TILE_PX, _MARGIN_PX = 2048, 128  # cells that extend further are read again with a wider margin
 _UNNAMED = "no cluster"
+_FINEST_PX = 0.1  # a smaller tolerance removes no corner
 
 
 def write_outlines(
@@ -56,7 +58,8 @@ def write_outlines(
     groupby
         Column of ``obs`` that becomes the class, in the colours of the report; None writes no classes.
     simplify_px
-        Largest distance between outline and pixel edges, in pixels; 0 keeps every corner, 0.5 halves the file.
+        Largest distance between outline and pixel edges, in pixels; 0 keeps every corner, 0.5 halves the file. A cell
+        whose outline would cross itself has less.
     overwrite
         Replace an existing file.
 
@@ -110,11 +113,55 @@ def trace(inside: np.ndarray, *, top: int = 0, left: int = 0, simplify_px: float
     positive = areas[int(np.argmax(np.abs(areas)))] > 0
     holes = [ring for ring, area in zip(rings, areas, strict=True) if (area > 0) != positive]
     outer = [ring for ring, area in zip(rings, areas, strict=True) if (area > 0) == positive]
-    polygons = [[ring, *(hole for hole in holes if points_in_poly(hole[:1], ring)[0])] for ring in outer]
-    coordinates = [[_corners(ring, simplify_px) for ring in polygon] for polygon in polygons]
+    polygons = [[ring] for ring in outer]
+    for hole in holes:
+        around = [i for i, ring in enumerate(outer) if points_in_poly(hole[:1], ring)[0]]
+        polygons[min(around, key=lambda i: abs(_signed_area(outer[i])))].append(hole)
+    coordinates = _simplify(polygons, simplify_px)
     if len(coordinates) == 1:
         return {"type": "Polygon", "coordinates": coordinates[0]}
     return {"type": "MultiPolygon", "coordinates": coordinates}
+
+
+def _simplify(polygons: list[list[np.ndarray]], simplify_px: float) -> list[list[list[list[float]]]]:
+    """Return the corners of rings with the largest tolerance, at most ``simplify_px``, that leaves valid polygons."""
+    rings = [ring for polygon in polygons for ring in polygon]
+    while simplify_px >= _FINEST_PX:
+        simpler = [[_corners(ring, simplify_px) for ring in polygon] for polygon in polygons]
+        if _is_valid(rings, [np.array(ring) for polygon in simpler for ring in polygon]):
+            return simpler
+        simplify_px /= 2
+    return [[_corners(ring, 0.0) for ring in polygon] for polygon in polygons]
+
+
+def _is_valid(rings: list[np.ndarray], simpler: list[np.ndarray]) -> bool:
+    """Return whether simplified rings do not meet themselves or others, and contain each other as before."""
+    if len(rings) > 1:
+        pairs = [(i, j) for i in range(len(rings)) for j in range(len(rings)) if i != j]
+        if any(_contains(rings[i], rings[j]) != _contains(simpler[i], simpler[j]) for i, j in pairs):
+            return False
+    starts, ends = np.concatenate([ring[:-1] for ring in simpler]), np.concatenate([ring[1:] for ring in simpler])
+    first = np.cumsum([0, *(len(ring) - 1 for ring in simpler)])
+    following = np.concatenate([np.roll(np.arange(a, b), -1) for a, b in pairwise(first)])
+    steps = ends - starts  # (n, 2)
+    side_of_start, side_of_end = (_cross(steps[:, None], at[None] - starts[:, None]) for at in (starts, ends))  # (n, n)
+    low, high = np.minimum(starts, ends), np.maximum(starts, ends)
+    near = (low[:, None] <= high[None]).all(axis=2) & (low[None] <= high[:, None]).all(axis=2)
+    on_both_sides = side_of_start * side_of_end <= 0
+    meet = near & on_both_sides & on_both_sides.T
+    np.fill_diagonal(meet, False)
+    rows = np.arange(len(steps))
+    turns_back = (_cross(steps, steps[following]) == 0) & ((steps * steps[following]).sum(axis=1) < 0)
+    meet[rows, following] = meet[following, rows] = turns_back  # neighbours share a corner
+    return not meet.any()
+
+
+def _contains(ring: np.ndarray, other: np.ndarray) -> bool:
+    return bool(points_in_poly(other[:1], ring)[0])
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0])
 
 
 def _corners(ring: np.ndarray, simplify_px: float) -> list[list[float]]:

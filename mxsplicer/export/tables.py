@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,12 +130,18 @@ def _write_parquet(tables: Iterator[pd.DataFrame], path: Path) -> None:
     writer = None
     try:
         for table in tables:
-            # As text, because a later slice may lack categories of the first.
-            text = {name: one.astype(str).where(one.notna()) for name, one in table.select_dtypes("category").items()}
-            arrow = pa.Table.from_pandas(table.assign(**{str(name): one for name, one in text.items()}))
+            # As text, because a later slice may lack categories of the first, or the first all values.
+            words = [name for name in table if not pd.api.types.is_any_real_numeric_dtype(table[name])]
+            text = {str(name): pa.array(_words(table[name]), pa.string()) for name in words}
+            columns = [text[name] if name in text else pa.array(table[name]) for name in map(str, table)]
+            arrow = pa.Table.from_arrays(columns, names=[str(name) for name in table])
             if writer is None:
                 writer = pq.ParquetWriter(path, arrow.schema)
-            writer.write_table(arrow.cast(writer.schema))
+            writer.write_table(arrow)
     finally:
         if writer is not None:
             writer.close()
+
+
+def _words(values: "pd.Series[Any]") -> list[str | None]:
+    return [None if missing else str(one) for one, missing in zip(values, values.isna(), strict=True)]

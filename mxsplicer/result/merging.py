@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, open_cells, read_uns
+from mxsplicer.embedding.h5ad import complete_cells, join_cells, join_obs, mixed_columns, open_cells, read_uns
 from mxsplicer.errors import InputError
 from mxsplicer.result.analysis import interpret, split_result
 from mxsplicer.result.cohort import find_slides, read_cohort
@@ -147,6 +148,7 @@ def append_slides(
         failed = {str(name): str(reason) for name, reason in settings.get("failed", {}).items()}
         if options.about_slides is not None:
             check_samples(options.about_slides, [record.name for record in new], None)
+            _report_mixed(Result(path), [record.name for record in new], options.about_slides)
         added = _embed_new(new, Result(path), path / run, options, failed, running)
         names = [*dict.fromkeys([*settings.get("slides", [one.name for one in records]), *(one.name for one in new)])]
         result = Result(path, tuple(names))
@@ -195,6 +197,20 @@ def _embed_new(
             failed[record.name] = f"appending: {describe_failure(error)}"
             logger.error("slide %s is not added (%s)", record.name, failed[record.name])
     return added
+
+
+def _report_mixed(result: Result, names: Sequence[str], table: Path) -> None:
+    """Warn of columns about slides that have numbers in a result and text in the table of the new slides."""
+    if not names:
+        return
+    index = pd.Index([str(i) for i in range(len(names))])
+    slides = AnnData(obs=pd.DataFrame({"slide": pd.Categorical(list(names))}, index=index))
+    joined = join_samples(slides, table, leave=FILE_COLUMNS)
+    with open_cells(result.cells) as adata:
+        mixed = mixed_columns([adata.obs[[one for one in joined if one in adata.obs]], slides.obs[joined]])
+    for column in mixed:
+        values = ", ".join(map(str, pd.unique(slides.obs[column].dropna())[:3]))
+        logger.warning("column %r becomes text in all cells: it has numbers and, in %s, %s", column, table.name, values)
 
 
 def _new_slides(

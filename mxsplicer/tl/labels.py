@@ -1,6 +1,5 @@
 """Labels of cells and slides, joined to an AnnData from tables and from outlines with classes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,14 @@ def check_labels(
 
 
 def obs_name(column: str) -> str:
-    """Return the name of a column of labels in ``obs``: SpatialData allows letters, digits, ``_``, ``-`` and ``.``.
+    """Return the name of a column of labels in ``obs``: SpatialData allows letters of any script, digits and ``_-.``.
 
     Examples
     --------
     >>> obs_name("Cell type (manual)")
     'Cell_type__manual_'
     """
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", column)
+    return "".join(one if one.isalnum() or one in "_-." else "_" for one in column)
 
 
 def join_labels(

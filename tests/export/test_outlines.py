@@ -80,3 +80,41 @@ def test_a_wrong_mask_and_an_unknown_slide_are_refused_and_no_file_is_left(tissu
     with pytest.raises(InputError, match="slide 'S2' has no cells; the slides are S 1"):
         write_outlines(adata, tmp_path / "cells.geojson", mask, slide="S2")
     assert not list(tmp_path.iterdir())
+
+
+def ragged(shape, seed, steps):
+    """Return a connected shape that grew at random, with holes and thin arms."""
+    rng = np.random.default_rng(seed)
+    inside = np.zeros(shape, bool)
+    at = np.array(shape) // 2
+    for _ in range(steps):
+        inside[tuple(at)] = True
+        at = np.clip(at + [(0, 1), (1, 0), (0, -1), (-1, 0)][rng.integers(4)], 0, np.array(shape) - 1)
+    return inside
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 400), st.sampled_from([0.5, 1.0, 2.0, 5.0, 50.0]))
+def test_outlines_are_valid_polygons_however_much_they_are_simplified(seed, steps, simplify_px):
+    shapely = pytest.importorskip("shapely")
+    inside = ragged((18, 18), seed, steps)
+    inside[0, 0] = True  # a second piece
+
+    exact, simple = (
+        shapely.geometry.shape(trace(inside)),
+        shapely.geometry.shape(trace(inside, simplify_px=simplify_px)),
+    )
+
+    assert shapely.is_valid_reason(exact) == shapely.is_valid_reason(simple) == "Valid Geometry"
+    assert simple.area > 0
+    assert shapely.get_num_coordinates(simple) <= shapely.get_num_coordinates(exact)
+    assert len(getattr(simple, "geoms", [simple])) == len(getattr(exact, "geoms", [exact]))
+
+
+def test_an_island_in_a_hole_has_its_own_hole():
+    inside = np.ones((15, 15), bool)
+    inside[2:13, 2:13] = False
+    inside[4:11, 4:11] = True
+    inside[6:9, 6:9] = False
+
+    assert sorted(len(rings) for rings in trace(inside)["coordinates"]) == [2, 2]

@@ -65,3 +65,18 @@ def test_what_cannot_be_written_is_refused_before_a_file_is_touched(adata, tmp_p
     del adata.uns["mxsplicer"]
     with pytest.raises(InputError, match="pixel size of slide 'A' is not known"):
         write_table(adata, tmp_path / "again.csv")
+
+
+def test_a_value_that_the_first_rows_lack_is_written_to_parquet(adata, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "AT_ONCE", 7)
+    adata.obs["late"] = [None] * 20 + ["T"] * 30
+    adata.obs["mixed"] = [None] * 20 + [True, 1, "x"] * 10
+    adata.obs["never"] = pd.Categorical([None] * 50)
+    adata.obs["number"] = [np.nan] * 20 + [1.5] * 30
+
+    table = pd.read_parquet(write_table(adata, tmp_path / "cells.parquet"))
+
+    assert table["late"].isna().tolist() == table["number"].isna().tolist() == [True] * 20 + [False] * 30
+    assert table["mixed"].tolist()[20:23] == ["True", "1", "x"]
+    assert table["never"].isna().all()
+    assert table["number"].dtype == np.float64

@@ -14,7 +14,7 @@ import zarr
 from typer.testing import CliRunner
 
 from mxsplicer.cli import app
-from mxsplicer.embedding.h5ad import join_cells, split_cells
+from mxsplicer.embedding.h5ad import join_cells, split_cells, write_obs
 from mxsplicer.errors import InputError
 from mxsplicer.images.opening import open_slide
 from mxsplicer.result import analysis, pipeline
@@ -192,6 +192,28 @@ def test_appending_a_slide_keeps_every_bit_of_the_existing_rows(study, cohort, t
     assert "S4: " in grown.report.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="has a slide 'S4' already"):
         append_slides([study / "S4.ome.tiff"], path, device="cpu")
+
+
+def test_a_column_of_numbers_becomes_text_with_a_word_in_a_later_slide_and_this_is_reported_before(
+    study, cohort, tmp_path, caplog
+):
+    path = tmp_path / "grown.mxs"
+    shutil.copytree(cohort.path, path)
+    file = path / "cells.h5ad"
+    n = anndata.read_h5ad(file).n_obs
+    write_obs(file, {"age": np.full(n, 61), "dose": np.full(n, 0.5)})
+    (study / "later.csv").write_text("slide,path,mask,patient,age,dose\nS4,S4.ome.tiff,S4_mask.ome.tiff,3b,unknown,1\n")
+
+    append_slides([], path, options=Options(cohort=study / "later.csv"), device="cpu")
+
+    reported = [record.getMessage() for record in caplog.records]
+    at = next(i for i, one in enumerate(reported) if "column 'age' becomes text" in one and "unknown" in one)
+    assert at < next(i for i, one in enumerate(reported) if one == "embedding")
+    obs = anndata.read_h5ad(file).obs
+    is_new = obs["slide"] == "S4"
+    assert obs["age"].astype(str).groupby(is_new).unique().map(list).to_dict() == {False: ["61"], True: ["unknown"]}
+    assert obs["dose"].groupby(is_new).unique().map(list).to_dict() == {False: [0.5], True: [1.0]}
+    assert obs["patient"][is_new].unique().tolist() == ["3b"]
 
 
 def test_slides_embedded_one_by_one_are_merged_to_the_same_numbers(study, cohort, tmp_path):

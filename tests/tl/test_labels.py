@@ -76,8 +76,8 @@ def test_measurements_are_not_overwritten_and_names_follow_the_rule(tmp_path, ce
         ["area_um2", "cell type (µ)"],
     )
 
-    assert joined == ["area_um2_given", "cell_type____"]
-    assert obs_name("cell type (µ)") == "cell_type____"
+    assert joined == ["area_um2_given", "cell_type__µ_"]
+    assert obs_name("cell type (µ)") == "cell_type__µ_"
     pd.testing.assert_series_equal(adata.obs["area_um2"], measured)
 
 
