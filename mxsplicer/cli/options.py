@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 SlidePath = Annotated[
     Path,
     typer.Argument(
-        metavar="SLIDE", help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack; a path or URL.", show_default=False
+        metavar="SLIDE",
+        help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack, or folder of one TIFF per channel; a path or URL.",
+        show_default=False,
     ),
 ]
 ResultPath = Annotated[

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mxsplicer.errors import InputError
 
 # Images that are not channels of a slide although they are as large.
-_NOT_A_CHANNEL = re.compile(r"label|mask|segmentation|macro|thumbnail|overview", re.IGNORECASE)
+_OTHER = re.compile(r"label|mask|segmentation|macro|thumbnail|overview", re.IGNORECASE)
 _MADE_UP = re.compile(r"(image|series|scene|page)?[\s_:#.-]*\d*", re.IGNORECASE)  # names that programs generate
 _COMPARABLE = 0.3  # of the pixels of the chosen image: another scene rather than a thumbnail
 _MOST_LISTED = 8
@@ -90,6 +90,17 @@ def choose_image(file: str, images: Sequence[Candidate], wanted: str | None) -> 
     return Choice(numbers, names, _report(images, chosen, reason), is_ambiguous=bool(rivals))
 
 
+def is_other_than_a_channel(name: str) -> bool:
+    """Return whether an image is called like a mask, a label or a thumbnail.
+
+    Examples
+    --------
+    >>> [is_other_than_a_channel(name) for name in ("segmentation_mask", "macro image", "CD3")]
+    [True, True, False]
+    """
+    return _OTHER.search(name) is not None
+
+
 def _named(file: str, images: Sequence[Candidate], wanted: str) -> Candidate:
     by_number = [one for one in images if wanted.isdecimal() and one.number == int(wanted)]
     by_name = [one for one in images if one.name.casefold() == wanted.casefold()]
@@ -104,7 +115,7 @@ def _named(file: str, images: Sequence[Candidate], wanted: str) -> Candidate:
 
 def _channels(images: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
     """Return the groups of single-channel images that are the channels of one slide."""
-    single = [one for one in images if one.n_channels == 1 and not _NOT_A_CHANNEL.search(one.name)]
+    single = [one for one in images if one.n_channels == 1 and not is_other_than_a_channel(one.name)]
     groups = []
     for shape in dict.fromkeys((one.shape_px, one.dtype) for one in single):
         group = tuple(one for one in single if (one.shape_px, one.dtype) == shape)

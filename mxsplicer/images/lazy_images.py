@@ -123,6 +123,18 @@ class Stacked(Windowed):
         return np.stack(planes).astype(self.dtype, copy=False)
 
 
+class Cropped(Windowed):
+    """The upper left part of a lazy image (..., Y, X)."""
+
+    def __init__(self, image: LazyImage, shape_px: tuple[int, int]) -> None:
+        super().__init__((*image.shape[:-2], *shape_px), image.dtype)
+        self._image = image
+
+    def read(self, picks: Sequence[Pick]) -> np.ndarray:
+        """Return the pixels at ``picks``."""
+        return np.asarray(self._image[tuple(as_index(pick) for pick in picks)])
+
+
 def as_index(pick: Pick) -> Any:
     """Return the index of a lazy image for NumPy and zarr: a slice, or the list of indices."""
     return slice(pick.start, pick.stop, pick.step) if isinstance(pick, range) else pick

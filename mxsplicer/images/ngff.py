@@ -1,8 +1,9 @@
 """OME-Zarr (NGFF): read multiscale images and labels from a folder or a URL, and write label images.
 
-https://ngff.openmicroscopy.org: 0.4 (zarr format 2, metadata in ``.zattrs``) and 0.5 (zarr format 3, in ``zarr.json``
-below ``ome``); older versions and the layout of bioformats2raw are read as far as they mean the same. A written label
-image is a zarr group whose arrays ``0``, ``1``, ... are the levels, finest first.
+https://ngff.openmicroscopy.org: 0.4 (zarr format 2, metadata in ``.zattrs``), 0.5 and 0.6 (zarr format 3, in
+``zarr.json`` below ``ome``; 0.6 names coordinate systems), also in one zip file (``.ozx``); older versions and the
+layout of bioformats2raw are read as far as they mean the same. A written label image is a zarr group whose arrays
+``0``, ``1``, ... are the levels, finest first.
 """
 
 import itertools
@@ -14,19 +15,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zipfile import is_zipfile
 
 import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage, Pick, Reordered, Windowed, as_index
 from mxsplicer.images.tiles import TileGrid, Window
-from mxsplicer.system.location import Location, absolute, below, file_system, locate, name_of, read_bytes, unreachable
+from mxsplicer.system.location import (
+    Location,
+    absolute,
+    archive_of,
+    below,
+    file_system,
+    inside_zip,
+    locate,
+    name_of,
+    read_bytes,
+    unreachable,
+)
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 
 if TYPE_CHECKING:  # it takes a quarter of a second to import, and a TIFF does without
     import zarr
-    from zarr.storage import FsspecStore, LocalStore
+    from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 _LARGEST_CHUNK = 1 << 31  # bytes: the limit of zarr's compressors, and what a laptop can decode at once
 _MOST_PIXELS = 1 << 44  # of an image: since chunks may be absent, nothing else reveals a wrong shape
@@ -67,6 +80,10 @@ class ZarrSeries:
 def open_group(path: Path | str) -> ZarrGroup | None:
     """Read the OME-NGFF attributes of a zarr group; return None if there is no group."""
     location = locate(path)
+    if isinstance(location, Path) and location.is_file():
+        if location.suffix.lower() not in (".ozx", ".zip") or not is_zipfile(location):
+            return None
+        location = inside_zip(location)
     document = _document(location, "zarr.json")
     if document is not None:
         attributes = document.get("attributes")
@@ -236,7 +253,7 @@ def _open_series(group: ZarrGroup, number: int) -> ZarrSeries:
     multiscale = _objects(group, group.attributes, "multiscales")[number]
     datasets = _objects(group, multiscale, "datasets")
     arrays = [_open_array(group, dataset.get("path")) for dataset in datasets]
-    axes, units = _axes(group, multiscale.get("axes"), arrays[0].ndim)
+    axes, units = _axes(group, multiscale.get("axes") or _axes_of_system(multiscale, datasets[0]), arrays[0].ndim)
     kept = [place for place, axis in enumerate(axes) if arrays[0].shape[place] != 1 or axis in "YX"]
     squeezed = "".join(axes[place] for place in kept)
     for finer, coarser in itertools.pairwise(arrays):
@@ -295,9 +312,10 @@ def _open_array(group: ZarrGroup, path: Any) -> "zarr.Array":
     if document is None:
         msg = f"{group.name} lists a level {path!r}, but holds no array {path!r}."
         raise InputError(msg, "Copy or export it again.")
+    store, prefix = _store(group.location)
     with warnings.catch_warnings():  # zarr reads codecs and types that are not standard yet, with a warning
         warnings.simplefilter("ignore")
-        array = zarr.open_array(_store(group.location), path=path, mode="r", zarr_format=group.zarr_format)
+        array = zarr.open_array(store, path=prefix + path, mode="r", zarr_format=group.zarr_format)
     if array.dtype.kind not in "uifb":
         raise _broken(group, f"{path!r} holds {array.dtype}; integers or floats are needed")
     if not 0 < math.prod(array.shape) <= _MOST_PIXELS or array.ndim < 2:
@@ -312,13 +330,18 @@ def _open_array(group: ZarrGroup, path: Any) -> "zarr.Array":
     return array
 
 
-def _store(location: Location) -> "LocalStore | FsspecStore":
-    from zarr.storage import FsspecStore, LocalStore
+def _store(location: Location) -> "tuple[LocalStore | FsspecStore | ZipStore, str]":
+    """Return the store of a group, and what paths in it begin with."""
+    from zarr.storage import FsspecStore, LocalStore, ZipStore
 
     if isinstance(location, Path):
-        return LocalStore(location, read_only=True)
+        return LocalStore(location, read_only=True), ""
+    archive = archive_of(location)
+    if archive is not None:
+        path, inner = archive
+        return ZipStore(path, read_only=True), f"{inner}/" if inner else ""
     file_system(location)  # raises if a package is missing
-    return FsspecStore.from_url(location, read_only=True)
+    return FsspecStore.from_url(location, read_only=True), ""
 
 
 def _document(location: Location, name: str) -> dict[str, Any] | None:
@@ -361,15 +384,36 @@ def _axes(group: ZarrGroup, axes: Any, ndim: int) -> tuple[str, list[str | None]
     return "".join(letters), [unit if isinstance(unit, str) else None for unit in units]
 
 
-def _scale(holder: dict[str, Any], axis: int) -> float:
-    """Return the scale of an axis, from the transformations of a level or of a whole multiscale."""
+def _axes_of_system(multiscale: dict[str, Any], dataset: dict[str, Any]) -> Any:
+    """Return the axes of the coordinate system (0.6) that a level is transformed into, or of the first."""
+    systems = multiscale.get("coordinateSystems")
+    systems = [one for one in systems if isinstance(one, dict)] if isinstance(systems, list) else []
+    outputs = [one.get("output") for one in _transformations(dataset)]
+    names = [one.get("name") if isinstance(one, dict) else one for one in outputs]
+    wanted = [one for one in systems if one.get("name") in names]
+    return next((one.get("axes") for one in [*wanted, *systems]), None)
+
+
+def _scale(holder: dict[str, Any], axis: int, key: str = "coordinateTransformations") -> float:
+    """Return the scale of an axis, from the transformations of a level or of a whole multiscale; NaN if it has none.
+
+    Rotations and other transformations that do not keep the axes have no scale.
+    """
     factor = 1.0
-    transformations = holder.get("coordinateTransformations")
-    for one in transformations if isinstance(transformations, list) else []:
-        scale = one.get("scale") if isinstance(one, dict) and one.get("type") == "scale" else None
-        if isinstance(scale, list) and len(scale) > axis and isinstance(scale[axis], int | float):
+    for one in _transformations(holder, key):
+        kind, scale = one.get("type"), one.get("scale")
+        if kind == "sequence":
+            factor *= _scale(one, axis, "transformations")
+        elif kind == "scale" and isinstance(scale, list) and len(scale) > axis and isinstance(scale[axis], int | float):
             factor *= scale[axis]
+        elif kind not in ("scale", "translation", "identity"):
+            factor = math.nan
     return factor
+
+
+def _transformations(holder: dict[str, Any], key: str = "coordinateTransformations") -> list[dict[str, Any]]:
+    found = holder.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _omero_labels(group: ZarrGroup) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def find_files(location: Location, xml: str, *, n_pages: int) -> str:
     InputError
         If a file outside the folder is named and not found in it.
     """
-    names = _file_names(xml)
+    names = files_named_in(xml)
     if names in ([], [name_of(location)]):
         return xml
     if len(names) == 1 and _holds_all_planes(xml, n_pages):
@@ -56,14 +56,14 @@ def find_files(location: Location, xml: str, *, n_pages: int) -> str:
 
     def rename(match: re.Match[str]) -> str:
         tag, attributes, uuid = match[1], match[2], (match[3] or "").strip()
-        name = next(iter(_file_names(attributes)), "")
+        name = next(iter(files_named_in(attributes)), "")
         found = present.get(name, uuids.get(uuid))
         if found is None or found == name:
             return match[0]
         return f'<{tag} FileName="{html.escape(found)}">{uuid}</{tag}>'
 
     renamed = _OF_FILE.sub(rename, xml)
-    for name in _file_names(renamed):
+    for name in files_named_in(renamed):
         if _own_name(name) != name:
             msg = f"the OME-XML of {name_of(location)} names {name!r}, outside its folder."
             raise InputError(msg, "Put all files of the image into one folder.")
@@ -73,7 +73,7 @@ def find_files(location: Location, xml: str, *, n_pages: int) -> str:
 def missing_files(location: Location, xml: str) -> list[str]:
     """Return up to ten files that an OME-XML names and its folder lacks."""
     folder = location.parent if isinstance(location, Path) else None
-    return [file for file in _file_names(xml) if folder is None or not (folder / file).is_file()][:10]
+    return [file for file in files_named_in(xml) if folder is None or not (folder / file).is_file()][:10]
 
 
 def metadata_file(location: Location, xml: str) -> Path | None:
@@ -111,14 +111,15 @@ def is_companion(path: Path) -> bool:
 def first_image_of(companion: Path, xml: str) -> Path:
     """Return the first image file that an OME-XML document (a companion) names and that exists."""
     check_ome_xml(companion, xml)
-    for file in _file_names(find_files(companion, xml, n_pages=0)):
+    for file in files_named_in(find_files(companion, xml, n_pages=0)):
         if (companion.parent / file).is_file():
             return companion.parent / file
     msg = f"{companion.name} is OME-XML without pixels, and none of the files it names is in its folder."
     raise InputError(msg, "Give the image file.")
 
 
-def _file_names(xml: str) -> list[str]:
+def files_named_in(xml: str) -> list[str]:
+    """Return the names of the files that hold the planes of an OME-XML, as it gives them."""
     return list(dict.fromkeys(html.unescape(match[1] or match[2] or "") for match in _FILE_NAME.finditer(xml)))
 
 

@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.converting import check_can_be_read
 from mxsplicer.images.markers import Panel, agree, distinct, read_panel
 from mxsplicer.images.readers import READERS
 from mxsplicer.images.readers.image_file import ImageFile
+from mxsplicer.images.readers.tiff_folder import find_folders_of_channels
 from mxsplicer.images.slide import Slide, drop_markers, rename_markers
 from mxsplicer.images.units import PLAUSIBLE_UM
 from mxsplicer.system.location import Location, locate, name_of
 
 logger = logging.getLogger(__name__)
+
+_OF_FOLDERS = ("OME-Zarr", "folder of TIFF files")
 
 
 class IncompleteError(InputError):
@@ -42,8 +46,9 @@ def open_slide(
     Parameters
     ----------
     path
-        An OME-TIFF (pyramidal or not, tiled or striped, in one file or several), an OME-Zarr, a qptiff, an ImageJ
-        stack, or a stack of TIFF pages: a path, or a URL such as ``https://host/slide.ome.zarr`` or ``s3://...``.
+        An OME-TIFF (pyramidal or not, tiled or striped, in one file or several), an OME-Zarr (a folder, or zipped as
+        ``.ozx``), a qptiff, an ImageJ stack, a stack of TIFF pages, or a folder with one TIFF per channel: a path, or a
+        URL such as ``https://host/slide.ome.zarr`` or ``s3://...``.
     markers
         Table with one row per channel, or the names themselves. Needed if the file does not name its channels, and used
         instead of its names otherwise. Unwanted channels (mcmicro's ``remove``) are dropped.
@@ -100,6 +105,7 @@ def open_slide(
         markers_in_file=found.markers if found.markers and len(found.markers) == found.image.shape[0] else (),
         pixel_size_from=size_from,
         storage=f"{form}, {found.storage}",
+        uncropped_px=found.uncropped_px,
         images_in_file=found.choice.report,
     )
     unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
@@ -121,15 +127,26 @@ def _incomplete(name: str, form: str, found: ImageFile, *, names: bool, pixel_si
 
 
 def _read(location: Location, image: str | None) -> tuple[str, ImageFile]:
+    check_can_be_read(location)
+    is_folder = isinstance(location, Path) and location.is_dir()
     for form, read in READERS.items():
-        if isinstance(location, Path) and location.is_dir() and form != "OME-Zarr":
-            msg = f"{location} is a folder."
-            raise InputError(msg, "Give the image file of one slide, or the folder of an OME-Zarr image.")
+        if is_folder and form not in _OF_FOLDERS:
+            raise _not_a_slide(Path(location))
         found = read(location, image)
         if found is not None:
             return form, found
     msg = f"{name_of(location)} has none of the supported formats: {', '.join(READERS)}."
     raise InputError(msg)
+
+
+def _not_a_slide(folder: Path) -> InputError:
+    inner = find_folders_of_channels(folder)
+    if inner:
+        msg = f"{folder} is a folder of {len(inner)} folders with TIFF files."
+        return InputError(msg, f"Give one of them as a slide, such as {inner[0]}.")
+    msg = f"{folder} is a folder."
+    remedy = "Give the image file of one slide, the folder of an OME-Zarr image, or a folder with one TIFF per channel."
+    return InputError(msg, remedy)
 
 
 def slide_name(path: str | Path) -> str:
@@ -144,6 +161,6 @@ def slide_name(path: str | Path) -> str:
     if place.name.isdigit() and place.parent.suffix == ".zarr":  # one series of an OME-Zarr
         place = place.parent
     name = place.name
-    for ending in (".tiff", ".tif", ".qptiff", ".zarr", ".ome", ".companion"):
+    for ending in (".tiff", ".tif", ".qptiff", ".btf", ".zip", ".ozx", ".zarr", ".ome", ".companion"):
         name = name.removesuffix(ending)
     return name

@@ -31,6 +31,7 @@ class Slide:
     markers_in_file: tuple[str, ...] = ()  # names of the channels in the file; empty if it has none
     pixel_size_from: str = "given"
     storage: str = "in memory"  # format and compression, as text
+    uncropped_px: tuple[int, int] | None = None  # height and width before channels of several sizes were cropped
     images_in_file: str = ""  # which images the file holds and which was read, as text; empty if it holds one
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
-_MOST_OBLONG = 0.05  # relative difference of height and width of a pixel that calibration may leave
+MOST_DIFFERENT = 0.05  # relative difference of two sizes of a pixel that calibration may leave
 
 _SPELLINGS = {
     1.0: ("um", "micrometer", "micron", "micro", "u", "mum", "umeter", "mkm", "?m"),
@@ -103,7 +103,7 @@ def choose_pixel_size(sizes: Sequence[PixelSize]) -> tuple[float | None, str, st
         size = one.width_um
         if not low <= size <= high:
             return None, "", f"it gives {size:g} µm, and {low:g} to {high:g} µm are plausible"
-        if abs(one.aspect - 1) > _MOST_OBLONG:
+        if abs(one.aspect - 1) > MOST_DIFFERENT:
             oblong = f"it gives {size:g} x {size * one.aspect:g} µm, and pixels must be square: resample the image"
             return None, "", oblong
         return size, one.source, ""
@@ -118,7 +118,7 @@ def disagreement(sizes: Sequence[PixelSize]) -> str:
         first, second = plausible[0].width_um, other.width_um
         assert first is not None
         assert second is not None
-        if abs(second / first - 1) > _MOST_OBLONG:
+        if abs(second / first - 1) > MOST_DIFFERENT:
             return (
                 f"{plausible[0].source} gives {first:g} µm per pixel and {other.source} {second:g}; the first is used"
             )

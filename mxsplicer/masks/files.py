@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.lazy_images import LazyImage, complete_key
+from mxsplicer.images.lazy_images import Cropped, LazyImage, complete_key
 from mxsplicer.images.ngff import open_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
@@ -72,6 +72,8 @@ def open_mask(
         msg = f"mask {name} is a label image and has no outlines of each {outline_of}."
         raise InputError(msg, f"Give the mask of each {outline_of} in its own file.")
     mask = _open_image(location, name, page, slide)
+    if slide is not None and tuple(mask.shape) == slide.uncropped_px:
+        return Cropped(mask, slide.shape_px)  # as the channels of the slide
     if slide is not None and must_fit:
         check_mask(mask, slide)
     return mask

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from mxsplicer.errors import InputError
 
@@ -45,10 +46,34 @@ def name_of(location: Location) -> str:
     return Path(location).name
 
 
+def inside_zip(archive: Path) -> str:
+    """Return the location of the top folder of a zip file, or of its only folder, to which :func:`below` adds."""
+    with ZipFile(archive) as opened:
+        top = {Path(name).parts[0] for name in opened.namelist() if name.strip("/")}
+        folder = top.pop() if len(top) == 1 else ""
+        is_folder = any(name.startswith(f"{folder}/") for name in opened.namelist())
+    location = f"zip://{archive.resolve().as_posix().lstrip('/')}"
+    return f"{location}/{folder}" if folder and is_folder else location
+
+
+def archive_of(location: Location) -> tuple[Path, str] | None:
+    """Return the zip file that a location of :func:`inside_zip` lies in, and the path in it; None for others."""
+    if not isinstance(location, str) or not location.startswith("zip://"):
+        return None
+    place = location.removeprefix("zip://")
+    path = Path(place) if Path(place).drive else Path("/", place)
+    archive = next((one for one in (path, *path.parents) if one.is_file()), path)
+    return archive, path.relative_to(archive).as_posix().removeprefix(".")
+
+
 def read_bytes(location: Location) -> bytes | None:
     """Return the content of a small file, or None if it does not exist."""
     if isinstance(location, Path):
         return location.read_bytes() if location.is_file() else None
+    archive = archive_of(location)
+    if archive is not None:
+        with ZipFile(archive[0]) as opened:
+            return opened.read(archive[1]) if archive[1] in opened.namelist() else None
     system, path = file_system(location)
     try:
         content: bytes = system.cat_file(path)

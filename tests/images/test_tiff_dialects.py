@@ -348,6 +348,18 @@ def test_the_files_of_a_set_are_found_by_their_own_names(tmp_path, write, name):
     np.testing.assert_array_equal(open_slide(path).image[...], written)
 
 
+@pytest.mark.parametrize("write", [by_companion, by_uuid, by_master])
+def test_the_folder_of_a_set_is_its_slide(tmp_path, write):
+    written = image()
+    (tmp_path / "slide").mkdir()
+    write(tmp_path / "slide" / "slide.tif", written)
+
+    slide = open_slide(tmp_path / "slide")
+
+    assert list(slide.markers) == NAMES
+    np.testing.assert_array_equal(slide.image[...], written)
+
+
 def uuid_of(file):
     return f"urn:uuid:0000000{NAMES.index(file.name.removeprefix('slide-').removesuffix('.ome.tif'))}"
 

@@ -7,11 +7,12 @@ and a line in ``READERS``; :func:`mxsplicer.images.opening.open_slide` tries the
 
 from collections.abc import Callable
 
-from mxsplicer.images.readers import imagej, ome_tiff, ome_zarr, qptiff, tiff_stack
+from mxsplicer.images.readers import imagej, ome_tiff, ome_zarr, qptiff, tiff_folder, tiff_stack
 from mxsplicer.images.readers.image_file import ImageFile
 
 READERS: dict[str, Callable[..., ImageFile | None]] = {
     "OME-Zarr": ome_zarr.read,
+    "folder of TIFF files": tiff_folder.read,
     "OME-TIFF": ome_tiff.read,
     "qptiff": qptiff.read,
     "ImageJ": imagej.read,
