@@ -20,3 +20,14 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str]]:
         """Pickle both sentences, since errors come from worker processes."""
         return type(self), (self.problem, self.remedy)
+
+
+def describe_error(error: Exception) -> str:
+    """Return type and message of an error in the user's own code, as part of a sentence.
+
+    Examples
+    --------
+    >>> describe_error(ValueError("no such thing."))
+    'ValueError: no such thing'
+    """
+    return f"{type(error).__name__}: {error}".rstrip(".")

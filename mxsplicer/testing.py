@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | str, expected: np.ndarray) -> None:
-    """Raise unless a reader opens ``path`` as ``expected`` (C, Y, X), as a lazy image that slices like an array.
+    """Test a reader: raise unless it opens ``path`` as ``expected`` (C, Y, X), lazily, and slices like an array.
 
     Slices are NumPy's: integers, any step, a list of channels, empty slices. The image can be shared with threads and,
     by a pickle that does not hold the pixels, with processes; levels run from fine to coarse.
@@ -56,7 +56,7 @@ def check_reader(read: Callable[[Path | str], ImageFile | None], path: Path | st
 
 
 def check_loss(loss: "Loss") -> None:
-    """Raise unless a loss keeps the contract.
+    """Test a loss: raise unless it keeps the contract.
 
     It is a scalar and the sum of its terms, has a finite gradient, does not change when the cells are reordered, is
     lower for embeddings that agree than for ones that do not, and works on all chunks at once.
@@ -86,7 +86,7 @@ def check_loss(loss: "Loss") -> None:
 
 
 def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight: float = 1.0) -> None:
-    """Raise unless an objective keeps the contract.
+    """Test an objective: raise unless it keeps the contract.
 
     It keeps the given encoder, embeds each cell of the views that it asks for, has one entry per chunk in each term and
     in its pairs, and a finite gradient for every weight.
@@ -130,7 +130,7 @@ def check_objective(make: "Callable[[Parts], Objective]", *, consistency_weight:
 
 
 def check_deconstruction(deconstruct: Callable[[Sequence[str]], "list[Component]"]) -> None:
-    """Raise unless a deconstruction keeps the contract.
+    """Test a deconstruction: raise unless it keeps the contract.
 
     It names every component once, its channels are indices of markers, and the pixels of a component depend on each
     cell alone.
@@ -162,7 +162,7 @@ def tiny_slide(
     radius_px: int = 5,
     seed: int = 0,
 ) -> tuple[Slide, np.ndarray]:
-    """Return a slide in memory, half a micrometre per pixel, and its mask; the same for the same arguments.
+    """Return a slide in memory for tests, half a micrometre per pixel, and its mask; equal for equal arguments.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def tiny_store(
 def lone_tissue(
     n_cells: int, *, range_um: float, n_fields: int = 1, side_um: float = 1000.0, noise: float = 0.5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return points and fields of a tissue without signal: neighbours are similar, fields are independent.
+    """Return test points and fields of a tissue without signal: neighbours are similar, fields are independent.
 
     The tissue is a disc with holes, clipped at the edges of the slide. A field is Gaussian: of its variance,
     ``1 - noise`` has the correlation ``exp(-(distance / range_um)² / 4)``, and the rest is independent between cells.

@@ -92,7 +92,7 @@ def test_file_names_of_a_result_stand_in_result_folder_alone():
     [
         ("temporary names", r"\.partial[\"']", {"mxsplicer/system/files.py"}),
         ("digests of content", r"blake2b\(digest_size|sha256\(Path", {"mxsplicer/system/fingerprints.py"}),
-        ("pools of processes", r"get_context\(|ProcessPoolExecutor", {"mxsplicer/system/processes.py"}),
+        ("pools of processes", r"get_context\(|ProcessPoolExecutor", {"mxsplicer/system/workers.py"}),
         ("clients of dask", r"from distributed|import distributed", {"mxsplicer/system/dask_cluster.py"}),
         ("lock files", r"filelock", {"mxsplicer/system/locks.py"}),
     ],

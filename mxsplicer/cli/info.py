@@ -105,7 +105,7 @@ def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, 
 
 def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> dict[str, Any]:
     from mxsplicer.cells.estimate import estimate_cells
-    from mxsplicer.patches.blocks import PatchGeometry
+    from mxsplicer.patches.geometry import PatchGeometry
 
     cells = estimate_cells(slide, nuclear_marker=nuclear_marker)
     plan: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Embed slides: a trained encoder and the cells of slides become an AnnData.
 
 z of all cells of a slide can be larger than memory. So there is one way for slides of any size: each block of cells is
-embedded and written to a journal (:mod:`mxsplicer.embedding.blocks`); at the end the blocks become one AnnData file, a
+embedded and written to a journal (:mod:`mxsplicer.embedding.journal`); at the end the blocks become one AnnData file, a
 few thousand rows at a time. After an interruption the same call embeds the blocks that are missing.
 """
 
@@ -16,17 +16,17 @@ import anndata
 import numpy as np
 import torch
 
-from mxsplicer.embedding.blocks import BlockJournal, SlideBlocks
-from mxsplicer.embedding.encode import Encoders, weights_digest
+from mxsplicer.embedding.encode import PatchEncoders, weights_digest
 from mxsplicer.embedding.h5ad import write_blocks
+from mxsplicer.embedding.journal import BlockJournal, SlideBlocks
 from mxsplicer.embedding.sources import Source, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import Block
-from mxsplicer.patches.compartments import compartment_statistics, log_units, mean_of_blurred
+from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run, check_panel
-from mxsplicer.splicer.scales import has_own_scales, in_order
+from mxsplicer.splicer.slide_normalization import channels_in_order, has_own_scales
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def embed_to_file(
     device: str = "auto",
     compression: str | None = "gzip",
 ) -> Path:
-    """Write the AnnData of :func:`embed` to an h5ad file; memory holds a block of cells at a time, and their table.
+    """Embed slides into an h5ad file, as :func:`embed` does in memory, which holds a block at a time and the table.
 
     Until the file is complete, finished blocks lie in ``<path>.blocks``, and the same call continues there. Read the
     file with ``anndata.read_h5ad``, or with :func:`~mxsplicer.open_cells` if z does not fit into memory.
@@ -172,7 +172,7 @@ def embed_blocks(
 
 
 def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compression: str | None = "gzip") -> None:
-    """Write the blocks of the journal as one AnnData file: the second half of :func:`embed_to_file`.
+    """Complete an embedding: write the blocks of its journal as one AnnData file, as :func:`embed_to_file` does.
 
     The journal stays, for a caller that changes the file in place; remove it by ``BlockJournal.of(path).remove()``.
 
@@ -230,27 +230,6 @@ def _warn_of_missing(run: Run, channels: Mapping[str, Sequence[int]]) -> None:
             )
 
 
-def describe_in_closed_form(
-    run: Run, patches: np.ndarray, regions: np.ndarray, channels: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """Return the baselines without training by their key of ``obsm``, for raw patches (n, C, P, P) and their regions.
-
-    Parameters
-    ----------
-    run
-        Its range of each marker decides the unit of log1p.
-    channels
-        The channel of each marker of the run; -1 for a marker that the slide lacks, whose columns are 0.
-    """
-    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
-    shown = patches if list(channels) == [*range(patches.shape[1])] else patches[:, list(channels)]
-    compartments = compartment_statistics(shown, regions, units=log_units(run.normalization.high.cpu().numpy()))
-    blurred = mean_of_blurred(shown, regions)
-    for of_cells in (compartments, blurred):
-        of_cells.reshape(len(patches), len(channels), -1)[:, missing] = 0
-    return {"X_compartments": compartments, "X_blurred": blurred}
-
-
 def _embed_source(
     source: Source,
     channels: list[int],
@@ -263,8 +242,8 @@ def _embed_source(
     """Embed the blocks of a slide that the journal lacks."""
     main = next(iter(runs.values()))  # a run and its baselines take the same input
     if has_own_scales(main) and source.normalization is not None:
-        main = replace(main, normalization=in_order(source.normalization, channels))
-    encoders = Encoders(main, {key: run.encoder for key, run in runs.items()}, device)
+        main = replace(main, normalization=channels_in_order(source.normalization, channels))
+    encoders = PatchEncoders(main, {key: run.encoder for key, run in runs.items()}, device)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     in_order_of_run = channels == [*range(len(source.markers))]
     for block in source.blocks(blocks.finished()):
@@ -272,12 +251,13 @@ def _embed_source(
             block.patches, block.regions, channels=None if in_order_of_run else channels, missing=missing
         )
         if closed_form:
-            z |= describe_in_closed_form(next(iter(runs.values())), block.patches, block.regions, channels)
+            bright = next(iter(runs.values())).normalization.high.cpu().numpy()
+            z |= describe_in_closed_form(block.patches, block.regions, channels, bright=bright)
         blocks.write(block.number, _arrays_of(block, source, channels) | {f"obsm/{key}": one for key, one in z.items()})
 
 
 def _arrays_of(block: Block, source: Source, channels: list[int]) -> dict[str, Any]:
-    """Return the table, the mean intensities and the layers of the cells of a block."""
+    """Return what is embedded next to z: the table, the mean intensities and the layers of the cells of a block."""
     arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
     arrays["X"] = block.intensities[:, channels].astype(np.float32)
     arrays["X"][:, [marker for marker, channel in enumerate(channels) if channel < 0]] = 0

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxsplicer.splicer.convolutions import fold_batch_norm
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.kernels import fold_batch_norm
 from mxsplicer.splicer.run import Run
 from mxsplicer.system.fingerprints import fingerprint_arrays
 
@@ -19,8 +19,8 @@ from mxsplicer.system.fingerprints import fingerprint_arrays
 PATCHES_PER_PASS = {"cpu": 64, "cuda": 256, "mps": 256}
 
 
-class Encoders:
-    """Encoders of the same input, ready to encode patches on a device.
+class PatchEncoders:
+    """Encode patches with several encoders of the same input, ready on a device.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def encode_patches(
     device
         As for :func:`~mxsplicer.embed`.
     """
-    encoders = Encoders(run, {"z": run.encoder}, find_device(device))
+    encoders = PatchEncoders(run, {"z": run.encoder}, find_device(device))
     return encoders.encode(patches, regions, missing=missing)["z"]
 
 
@@ -98,13 +98,13 @@ def encode_inputs(run: Run, x: torch.Tensor, *, device: str = "auto") -> np.ndar
 
 
 def weights_digest(encoder: torch.nn.Module) -> str:
-    """Return 16 hexadecimal digits that identify the weights of an encoder."""
+    """Return 16 hexadecimal digits that identify the weights with which patches are encoded."""
     weights = encoder.state_dict().items()
     return fingerprint_arrays(one for name, tensor in weights for one in (name.encode(), tensor.cpu().numpy()))
 
 
 def _batches(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield a number of cells, their patches and their regions; the last batch is padded to the fixed size."""
+    """Yield patches to encode, their number and their regions; the last batch is padded to the fixed size."""
     n = len(patches)
     for start in range(0, n, size):
         rows: slice | np.ndarray = slice(start, start + size)  # a view; only the last batch is copied

@@ -2,9 +2,9 @@
 
 z of a result is computed once and stored
 
-1. in the journal of blocks (:mod:`mxsplicer.embedding.blocks`), because an embedding of hours must survive ``kill -9``.
-   An HDF5 file does not survive being killed while it is written, so the journal is kept until ``cells.h5ad`` is
-   complete, and then removed;
+1. in the journal of blocks (:mod:`mxsplicer.embedding.journal`), because an embedding of hours must survive
+   ``kill -9``. An HDF5 file does not survive being killed while it is written, so the journal is kept until
+   ``cells.h5ad`` is complete, and then removed;
 2. in ``cells.h5ad``, for scanpy. :func:`write_blocks` writes it under a temporary name and :func:`complete_cells` adds
    all that is computed from z to that same file and renames it, so z is not copied;
 3. in ``features.zarr``, feature by feature: a viewer reads one feature of all cells, for which it would have to
@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from mxsplicer.embedding.blocks import read_blocks, regroup
+from mxsplicer.embedding.journal import read_blocks, regroup
 from mxsplicer.errors import InputError
 from mxsplicer.system.files import atomic_write, partial_path
 from mxsplicer.system.memory import give_back
@@ -53,7 +53,7 @@ _OBS = (
 
 @contextmanager
 def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
-    """Open an AnnData file with its learned representations left on disk.
+    """Open an h5ad file with its learned representations left on disk.
 
     In the ``with`` block ``obsm["X_splicer"]`` and the like are h5py datasets, from which slices are read when they are
     needed. Everything else is in memory and may be changed there; the file stays as it is.
@@ -87,7 +87,7 @@ def write_blocks(
     uns: Mapping[str, Any],
     compression: str | None = "gzip",
 ) -> None:
-    """Write the blocks of a journal as one AnnData file; it appears when it is complete.
+    """Write the blocks of a journal as one h5ad file; it appears when it is complete.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def write_blocks(
 def complete_cells(
     adata: anndata.AnnData, embedded: str | Path, path: str | Path, *, layers: Collection[str] = ()
 ) -> None:
-    """Add what was computed from z to the file that z lies in, and give that file its final name.
+    """Complete the h5ad file in which z lies with what was computed from z, and give it its final name.
 
     The file ``embedded`` is changed in place, under a temporary name, and is gone afterwards; it has to be one that can
     be made again, because a process that is killed here leaves neither of the two.
@@ -154,7 +154,7 @@ def complete_cells(
 
 
 def save_cells(adata: anndata.AnnData, path: str | Path, *, layers: Collection[str] = ()) -> None:
-    """Save cells that :func:`open_cells` opened from ``path``, with all that was added to them.
+    """Save cells to the h5ad file ``path`` that :func:`open_cells` opened, with all that was added to them.
 
     X, layers and representations are copied as they are. The file is replaced when the new one is complete.
 
@@ -218,7 +218,7 @@ def join_cells(
     obs: pd.DataFrame | None = None,
     obsm: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """Write the cells of several files as one, in their order.
+    """Write the cells of several h5ad files as one, in their order.
 
     Numbers are copied as they are. The file appears when it is complete.
 
@@ -260,7 +260,7 @@ def join_cells(
 
 
 def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
-    """Write the cells of each slide to a file of its own, with ``var``, ``varm`` and ``uns`` of the common file.
+    """Write the cells of each slide to an h5ad file of its own, with ``var``, ``varm`` and ``uns`` of the common one.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
 
 
 def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables one below the other; categories are those of all tables, in the order in which they come.
+    """Return ``obs`` of several h5ad files one below the other; categories are those of all, in order of appearance.
 
     A column that has numbers in one table and text in another becomes text.
     """
@@ -322,7 +322,7 @@ def _plain_types(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return the table of all cells; column by column, because each copy for millions of cells is hundreds of MB."""
+    """Return ``obs`` of all h5ad files; column by column, because each copy for millions of cells is hundreds of MB."""
     files = [file for of_slide in blocks.values() for file in of_slide]
     lengths = [sum(len(ids) for ids in read_blocks(of_slide, "cells/cell_id")) for of_slide in blocks.values()]
     slides, codes = list(blocks), np.repeat(np.arange(len(blocks)), lengths)
@@ -361,14 +361,14 @@ def _create_array(
 
 @contextmanager
 def _changed_copy(path: Path) -> Iterator[Path]:
-    """Yield a copy of a file, which replaces it at the end of the block."""
+    """Yield a copy of an h5ad file to change, which replaces it at the end of the block."""
     with atomic_write(path) as temporary:
         shutil.copyfile(path, temporary)
         yield temporary
 
 
 def _update(path: Path, adata: anndata.AnnData, layers: Collection[str]) -> None:
-    """Write everything in memory of cells into their file; datasets that stayed on disk are left as they are."""
+    """Write everything in memory of cells into their h5ad file; datasets that stayed on disk are left as they are."""
     with h5py.File(path, "r+") as file:
         for key in ("obs", "var"):
             _write_elem(file, key, getattr(adata, key))
@@ -383,7 +383,7 @@ def _update(path: Path, adata: anndata.AnnData, layers: Collection[str]) -> None
 
 
 def _common_var(files: Sequence[h5py.File], names: Sequence[str]) -> pd.DataFrame:
-    """Return the markers of all files, or raise where they differ."""
+    """Return the markers of all h5ad files, or raise where they differ."""
     of_files: list[pd.DataFrame] = [anndata.io.read_elem(file["var"]) for file in files]
     for name, var in zip(names[1:], of_files[1:], strict=True):
         if list(var.index) != list(of_files[0].index):
@@ -394,7 +394,7 @@ def _common_var(files: Sequence[h5py.File], names: Sequence[str]) -> pd.DataFram
 
 
 def _common_arrays(files: Sequence[h5py.File]) -> list[str]:
-    """Return the names of the dense arrays of cells that all files have."""
+    """Return the names of the dense arrays of cells that all h5ad files have."""
     of_each = [
         ["X", *(f"{group}/{key}" for group in ("layers", "obsm") if group in file for key in file[group])]
         for file in files

@@ -12,8 +12,9 @@ import pandas as pd
 from mxsplicer.cells.measure import Cells
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
-from mxsplicer.patches.blocks import Block, PatchGeometry
+from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.extraction import stream_blocks
+from mxsplicer.patches.geometry import PatchGeometry
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint

@@ -14,15 +14,15 @@ from anndata import AnnData
 from sklearn.decomposition import PCA
 
 from mxsplicer.cells.measure import Cells
-from mxsplicer.embedding.embed import describe_in_closed_form
 from mxsplicer.embedding.encode import encode_inputs
 from mxsplicer.errors import InputError
+from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.slides import open_images
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
-from mxsplicer.splicer.scales import of_store
+from mxsplicer.splicer.slide_normalization import run_of_store
 from mxsplicer.system.progress import track
 from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED, key_of
 
@@ -41,7 +41,7 @@ _CONSEQUENCE = (
 
 @dataclass(eq=False)
 class SamplePatches:
-    """Patches of some cells of a sample, and the run that embeds them."""
+    """Patches of some cells that are scored, and the run that embeds them."""
 
     run: Run
     rows: np.ndarray  # cells of the sample that have a patch, ascending
@@ -59,18 +59,20 @@ class SamplePatches:
             here = np.flatnonzero(self.store_of[rows] == number)
             if len(here):
                 patches, regions = store.read_rows(self.row_of[rows[here]])
-                run = of_store(self.run, store, self.channels[number])
+                run = run_of_store(self.run, store, self.channels[number])
                 out[here] = run.normalize(patches[:, self.channels[number]], regions)
         return out
 
     def describe_in_closed_form(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the baselines without training by their key of ``obsm``, each (n, columns)."""
         out: dict[str, np.ndarray] = {}
+        bright = self.run.normalization.high.cpu().numpy()
         for number, store in enumerate(self.stores):
             here = np.flatnonzero(self.store_of[rows] == number)
             if len(here):
                 patches, regions = store.read_rows(self.row_of[rows[here]])
-                for key, values in describe_in_closed_form(self.run, patches, regions, self.channels[number]).items():
+                described = describe_in_closed_form(patches, regions, self.channels[number], bright=bright)
+                for key, values in described.items():
                     out.setdefault(key, np.empty((len(rows), values.shape[1]), np.float32))[here] = values
         return out
 
@@ -157,7 +159,7 @@ def _stored_patches(result: Path, index: Mapping[str, Any]) -> list[PatchStore]:
 
 
 def _locate(sample: AnnData, stores: Sequence[PatchStore]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the store that holds each cell, -1 where none does, and the row of the cell in it."""
+    """Return the store that holds the patch of each scored cell, -1 where none does, and the row of the cell in it."""
     slides, ids = sample.obs["slide"].astype(str).to_numpy(), sample.obs["cell_id"].to_numpy()
     store_of, row_of = np.full(sample.n_obs, -1), np.zeros(sample.n_obs, dtype=np.int64)
     for number, store in enumerate(stores):

@@ -13,7 +13,7 @@ from anndata import AnnData
 from mxsplicer.embedding.h5ad import open_cells, read_uns, write_uns
 from mxsplicer.errors import InputError
 from mxsplicer.evaluation.patches import SamplePatches, open_patches
-from mxsplicer.evaluation.sampling import (
+from mxsplicer.evaluation.scored_cells import (
     check_names,
     draw_reference,
     draw_sample,
@@ -186,7 +186,7 @@ def evaluate(
                 found.append(_Measured(notes=[f"{name} is not scored: {error}"]))
         if not any(len(one.scores) for one in found):
             raise InputError(" ".join(note for one in found for note in one.notes))
-        found.append(_measure_mixing(adata, inside, compare, use_rep, settings))
+        found.append(_score_mixing(adata, inside, compare, use_rep, settings))
         found.append(_Measured(notes=_advise_transfer(adata, inside, settings)))
     return _joined(found)
 
@@ -226,7 +226,7 @@ class _Settings:
 
 @dataclass(eq=False)
 class _Measured:
-    """What one label, or the mixing of slides, adds to an evaluation."""
+    """What one label, or the mixing of slides, adds to the scores of an evaluation."""
 
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     efficiency: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -255,7 +255,7 @@ def _concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _open_reference(adata: AnnData, result: Path | None, settings: _Settings) -> AnnData:
-    """Return cells by which intensities are scaled, with statistics of their compartments where these can be had."""
+    """Return cells by which intensities are scaled in scores, with compartment statistics where these can be had."""
     reference = draw_reference(adata, _REFERENCE_CELLS, settings.seed)
     if result is None or closed_form_keys(reference):
         return reference
@@ -383,7 +383,7 @@ def _score_some(
 
 
 def _advise_transfer(adata: AnnData, rows: np.ndarray, settings: _Settings) -> list[str]:
-    """Return a note that cells of the same two slides trained and tested, with what shows a transfer."""
+    """Return a note to the scores that cells of the same two slides trained and tested, with what shows a transfer."""
     names = sorted(set(adata.obs["slide"].iloc[rows].astype(str))) if "slide" in adata.obs else []
     if len(names) != 2 or settings.train_on or settings.test_on:
         return []
@@ -393,10 +393,10 @@ def _advise_transfer(adata: AnnData, rows: np.ndarray, settings: _Settings) -> l
     ]
 
 
-def _measure_mixing(
+def _score_mixing(
     adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], settings: _Settings
 ) -> _Measured:
-    """Measure how well slides can be distinguished, on a sample of these cells, labelled or not."""
+    """Score how well slides can be distinguished, on a sample of these cells, labelled or not."""
     if "slide" not in adata.obs or adata.obs["slide"].iloc[rows].nunique() < 2:
         return _Measured(notes=["All cells are from one slide, so the mixing of slides was not measured."])
     sample, _ = draw_sample(adata, rows, compare, use_rep, _MIXING_CELLS, settings.seed)

@@ -84,7 +84,7 @@ def write_labels(
 
 
 def _windows(mask: LazyImage) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield windows of the mask and their pixels."""
+    """Yield windows of the mask and their pixels, to write as labels."""
     windows = TileGrid((mask.shape[0], mask.shape[1]), (_WINDOW_PX, _WINDOW_PX))
     for window in track(windows, "Writing labels", total=len(windows)):
         yield window, np.asarray(mask[window])

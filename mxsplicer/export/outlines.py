@@ -232,6 +232,6 @@ def _trace_cells(
 
 
 def _labels_at_sides(labels: np.ndarray, top: bool, left: bool, bottom: bool, right: bool) -> set[int]:
-    """Return the labels at those sides of a window beyond which the mask continues."""
+    """Return the labels at those sides of a window beyond which the mask, and so an outline, continues."""
     sides = ((top, labels[0]), (left, labels[:, 0]), (bottom, labels[-1]), (right, labels[:, -1]))
     return {int(label) for continues, side in sides if continues for label in np.unique(side)}

@@ -77,7 +77,7 @@ def write_table(
 
 
 def _pixel_sizes(adata: AnnData, given: Mapping[str, float] | None) -> np.ndarray:
-    """Return the pixel size of each cell's slide."""
+    """Return the pixel size of each cell's slide, for a table in pixels."""
     slides = adata.obs["slide"].astype("category").cat if "slide" in adata.obs else None
     shared = adata.uns.get("mxsplicer", {}).get("pixel_size_um")
     names = [""] if slides is None else [str(name) for name in slides.categories]

@@ -31,7 +31,7 @@ from mxsplicer.system.location import (
     inside_zip,
     locate,
     name_of,
-    read_bytes,
+    read_small_file,
     unreachable,
 )
 from mxsplicer.system.progress import track
@@ -346,7 +346,7 @@ def _store(location: Location) -> "tuple[LocalStore | FsspecStore | ZipStore, st
 
 def _document(location: Location, name: str) -> dict[str, Any] | None:
     """Return a metadata document of an OME-Zarr, or None if it does not exist."""
-    content = read_bytes(below(location, name))
+    content = read_small_file(below(location, name))
     if content is None:
         return None
     try:

@@ -11,14 +11,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
-from mxsplicer.patches.blocks import (
-    PatchGeometry,
-    Piece,
-    TileReader,
-    choose_block_size,
-    find_pieces,
-    order_patches,
-)
+from mxsplicer.patches.blocks import choose_block_size, order_patches
+from mxsplicer.patches.geometry import PatchGeometry, Piece
+from mxsplicer.patches.pieces import TileReader, find_pieces
 from mxsplicer.patches.store import NUCLEUS, OTHER_CELL, THIS_CELL
 
 _CACHE_BYTES = 256 << 20  # of tiles kept between the blocks of single cells

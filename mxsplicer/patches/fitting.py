@@ -57,7 +57,7 @@ def fit_patch(
 
 
 def measure_extents(table: pd.DataFrame) -> np.ndarray:
-    """Return for every cell the side of the square around its centroid that holds all of its pixels, (n,) in px."""
+    """Return the side of the square around each cell's centroid that fits all of its pixels, (n,) in px."""
     y, x = table["y_px"].to_numpy(), table["x_px"].to_numpy()
     reach = [
         y - table["y0"].to_numpy(),
@@ -70,7 +70,7 @@ def measure_extents(table: pd.DataFrame) -> np.ndarray:
 
 
 def describe_larger(n_larger: int, n_cells: int) -> str:
-    """Return the end of a sentence: how many cells are larger than their patches, if any is."""
+    """Return the end of a sentence: how many cells do not fit into their patches, if any."""
     if not n_larger:
         return ""
     some = f"{n_larger:,} of {n_cells:,} cells are" if n_larger > 1 else f"1 of {n_cells:,} cells is"

@@ -17,10 +17,10 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import PatchGeometry, choose_tile
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
+from mxsplicer.patches.extraction import plan_extraction_workers
+from mxsplicer.patches.geometry import PatchGeometry, choose_tile
 from mxsplicer.patches.shards import ShardWriter
-from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget, format_bytes
 from mxsplicer.system.progress import format_duration
 
@@ -104,7 +104,7 @@ def plan_extraction(
     y_px, x_px = (rng.uniform(0, side - 1, n_cells) for side in slide.shape_px)
     cutter, _ = prepare_cutter(slide, mask, x_px, y_px, np.arange(n_cells), geometry=geometry)
     budget = Budget.of(max_bytes, to_come=_CELL_BYTES * n_of_slide)
-    plan = plan_workers(cutter, budget, workers=workers, executor=executor)
+    plan = plan_extraction_workers(cutter, budget, workers=workers, executor=executor)
 
     n_tiles = math.prod(-(-side // of_tile) for side, of_tile in zip(slide.shape_px, geometry.tile_px, strict=True))
     raw_bytes = n_cells * cutter.pixel_bytes * geometry.patch_px**2
@@ -128,7 +128,7 @@ def plan_extraction(
 
 
 def _predict_seconds(trial: "_Trial", cutter: Cutter, n_tiles: int, n_workers: int) -> dict[str, float]:
-    """Return the seconds of each stage but writing, extrapolated from the trial."""
+    """Return the planned seconds of each stage but writing, extrapolated from the trial."""
     tile_px, n_cells = math.prod(cutter.geometry.tile_px), len(cutter.tops)
     n_overlapped = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
     to_decode = trial.seconds_to_decode / trial.n_pixels * tile_px
@@ -142,7 +142,7 @@ def _predict_seconds(trial: "_Trial", cutter: Cutter, n_tiles: int, n_workers: i
 
 
 def _count(mask: LazyImage) -> int:
-    """Return the number of cells of a mask that is small enough to be counted; 0 for a larger one."""
+    """Return the number of cells for a plan of a mask that is small enough to be counted; 0 for a larger one."""
     height, width = mask.shape
     if height * width > _COUNTED_PX:
         return 0
@@ -167,7 +167,7 @@ class _Trial:
 
 
 def _try(slide: Slide, mask: LazyImage, min_area_um2: float, geometry: PatchGeometry) -> _Trial:
-    """Measure, cut and compress the cells of a few tiles in memory."""
+    """Measure, cut and compress the cells of a few tiles in memory, on which a plan is based."""
     tile_px = geometry.tile_px
     n_down, n_across = (-(-side // of_tile) for side, of_tile in zip(slide.shape_px, tile_px, strict=True))
     numbers = np.random.default_rng(0).permutation(n_down * n_across)[:_MOST_TILES]

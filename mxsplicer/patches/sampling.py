@@ -51,7 +51,7 @@ def choose_sample(cells: Cells, size: int | None, *, seed: int = 0) -> Cells:
 
 
 def find_strata(intensities: np.ndarray) -> np.ndarray:
-    """Return for each cell the marker in which it is rare and bright, counted from 1; 0 for all other cells.
+    """Return the stratum of each cell for sampling: the marker in which it is rare and bright, from 1; else 0.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def find_strata(intensities: np.ndarray) -> np.ndarray:
 
 
 def _allocate(counts: np.ndarray, size: int) -> list[int]:
-    """Return the number of cells to draw from each stratum, in proportion to the square root of its count."""
+    """Return the number of cells to sample from each stratum, in proportion to the square root of its count."""
     shares = np.zeros(len(counts), dtype=np.int64)
     weights = np.sqrt(counts)
     is_open = shares < counts  # strata that have cells left
@@ -83,6 +83,6 @@ def _allocate(counts: np.ndarray, size: int) -> list[int]:
 
 
 def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
-    """Return ``size`` of ``n`` positions along the curve: one drawn at random from each of ``size`` equal stretches."""
+    """Return a sample of positions along the curve: one drawn at random from each of ``size`` equal stretches."""
     edges = np.arange(size + 1) * n // size
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])

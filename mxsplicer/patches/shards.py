@@ -133,7 +133,7 @@ def create_arrays(group: Any, shape: tuple[int, ...], dtype: np.dtype[Any], bloc
 
 @contextmanager
 def explain_full_disk(path: Path, raw_bytes: int) -> Iterator[None]:
-    """Raise InputError if the disk is full, with the size that the store at ``path`` may need."""
+    """Raise InputError if the disk is full while a shard is written, with the size that the store may need."""
     try:
         yield
     except OSError as error:

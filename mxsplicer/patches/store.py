@@ -194,7 +194,7 @@ class PatchStoreView(PatchStore):
 
 
 class _ArraySpec(NamedTuple):
-    """The attributes of an array that are asked for before it is read."""
+    """The attributes of the arrays of a patch store that are asked for before they are read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -316,7 +316,7 @@ class PatchWriter:
 
 
 def _header(path: Path) -> tuple[dict[str, Any] | None, Any]:
-    """Return the attributes and group of a store; None if the folder is not one."""
+    """Return the attributes and group of a patch store; None if the folder is not one."""
     if not (path / "zarr.json").is_file():
         return None, None
     try:

@@ -8,13 +8,13 @@ from matplotlib.colors import SymLogNorm
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
-from mxsplicer.pl.ordering import order_by_similarity
+from mxsplicer.pl.heatmap_order import order_by_similarity
 from mxsplicer.tl.clustering import cluster_profiles
 from mxsplicer.tl.provenance import enrichment_is_current
 
 
 def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
-    """Show how bright each marker is in each cluster.
+    """Show a heatmap of how bright each marker is in each cluster.
 
     The colour is the mean of log1p intensity in the cluster, as a z-score over all cells.
 
@@ -42,7 +42,7 @@ def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | No
 
 
 def neighbourhoods(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:
-    """Show which clusters are neighbours in the tissue more (red) or less (blue) often than with shuffled labels.
+    """Show a heatmap of which clusters are neighbours in the tissue more (red) or less (blue) often than by chance.
 
     Parameters
     ----------

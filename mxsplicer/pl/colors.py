@@ -1,8 +1,16 @@
-"""Colours of categories, intensities and image channels, suitable for people with a colour-vision deficiency."""
+"""Colours of cells by category, number or marker, their legends, and colours of image channels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection
+from matplotlib.lines import Line2D
+
+from mxsplicer.errors import InputError
 
 # Wong 2011 (Nature Methods 8:441) without black, then the muted scheme of Tol (SRON/EPS/TN/09-002), then pale ones.
 QUALITATIVE = (
@@ -15,6 +23,8 @@ INTENSITY = "viridis"
 SIGNED = "RdBu_r"
 ABSENT = "#d9d9d9"
 _GAMMA = 0.7  # below 1, so that faint signal is visible in a small image
+
+_MOST_POINTS = 200_000  # more cannot be distinguished on a page
 
 
 def rgb(color: str) -> np.ndarray:
@@ -56,7 +66,7 @@ def composite(image: np.ndarray, limits: Sequence[tuple[float, float]], colors: 
 
 
 def contrast_limits(channel: np.ndarray) -> tuple[float, float]:
-    """Return the intensities to show as black and as full: percentiles 1 and 99.8 of the pixels above 0."""
+    """Return the intensities that are coloured black and full: percentiles 1 and 99.8 of the pixels above 0."""
     positive = channel[np.isfinite(channel) & (channel > 0)]
     if not positive.size:
         return 0.0, 1.0
@@ -64,3 +74,63 @@ def contrast_limits(channel: np.ndarray) -> tuple[float, float]:
     if positive.size < 0.5 * channel.size or high <= low:
         low = 0.0  # most of the image is empty, so any intensity above 0 is signal
     return float(low), float(high)
+
+
+def color_points(adata: AnnData, color: str, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the cells to draw, in drawing order, and the properties of a collection that colours them.
+
+    Categories are drawn in random order, so that none covers the others because of its position in the table; numbers
+    are drawn from low to high.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    color
+        Column of ``obs``, or a marker.
+    seed
+        Seed of the random order; cells beyond 200,000 are not drawn.
+    """
+    order = np.random.default_rng(seed).permutation(adata.n_obs)[:_MOST_POINTS]
+    if color in adata.obs and not _is_number(adata.obs[color]):
+        _, codes = category_codes(adata.obs[color])
+        palette = np.array([rgb(category_color(code)) for code in range(-1, codes.max() + 1)])
+        return order, {"facecolor": palette[codes[order] + 1]}
+    if color in adata.obs:
+        values = adata.obs[color].to_numpy(dtype=np.float64)
+    elif color in adata.var_names:
+        column = adata[:, color].X
+        values = np.log1p(np.maximum(np.asarray(column.toarray() if hasattr(column, "toarray") else column).ravel(), 0))
+    else:
+        msg = f"{color!r} is neither a column of obs nor a marker."
+        raise InputError(msg)
+    low, high = (float(one) for one in np.nanpercentile(values, [1, 99.5]))
+    order = order[np.argsort(values[order], kind="stable")]
+    return order, {"array": values[order], "cmap": INTENSITY, "clim": (low, max(high, low + 1e-6))}
+
+
+def category_codes(values: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Return the categories to colour by and the code of each cell, -1 where the value is missing."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(str).where(values.notna(), None).astype("category")
+    return [str(name) for name in values.cat.categories], values.cat.codes.to_numpy()
+
+
+def category_legend(ax: Axes, names: list[str]) -> None:
+    """List the categories with their colours to the right of the axes."""
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=category_color(code), label=name)
+        for code, name in enumerate(names)
+    ]
+    columns = 1 + (len(names) - 1) // 24
+    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns, fontsize=9)
+
+
+def number_legend(adata: AnnData, color: str, drawn: Collection, ax: Axes) -> None:
+    """Add a colour bar for the colours of a column of numbers or a marker."""
+    label = color if color in adata.obs else "log(1 + mean intensity)"
+    ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.03, pad=0.01, extend="both")
+
+
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)

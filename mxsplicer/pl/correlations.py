@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new
-from mxsplicer.pl.ordering import order_by_similarity
+from mxsplicer.pl.heatmap_order import heatmap_order, order_by_similarity
 
 _FAINT = 0.25  # opacity of a correlation that is not significant
 _NAMES = {"_partial_correlation": "partial r", "_correlation": "Pearson's r", "_spearman": "Spearman's rho"}
@@ -70,7 +70,7 @@ def correlation(
 
 
 def _veil(ax: Axes, cells: np.ndarray) -> None:
-    """Make some cells of a heatmap pale, with the same colours underneath, so that the colour bar stays right."""
+    """Make what is not significant in a heatmap of correlations pale, so that the colour bar stays right."""
     veil = np.ma.masked_where(~cells, np.ones(cells.shape))
     ax.pcolormesh(veil, cmap="gray", vmin=0, vmax=1, alpha=1 - _FAINT, rasterized=True, linewidth=0)
 
@@ -206,14 +206,6 @@ def not_significant(adata: AnnData, key: str) -> np.ndarray | None:
     if f"{base}_p" not in adata.varm:
         return None
     return np.asarray(np.asarray(adata.varm[f"{base}_p"]) > float(adata.uns[base]["p_5pct_fdr"]))
-
-
-def heatmap_order(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of markers, similar ones together, and of features, by the marker of their strongest r."""
-    rows = order_by_similarity(r)
-    strongest = np.abs(r[rows]).argmax(axis=0)
-    signed = r[rows][strongest, np.arange(r.shape[1])]
-    return rows, np.lexsort((-signed, strongest))
 
 
 def _matrix(adata: AnnData, key: str) -> np.ndarray:

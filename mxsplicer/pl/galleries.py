@@ -26,7 +26,7 @@ _OUTLINE = np.array([255, 255, 255])
 
 @dataclass(frozen=True, eq=False)
 class CellImages:
-    """Patches of some cells, in the order of a table of cells."""
+    """Images of some cells for a gallery, in the order of a table of cells."""
 
     patches: np.ndarray  # (n, C, P, P)
     regions: np.ndarray  # (n, P, P): background, this cell, another cell
@@ -190,7 +190,7 @@ def gallery(
 def _gallery_rows(
     adata: AnnData, cells: pd.DataFrame | Sequence[str], columns: int
 ) -> tuple[pd.DataFrame, list[list[int]], list[str]]:
-    """Return the table of cells, the indices of the cells in each row, and the names of the rows, if any."""
+    """Return the table of cells in a gallery, the indices of the cells in each row, and names of the rows, if any."""
     if isinstance(cells, pd.DataFrame) and "group" in cells:
         table, labels = cells, list(cells["group"].astype(str) + ", " + cells["kind"].astype(str))
     elif isinstance(cells, pd.DataFrame) and "query" in cells:

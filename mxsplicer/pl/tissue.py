@@ -9,7 +9,7 @@ from matplotlib.collections import EllipseCollection
 from mxsplicer.errors import InputError
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame, scale_bar
-from mxsplicer.pl.points import category_codes, category_legend, color_points, number_legend
+from mxsplicer.pl.colors import category_codes, category_legend, color_points, number_legend
 from mxsplicer.tl import local_correlation
 
 _USUAL_AREA_UM2 = 80.0  # of a cell whose area is unknown

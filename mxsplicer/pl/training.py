@@ -14,7 +14,7 @@ _TERMS = ("invariance", "variance", "covariance")
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
-    """Read the log of a training run: a table of ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss`` and its terms.
+    """Read the losses that a training logged: a table of ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss``, terms.
 
     The last line of a run that was killed may be incomplete; lines that cannot be parsed are skipped.
     """
@@ -72,7 +72,7 @@ def _short(chunk: str) -> str:
 
 
 def last_losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean loss of each chunk over the first 5 % of the steps, and loss and terms over the last 5 %."""
+    """Return the losses of a training that a figure names: mean of each chunk in the first 5 % and the last 5 %."""
     terms = ["loss", *(term for term in _TERMS if term in table)]
     steps = np.sort(table["step"].unique())
     few = max(1, len(steps) // 20)

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from mxsplicer.errors import InputError
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame
-from mxsplicer.pl.points import category_codes, color_points, number_legend
+from mxsplicer.pl.colors import category_codes, color_points, number_legend
 
 
 def embedding(

@@ -17,7 +17,7 @@ _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
 
 
 def profiles_of(adata: AnnData) -> pd.DataFrame | None:
-    """Return the marker profile of each cluster, or None without clusters."""
+    """Return the marker profile of each cluster for the section on clusters, or None without clusters."""
     return cluster_profiles(adata) if "leiden" in adata.obs else None
 
 

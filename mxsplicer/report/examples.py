@@ -11,7 +11,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import choose_tile
+from mxsplicer.patches.geometry import choose_tile
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
 from mxsplicer.report.figures import inline_pixels
@@ -82,7 +82,7 @@ def _size_um(adata: AnnData) -> float:
 
 
 def _brightest_markers(row: "pd.Series[float]") -> list[str]:
-    """Return the markers shown for a cluster: the nuclear one and the three brightest others."""
+    """Return the markers in a cluster's example images: the nuclear one and the three brightest others."""
     names = [str(name) for name in row.index]
     nuclear = find_nuclear_marker(names)
     others = row.drop([name for name in names if is_nuclear(name) or is_control(name)])
@@ -91,7 +91,7 @@ def _brightest_markers(row: "pd.Series[float]") -> list[str]:
 
 
 def _choose_tiles(adata: AnnData, slides: Sequence[Slide], n_markers: int) -> tuple[np.ndarray | None, int]:
-    """Return which cells may be shown, and on how many tiles they lie; None and 0 if all may be shown.
+    """Return which example cells may be shown, and on how many tiles they lie; None and 0 if all may be shown.
 
     Cells from all over a large slide would need nearly all of it to be decoded. So some tiles are chosen, those of
     cells drawn at random from each cluster, and the cells that lie completely inside them.
@@ -112,7 +112,7 @@ def _choose_tiles(adata: AnnData, slides: Sequence[Slide], n_markers: int) -> tu
 
 
 def _tiles_of_cells(adata: AnnData, slides: Sequence[Slide]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the tile of each cell (-1 without a slide), whether its patch lies inside, and the pixels of a tile."""
+    """Return the tile of each possible example cell (-1 without a slide), whether its patch lies inside, and pixels."""
     slide_of = adata.obs["slide"].astype(str).astype("category").cat
     names, code_of = [str(name) for name in slide_of.categories], slide_of.codes.to_numpy()
     x, y = adata.obs["x_px"].to_numpy(), adata.obs["y_px"].to_numpy()

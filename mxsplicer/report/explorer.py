@@ -52,7 +52,7 @@ def explorer_data(adata: AnnData, names: dict[str, str]) -> dict[str, Any] | Non
 
 
 def _slides_of(adata: AnnData, chosen: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Return the names of the slides and the code of each cell's slide."""
+    """Return the names of the slides and the code of each cell's slide, for the explorer."""
     if "slide" not in adata.obs:
         return [""], np.zeros(len(chosen), np.int64)
     slides = adata.obs["slide"].astype("category").cat.remove_unused_categories().cat
@@ -60,7 +60,7 @@ def _slides_of(adata: AnnData, chosen: np.ndarray) -> tuple[list[str], np.ndarra
 
 
 def _tissue_positions(points: np.ndarray, slide_of: np.ndarray, n_slides: int) -> tuple[np.ndarray, list[float]]:
-    """Return the positions scaled to 0 to 1 within each slide, and the side of the square around each slide."""
+    """Return the explorer's positions, 0 to 1 within each slide, and the side of the square around each slide."""
     spans, scaled = [], np.zeros((len(points), 2))
     for code in range(n_slides):
         here = slide_of == code
@@ -79,7 +79,7 @@ def _umap_positions(adata: AnnData, chosen: np.ndarray) -> np.ndarray:
 
 
 def _intensities(adata: AnnData, chosen: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return the markers with their contrast limits, and log intensities as uint8, marker after marker."""
+    """Return the explorer's markers with contrast limits, and log intensities as uint8, marker after marker."""
     markers, values = [], []
     for number, marker in list(enumerate(adata.var_names.astype(str)))[:_MOST_MARKERS]:
         column = adata.X[chosen, number]
@@ -105,7 +105,7 @@ def _sample(codes: np.ndarray, n_clusters: int) -> np.ndarray:
 
 
 def _bounding_square(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the lower corner and the side of a square around points."""
+    """Return the lower corner and the side of a square around points of the explorer."""
     if not len(points):
         return np.zeros(2), 1.0
     low, high = points.min(axis=0), points.max(axis=0)

@@ -1,4 +1,4 @@
-"""Numbers and names as the page writes them."""
+"""Numbers and names as the page formats them."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def format_number(value: float) -> str:
 
 
 def format_ratio(ratio: float) -> str:
-    """Return a ratio, such as 6×."""
+    """Return a formatted ratio, such as 6×."""
     return f"{ratio:.0f}×" if ratio >= 1 else f"{ratio:.1g}×"
 
 
@@ -36,11 +36,11 @@ def format_duration(seconds: float) -> str:
 
 
 def shorten(name: str) -> str:
-    """Return a name of at most 24 characters for a title or an axis."""
+    """Return a name formatted for a title or an axis of the page, at most 24 characters."""
     return name if len(name) <= 24 else f"{name[:21]}…"
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Return the first eight names, and how many more there are."""
+    """Return names formatted for a sentence of the page: the first eight, and how many more there are."""
     more = len(names) - _MOST_LISTED
     return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

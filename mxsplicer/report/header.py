@@ -11,7 +11,7 @@ from mxsplicer.tl.verdicts import verdict
 
 
 def title(adata: AnnData) -> str:
-    """Return the name of the slide, or the number of slides."""
+    """Return the title at the head of the page: the name of the slide, or the number of slides."""
     names = list(rows_by_slide(adata))
     return names[0] if len(names) == 1 else f"{len(names)} slides"
 

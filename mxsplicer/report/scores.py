@@ -21,7 +21,7 @@ _MIXING = {"ilisi": "iLISI", "kbet": "kBET", "pcr": "PCR"}
 
 @dataclass(frozen=True)
 class Table:
-    """A collapsible table: one row per name, whether the verdict is about it, and its values."""
+    """A collapsible table of scores: one row per name, whether the verdict is about it, and its values."""
 
     heading: str
     columns: Sequence[str]
@@ -69,7 +69,7 @@ def scores_section(table: pd.DataFrame | None, about: Mapping[str, Any]) -> list
 
 
 def mixing_tables(about: Mapping[str, Any]) -> list[Table]:
-    """Return how well slides or batches can be predicted from the features, one table for each kind of batch."""
+    """Return the scores of how well slides or batches can be predicted, one table for each kind of batch."""
     if "mixing" not in about:
         return []
     tables = []
@@ -105,7 +105,7 @@ def _points(row: "pd.Series[Any]", gain: str) -> str:
 
 
 def _judged(rows: pd.DataFrame) -> str:
-    """Return the representation that is scored as the learned one, in bold in each table; "" if none was learned."""
+    """Return the representation whose scores are in bold in each table: the learned one; "" if none was learned."""
     name = trained([str(one) for one in rows["representation"].unique()])
     return "" if is_baseline(name) else name
 

@@ -18,7 +18,7 @@ _ABOUT, _CONFIDENCE = ("patient", "batch"), "leiden_confidence"
 
 
 def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what the page reports about the slides, if there are several or some failed.
+    """Return what the section on individual slides shows, if there are several or some failed.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] 
 
 
 def recognisable_batches(mixing: pd.DataFrame) -> list[str]:
-    """Return one sentence for each batch that can be predicted from the learned features.
+    """Return one sentence for each batch or slide that can be predicted from the learned features.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ def _describe(slide: Slide) -> dict[str, str]:
 
 
 def _contrasting_markers(adata: AnnData) -> list[str]:
-    """Return the nuclear marker and three markers with high contrast between cells, each in different cells."""
+    """Return the markers in the images of the tissue: the nuclear one and three with high contrast between cells."""
     names = [str(name) for name in adata.var_names]
     nuclear = find_nuclear_marker(names)
     some = adata.X[:: max(1, adata.n_obs // _CELLS_FOR_CONTRAST)]

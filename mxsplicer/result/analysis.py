@@ -61,7 +61,7 @@ def analyse(job: Job) -> None:
 
 
 def split_result(result: Result, slides: Sequence[str], *, wanted: bool = True) -> None:
-    """Write an AnnData of each slide next to the one of all, if there are several and they are ``wanted``."""
+    """Write the analysed cells of each slide as an AnnData next to that of all, if there are several and ``wanted``."""
     places = {name: result.cells_of(name) for name in slides}
     places = {name: place for name, place in places.items() if place != result.cells and not place.exists()}
     if places and wanted:
@@ -75,7 +75,7 @@ def interpret(
     records: Sequence[SlideRecord],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> None:
-    """Correlate and cluster embedded cells, and score them if there are labels.
+    """Analyse embedded cells: correlate and cluster them, and score them if there are labels.
 
     Parameters
     ----------
@@ -102,14 +102,14 @@ def interpret(
         tl.name_clusters(adata)
     if adata.obs["slide"].nunique() > 1:
         with timed("mixing of slides"):
-            _measure_mixing(adata, use_rep, seed=options.seed)
+            _add_mixing(adata, use_rep, seed=options.seed)
     if options.labels is not None or any(record.labels for record in records):
         with timed("scores"):
             _score(adata, options, records)
 
 
-def _measure_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
-    """Measure how well slides and batches can be predicted from mean intensities and from learned features."""
+def _add_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
+    """Add how well slides and batches can be predicted, from mean intensities and from learned features."""
     learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
     names = {key: name for name, key in LEARNED.items()}
     shown = [names.get(key, key) for key in learned]
@@ -141,7 +141,7 @@ def _score(adata: AnnData, options: Options, records: Sequence[SlideRecord]) -> 
 
 
 def _some_rows(z: Any) -> np.ndarray:
-    """Return runs of consecutive rows, which are read fast, spread evenly over a representation."""
+    """Return runs of consecutive rows, spread evenly over a representation, whose spectrum is analysed."""
     if len(z) <= _RUN_LENGTH * _N_RUNS:
         return np.asarray(z[:])
     starts = np.linspace(0, len(z) - _RUN_LENGTH, _N_RUNS, dtype=int)
@@ -149,7 +149,7 @@ def _some_rows(z: Any) -> np.ndarray:
 
 
 def _describe_call(job: Job, run: Run) -> dict[str, Any]:
-    """Return ``uns["mxsplicer"]``: how the AnnData was made."""
+    """Return the call whose cells are analysed, ``uns["mxsplicer"]``: how the AnnData was made."""
     masks = {one.name: one.record.mask for one in job.slides}
     made = {name: read_label_settings(mask) for name, mask in masks.items() if isinstance(mask, Path)}
     few = {name: about["warning"] for name, about in made.items() if about and "warning" in about}

@@ -86,7 +86,7 @@ def choose_steps(job: Job) -> None:
 
 
 def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:
-    """Return how many steps fit into a budget next to the embedding, with a reserve.
+    """Choose how many steps fit into a budget next to the embedding, with a reserve.
 
     Raises
     ------
@@ -110,14 +110,14 @@ def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:
 
 
 def steps_by_default(job: Job, n_cells: int) -> int:
-    """Return the number of steps of a training on a sample of so many cells, without a budget."""
+    """Choose the number of steps of a training on a sample of so many cells, without a budget."""
     n_trained = n_cells if job.options.keep_patches else min(n_cells, job.options.training_cells)
     recipe = job.options.recipe
     return recipe.count_steps(max(1, n_trained // min(recipe.batch_size, n_trained)))
 
 
 def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
-    """Choose the side of the patches as the run will, where it was not given."""
+    """Choose the side of the patches of a plan as the run will, where it was not given."""
     if job.options.patch_size_um is not None:
         return
     cells = {

@@ -142,7 +142,7 @@ def find_cells(path: str | Path) -> Path:
 
 
 def name_cells(path: Path) -> str:
-    """Return what to call an AnnData file: its folder's name in a result, otherwise its own."""
+    """Return what to call an AnnData file: by its folder in a result, otherwise by its own name."""
     return path.parent.name if path.name == _CELLS and path.parent.name else path.stem
 
 

@@ -15,7 +15,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide, select_channels
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.blocks import PatchGeometry, in_pixels, same_scale
+from mxsplicer.patches.geometry import PatchGeometry, in_pixels, same_scale
 from mxsplicer.result.cohort import find_slides
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json

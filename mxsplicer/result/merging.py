@@ -173,7 +173,7 @@ def _embed_new(
     failed: dict[str, str],
     running: Mapping[str, Any],
 ) -> list[Result]:
-    """Embed each slide into a result of its own inside the common one; note slides of a cohort that fail."""
+    """Embed each slide to append into a result inside the merged one; note slides of a cohort that fail."""
     for_each = replace(
         options,
         cohort=None,
@@ -227,7 +227,7 @@ def _new_slides(
 
 
 def _append(result: Result, files: Sequence[Path], options: Options) -> None:
-    """Write the cells of a result with those of other files after them."""
+    """Write the cells of a merged result: its own, and those of other files after them."""
     with open_cells(result.cells) as adata:
         use_rep, uns, varm = learned_features(adata), dict(adata.uns), dict(adata.varm)
         existing = set(adata.obs["slide"].astype(str))
@@ -267,7 +267,7 @@ def _join(
     records: Sequence[SlideRecord],
     seconds: dict[str, float],
 ) -> None:
-    """Write the cells of all results as those of one, with correlations, clusters and scores."""
+    """Merge the cells of all results as those of one, with correlations, clusters and scores."""
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
@@ -292,7 +292,7 @@ def _join(
 
 
 def _common_description(parts: Sequence[Result]) -> dict[str, Any]:
-    """Return ``uns["mxsplicer"]`` of all cells; raise if they are not of one model."""
+    """Return ``uns["mxsplicer"]`` of merged cells; raise if they are not of one model."""
     common: dict[str, Any] = {}
     for part in parts:
         description = read_uns(part.cells, "mxsplicer")
@@ -304,7 +304,7 @@ def _common_description(parts: Sequence[Result]) -> dict[str, Any]:
 
 
 def _join_descriptions(description: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``uns["mxsplicer"]`` of some slides together with that of others."""
+    """Return the merged ``uns["mxsplicer"]`` of some slides and of others."""
     slides = {**description["fingerprints"]["slides"], **more["fingerprints"]["slides"]}
     joined = {**description, "fingerprints": {**description["fingerprints"], "slides": slides}}
     for key in _KEYS_BY_SLIDE:

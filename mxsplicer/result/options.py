@@ -170,7 +170,7 @@ class Options:
     @property
     def finds_nuclei(self) -> bool:
         """Whether segmentation, where no mask is given, also returns a mask of nuclei."""
-        from mxsplicer.segmentation.segment import knows_nuclei  # with scikit-image
+        from mxsplicer.segmentation.segmenters import knows_nuclei  # with scikit-image
 
         return knows_nuclei(self.segmenter, self.membrane_marker)
 

@@ -27,7 +27,7 @@ _outputs: ContextVar[list[str] | None] = ContextVar("mxsplicer_outputs", default
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """The outcome of a command: how it ended.
 
     Attributes
     ----------
@@ -45,14 +45,14 @@ class Outcome:
 
 
 def concerns_one_slide(error: BaseException) -> bool:
-    """Return whether the other slides of a cohort can continue after an error: not if disk or memory is full."""
+    """Return whether an outcome concerns one slide, so that others continue: not if disk or memory is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return False
     return isinstance(error, Exception) and not isinstance(error, MemoryError)
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return why a slide failed, on one line."""
+    """Return the outcome of a slide that failed, on one line."""
     reason = " ".join(str(error).split()) or "no reason was given"
     return reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}"
 
@@ -97,7 +97,7 @@ def record_outcome(file: Path | None, command: str = "") -> Iterator[None]:
 
 
 def pass_failure_on(after: Path, file: Path) -> bool:
-    """Return whether an earlier command failed; if so, write its failure to ``file`` too."""
+    """Return whether an earlier command's outcome is a failure; if so, write it to ``file`` too."""
     before = read_outcome(after)
     if before.failed:
         _write(file, Outcome(failed=before.failed))

@@ -15,8 +15,8 @@ import pandas as pd
 
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.cells.selection import keep_inside
-from mxsplicer.embedding.blocks import BlockJournal
 from mxsplicer.embedding.embed import embed_blocks, join_blocks
+from mxsplicer.embedding.journal import BlockJournal
 from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask, open_nuclei
@@ -34,11 +34,10 @@ from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.settings import begin_result, is_begun
 from mxsplicer.result.slides import SlideRecord, image_files, write_index
 from mxsplicer.segmentation.segment import segment
-from mxsplicer.splicer.batches import measure_normalization
-from mxsplicer.splicer.normalization import Normalization
+from mxsplicer.splicer.normalization import Normalization, measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
-from mxsplicer.splicer.scales import has_own_scales
+from mxsplicer.splicer.slide_normalization import has_own_scales
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.labels import check_labels
@@ -137,7 +136,7 @@ def _finished_record(job: Job, one: JobSlide) -> SlideRecord:
 
 
 def check_before_writing(job: Job) -> None:
-    """Measure the cells if all masks are given, so that masks and labels that do not fit are found before writing."""
+    """Run the stage of cells early if all masks are given: what does not fit is found before anything is written."""
     if any(one.mask is None for one in job.slides):
         return
     began = time.monotonic()
@@ -153,7 +152,7 @@ def check_before_writing(job: Job) -> None:
 
 
 def make_masks(job: Job) -> None:
-    """Segment the slides without a mask, with their nuclei if the segmenter finds them."""
+    """Run the stage of masks: segment the slides without one, with their nuclei if the segmenter finds them."""
 
     def make_mask(one: JobSlide) -> None:
         if one.mask is not None:
@@ -170,7 +169,7 @@ def make_masks(job: Job) -> None:
 
 
 def measure(job: Job) -> None:
-    """Measure the cells of every slide."""
+    """Run the stage of cells: measure those of every slide."""
     options, running = job.options, job.running
     outlines = find_roi_files(options.roi, [one.name for one in job.slides]) if options.roi is not None else {}
 
@@ -191,7 +190,7 @@ def measure(job: Job) -> None:
 
 
 def embed_cells(job: Job) -> None:
-    """Train or take a model, and write z of every cell to the journal of blocks."""
+    """Run the stages of training and embedding: train or take a model, and write z of every cell to the journal."""
     if any(one.cells is None for one in job.slides):
         with job.timed("cells"):
             measure(job)
@@ -243,7 +242,7 @@ def _segment(job: Job, slide: Slide, path: Path, nuclei: Path) -> None:
 
 
 def _cut_stores(job: Job) -> dict[str, PatchStore]:
-    """Cut the training sample of every slide, or the patches of all cells if they are kept.
+    """Run the stage of cutting: the training sample of every slide, or the patches of all cells if they are kept.
 
     The sample has equally many cells of each slide, so that a large slide does not dominate the training.
     """
@@ -298,7 +297,7 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
 
 
 def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:
-    """Return the encoders that the embedding is compared with, if there are labels to score them on."""
+    """Run the stage of baselines: return encoders to compare with, if there are labels to score them on."""
     if not job.scores_untrained:
         return {}
     baselines = {"X_untrained": untrained(run, seed=job.options.seed)}
@@ -308,7 +307,7 @@ def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[st
 
 
 def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> Source:
-    """Return the cells of a slide as something to embed: from its patch store if that has all cells."""
+    """Return a slide of the call as something to embed: from its patch store if that has all cells."""
     cells = one.measured_cells
     own_scale = _measure_own_scale(job, one, store) if has_own_scales(run) else None
     if store is not None and store.n_cells == len(cells):
@@ -326,7 +325,7 @@ def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> S
 
 
 def _measure_own_scale(job: Job, one: JobSlide, store: PatchStore | None) -> Normalization:
-    """Measure the normalisation of a slide, on its training sample or on a sample cut for this."""
+    """Run the stage that measures the normalisation of one slide, on its training sample or on one cut for this."""
     path = job.result.sample_of(one.name)
     if store is None and not path.exists():
         store = _cut_store(job, one, path, min(_CELLS_FOR_SCALE, len(one.measured_cells)))

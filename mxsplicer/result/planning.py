@@ -95,7 +95,7 @@ def plan_slides(
         of_later = seconds_after_encoder(
             n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=job.n_encoders
         )
-        slowness = _slowness()
+        slowness = _machine_slowness()
         seconds |= {stage: value * slowness for stage, value in of_later.items()}
     is_complete = all(trial.seconds_to_segment is not None or trial.one.mask is not None for trial in trials)
     return EmbeddingPlan(
@@ -136,7 +136,7 @@ def check_memory(job: Job) -> None:
 def seconds_after_encoder(
     n_cells: int, n_features: int, n_markers: int, *, n_labels: int, n_encoders: int
 ) -> dict[str, float]:
-    """Return the seconds of the stages after the embedding on the machine of reference, by stage.
+    """Return the planned seconds of the stages after the embedding on the machine of reference, by stage.
 
     Examples
     --------
@@ -171,8 +171,8 @@ def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
     return steps if job.model is None else 0
 
 
-def _slowness() -> float:
-    """Return how many times slower than the machine of reference this one is at this moment, at a little of numpy."""
+def _machine_slowness() -> float:
+    """Return how much slower than the machine of reference, on which a plan's seconds were measured, this one is."""
     values = np.random.default_rng(0).normal(size=(700, 700))
     best = float("inf")
     for _ in range(3):

@@ -7,7 +7,7 @@ result:
 
 - :class:`~mxsplicer.embedding.sources.Source`: cells to embed, which may come from a patch store alone;
 - the header of a patch store (:mod:`mxsplicer.patches.store`), which is used without the slide;
-- the header of the journal of blocks (:mod:`mxsplicer.embedding.blocks`), from which the AnnData is written after the
+- the header of the journal of blocks (:mod:`mxsplicer.embedding.journal`), from which the AnnData is written after the
   slides are closed.
 """
 
@@ -230,7 +230,7 @@ def open_recorded(record: SlideRecord, folder: Path) -> tuple[Slide, LazyImage] 
 
 
 def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
-    """Open the slides and masks of a result; those that are gone are left out, with a warning."""
+    """Open the slides of a result and their masks; those that are gone are left out, with a warning."""
     slides, masks = [], []
     for record in read_records(path):
         found = open_recorded(record, path)
@@ -243,7 +243,7 @@ def open_images(path: Path) -> tuple[list[Slide], list[LazyImage]]:
 
 
 def open_result_slide(path: str | Path, name: str) -> tuple[Slide, LazyImage]:
-    """Open the image and the mask of one slide of a result.
+    """Open one slide of a result: its image and its mask.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def open_result_slide(path: str | Path, name: str) -> tuple[Slide, LazyImage]:
 
 
 def _place(value: object, folder: Path) -> Location | None:
-    """Return a place relative to a folder; an absolute path and a URL stay as they are."""
+    """Return a slide's place relative to a folder; an absolute path and a URL stay as they are."""
     if not isinstance(value, str) or not value:
         return None
     found = locate(value)

@@ -19,7 +19,7 @@ _WORKFLOW_RESULT = "cohort.mxs"
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is made, and how far it is.
+    """One thing whose status is shown, and how far it is.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def _items_of_slides(result: Result, whole: str) -> Iterator[Item]:
 
 
 def _describe_change(record: SlideRecord) -> str:
-    """Return which input of a slide has changed; an empty text if none has."""
+    """Return for the status which input of a slide has changed; an empty text if none has."""
     for kind, place in (("image", record.image), ("mask", record.mask)):
         expected = record.fingerprints.get(kind)
         if not expected or place is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mxsplicer.cells.estimate import estimate_cells
-from mxsplicer.embedding.encode import Encoders
+from mxsplicer.embedding.encode import PatchEncoders
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
@@ -20,7 +20,7 @@ from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.panels import every_marker, shared_markers
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
-from mxsplicer.splicer.trial import TrialShape, random_patches, seconds_per_step, untrained_run
+from mxsplicer.splicer.step_timing import TrialShape, random_patches, seconds_per_step, untrained_run
 
 _SEGMENTED_PX = 1024  # side of the square that is segmented on trial
 
@@ -29,7 +29,7 @@ _TRIAL_CELLS = 512
 
 @dataclass(frozen=True)
 class TrialSlide:
-    """A slide with its mask; without one, a square from its middle that was segmented."""
+    """A slide on trial, with its mask; without one, a square from its middle that was segmented."""
 
     one: JobSlide
     slide: Slide
@@ -40,7 +40,7 @@ class TrialSlide:
 
 
 def try_slide(job: Job, one: JobSlide, folder: Path) -> TrialSlide:
-    """Return a slide with its mask, or segment a square of it, in a mask below ``folder``."""
+    """Return a slide with its mask, or segment a square of it on trial, in a mask below ``folder``."""
     if one.mask is not None:
         return TrialSlide(one, one.slide, one.mask, 0, 1.0, None)
     n_cells = estimate_cells(one.slide, nuclear_marker=job.options.nuclear_marker).n_cells
@@ -74,7 +74,7 @@ def _middle(side: int) -> slice:
 
 
 def plan_extractions(job: Job, trials: Sequence[TrialSlide]) -> tuple[dict[str, float], int, int]:
-    """Return the seconds until the training and to read for the embedding, the number of cells, and the memory."""
+    """Return from trial slides the seconds until the training and to read for the embedding, cells, and memory."""
     plans = {
         trial.one.name: plan_extraction(
             trial.slide,
@@ -113,7 +113,7 @@ def plan_extractions(job: Job, trials: Sequence[TrialSlide]) -> tuple[dict[str, 
 
 
 def trial_shape(job: Job) -> TrialShape:
-    """Return the patches of a job, as a trial takes them."""
+    """Return the patches of a job, as trials take them."""
     slide = job.images[0]
     if job.model is not None:
         return TrialShape(job.model.markers, job.model.patch_px, job.model.pixel_size_um)
@@ -123,7 +123,7 @@ def trial_shape(job: Job) -> TrialShape:
 
 
 def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:
-    """Measure the seconds of a step of every training of a job, by the name of its stage."""
+    """Measure on trial the seconds of a step of every training of a job, by the name of its stage."""
     recipe, device = job.options.recipe, job.running.device
     seconds = {"training": seconds_per_step(recipe, shape, device=device)}
     if job.trains_joint:
@@ -133,9 +133,9 @@ def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:
 
 
 def seconds_to_embed(job: Job, shape: TrialShape) -> float:
-    """Measure the seconds to normalise and encode one cell by all encoders of a job, on random patches."""
+    """Measure on trial the seconds to normalise and encode one cell by all encoders of a job, on random patches."""
     run: Run = job.model or untrained_run(job.options.recipe, shape)
-    encoders = Encoders(
+    encoders = PatchEncoders(
         run, {str(number): run.encoder for number in range(job.n_encoders)}, find_device(job.running.device)
     )
     patches, regions = random_patches(_TRIAL_CELLS, shape)
@@ -146,5 +146,5 @@ def seconds_to_embed(job: Job, shape: TrialShape) -> float:
 
 
 def count_features(job: Job) -> int:
-    """Return the width of the representation."""
+    """Return the width of the representation, that of a trial encoder if no model is given."""
     return (job.model or untrained_run(job.options.recipe, trial_shape(job))).features

@@ -20,12 +20,11 @@ from mxsplicer.images.markers import nuclear_candidates
 from mxsplicer.images.ngff import made_by_mxsplicer, open_finest_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid, Window, choose_tiles, expand_window
-from mxsplicer.masks.geojson import Polygons, outlines_at, read_polygons
+from mxsplicer.masks.geojson import Polygons, read_polygons
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.segmentation.coverage import describe_cells
-from mxsplicer.segmentation.finders import CellFinder, choose_finder
-from mxsplicer.segmentation.segmenters import Segmenter
-from mxsplicer.segmentation.stitching import Found, UnfinishedMasks
+from mxsplicer.segmentation.segmenters import CellFinder, Segmenter, choose_finder, knows_nuclei
+from mxsplicer.segmentation.stitching import Found, UnfinishedMasks, owned_labels
 from mxsplicer.system.dask_cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
@@ -181,11 +180,6 @@ def segment(
     return open_finest_labels(path)
 
 
-def knows_nuclei(segmenter: str | Segmenter | None = None, membrane_marker: str | None = None) -> bool:
-    """Return whether :func:`segment` finds nuclei and grows them, rather than whole cells."""
-    return segmenter is None or (isinstance(segmenter, str) and ":" not in segmenter and membrane_marker is None)
-
-
 def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
     for path in paths:
         if path.exists() and not overwrite:
@@ -208,7 +202,7 @@ def _nothing_found(slide: Slide, settings: dict[str, str | float], roi: str | Pa
 def _made_from(
     slide: Slide, channels: list[int], settings: dict[str, str | float], grid: TileGrid, n_masks: int
 ) -> dict[str, Any] | None:
-    """Return what decides the masks, or None for an image in memory, which has no fingerprint."""
+    """Return what decides the masks of a segmentation, or None for an image in memory, which has no fingerprint."""
     if slide.path is None:
         return None
     image = {"image": fingerprint(slide.path), "channels": channels}
@@ -227,25 +221,8 @@ def _segment_tile(slide: Slide, finder: CellFinder, halo_px: int, outlines: Poly
     adjacent = np.all(np.diff(channels) == 1)
     image = slide.image[channels[0] : channels[-1] + 1, *window] if adjacent else _stacked(slide, channels, window)
     cells, nuclei = finder.find(np.asarray(image))
-    return cells, nuclei, _owned(nuclei, core, window, outlines)
+    return cells, nuclei, owned_labels(nuclei, core, window, outlines)
 
 
 def _stacked(slide: Slide, channels: list[int], window: Window) -> np.ndarray:
     return np.stack([np.asarray(slide.image[channel, *window]) for channel in channels])
-
-
-def _owned(nuclei: np.ndarray, core: Window, window: Window, outlines: Polygons | None) -> np.ndarray:
-    """Return, for each label, whether its centroid lies in the core and, if outlines are given, in one of them."""
-    points = np.nonzero(nuclei)
-    labels = nuclei[points]
-    n = np.bincount(labels, minlength=1)
-    centroid = [
-        np.bincount(labels, weights=points[axis], minlength=1) / np.maximum(n, 1) + window[axis].start
-        for axis in (0, 1)
-    ]
-    owned = n > 0
-    for at, side in zip(centroid, core, strict=True):
-        owned &= (at >= side.start - 0.5) & (at < side.stop - 0.5)  # pixel centres are whole numbers
-    if outlines is not None:
-        owned[owned] = outlines_at(outlines, centroid[1][owned], centroid[0][owned]) > 0
-    return owned

@@ -12,6 +12,7 @@ import zarr
 
 from mxsplicer.images.ngff import create_labels, finish_labels, open_finest_labels
 from mxsplicer.images.tiles import TileGrid, Window, expand_window
+from mxsplicer.masks.geojson import Polygons, outlines_at
 from mxsplicer.system.files import atomic_write, partial_path, remove_partial, replace, write_json
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
@@ -25,7 +26,7 @@ _DONE, _MADE_FROM = "done", "made_from.json"
 
 
 class UnfinishedMasks:
-    """The mask of the cells, and optionally of their nuclei, while they are written under temporary names.
+    """The masks of cells, and optionally nuclei, into which tiles are stitched, under temporary names.
 
     Cells are numbered as tiles arrive, and finally by their first pixels. Until then numbers carry the highest bit, so
     that each step can be repeated after an interruption. The first pixels of the cells of each tile are stored next to
@@ -114,7 +115,7 @@ def _once(about: Callable[[np.ndarray], dict[str, Any]]) -> Callable[[np.ndarray
 
 
 def _number_by_place(masks: Sequence[zarr.Array], first_px: np.ndarray) -> None:
-    """Renumber the cells 1, 2, ... by their first pixel, so that numbers do not depend on the tiles."""
+    """Renumber stitched cells 1, 2, ... by their first pixel, so that numbers do not depend on the tiles."""
     numbers = np.empty(len(first_px), dtype=np.uint32)
     numbers[np.argsort(first_px)] = np.arange(1, len(first_px) + 1)
 
@@ -140,7 +141,7 @@ def _write(
     window: Window,
     n_before: int,
 ) -> np.ndarray:
-    """Write the cells of a tile to pixels that no other tile has written, numbered from ``n_before`` + 1.
+    """Stitch the cells of a tile to pixels that no other tile has written, numbered from ``n_before`` + 1.
 
     Returns
     -------
@@ -169,3 +170,20 @@ def _write(
     _, first = np.unique(own[ys, xs], return_index=True)
     places: np.ndarray = (ys[first] + top) * mask.shape[1] + xs[first] + left
     return places
+
+
+def owned_labels(nuclei: np.ndarray, core: Window, window: Window, outlines: Polygons | None) -> np.ndarray:
+    """Return which labels of a tile are stitched: the centroid lies in its core and, if outlines are given, in one."""
+    points = np.nonzero(nuclei)
+    labels = nuclei[points]
+    n = np.bincount(labels, minlength=1)
+    centroid = [
+        np.bincount(labels, weights=points[axis], minlength=1) / np.maximum(n, 1) + window[axis].start
+        for axis in (0, 1)
+    ]
+    owned = n > 0
+    for at, side in zip(centroid, core, strict=True):
+        owned &= (at >= side.start - 0.5) & (at < side.stop - 0.5)  # pixel centres are whole numbers
+    if outlines is not None:
+        owned[owned] = outlines_at(outlines, centroid[1][owned], centroid[0][owned]) > 0
+    return owned

@@ -191,7 +191,7 @@ class Arrangements:
 
 
 class _PixelsOf:
-    """The pixels of each cell in which something may lie."""
+    """The pixels of each cell in which something may be arranged."""
 
     def __init__(self, inside: Array, allowed: Array, n_cells: int) -> None:
         of = np.where(allowed, inside, 0)
@@ -211,7 +211,7 @@ class _PixelsOf:
 
 
 def _deposit(image: Array, place: Array, amount: Array, inside: Array) -> None:
-    """Add an amount at a position (row, column) of each cell, divided among the four pixels around it."""
+    """Add an amount to an arrangement at a position (row, column) of each cell, divided among four pixels."""
     cell = np.arange(len(place)) + 1
     top, left = np.floor(place).T
     down, right = (place - np.floor(place)).T

@@ -135,7 +135,7 @@ class _Tiles:
 
 
 def _halved(image: Array) -> Array:
-    """Return (C, Y, X) at half the size, each pixel the mean of four."""
+    """Return the next level of the pyramid, (C, Y, X) at half the size, each pixel the mean of four."""
     sums = image[:, ::2, ::2].astype(np.uint32)
     for y, x in ((0, 1), (1, 0), (1, 1)):
         sums += image[:, y::2, x::2]

@@ -51,7 +51,7 @@ def choose(shares: Array, chance: Array) -> Array:
 
 
 def smooth_noise(key: int, x: Array, y: Array, scale_um: float) -> Array:
-    """Return smooth noise in [0, 1] that varies over about ``scale_um``."""
+    """Return smooth random noise in [0, 1] that varies over about ``scale_um``."""
     column, row = np.floor(x / scale_um), np.floor(y / scale_um)
     u, v = x / scale_um - column, y / scale_um - row
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
@@ -61,7 +61,7 @@ def smooth_noise(key: int, x: Array, y: Array, scale_um: float) -> Array:
 
 
 def nearest_blob(key: int, x: Array, y: Array, spacing_um: float, radii_um: tuple[float, float]) -> tuple[Array, ...]:
-    """Return distance / radius, direction and a random number of the nearest blob of a jittered lattice."""
+    """Return distance / radius, direction and a random number of the nearest blob of a randomly jittered lattice."""
     column, row = np.floor(x / spacing_um), np.floor(y / spacing_um)
     nearest, direction, chance = np.full(x.shape, np.inf), np.zeros(x.shape), np.zeros(x.shape)
     for down in (-1, 0, 1):

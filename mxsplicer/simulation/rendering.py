@@ -66,7 +66,7 @@ def render_block(tissue: Tissue, row: int, column: int, first_ids: Array) -> tup
 
 @dataclass(frozen=True)
 class _Window:
-    """A window in which pixels are computed; it may reach beyond the slide."""
+    """A window that is rendered; it may reach beyond the slide."""
 
     tissue: Tissue
     top: int
@@ -247,7 +247,7 @@ def _per_pixel(values: Array | pd.Series, inside: Array, *, outside: float = 0) 
 
 
 def _expression_levels(marker: Marker, cells: pd.DataFrame) -> dict[str, Array]:
-    """Return the expression of a marker by each cell, relative to its counts, for each pattern."""
+    """Return the expression of a marker to render in each cell, relative to its counts, for each pattern."""
     lineage, subtype = cells["lineage"].to_numpy(), cells["subtype"].to_numpy()
     level = np.zeros(len(cells))
     for expressing, amount in marker.expressed_by:

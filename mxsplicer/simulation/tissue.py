@@ -104,7 +104,7 @@ class Tissue:
 
 @lru_cache(maxsize=64)
 def cells_of_block(tissue: Tissue, row: int, column: int) -> pd.DataFrame:
-    """Return the cells whose centres lie in a block, with their type, size and shape."""
+    """Return the cells of the simulated tissue whose centres lie in a block, with type, size and shape."""
     side = tissue.block_px * tissue.pixel_size_um
     left, top = column * side, row * side
     points = pd.concat([_lattice(tissue, region, left, top, side) for region in SPACING_UM], ignore_index=True)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def begin(fabric: Fabric, path: Path, run: Run, *, overwrite: bool) -> Path:
-    """Return the folder that training writes to: a new one, or that of an interrupted training with equal settings."""
+    """Return the folder for checkpoints: a new one, or that of an interrupted training with equal settings."""
     folder = partial_path(path)
     settings = json.dumps([run.settings, run.normalization.to_dict()], sort_keys=True)
     marker = folder / "settings.json"
@@ -44,7 +44,7 @@ def begin(fabric: Fabric, path: Path, run: Run, *, overwrite: bool) -> Path:
 
 
 def finish(run: Run, folder: Path, path: Path) -> None:
-    """Write the run, and rename its folder to its final name."""
+    """Write the run next to the checkpoints, and rename the folder to its final name."""
     write_table(folder / "log.jsonl", folder / "log.csv")
     save_run(replace(run, results=last_results(folder / "log.jsonl")), folder)
     for file in ("checkpoint.safetensors", "settings.json"):  # only an interrupted run needs them

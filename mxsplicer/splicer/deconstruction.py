@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mxsplicer.errors import InputError
+from mxsplicer.errors import InputError, describe_error
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
-from mxsplicer.system.imports import describe_error, import_by_name
+from mxsplicer.system.imports import import_by_name
 
 _RIM_PX = 2  # about 1 µm: a membrane, as blurred as microscopes show it
 
@@ -27,7 +27,7 @@ Pixels = Callable[[Tensor], Tensor]  # regions (B, P, P) of patches -> the pixel
 
 @dataclass(frozen=True)
 class Component:
-    """A named component of a patch: some of its channels, in some of its pixels.
+    """A named component of a deconstructed patch: some of its channels, in some of its pixels.
 
     Parameters
     ----------
@@ -53,17 +53,17 @@ Deconstruction = Callable[[Sequence[str]], list[Component]]  # markers -> compon
 
 
 def this_cell(regions: Tensor) -> Tensor:
-    """Return the pixels of the cell at the centre, with its nucleus."""
+    """Return the pixels that a deconstruction shows of the cell at the centre: all, with its nucleus."""
     return (regions == THIS_CELL) | (regions == NUCLEUS)
 
 
 def rim(regions: Tensor) -> Tensor:
-    """Return the outermost 2 pixels of the cell."""
+    """Return the pixels that a deconstruction shows of the rim of the cell: the outermost 2."""
     return this_cell(regions) & ~interior(regions)
 
 
 def interior(regions: Tensor) -> Tensor:
-    """Return the pixels of the cell except the outermost 2."""
+    """Return the pixels that a deconstruction shows of the interior of the cell: all except the outermost 2."""
     inside = this_cell(regions)
     for _ in range(_RIM_PX):
         padded = F.pad(inside, (1, 1, 1, 1))
@@ -72,12 +72,12 @@ def interior(regions: Tensor) -> Tensor:
 
 
 def nucleus(regions: Tensor) -> Tensor:
-    """Return the pixels of the nucleus of the cell."""
+    """Return the pixels that a deconstruction shows of the nucleus of the cell."""
     return regions == NUCLEUS
 
 
 def cytoplasm(regions: Tensor) -> Tensor:
-    """Return the pixels of the cell except its nucleus."""
+    """Return the pixels that a deconstruction shows of the cytoplasm: the cell except its nucleus."""
     return regions == THIS_CELL
 
 
@@ -86,14 +86,14 @@ OF_NUCLEI: tuple[Pixels, ...] = (nucleus, cytoplasm)  # need patches that were c
 
 @lru_cache
 def stays_within_cell(pixels: Pixels) -> bool:
-    """Return whether a component shows only pixels of the cell, as tried on example regions."""
+    """Return whether a component of a deconstruction shows only pixels of the cell, as tried on example regions."""
     regions = _example_regions()
     return not (pixels(regions) & ~this_cell(regions)).any()
 
 
 @lru_cache
 def _example_regions() -> Tensor:
-    """Return regions (8, 32, 32): four round cells with nucleus and neighbour, and four of noise."""
+    """Return regions (8, 32, 32) to try a deconstruction on: four cells with nucleus and neighbour, four of noise."""
     y, x = torch.meshgrid(torch.arange(32) - 16, torch.arange(32) - 16, indexing="ij")
     radius = (y**2 + x**2).float().sqrt()
     regions = torch.randint(0, 4, (8, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -105,7 +105,7 @@ def _example_regions() -> Tensor:
 
 
 def by_marker(markers: Sequence[str]) -> list[Component]:
-    """Return one component per marker, as the paper does for multiplex images.
+    """Deconstruct a patch into one component per marker, as the paper does for multiplex images.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def by_marker(markers: Sequence[str]) -> list[Component]:
 
 
 def by_nuclear_pair(markers: Sequence[str]) -> list[Component]:
-    """Return one component per marker that shows it together with the nuclear stain, and so where in the cell it lies.
+    """Deconstruct into one component per marker together with the nuclear stain, which shows where in the cell it lies.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
 
 
 def by_compartment(markers: Sequence[str]) -> list[Component]:
-    """Return two components per marker: the rim of the cell, where membrane proteins lie, and its interior.
+    """Deconstruct into two components per marker: the rim of the cell, where membrane proteins lie, and its interior.
 
     The share of a marker in the rim distinguishes a cell that expresses it from one that receives spill-over of its
     neighbours; one chunk for each compartment keeps the two apart.
@@ -175,7 +175,7 @@ def by_compartment(markers: Sequence[str]) -> list[Component]:
 
 
 def by_region(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its cell, the other cells and the background; they add up to the patch."""
+    """Deconstruct a patch into its cell, the other cells and the background; they add up to the patch."""
     return _by_pixels(
         markers,
         cell=this_cell,
@@ -185,17 +185,17 @@ def by_region(markers: Sequence[str]) -> list[Component]:
 
 
 def by_cell(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its cell and the surroundings; they add up to the patch."""
+    """Deconstruct a patch into its cell and the surroundings; they add up to the patch."""
     return _by_pixels(markers, cell=this_cell, surroundings=lambda regions: ~this_cell(regions))
 
 
 def by_nucleus(markers: Sequence[str]) -> list[Component]:
-    """Split a cell into its nucleus and its cytoplasm; patches must be cut with a mask of nuclei."""
+    """Deconstruct a cell into its nucleus and its cytoplasm; patches must be cut with a mask of nuclei."""
     return _by_pixels(markers, nucleus=nucleus, cytoplasm=cytoplasm)
 
 
 def by_mask(markers: Sequence[str]) -> list[Component]:
-    """Split a patch, of any number of channels, into the pixels that a mask covers and the others.
+    """Deconstruct a patch, of any number of channels, into the pixels that a mask covers and the others.
 
     The covered pixels alone are worse than both (the paper, table S2).
     """
@@ -205,7 +205,7 @@ def by_mask(markers: Sequence[str]) -> list[Component]:
 
 
 def by_half(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its upper and its lower half, such as MNIST above CIFAR (the paper, section 4)."""
+    """Deconstruct a patch into its upper and its lower half, such as MNIST above CIFAR (the paper, section 4)."""
 
     def row(regions: Tensor) -> Tensor:
         return torch.arange(regions.shape[1], device=regions.device)[:, None].expand(regions.shape)
@@ -218,7 +218,7 @@ def by_half(markers: Sequence[str]) -> list[Component]:
 
 
 def by_side(markers: Sequence[str]) -> list[Component]:
-    """Split a patch into its left and its right half."""
+    """Deconstruct a patch into its left and its right half."""
     upper, lower = by_half(markers)
     assert upper.pixels is not None
     assert lower.pixels is not None
@@ -296,7 +296,7 @@ def combine(deconstructions: Sequence[Deconstruction]) -> Deconstruction:
 
 
 def omit(components: Sequence[Component], markers: Sequence[str], omitted: Collection[str]) -> list[Component]:
-    """Return components without the omitted markers, and without the omitted components; the encoder still sees them.
+    """Return a deconstruction's components without omitted markers and components; the encoder still sees them.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ def omit(components: Sequence[Component], markers: Sequence[str], omitted: Colle
 
 
 def read_groups(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Read named groups of markers from a YAML file, ``T cells: [CD3e, CD8a]``; chunks are named after them.
+    """Read the groups of a deconstruction from a YAML file, ``T cells: [CD3e, CD8a]``; chunks are named after them.
 
     Raises
     ------
@@ -350,7 +350,7 @@ def read_groups(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def check_names(names: Collection[str], known: Sequence[str], *, kind: str, argument: str) -> None:
-    """Raise if one of the ``names`` in an argument is unknown, and suggest the closest known one."""
+    """Raise if a component or marker that a deconstruction names is unknown, and suggest the closest known one."""
     for name in names:
         if name not in known:
             close = get_close_matches(name, known, n=1, cutoff=0.4)
@@ -360,7 +360,7 @@ def check_names(names: Collection[str], known: Sequence[str], *, kind: str, argu
 
 
 def component_pixels(regions: Tensor, components: Sequence[Component], *, hide: bool) -> Tensor | None:
-    """Return the pixels that components show, (B, m, P, P), once per distinct set of pixels; None: all pixels.
+    """Return the pixels that a deconstruction's components show, (B, m, P, P), each set of pixels once; None: all.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def component_pixels(regions: Tensor, components: Sequence[Component], *, hide: 
 
 
 def cut(patches: Tensor, masks: Tensor | None, components: Sequence[Component], *, hide: bool) -> Tensor:
-    """Return the channels of all components, (B, sum of C_k, P, P), with 0 in pixels that a component does not show.
+    """Return the channels of all deconstructed components, (B, sum of C_k, P, P), with 0 in pixels that are not shown.
 
     Parameters
     ----------
@@ -400,7 +400,7 @@ def cut(patches: Tensor, masks: Tensor | None, components: Sequence[Component], 
 
 
 def stack_components(channels: Tensor, components: Sequence[Component]) -> Tensor:
-    """Return the result of :func:`cut` as (B, n, C_max, P, P); components with fewer channels are padded with zeros.
+    """Return deconstructed components of :func:`cut` as (B, n, C_max, P, P), padded with zeros to the most channels.
 
     The zeros let components of any number of channels pass through one grouped network.
     """

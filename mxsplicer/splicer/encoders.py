@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mxsplicer.errors import InputError
-from mxsplicer.splicer.kernels import make_convolution
+from mxsplicer.errors import InputError, describe_error
+from mxsplicer.splicer.convolutions import make_convolution
 from mxsplicer.splicer.moments import WithMoments
-from mxsplicer.system.imports import describe_error, import_by_name, is_importable
+from mxsplicer.system.imports import import_by_name, is_importable
 
 SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem that shrinks it four times
 _EXPANSION = 4  # output channels of a bottleneck block per channel of its inner convolution

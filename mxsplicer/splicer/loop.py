@@ -149,7 +149,7 @@ class Loop:
 
 
 def _number_batches(batches: Batches, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches of all epochs with the numbers of their steps, from step ``first`` on."""
+    """Yield the batches of all epochs with the numbers of the loop's steps, from step ``first`` on."""
     step = first
     while step < steps:
         epoch, done = divmod(step, batches.per_epoch)
@@ -162,7 +162,7 @@ def _number_batches(batches: Batches, first: int, steps: int) -> Iterator[tuple[
 
 
 def _warm_up_and_cosine(step: int, steps: int) -> float:
-    """Return the learning rate of a step as a share of its peak."""
+    """Return the learning rate of a step of the loop, as a share of its peak."""
     warm_up = max(1, steps // 10)
     if step < warm_up:
         return (step + 1) / warm_up

@@ -78,7 +78,7 @@ def _measure_chunk(e: Tensor, e_other: Tensor) -> tuple[Tensor, ...]:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """Return the exponential of the entropy of the singular values of matrices (..., B, D): RankMe (arXiv 2210.02885).
+    """Return RankMe (arXiv 2210.02885) of embeddings in training, (..., B, D): exp of the entropy of singular values.
 
     Examples
     --------

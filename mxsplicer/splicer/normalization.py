@@ -1,12 +1,15 @@
 """Normalisation of patches: raw intensities become what encoders see."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.patches.store import NUCLEUS, THIS_CELL
+from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL, PatchStore
+
+SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +64,53 @@ def _transferable(patches: np.ndarray) -> np.ndarray:
     if patches.dtype == np.uint16:
         return np.ascontiguousarray(patches).view(np.int16)
     return np.ascontiguousarray(patches, dtype=np.float32)
+
+
+def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:
+    """Measure clip, mean and standard deviation of every marker on a sample of patches.
+
+    The clip is at the 0.1 and 99.9 percentiles of the sampled pixels, so that neither debris nor the black border of a
+    slide sets the scale.
+
+    Returns
+    -------
+    The normalisation, and for each marker whether it varies.
+    """
+    sample = []
+    for patches, regions in _read_sample(stores, SAMPLE_CELLS, seed):
+        # A pixel beyond the slide is 0 in every marker and belongs to no cell.
+        lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
+        sample.append((patches, (regions != BACKGROUND) | lit))
+    columns = []
+    for channel in range(sample[0][0].shape[1]):  # one at a time: all as floats would be half a gigabyte
+        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in sample]).astype(np.float32)
+        pixels = pixels[~np.isnan(pixels)]  # of slides that lack the marker
+        low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
+        high = high if high > low else pixels.max()  # a marker of a few bright spots
+        logs = np.log1p(np.clip(pixels, low, high, out=pixels) - min(low, np.float32(0)))
+        columns.append((low, high, logs.mean(dtype=np.float64), logs.std(dtype=np.float64)))
+    low, high, mean, std = np.array(columns, dtype=np.float64).T
+    varies = [bool(s > 1e-6) for s in std]
+    of_markers = (low, high, mean, np.where(varies, std, 1.0))
+    return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in of_markers)), varies
+
+
+def sample_inputs(
+    stores: Sequence[PatchStore],
+    normalization: Normalization,
+    *,
+    hide: bool,
+    n_cells: int = SAMPLE_CELLS,
+    seed: int = 0,
+) -> Tensor:
+    """Return normalised patches (n, C, P, P) of some cells of every store, only the cell itself with ``hide``."""
+    sample = _read_sample(stores, n_cells, seed)
+    return torch.cat([normalization(patches, regions if hide else None) for patches, regions in sample])
+
+
+def _read_sample(stores: Sequence[PatchStore], n_cells: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the patches and regions on which normalisation is measured, ``n_cells`` in all from all stores."""
+    generator = np.random.default_rng(seed)
+    per_store = max(1, n_cells // len(stores))
+    for store in stores:
+        yield store.read_rows(np.sort(generator.choice(store.n_cells, min(per_store, store.n_cells), replace=False)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
+from mxsplicer.patches.geometry import same_scale
 from mxsplicer.patches.store import PatchStore, PatchStoreView
 
 PANELS = ("same", "shared", "union")
@@ -97,3 +98,26 @@ def describe_panels(panels: Sequence[Sequence[str]]) -> str:
         if marker not in shared
     ]
     return f"{len(shared)} markers are on all slides ({', '.join(shared)}); only on some are {', '.join(partly)}"
+
+
+def check_agreement(stores: Sequence[PatchStore]) -> tuple[tuple[str, ...], int, float]:
+    """Return the one panel of markers, and the patch side and pixel size of all stores, or raise if they differ."""
+    first = stores[0]
+    for store in stores[1:]:
+        if store.markers != first.markers:
+            differ = sorted(set(store.markers) ^ set(first.markers))
+            msg = (
+                f"slides {first.slide_name!r} and {store.slide_name!r} differ in their markers"
+                f"{': ' + ', '.join(differ) if differ else ' in their order'}, and one model needs one panel."
+            )
+            remedy = "Train on the markers of all slides with `panel='shared'`, or of any with `panel='union'`."
+            raise InputError(msg, remedy)
+        alike = same_scale(store.pixel_size_um, first.pixel_size_um)
+        if store.patch_px != first.patch_px or not alike:
+            msg = (
+                f"slides {first.slide_name!r} and {store.slide_name!r} differ in scale: {first.patch_px} px of "
+                f"{first.pixel_size_um:g} µm and {store.patch_px} px of {store.pixel_size_um:g} µm."
+            )
+            size = f"`patch_size_um={first.patch_px * store.pixel_size_um:g}`"
+            raise InputError(msg, f"Cut the patches of {store.slide_name!r} again with {size}." if alike else "")
+    return first.markers, first.patch_px, first.pixel_size_um

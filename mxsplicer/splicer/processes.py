@@ -88,7 +88,7 @@ def make_fabric(
     *,
     unused_weights: bool = False,
 ) -> Fabric:
-    """Return Lightning's Fabric on a device, or on one device per process on this machine.
+    """Return Lightning's Fabric for the processes of a training, each of which has a device of its own.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent was killed, instead of waiting for half an hour."""
+    """End this process soon after its parent process was killed, instead of waiting for half an hour."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that writes files and logs messages."""
+    """Return whether this process is the first, the one that writes files and logs messages."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 

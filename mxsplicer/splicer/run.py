@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
-from mxsplicer.patches.blocks import same_scale
+from mxsplicer.patches.geometry import same_scale
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.moments import WithMoments
 from mxsplicer.splicer.normalization import Normalization
@@ -161,7 +161,7 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def load_run(path: str | Path, *, encoder: str = "") -> Run:
-    """Open a run folder, or a result folder that contains one, on the CPU.
+    """Open a run folder, or a result folder that contains a run, on the CPU.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def check_panel(
     in_file: Sequence[str] = (),
     fill_missing: bool = False,
 ) -> list[int]:
-    """Return the slide's channel for each marker of the run, matched by name, or raise if one is missing.
+    """Return the slide's channel for each marker that a run was trained on, or raise if one is missing.
 
     The message shows the names of the slide and the model in two columns, and those ``in_file`` if the user renamed
     them. With ``fill_missing`` a missing marker has channel -1 instead, unless all are missing.

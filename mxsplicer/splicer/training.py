@@ -1,9 +1,10 @@
 """Training: patch stores become a run folder.
 
 :func:`train` reads top to bottom: what is trained on, what is trained, and the loop (``loop.py``). What can be wrong in
-its arguments is in ``checks.py``, how a run is interrupted, continued and finished in ``checkpoints.py``.
+its arguments is below, how a run is interrupted, continued and finished in ``checkpoints.py``.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,26 +17,27 @@ from torch import Tensor
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer.batches import SAMPLE_CELLS, Batches, measure_normalization, sample_inputs
+from mxsplicer.splicer.batches import Batches
 from mxsplicer.splicer.checkpoints import begin, finish, resume
-from mxsplicer.splicer.checks import check_agreement, find_components, make_batches
-from mxsplicer.splicer.deconstruction import Component
+from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.footprint import choose_buffer_bytes, step_bytes, trial_views
 from mxsplicer.splicer.loop import EmbedStep, Loop
 from mxsplicer.splicer.moments import WithMoments
-from mxsplicer.splicer.normalization import Normalization
+from mxsplicer.splicer.normalization import SAMPLE_CELLS, Normalization, measure_normalization, sample_inputs
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
-from mxsplicer.splicer.panels import on_one_panel
+from mxsplicer.splicer.panels import check_agreement, on_one_panel
 from mxsplicer.splicer.processes import find_processes, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run
-from mxsplicer.splicer.scales import common_scale, on_one_scale
+from mxsplicer.splicer.slide_normalization import common_scale, on_one_scale
+from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes, trial_views
 from mxsplicer.splicer.widths import choose_widths
 from mxsplicer.system.files import check_free
 from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE_BYTES = 256 << 20
 
@@ -197,3 +199,50 @@ def _settings(
         # So that an interrupted run does not continue with other code.
         **({"own_code": {name: fingerprint_code(name) for name in own}} if (own := recipe.own_code()) else {}),
     }
+
+
+def make_batches(
+    stores: Sequence[PatchStore], recipe: Recipe, processes: int, *, buffer_bytes: int | None = None
+) -> Batches:
+    """Return the batches of a training, of a size that processes and micro-batches can divide equally, or raise."""
+    shares = processes * recipe.accumulate
+    n_cells = sum(store.n_cells for store in stores)
+    if n_cells < 2 * shares:
+        msg = (
+            f"{n_cells} cell{'s are' if n_cells > 1 else ' is'} too few to train on"
+            f"{f' in {shares} shares' if shares > 1 else ''}."
+        )
+        raise InputError(msg, "Use more slides, or a trained `model`.")
+    if recipe.batch_size % shares or recipe.batch_size < 2 * shares:
+        divided = (
+            f"{processes} process{'es' * (processes > 1)} and "
+            f"{recipe.accumulate} micro-batch{'es' * (recipe.accumulate > 1)}"
+        )
+        msg = f"a batch of {recipe.batch_size} cells cannot be divided among {divided}, at least two cells to each."
+        raise InputError(msg, f"Use a multiple of {shares} as `batch_size`.")
+    batch_size = min(recipe.batch_size, n_cells // shares * shares)
+    return Batches(stores, batch_size, seed=recipe.seed, buffer_bytes=buffer_bytes)
+
+
+def find_components(
+    recipe: Recipe, markers: Sequence[str], varies: Sequence[bool], stores: Sequence[PatchStore]
+) -> list[Component]:
+    """Return the components to train, in which something varies; raise if none does or patches lack their nuclei."""
+    components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
+    if not components:
+        names = ", ".join(store.slide_name for store in stores)
+        msg = f"every marker of {names} has one value in all cells, so nothing can be learned."
+        raise InputError(msg)
+    _check_nuclei(recipe, components, stores)
+    constant = [marker for marker, moves in zip(markers, varies, strict=True) if not moves]
+    if constant:
+        logger.warning("left out as components, for they are constant in every cell: %s", ", ".join(constant))
+    return components
+
+
+def _check_nuclei(recipe: Recipe, components: Sequence[Component], stores: Sequence[PatchStore]) -> None:
+    without = [store.slide_name for store in stores if not store.knows_nuclei]
+    shown = [component.name for component in components if component.pixels in OF_NUCLEI]
+    if without and shown and recipe.method != "joint":
+        msg = f"component {shown[0]} needs a mask of nuclei, and the patches of slide {without[0]!r} were cut without."
+        raise InputError(msg, "Cut them again with `nuclei`.")

@@ -111,7 +111,7 @@ class Views:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of some rows of a batch, drawn for the whole batch: how it is divided does not change them."""
+    """Random numbers for the views of some rows of a batch: how the batch is divided does not change them."""
 
     generator: torch.Generator
     device: torch.device
@@ -142,7 +142,7 @@ def plan_views(name: str) -> Views:
 
 
 def _transform(view_input: ViewInput, geometry: Tensor) -> Tensor:
-    """Return patches and masks rotated, shifted and scaled, (B, C + m, P, P), as a copy."""
+    """Return patches and masks of a view rotated, shifted and scaled, (B, C + m, P, P), as a copy."""
     patches, masks, px, _ = view_input
     if masks is not None:
         patches = torch.cat([patches, masks.to(patches.dtype)], dim=1)
@@ -153,7 +153,7 @@ def _transform(view_input: ViewInput, geometry: Tensor) -> Tensor:
 
 
 def _blur(patches: Tensor) -> Tensor:
-    """Smooth with the binomial kernel 1-2-1 in both directions."""
+    """Smooth a view with the binomial kernel 1-2-1 in both directions."""
     channels = patches.shape[1]
     row = torch.tensor([0.25, 0.5, 0.25], device=patches.device, dtype=patches.dtype)
     kernel = (row[:, None] * row).expand(channels, 1, 3, 3)

@@ -66,7 +66,7 @@ def allocate_widths(mean_width: int, shares: Sequence[float]) -> list[int]:
 
 
 def rank_above(spectrum: np.ndarray, floor: np.ndarray) -> float:
-    """Return the effective rank of a spectrum above a noise floor: exp of the entropy of the parts above it.
+    """Return the effective rank above a noise floor, by which widths are shared: exp of the entropy of the spectrum.
 
     Both spectra are sorted, largest first, and compared eigenvalue by eigenvalue, as in parallel analysis (Horn 1965);
     the entropy is that of Roy and Vetterli 2007. Channels differ in gain, so the floor is first scaled to the level of
@@ -110,7 +110,7 @@ def _shares(
 def _spectra(
     recipe: Recipe, components: Sequence[Component], stores: Sequence[PatchStore], normalization: Normalization
 ) -> list[np.ndarray]:
-    """Return the eigenvalues of the covariance of each component's pixels over cells, largest first."""
+    """Return what decides the width of each component: eigenvalues of its pixels over cells, largest first."""
     generator = np.random.default_rng(recipe.seed)
     per_store = max(2, _SAMPLE_CELLS // len(stores))
     sample = []

@@ -64,7 +64,7 @@ def map_on_cluster(
 
 
 def to_bytes(value: Any) -> bytes:
-    """Pickle a value; arrays mapped from files are pickled as the names of the files."""
+    """Pickle a value to send it to a dask cluster; arrays mapped from files are pickled as names of the files."""
     file = BytesIO()
     _Pickler(file, protocol=5).dump(value)
     return file.getvalue()

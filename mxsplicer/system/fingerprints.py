@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxsplicer.system.location import below, locate, read_bytes
+from mxsplicer.system.location import below, locate, read_small_file
 
 _SAMPLE_BYTES = 1 << 20  # of a file, at its head, its tail and sixteen places between: enough to distinguish files
 # Of an OME-Zarr, and of its first series and level where it is laid out so.
@@ -31,7 +31,7 @@ def fingerprint(path: str | Path) -> str:
     if isinstance(location, str):
         digest.update(location.encode())
         for name in _REMOTE_DOCUMENTS:
-            digest.update(read_bytes(below(location, name)) or b"-")
+            digest.update(read_small_file(below(location, name)) or b"-")
         return digest.hexdigest()
     if location.is_dir():
         for file in sorted(location.rglob("*")):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mxsplicer.errors import InputError
+from mxsplicer.errors import InputError, describe_error
 
 
 def import_extra(name: str, missing: str) -> Any:
@@ -84,14 +84,3 @@ def import_by_name(name: str, what: str, must: str) -> Callable[..., Any]:
         raise InputError(msg)
     made: Callable[..., Any] = found
     return made
-
-
-def describe_error(error: Exception) -> str:
-    """Return type and message of an error in the user's own code, as part of a sentence.
-
-    Examples
-    --------
-    >>> describe_error(ValueError("no such thing."))
-    'ValueError: no such thing'
-    """
-    return f"{type(error).__name__}: {error}".rstrip(".")

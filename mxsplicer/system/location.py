@@ -32,7 +32,7 @@ def locate(path: Path | str) -> Location:
 
 
 def absolute(location: Location) -> str:
-    """Return a path or URL that is valid in any folder."""
+    """Return a location, path or URL, that is valid in any folder."""
     return location if isinstance(location, str) else str(location.resolve())
 
 
@@ -42,7 +42,7 @@ def below(location: Location, part: str) -> Location:
 
 
 def name_of(location: Location) -> str:
-    """Return the last part of a path or URL."""
+    """Return the last part of a location, a path or URL."""
     return Path(location).name
 
 
@@ -66,8 +66,8 @@ def archive_of(location: Location) -> tuple[Path, str] | None:
     return archive, path.relative_to(archive).as_posix().removeprefix(".")
 
 
-def read_bytes(location: Location) -> bytes | None:
-    """Return the content of a small file, or None if it does not exist."""
+def read_small_file(location: Location) -> bytes | None:
+    """Return the content of a small file at a location, a path or URL, or None if it does not exist."""
     if isinstance(location, Path):
         return location.read_bytes() if location.is_file() else None
     archive = archive_of(location)

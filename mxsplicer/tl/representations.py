@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.compartments import STATISTICS, log_units
+from mxsplicer.patches.closed_form import STATISTICS, log_units
 from mxsplicer.tl.reading import read_rows
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}

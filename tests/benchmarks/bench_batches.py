@@ -22,6 +22,7 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer import batches
+from mxsplicer.splicer import normalization as normalization_module
 from mxsplicer.splicer.encoders import ENCODERS
 
 N_MARKERS, PIXEL_UM, PATCH_PX, BATCH = 19, 0.5, 64, 256
@@ -42,7 +43,7 @@ def main() -> None:
     store = make_store(folder / f"batches_{options.cells}.zarr", options.cells)
     batches._BUFFER_BYTES = store.n_cells * N_MARKERS * PATCH_PX**2 * 2 // 4
     drawn = batches.Batches([store], BATCH)
-    normalization, _ = batches.measure_normalization([store])
+    normalization, _ = normalization_module.measure_normalization([store])
     encoder = ENCODERS[options.encoder](N_MARKERS, PATCH_PX, width=options.width).train()
     patches, regions = next(drawn.epoch(0))
     normalized = normalization(patches, regions)

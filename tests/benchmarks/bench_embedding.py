@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from mxsplicer import tl
 from mxsplicer.cells.measure import Cells
-from mxsplicer.embedding.blocks import BlockJournal
 from mxsplicer.embedding.embed import embed_blocks, join_blocks
 from mxsplicer.embedding.h5ad import complete_cells, open_cells
+from mxsplicer.embedding.journal import BlockJournal
 from mxsplicer.embedding.sources import Source
 from mxsplicer.patches.blocks import Block
 from mxsplicer.report import write_report

@@ -24,11 +24,12 @@ import zarr
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
-from mxsplicer.patches.blocks import Block, PatchGeometry, Piece, TileReader
+from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
-from mxsplicer.patches.extraction import extract_patches, stream_blocks
+from mxsplicer.patches.extraction import extract_patches, plan_extraction_workers, stream_blocks
+from mxsplicer.patches.geometry import PatchGeometry, Piece
+from mxsplicer.patches.pieces import TileReader
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.patches.workers import plan_workers
 from mxsplicer.system.memory import Budget
 
 N_MARKERS, PIXEL_UM, PATCH_PX = 19, 0.325, 64
@@ -139,7 +140,7 @@ def decodes_of_whole_slide(size_px: int, tile_px: int) -> tuple[float, int, int]
     cutter, _ = prepare_cutter(
         slide, no_cell, x, y, np.arange(n), geometry=PatchGeometry.of(slide, PATCH_PX * PIXEL_UM)
     )
-    plan = plan_workers(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
+    plan = plan_extraction_workers(cutter, Budget(2 << 30, taken=600 << 20), workers=2)
     reader = PlannedReader(cutter, plan.cache_bytes)
     for number in range(cutter.n_blocks):
         for place in cutter.pieces(number):

@@ -16,7 +16,7 @@ from mxsplicer.embedding.sources import Source, from_slide, from_store
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.blocks import Block
-from mxsplicer.patches.compartments import mean_of_blurred
+from mxsplicer.patches.closed_form import mean_of_blurred
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from mxsplicer import pl
 from mxsplicer.errors import InputError
-from mxsplicer.pl.ordering import order_by_similarity
+from mxsplicer.pl.heatmap_order import order_by_similarity
 
 
 def test_a_marker_that_is_bright_in_a_cluster_has_a_positive_z_score(adata):

@@ -141,7 +141,7 @@ def test_a_plan_adds_up(simulated, options, monkeypatch):
         planning, "seconds_to_step", lambda *_: {"training": 0.5, "training the baseline (joint)": 0.25}
     )
     monkeypatch.setattr(planning, "seconds_to_embed", lambda *_: 0.125)
-    monkeypatch.setattr(planning, "_slowness", lambda: 2.0)
+    monkeypatch.setattr(planning, "_machine_slowness", lambda: 2.0)
 
     plan = plan_slides(simulated.image, options=with_labels, device="cpu")
 

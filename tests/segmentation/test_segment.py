@@ -22,7 +22,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.ngff import open_labels
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
-from mxsplicer.segmentation import finders, nuclei
+from mxsplicer.segmentation import nuclei, segmenters
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.system.memory import resident_bytes
 
@@ -245,14 +245,14 @@ def test_two_commands_do_not_write_one_mask(tmp_path):
 
 def test_a_mask_that_another_command_made_meanwhile_is_kept(tmp_path, monkeypatch):
     slide, _ = tissue(size_px=200)
-    measure = finders.measure_levels
+    measure = segmenters.measure_levels
 
     def meanwhile(*given):
-        monkeypatch.setattr(finders, "measure_levels", measure)
+        monkeypatch.setattr(segmenters, "measure_levels", measure)
         segment(slide, tmp_path / "mask.zarr", expansion_um=0)
         return measure(*given)
 
-    monkeypatch.setattr(finders, "measure_levels", meanwhile)
+    monkeypatch.setattr(segmenters, "measure_levels", meanwhile)
     with pytest.raises(InputError, match=r"mask\.zarr exists"):
         segment(slide, tmp_path / "mask.zarr")
 

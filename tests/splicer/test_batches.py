@@ -4,8 +4,8 @@ import torch
 
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer import batches as batches_module
-from mxsplicer.splicer.batches import Batches, measure_normalization
-from mxsplicer.splicer.normalization import Normalization
+from mxsplicer.splicer.batches import Batches
+from mxsplicer.splicer.normalization import Normalization, measure_normalization
 from mxsplicer.testing import tiny_store
 
 CELLS = [(y, x) for y in range(8, 60, 8) for x in range(8, 60, 8)]  # 49 cells

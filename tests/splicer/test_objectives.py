@@ -11,8 +11,8 @@ from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import Chunks
 from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import OBJECTIVES, ExtendedSplicer, Parts, Splicer
+from mxsplicer.splicer.objectives.components import join_components
 from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
-from mxsplicer.splicer.objectives.sources import join_components
 from mxsplicer.splicer.views import Views
 from mxsplicer.testing import check_objective
 

@@ -8,10 +8,10 @@ import torch
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.splicer.batches import measure_normalization
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.losses.chunks import Chunks
+from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.panels import known_markers, on_one_panel
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.splicer.batches import measure_normalization
+from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.widths import allocate_widths, choose_widths
 from mxsplicer.testing import tiny_slide

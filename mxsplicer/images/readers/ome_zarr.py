@@ -9,7 +9,7 @@ from mxsplicer.images.ngff import ZarrGroup, ZarrSeries, n_multiscales, open_gro
 from mxsplicer.images.ome_xml import channel_names
 from mxsplicer.images.readers.image_file import ImageFile, channel_first, read_chosen
 from mxsplicer.images.units import PixelSize, choose_pixel_size
-from mxsplicer.system.location import Location, absolute, below, read_bytes
+from mxsplicer.system.location import Location, absolute, below, read_small_file
 
 
 def read(path: Location, image: str | None = None) -> ImageFile | None:
@@ -118,7 +118,7 @@ def _pixel_size(series: ZarrSeries) -> PixelSize:
 
 
 def _images_of_ome_xml(group: ZarrGroup) -> list[ElementTree.Element]:
-    content = read_bytes(below(group.location, "OME/METADATA.ome.xml"))
+    content = read_small_file(below(group.location, "OME/METADATA.ome.xml"))
     if content is None:
         return []
     try:

@@ -8,14 +8,14 @@ from functools import partial
 
 import torch
 
-from mxsplicer.errors import InputError
+from mxsplicer.errors import InputError, describe_error
 from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import per_chunk
 from mxsplicer.splicer.losses.loss import Loss
 from mxsplicer.splicer.losses.sigreg import SIGReg
 from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
-from mxsplicer.system.imports import describe_error, import_by_name
+from mxsplicer.system.imports import import_by_name
 
 __all__ = ["LOSSES", "Loss", "find_loss"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxsplicer.splicer.objectives.components import ComponentSource
 from mxsplicer.splicer.objectives.extensions.consistency import mean_over_views, weigh_consistency
 from mxsplicer.splicer.objectives.extensions.covariance import covariance_between_chunks
 from mxsplicer.splicer.objectives.extensions.missing_markers import known_components, known_rows
@@ -17,7 +18,6 @@ from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_betwee
 from mxsplicer.splicer.objectives.extensions.selection import fill_unselected, select_components, weigh_selected
 from mxsplicer.splicer.objectives.extensions.spanning import spanning_sources
 from mxsplicer.splicer.objectives.objective import Parts, Terms
-from mxsplicer.splicer.objectives.sources import ComponentSource
 from mxsplicer.splicer.objectives.splicer import Splicer
 from mxsplicer.splicer.views import ViewInput
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxsplicer.splicer.objectives.components import ComponentSource
 from mxsplicer.splicer.objectives.objective import Parts, Terms
 from mxsplicer.splicer.objectives.sigma import Sigma
-from mxsplicer.splicer.objectives.sources import ComponentSource
 from mxsplicer.splicer.views import ViewInput
 
 

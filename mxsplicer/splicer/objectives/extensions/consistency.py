@@ -10,7 +10,7 @@ from mxsplicer.splicer.objectives.objective import Terms
 
 
 def mean_over_views(of_views: list[Terms]) -> Terms:
-    """Return the mean of the terms of a chunk with each view of its component: no extra network, and less chance."""
+    """Return a chunk's terms, averaged over the views of its component that are to be consistent: less chance."""
     return {name: torch.stack([terms[name] for terms in of_views]).mean(dim=0) for name in of_views[0]}
 
 

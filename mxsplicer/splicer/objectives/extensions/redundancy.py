@@ -31,6 +31,6 @@ def _widths(widths: tuple[int, ...], device: torch.device) -> Tensor:
 
 @lru_cache
 def _membership(widths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return 1 where a feature belongs to a chunk, (N, n)."""
+    """Return 1 where a feature belongs to a chunk, (N, n), to measure the redundancy between chunks."""
     chunk = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
     return torch.nn.functional.one_hot(chunk, len(widths)).float().to(device)

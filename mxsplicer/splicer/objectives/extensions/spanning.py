@@ -6,7 +6,7 @@ What spans markers, such as whether two lie on the same side of a cell, is found
 from collections.abc import Sequence
 
 from mxsplicer.splicer.deconstruction import Component
-from mxsplicer.splicer.objectives.sources import ComponentSource
+from mxsplicer.splicer.objectives.components import ComponentSource
 
 
 def spanning_sources(components: Sequence[Component], *, hide: bool) -> list[ComponentSource]:

@@ -6,9 +6,9 @@ import torch
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.batches import Batches
-from mxsplicer.splicer.footprint import choose_buffer_bytes, step_bytes
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
+from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes
 from mxsplicer.system.memory import Budget, resident_bytes
 from mxsplicer.testing import tiny_store
 

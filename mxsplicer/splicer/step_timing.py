@@ -1,4 +1,4 @@
-"""A trial: a few real steps on random patches, to learn how long a training will take on this machine."""
+"""The timing of steps: a few real ones on random patches, to learn how long a training will take on this machine."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _BRIGHTEST = 1_000
 
 @dataclass(frozen=True)
 class TrialShape:
-    """The patches of a trial: markers, side and pixel size."""
+    """The patches on which steps are timed: markers, side and pixel size."""
 
     markers: Sequence[str]
     patch_px: int
@@ -34,7 +34,7 @@ class TrialShape:
 
 
 def untrained_run(recipe: Recipe, shape: TrialShape) -> Run:
-    """Return a run with a new encoder, which embeds random patches."""
+    """Return a run with a new encoder, which embeds the random patches on which steps are timed."""
     n_markers = len(shape.markers)
     level = torch.full((n_markers,), float(np.log1p(_BRIGHTEST / 2)))
     low, high = torch.zeros(n_markers), torch.full((n_markers,), float(_BRIGHTEST))
@@ -50,7 +50,7 @@ def untrained_run(recipe: Recipe, shape: TrialShape) -> Run:
 
 
 def random_patches(n_cells: int, shape: TrialShape, *, seed: int = 0) -> Batch:
-    """Return patches (n, C, P, P) of noise, each with a round cell, and their regions (n, P, P)."""
+    """Return noise to time steps on: patches (n, C, P, P), each with a round cell, and their regions (n, P, P)."""
     generator = np.random.default_rng(seed)
     from_centre = np.arange(shape.patch_px) - (shape.patch_px - 1) / 2
     distance = np.hypot(from_centre[:, None], from_centre) / shape.patch_px
@@ -62,7 +62,7 @@ def random_patches(n_cells: int, shape: TrialShape, *, seed: int = 0) -> Batch:
 
 
 def seconds_per_step(recipe: Recipe, shape: TrialShape, *, n_cells: int | None = None, device: str = "auto") -> float:
-    """Measure how long a step of training takes on one device.
+    """Measure the timing of a step of training: how long it takes on one device.
 
     Parameters
     ----------

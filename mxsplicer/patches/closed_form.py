@@ -3,6 +3,8 @@
 They need no training and cost seconds, so they are baselines of a learned representation.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import csr_matrix
@@ -25,7 +27,7 @@ _BLUR_PX = 1.0  # standard deviation of the Gaussian
 
 
 def log_units(bright: np.ndarray) -> np.ndarray:
-    """Return, per marker, the intensity that counts as 1 before log1p, from that of bright cells or pixels (C).
+    """Return, per marker, the intensity that counts as 1 in closed-form statistics, from that of bright pixels (C).
 
     It is 1, except for markers with small values: counts of a few ions, or intensities between 0 and 1. There log1p
     would be almost linear.
@@ -74,7 +76,7 @@ def compartment_statistics(patches: np.ndarray, regions: np.ndarray, *, units: n
 
 
 def mean_of_blurred(patches: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Return the mean of each marker over the pixels of the cell after a Gaussian blur of one pixel, (n, C) float32.
+    """Return the mean of each marker over the cell in the blurred image, a closed-form description (n, C) float32.
 
     Parameters
     ----------
@@ -98,7 +100,7 @@ def _inside(regions: np.ndarray) -> np.ndarray:
 
 
 def _averages(cell: np.ndarray, chosen: np.ndarray, n: int) -> csr_matrix:
-    """Return the matrix (n, pixels) that averages the chosen pixels of each cell, or all of them if none is chosen."""
+    """Return the matrix (n, pixels) that averages the chosen pixels of each cell, for closed-form statistics."""
     pixels = np.bincount(cell, minlength=n)
     n_chosen = np.bincount(cell[chosen], minlength=n)
     counted = (chosen | (n_chosen == 0)[cell]).astype(np.float32)
@@ -110,3 +112,24 @@ def _averages(cell: np.ndarray, chosen: np.ndarray, n: int) -> csr_matrix:
 def _deviation(average: csr_matrix, values: np.ndarray) -> np.ndarray:
     mean = average @ values
     return np.asarray(np.sqrt(np.maximum(average @ np.square(values) - np.square(mean), 0)))
+
+
+def describe_in_closed_form(
+    patches: np.ndarray, regions: np.ndarray, channels: Sequence[int], *, bright: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the closed-form baselines by their key of ``obsm``, for raw patches (n, C, P, P) and their regions.
+
+    Parameters
+    ----------
+    channels
+        The channel of each marker; -1 for a marker that the slide lacks, whose columns are 0.
+    bright
+        The intensity of bright pixels of each marker, which decides the unit of log1p.
+    """
+    missing = [marker for marker, channel in enumerate(channels) if channel < 0]
+    shown = patches if list(channels) == [*range(patches.shape[1])] else patches[:, list(channels)]
+    compartments = compartment_statistics(shown, regions, units=log_units(bright))
+    blurred = mean_of_blurred(shown, regions)
+    for of_cells in (compartments, blurred):
+        of_cells.reshape(len(patches), len(channels), -1)[:, missing] = 0
+    return {"X_compartments": compartments, "X_blurred": blurred}

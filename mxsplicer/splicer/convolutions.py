@@ -27,7 +27,7 @@ def make_convolution(channels: int, out: int, kernel: int, stride: int, *, group
 
 
 def fold_batch_norm(encoder: nn.Module) -> nn.Module:
-    """Return a copy of a trained encoder, for embedding, with every batch norm folded into the convolution before it.
+    """Return a copy of a trained encoder with every batch norm folded into the convolution before it.
 
     It computes the same except for rounding, in fewer passes over memory.
     """
@@ -100,7 +100,7 @@ class Convolution3x3(nn.Conv2d):
 
 
 def _convolve(convolution: nn.Conv2d, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Return a convolution; one of 1 x 1 drops the pixels its stride skips before it multiplies.
+    """Compute a convolution; one of 1 x 1 drops the pixels its stride skips before it multiplies.
 
     PyTorch 2.13's own kernel for it (oneDNN) writes beyond its memory in the backward pass of a batch of odd size, few
     channels and channels last, on two threads or more.

@@ -20,7 +20,7 @@ _BUFFERS = 4.0  # blocks in use, blocks being read, and a copy of each while blo
 
 
 def choose_buffer_bytes(budget: Budget, batches: Batches, *, step_bytes: int) -> int:
-    """Return how many bytes of patches may be mixed at a time so that training stays within a budget.
+    """Return how many bytes of patches may be mixed so that the memory of a training stays within a budget.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def choose_buffer_bytes(budget: Budget, batches: Batches, *, step_bytes: int) ->
 
 
 def trial_views(objective: Objective, patch_shape: tuple[int, int, int]) -> list[Tensor]:
-    """Return views of a few patches (C, P, P) of noise, (n, ·, P, P), as the objective takes them."""
+    """Return views of a few patches of noise, (n, ·, P, P), on which the memory of a step is estimated."""
     generator = torch.Generator().manual_seed(0)
     shown = torch.zeros(_TRIAL_CELLS, *patch_shape).normal_(generator=generator)
     regions = torch.full((_TRIAL_CELLS, *patch_shape[1:]), THIS_CELL, dtype=torch.uint8)
@@ -56,7 +56,7 @@ def trial_views(objective: Objective, patch_shape: tuple[int, int, int]) -> list
 def step_bytes(
     objective: nn.Module, views: Sequence[Tensor], batch_size: int, step_arguments: Mapping[str, Any] | None = None
 ) -> int:
-    """Return about how many bytes a training step takes apart from its patches: the graph, the weights, the optimizer.
+    """Return about how much memory a training step takes apart from its patches: the graph, weights and optimizer.
 
     Parameters
     ----------

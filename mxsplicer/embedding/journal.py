@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BlockJournal:
-    """The folder in which the blocks of an embedding wait until all are done."""
+    """The journal of an embedding: a folder in which its blocks wait until all are done."""
 
     folder: Path
 
@@ -95,14 +95,14 @@ class SlideBlocks:
 
 
 def read_blocks(files: Sequence[Path], name: str) -> Iterator[np.ndarray]:
-    """Yield one array of each block, a block at a time."""
+    """Yield one array of each block in a journal, a block at a time."""
     for path in files:
         with np.load(path) as block:
             yield block[name]
 
 
 def regroup(blocks: Iterator[np.ndarray], size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first row and the rows of consecutive groups of ``size`` rows; the last group may be shorter.
+    """Yield the blocks of a journal as groups of ``size`` rows, each with its first row; the last may be shorter.
 
     Examples
     --------

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from mxsplicer.splicer.convolutions import Convolution3x3, GroupedConvolution, fold_batch_norm
 from mxsplicer.splicer.encoders import ENCODERS, ResNet, make_encoder
-from mxsplicer.splicer.kernels import Convolution3x3, GroupedConvolution, fold_batch_norm
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -10,9 +10,10 @@ from mxsplicer.embedding.embed import embed
 from mxsplicer.embedding.sources import from_store
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.splicer.batches import Batches, measure_normalization
+from mxsplicer.splicer.batches import Batches
+from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.scales import common_scale, in_order, on_one_scale
+from mxsplicer.splicer.slide_normalization import channels_in_order, common_scale, on_one_scale
 from mxsplicer.splicer.training import train
 from mxsplicer.testing import tiny_slide
 
@@ -58,4 +59,4 @@ def test_features_of_a_slide_do_not_change_with_its_gain(stores, tmp_path):
 def test_channels_are_brought_into_the_models_order(stores):
     normalization = measure_normalization(stores)[0]
 
-    assert in_order(normalization, [2, 0]).mean.tolist() == normalization.mean[[2, 0]].tolist()
+    assert channels_in_order(normalization, [2, 0]).mean.tolist() == normalization.mean[[2, 0]].tolist()

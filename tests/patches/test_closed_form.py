@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mxsplicer.patches.compartments import STATISTICS, compartment_statistics, log_units, mean_of_blurred
+from mxsplicer.patches.closed_form import STATISTICS, compartment_statistics, log_units, mean_of_blurred
 
 
 def _cells(n=20, n_markers=3, size=24, seed=0):

@@ -14,10 +14,9 @@ import pytest
 from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
-from mxsplicer.patches.blocks import PatchGeometry
 from mxsplicer.patches.cutting import prepare_cutter
-from mxsplicer.patches.extraction import extract_patches, stream_blocks
-from mxsplicer.patches.workers import plan_workers
+from mxsplicer.patches.extraction import extract_patches, plan_extraction_workers, stream_blocks
+from mxsplicer.patches.geometry import PatchGeometry
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.system import dask_cluster
 from mxsplicer.system.memory import Budget, parse_bytes
@@ -215,7 +214,7 @@ def test_a_plan_of_workers_stays_within_the_budget(kind, streams, wanted):
 
     for gigabytes in (1.5, 2, 8):
         budget = Budget(total=int(gigabytes * 2**30), taken=200 << 20)
-        plan = plan_workers(cutter, budget, workers=wanted, executor=kind, streams=streams)
+        plan = plan_extraction_workers(cutter, budget, workers=wanted, executor=kind, streams=streams)
 
         assert 1 <= plan.n_workers <= wanted
         assert plan.cache_bytes >= 0
@@ -227,11 +226,11 @@ def test_a_budget_that_is_too_small_reports_the_memory_needed():
     with pytest.raises(
         InputError, match=r"^300M of memory is too little: a block of 1,024 patches .* Raise `max_bytes` to at least"
     ) as refused:
-        plan_workers(cutter, Budget(300 << 20, taken=200 << 20))
+        plan_extraction_workers(cutter, Budget(300 << 20, taken=200 << 20))
 
     enough = str(refused.value).rsplit(" ", 1)[1].rstrip(".")
 
-    assert plan_workers(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
+    assert plan_extraction_workers(cutter, Budget(parse_bytes(enough), taken=200 << 20)).n_workers == 1
 
 
 KILLED = """

@@ -35,7 +35,7 @@ _MAX_DISTANCE_UM, _MAX_SHARE_MOVED = 1.0, 0.01  # between the centroids of the s
 
 
 def find_cells(path: str | Path) -> tuple[Path, Path | None]:
-    """Return the AnnData file of a result or path, and its result folder if it has one."""
+    """Return the AnnData file of the cells to score, and its result folder if it has one."""
     given = Path(path)
     result = given if given.is_dir() else given.parent
     cells = given / open_result(given)["files"]["cells"] if given.is_dir() else given
@@ -69,7 +69,7 @@ def check_names(adata: AnnData) -> list[str]:
 def join_labels_of(
     adata: AnnData, labels: str | Path | None, label: Sequence[str], result: Path | None = None
 ) -> list[str]:
-    """Return the columns of ``obs`` to score, after joining them from a file if one is given.
+    """Return the columns of ``obs`` to score cells on, after joining them from a file if one is given.
 
     A table may name the slides of ``result``, the folder of these cells, by their image files.
     """
@@ -91,7 +91,7 @@ def join_labels_of(
 
 
 def rows_with(adata: AnnData, name: str) -> np.ndarray:
-    """Return the rows of the cells that have a label."""
+    """Return the rows of the cells to score: those that have a label."""
     if name not in adata.obs:
         msg = f"label {name!r} was not found; obs has the columns {', '.join(adata.obs.columns)}."
         raise InputError(msg)
@@ -102,7 +102,7 @@ def rows_with(adata: AnnData, name: str) -> np.ndarray:
 def draw_sample(
     adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], n: int, seed: int
 ) -> tuple[AnnData, int]:
-    """Return a sample of at most ``n`` cells in memory, with the representations of all files.
+    """Draw at most ``n`` cells to score, in memory, with the representations of all files.
 
     Cells are drawn at random from those that every file contains; their number is returned too.
     """
@@ -154,7 +154,7 @@ def draw_sample(
 
 
 def draw_reference(adata: AnnData, n: int, seed: int) -> AnnData:
-    """Return at most ``n`` cells in memory, labelled or not, by which intensities are scaled."""
+    """Draw at most ``n`` cells, scored or not, by which intensities are scaled."""
     rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:n])
     keys = closed_form_keys(adata)
     obsm = {key: read_rows(adata.obsm[key], rows) for key in keys}
@@ -165,7 +165,7 @@ def draw_reference(adata: AnnData, n: int, seed: int) -> AnnData:
 
 
 def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
-    """Return the representations to score: that of the run, those of other files, and the baselines."""
+    """Return the representations that the scored cells have: that of the run, those of other files, and baselines."""
     names = available(sample)
     known = {"spatial", *(key_of(name) for name in names)}
     own = [name for name in names[:1] if not is_baseline(name)]
@@ -173,7 +173,7 @@ def names_to_score(sample: AnnData, use_rep: Sequence[str] = ()) -> list[str]:
 
 
 def _check_places(sample: AnnData, other: AnnData, places: np.ndarray, path: Path) -> None:
-    """Raise if cells of the same names have other centroids, as cells of another mask have."""
+    """Raise if scored cells have other centroids in another file, as cells of another mask have."""
     if "spatial" not in sample.obsm or "spatial" not in other.obsm:
         return
     distance_um = np.abs(np.asarray(sample.obsm["spatial"]) - np.asarray(other.obsm["spatial"])[places]).max(axis=1)
