@@ -33,6 +33,7 @@ def check_command(
     nuclear_marker: str | None,
     nuclei: NucleiMask = None,
     mask_page: int | None,
+    nuclei_page: int | None,
     markers: Path | None,
     rename: tuple[str, ...],
     drop: tuple[str, ...],
@@ -58,7 +59,7 @@ def check_command(
         image=image,
     )
     labels = open_mask(mask, page=mask_page, slide=opened, must_fit=False)
-    of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened, must_fit=False)
+    of_nuclei = None if nuclei is None else open_nuclei(nuclei, opened, page=nuclei_page, must_fit=False)
     with progress.shown():
         diagnosis = examine(opened, labels, nuclear_marker=nuclear_marker, nuclei=of_nuclei)
     if as_json:

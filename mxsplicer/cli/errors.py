@@ -21,7 +21,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "path": ("out",),
     "nuclei_path": ("nuclei_out",),
     "executor": ("executor",),
-    "page": ("mask_page",),
+    "page": ("mask_page", "nuclei_page"),
     "n_cells": ("cells",),
 }
 _VALUES = {("surroundings", "hide"): "cell", ("surroundings", "keep"): "patch"}

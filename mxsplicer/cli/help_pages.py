@@ -56,11 +56,12 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "nuclei": OptionHelp(
         INPUT,
-        "Mask of the nuclei, each with the id of its cell; one per slide, or a folder of them.",
+        "Mask of the nuclei, with the ids of their cells or matched by overlap; one per slide, or a folder of them.",
         metavar="MASK",
         kind=list[str],
     ),
     "mask_page": OptionHelp(INPUT, "Page of a mask file that holds several, from 0.", least=0),
+    "nuclei_page": OptionHelp(INPUT, "The same of the file of nuclei; 1 in a file of Mesmer.", least=0),
     "markers": OptionHelp(
         INPUT,
         "Table of marker names, one row per channel; replaces the names in the file.",

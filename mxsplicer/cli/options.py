@@ -51,7 +51,9 @@ UseRep = Annotated[str | None, typer.Option(help="Key of obsm; the learned featu
 OneMask = Annotated[str, typer.Option("--mask", metavar="MASK", help="Label image of the slide.", show_default=False)]
 NucleiMask = Annotated[
     str | None,
-    typer.Option("--nuclei", metavar="MASK", help="Mask of the nuclei, each with the id of its cell."),
+    typer.Option(
+        "--nuclei", metavar="MASK", help="Mask of the nuclei, with the ids of their cells or matched by overlap."
+    ),
 ]
 EncoderClass = Annotated[
     str,

@@ -4,6 +4,7 @@ The file is read by the first of :data:`mxsplicer.images.readers.READERS` that k
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -149,6 +150,9 @@ def _not_a_slide(folder: Path) -> InputError:
     return InputError(msg, remedy)
 
 
+_ENDINGS = re.compile(r"(\.(companion|ome|tiff?|btf|tf2|tf8|qptiff|zarr|zip|ozx))+$", re.IGNORECASE)
+
+
 def slide_name(path: str | Path) -> str:
     """Return the name of a slide that is opened: that of its file without the endings of image formats.
 
@@ -160,7 +164,4 @@ def slide_name(path: str | Path) -> str:
     place = Path(path)
     if place.name.isdigit() and place.parent.suffix == ".zarr":  # one series of an OME-Zarr
         place = place.parent
-    name = place.name
-    for ending in (".tiff", ".tif", ".qptiff", ".btf", ".zip", ".ozx", ".zarr", ".ome", ".companion"):
-        name = name.removesuffix(ending)
-    return name
+    return _ENDINGS.sub("", place.name) or place.name

@@ -23,9 +23,9 @@ from mxsplicer.masks.findings import (
     repeat_findings,
     size_findings,
 )
-from mxsplicer.masks.fragments import LabelledCells, count_fragments, tiles_of
+from mxsplicer.masks.fragments import LabelledCells, count_fragments
+from mxsplicer.masks.nuclei import best_cells, count_overlaps, lie_inside_cells
 from mxsplicer.masks.seams import seam_findings, stripe_findings
-from mxsplicer.system.progress import track
 
 __all__ = ["Diagnosis", "Finding", "compare_nuclei", "examine"]
 
@@ -94,38 +94,34 @@ def compare_nuclei(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -
     if tuple(mask.shape) != tuple(nuclei.shape):
         found = f"The nuclei are {tuple(nuclei.shape)} and the cells {tuple(mask.shape)} (Y, X)."
         return [Finding("nuclei", True, found, "They belong to different levels or slides.", "Give masks of one run.")]
-    pairs: dict[tuple[int, int], int] = {}
-    cell_ids, nucleus_ids = set[int](), set[int]()
-    tiles = list(tiles_of(tuple(mask.shape), (tile_px, tile_px)))
-    for rows, columns in track(tiles, "Comparing nuclei"):
-        cell, nucleus = (np.asarray(one[rows, columns]).astype(np.uint64).ravel() for one in (mask, nuclei))
-        cell_ids.update(np.unique(cell).tolist())
-        both, counts = np.unique((nucleus << np.uint64(32) | cell)[nucleus > 0], return_counts=True)
-        for one, n in zip(both.tolist(), counts.tolist(), strict=True):
-            place = (one >> 32, one & 0xFFFFFFFF)
-            pairs[place] = pairs.get(place, 0) + n
-            nucleus_ids.add(one >> 32)
-    cell_ids.discard(0)
-    without_cell = nucleus_ids - cell_ids
-    pixels = sum(pairs.values())
-    outside = sum(n for (nucleus, cell), n in pairs.items() if nucleus != cell)
-    without_nucleus = cell_ids - nucleus_ids
+    overlaps, cell_ids = count_overlaps(nuclei, mask, tile_px=tile_px)
+    nucleus_ids = np.unique(overlaps["nucleus"])
+    n_alone = len(np.setdiff1d(nucleus_ids, cell_ids))
+    n_without = len(np.setdiff1d(cell_ids, nucleus_ids))
+    pixels = int(overlaps["n"].sum())
+    outside = int(overlaps["n"][overlaps["nucleus"] != overlaps["cell"]].sum())
     figures = {
         "nuclei": len(nucleus_ids),
         "cells": len(cell_ids),
-        "nuclei_without_cell": len(without_cell),
-        "cells_without_nucleus": len(without_nucleus),
+        "nuclei_without_cell": n_alone,
+        "cells_without_nucleus": n_without,
         "share_of_nuclei_outside_their_cells": round(outside / max(1, pixels), 4),
     }
     found = (
-        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {len(without_cell):,} nuclei have the id of no "
-        f"cell, {len(without_nucleus):,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear "
-        "pixels lie outside the cell with their id."
+        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {n_alone:,} nuclei have the id of no cell, "
+        f"{n_without:,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear pixels lie outside "
+        "the cell with their id."
     )
-    wrong = bool(without_cell) or outside > 0.05 * pixels
-    cause = "The two masks were numbered separately." if wrong else "They agree."
-    fix = "Export both from one run, or give each nucleus the id of its cell." if wrong else ""
-    return [Finding("nuclei", wrong, found, cause, fix, figures)]
+    if not n_alone and outside <= 0.05 * pixels:
+        return [Finding("nuclei", False, found, "They agree.", "", figures)]
+    cause = "The two masks were numbered separately."
+    best = best_cells(overlaps)
+    if outside > 0.05 * pixels and lie_inside_cells(best):
+        found += f" {best['inside'].mean():.1%} of the nuclei lie inside one cell."
+        fix = "Nothing: each nucleus is matched with the cell that it overlaps most."
+        return [Finding("nuclei", False, found, cause, fix, figures)]
+    fix = "Export both from one run, or give each nucleus the id of its cell."
+    return [Finding("nuclei", True, found, cause, fix, figures)]
 
 
 def _shape_findings(slide: Slide, mask: LazyImage) -> list[Finding]:

@@ -1,19 +1,19 @@
 """Open masks: label images from files, read lazily as unsigned integers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import Cropped, LazyImage, complete_key
-from mxsplicer.images.ngff import open_labels
 from mxsplicer.images.slide import Slide
-from mxsplicer.images.tiff import open_tiff
 from mxsplicer.images.tiles import Window
 from mxsplicer.masks.copies import tiled
+from mxsplicer.masks.formats import open_levels
 from mxsplicer.masks.geojson import OutlineOf, is_geojson, read_polygons
+from mxsplicer.masks.nuclei import match_nuclei
 from mxsplicer.system.location import locate, name_of
 
 _LARGEST_ID = 2**32 - 1
@@ -39,11 +39,11 @@ def open_mask(
     Parameters
     ----------
     path
-        A TIFF or OME-TIFF; a ``.npy`` file; the ``mask.zarr`` of a result; any zarr array; the labels of an OME-Zarr,
-        ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself if it holds one label image, also by its URL; or
-        outlines of cells in GeoJSON as QuPath exports them.
+        A TIFF or OME-TIFF; a PNG, ``.npy`` or ``.npz`` file; the ``mask.zarr`` of a result; any zarr array; the labels
+        of an OME-Zarr, ``slide.ome.zarr/labels/cells``, or the OME-Zarr itself if it holds one label image, also by
+        its URL; or outlines of cells in GeoJSON as QuPath exports them.
     page
-        Which page of a file that holds several, from 0.
+        Which page of a file that holds several, from 0; of Mesmer's (Y, X, 2), 0 is the cells and 1 the nuclei.
     slide
         The slide that the mask belongs to. Outlines need it for their height and width; from a pyramid, the level that
         fits the slide is opened.
@@ -58,6 +58,19 @@ def open_mask(
     InputError
         If the file is missing, does not hold a label image, or does not fit the slide.
     """
+    return _open(path, page, slide, outline_of, must_fit=must_fit)
+
+
+def _open(
+    path: str | Path,
+    page: int | None,
+    slide: Slide | None,
+    outline_of: OutlineOf,
+    *,
+    must_fit: bool,
+    argument: str = "page",
+) -> LazyImage:
+    """Open a mask; ``argument`` names the page in messages."""
     location = locate(path)
     if isinstance(location, Path) and not location.exists():
         msg = f"mask {path} not found."
@@ -71,7 +84,7 @@ def open_mask(
     if outline_of != "cell":
         msg = f"mask {name} is a label image and has no outlines of each {outline_of}."
         raise InputError(msg, f"Give the mask of each {outline_of} in its own file.")
-    mask = _open_image(location, name, page, slide)
+    mask = _open_image(location, name, page, slide, argument)
     if slide is not None and tuple(mask.shape) == slide.uncropped_px:
         return Cropped(mask, slide.shape_px)  # as the channels of the slide
     if slide is not None and must_fit:
@@ -79,37 +92,73 @@ def open_mask(
     return mask
 
 
-def _open_image(location: Path | str, name: str, page: int | None, slide: Slide | None) -> "Mask":
-    levels = [_squeezed(level) for level in _levels(location)]
-    shapes = [tuple(level.shape[-2:]) for level in levels]
+def _open_image(location: Path | str, name: str, page: int | None, slide: Slide | None, argument: str) -> "Mask":
+    levels = [_squeezed(level) for level in open_levels(location)]
+    if levels[0].ndim == 3:
+        axis = _page_axis(levels[0].shape, slide)
+        page = _checked_page(levels[0], axis, page, name, argument)
+        levels = [_Plane(level, {axis: page}) for level in levels if level.ndim == 3]
+    elif page not in (None, 0) or levels[0].ndim != 2:
+        msg = f"mask {name} has the shape {tuple(levels[0].shape)}; a label image (Y, X) is needed."
+        raise InputError(msg, f"It has no page {page}." if page is not None else "")
+    shapes = [tuple(level.shape) for level in levels]
     if slide is not None and slide.shape_px in shapes:
         levels = levels[shapes.index(slide.shape_px) :]
     labels = levels[0]
-    if page is not None:
-        if labels.ndim != 3 or not 0 <= page < labels.shape[0]:
-            msg = f"mask {name} has the shape {tuple(labels.shape)} and no page {page}."
-            raise InputError(msg)
-        levels = [_Plane(level, {0: page}) for level in levels if level.ndim == 3]
-        labels = levels[0]
-    if labels.ndim != 2:
-        msg = f"mask {name} has the shape {tuple(labels.shape)}; a label image (Y, X) is needed."
-        remedy = f"It holds {labels.shape[0]} pages: choose one by `page`." if labels.ndim == 3 else ""
-        raise InputError(msg, remedy)
     chunk = _chunk_of(labels)
     pyramid = tuple(Mask(level, name) for level in levels[1:] if level.ndim == 2)
     return Mask(labels if chunk is None else tiled(labels, chunk, name), name, pyramid)
 
 
-def open_nuclei(path: str | Path, slide: Slide, *, must_fit: bool = True) -> LazyImage:
-    """Open the mask of the nuclei of a slide, which have the ids of their cells.
+def _page_axis(shape: Sequence[int], slide: Slide | None) -> int:
+    """Return which of three axes of a mask counts its pages: the one without which it fits the slide, or the shortest.
+
+    Pages come first in most files, and last in those of Mesmer, (Y, X, 2).
+    """
+    without = [tuple(n for place, n in enumerate(shape) if place != axis) for axis in range(3)]
+    if slide is not None and slide.shape_px in without:
+        return without.index(slide.shape_px)
+    return int(np.argmin(shape))
+
+
+def _checked_page(labels: LazyImage, axis: int, page: int | None, name: str, argument: str) -> int:
+    n = labels.shape[axis]
+    if page is None and axis == 2 and n in (3, 4) and np.dtype(labels.dtype).itemsize == 1:
+        msg = f"mask {name} is a colour picture {tuple(labels.shape)}, and its colours are not the ids of cells."
+        raise InputError(msg, "Give the label image that the segmentation wrote, not a picture of it.")
+    if page is None:
+        msg = f"mask {name} holds {n} label images, {tuple(labels.shape)}."
+        cells_first = " Mesmer writes the cells as page 0 and the nuclei as page 1." if axis == 2 and n == 2 else ""
+        raise InputError(msg, f"Choose one by `{argument}`, from 0.{cells_first}")
+    if not 0 <= page < n:
+        msg = f"mask {name} has no page {page}; its {n} pages are counted from 0."
+        raise InputError(msg)
+    return page
+
+
+def open_nuclei(
+    path: str | Path,
+    slide: Slide,
+    *,
+    page: int | None = None,
+    mask: LazyImage | None = None,
+    must_fit: bool = True,
+) -> LazyImage:
+    """Open the mask of the nuclei of a slide.
 
     Parameters
     ----------
     path
         A label image of the nuclei, or outlines of cells with their nuclei in GeoJSON; see :func:`open_mask`.
+    slide, page, must_fit
+        As for :func:`open_mask`.
+    mask
+        The mask of the cells. Nuclei that are numbered apart get the ids of the cells that they overlap most; see
+        :func:`mxsplicer.masks.nuclei.match_nuclei`. Without it, nuclei keep their ids.
     """
     outline_of: OutlineOf = "nucleus" if is_geojson(Path(path)) else "cell"
-    return open_mask(path, slide=slide, outline_of=outline_of, must_fit=must_fit)
+    nuclei = _open(path, page, slide, outline_of, must_fit=must_fit, argument="nuclei_page")
+    return nuclei if mask is None else match_nuclei(nuclei, mask, name=slide.name)
 
 
 class Mask:
@@ -175,42 +224,6 @@ def _chunk_of(labels: LazyImage) -> tuple[int, ...] | None:
     """Return the shape of the stored chunks of a mask, or None if it is not known."""
     chunk: tuple[int, ...] | None = getattr(labels, "chunk", None) or getattr(labels, "chunks", None)
     return chunk
-
-
-class _NpyFile:
-    """A mask in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            msg = f"mask {path.name} is not a readable .npy array ({error})."
-            remedy = "Cellpose's _seg.npy holds Python objects: save its masks as TIFF." if "_seg" in path.name else ""
-            raise InputError(msg, remedy) from error
-        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        return np.array(np.load(self._path, mmap_mode="r", allow_pickle=False)[key])
-
-
-def _levels(location: Path | str) -> list[LazyImage]:
-    """Return the label image of a mask's file and its coarser levels, as the file stores them."""
-    if isinstance(location, str) or location.is_dir():
-        levels = open_labels(location)
-        return [_zarr_array(location)] if levels is None else levels
-    if location.suffix == ".npy":
-        return [_NpyFile(location)]
-    series = open_tiff(location)
-    return [series.image, *series.pyramid]
-
-
-def _zarr_array(location: Path | str) -> LazyImage:
-    try:
-        return zarr.open_array(location, mode="r")  # type: ignore[no-any-return]
-    except (OSError, KeyError, ValueError, TypeError, zarr.errors.NodeTypeValidationError) as error:
-        msg = f"mask {name_of(location)} is a folder but not a zarr array ({error})."
-        raise InputError(msg) from error
 
 
 def check_mask(mask: LazyImage, slide: Slide) -> None:

@@ -5,14 +5,17 @@ centre of the first pixel is (0.5, 0.5). A pixel belongs to a cell whose outline
 """
 
 import gzip
+import io
 import json
 import logging
 import math
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -30,8 +33,22 @@ _OF_CELLS = ("cell", "detection", "annotation")  # QuPath's types of objects, th
 
 
 def is_geojson(path: Path) -> bool:
-    """Return whether a file is GeoJSON by its name."""
-    return path.name.lower().endswith((".geojson", ".json", ".geojson.gz", ".json.gz"))
+    """Return whether a file is GeoJSON by its name; a zip file is, if it holds one."""
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        return bool(_members(path))
+    return name.endswith((".geojson", ".json", ".geojson.gz", ".json.gz"))
+
+
+def _members(path: Path) -> list[str]:
+    """Return the names of the GeoJSON files in a zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return []
+    hidden = [name for name in names if Path(name).name.startswith(".") or name.startswith("__MACOSX")]
+    return [name for name in names if name.lower().endswith((".geojson", ".json")) and name not in hidden]
 
 
 class Polygons:
@@ -260,9 +277,7 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the features of a GeoJSON file one by one, with only a piece of the text in memory."""
     decoder = json.JSONDecoder()
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
-        ):
+        with _opened(path) as file:
             text = file.read(_CHARACTERS)
             start = re.match(r"\s*\[", text) or re.search(r'"features"\s*:\s*\[', text)
             if start is None:
@@ -282,12 +297,31 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
                     text, place = text[place:] + more, 0
                     continue
                 yield _checked(path, feature)
-    except (ValueError, EOFError, OSError, zlib.error, RecursionError) as error:
+    except (ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile, RecursionError) as error:
         if isinstance(error, InputError | FileNotFoundError | PermissionError):
             raise
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error
         msg = f"{path.name} is not readable as GeoJSON ({reason})."
         raise InputError(msg, "Export the cells from QuPath again.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open GeoJSON as text; gzip and zip are unpacked."""
+    ending = path.suffix.lower()
+    if ending == ".zip":
+        names = _members(path)
+        if len(names) != 1:
+            msg = f"{path.name} holds {len(names)} GeoJSON files ({', '.join(names[:5])})."
+            raise InputError(msg, "Unpack it and give one of them.")
+        with zipfile.ZipFile(path) as archive, archive.open(names[0]) as packed:
+            yield io.TextIOWrapper(packed, encoding="utf-8-sig")
+    elif ending == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
+            yield file
+    else:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
 
 
 def _checked(path: Path, feature: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.opening import slide_name
+from mxsplicer.masks.folders import Kind, find_masks
 from mxsplicer.result.options import Options, check_slides_given
 from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files
 from mxsplicer.system.location import Location, locate
@@ -124,6 +125,7 @@ def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options
             pixel_size_um=record.pixel_size_um or options.pixel_size_um,
             image_in_file=record.image_in_file or options.image,
             mask_page=options.mask_page if record.mask is not None else None,
+            nuclei_page=options.nuclei_page if record.nuclei is not None else None,
         )
         for record in records
     ]
@@ -134,21 +136,21 @@ def _records_of_images(given: Sequence[str | Path | SlideRecord], options: Optio
         return [one if isinstance(one, SlideRecord) else SlideRecord.of_image(one) for one in given]
     images = [locate(one) for one in given if not isinstance(one, SlideRecord)]
     names = [slide_name(image) for image in images]
-    masks, nuclei = _masks_of_slides(options.masks, names), _masks_of_slides(options.nuclei, names)
+    masks, nuclei = _masks_of_slides(options.masks, names), _masks_of_slides(options.nuclei, names, "nuclei")
     return [
         SlideRecord.of_image(image, mask=mask, nuclei=own)
         for image, mask, own in zip(images, masks, nuclei, strict=True)
     ]
 
 
-def _masks_of_slides(given: Sequence[Location], names: Sequence[str]) -> list[Location | None]:
+def _masks_of_slides(given: Sequence[Location], names: Sequence[str], kind: Kind = "cells") -> list[Location | None]:
     """Return the mask of each slide of a cohort: in their order, or found in a folder by the slide's name."""
     if not given:
         return [None] * len(names)
     given = [locate(path) for path in given]
     folder = given[0]
     if len(given) == 1 and isinstance(folder, Path) and folder.is_dir() and not _is_zarr(folder):
-        return [_find_mask(folder, name) for name in names]
+        return list(find_masks(folder, names, kind))
     if len(given) != len(names):
         msg = f"{len(names)} slides and {len(given)} masks were given."
         raise InputError(msg, "Give a mask for each slide, or the folder of the masks.")
@@ -157,16 +159,3 @@ def _masks_of_slides(given: Sequence[Location], names: Sequence[str]) -> list[Lo
 
 def _is_zarr(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("zarr.json", ".zarray", ".zgroup"))
-
-
-def _find_mask(folder: Path, name: str) -> Path:
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.name.startswith(name) and not path.name[len(name) : len(name) + 1].isalnum()
-    ]
-    if len(found) != 1:
-        listed = ", ".join(path.name for path in found) or "none"
-        msg = f"folder {folder} holds {len(found)} masks whose name begins with {name!r} ({listed}); one is needed."
-        raise InputError(msg)
-    return found[0]

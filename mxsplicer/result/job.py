@@ -229,8 +229,6 @@ def open_job(
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
     model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
     job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
-    if model is not None and options.patch_size_um is not None:
-        _check_patch_size(options.patch_size_um, model)
     if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
         size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM
         job.options = options = replace(options, patch_size_um=size)
@@ -272,7 +270,8 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
     """Open a slide of a job and its masks, and compare them with each other and with the model."""
     options, model = job.options, job.model
     slide = record.open_image()
-    mask, nuclei = record.open_mask(slide), record.open_nuclei(slide)
+    mask = record.open_mask(slide)
+    nuclei = record.open_nuclei(slide, mask)
     if mask is None:
         _check_can_segment(slide, options)
     if model is None:
@@ -287,6 +286,7 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
             in_file=slide.markers_in_file,
             fill_missing=options.fill_missing or model.fills_missing,
         )
+        _check_patch_size(options.patch_size_um, model)
     _check_patch_fits(job, slide)
     if record.labels is not None:
         if record.mask is None:
@@ -315,8 +315,8 @@ def _check_patch_fits(job: Job, slide: Slide) -> None:
         PatchGeometry.of(slide, patch_px * slide.pixel_size_um)
 
 
-def _check_patch_size(patch_size_um: float, model: Run) -> None:
-    patch_px = in_pixels(patch_size_um, model.pixel_size_um)
+def _check_patch_size(patch_size_um: float | None, model: Run) -> None:
+    patch_px = model.patch_px if patch_size_um is None else in_pixels(patch_size_um, model.pixel_size_um)
     if patch_px != model.patch_px:
         msg = f"patches of {patch_size_um:g} µm are {patch_px} px wide, and the model takes {model.patch_px} px."
         of_model = f"`patch_size_um={model.settings['patch_size_um']:g}`"

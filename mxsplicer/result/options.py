@@ -46,9 +46,9 @@ class Options:
 
     Attributes
     ----------
-    masks, mask_page, nuclei
-        Label images of the cells, one per slide or one folder; the page of a file that holds several; and label images
-        of the nuclei, with the ids of their cells.
+    masks, mask_page, nuclei, nuclei_page
+        Label images of the cells, one per slide or one folder; the page of a file that holds several; and the same of
+        the nuclei, which have the ids of their cells or are matched with them by overlap.
     markers, rename, drop
         Table of marker names; renamed markers (``"OLD=NEW"``); and markers that are left out.
     pixel_size_um
@@ -80,6 +80,7 @@ class Options:
     masks: tuple[Location, ...] = ()
     mask_page: int | None = None
     nuclei: tuple[Location, ...] = ()
+    nuclei_page: int | None = None
     markers: Path | None = None
     rename: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()

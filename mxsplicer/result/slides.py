@@ -44,8 +44,8 @@ class SlideRecord:
         What the slide is called.
     image, mask, nuclei
         Its image, label image of cells and label image of nuclei. ``mask`` is None until one is given or made.
-    mask_page
-        Page of a mask file that holds several.
+    mask_page, nuclei_page
+        Page of a mask file that holds several; and of the file of nuclei.
     labels
         Table of labels of its cells.
     markers_table, rename, drop
@@ -69,6 +69,7 @@ class SlideRecord:
     mask: Location | None = None
     nuclei: Location | None = None
     mask_page: int | None = None
+    nuclei_page: int | None = None
     labels: Path | None = None
     markers_table: Path | None = None
     rename: tuple[str, ...] = ()
@@ -167,9 +168,9 @@ class SlideRecord:
         """Open the mask and compare it with the slide; None without a mask."""
         return None if self.mask is None else open_mask(self.mask, page=self.mask_page, slide=slide)
 
-    def open_nuclei(self, slide: Slide) -> LazyImage | None:
-        """Open the mask of the nuclei; None without one."""
-        return None if self.nuclei is None else open_nuclei(self.nuclei, slide)
+    def open_nuclei(self, slide: Slide, mask: LazyImage | None) -> LazyImage | None:
+        """Open the mask of the nuclei, with the ids of the cells of ``mask``; None without one."""
+        return None if self.nuclei is None else open_nuclei(self.nuclei, slide, page=self.nuclei_page, mask=mask)
 
     def as_opened(self, slide: Slide) -> "SlideRecord":
         """Return the record with what opening the image has found."""

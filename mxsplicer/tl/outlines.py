@@ -1,7 +1,6 @@
 """Cells inside outlines that a person drew, for example in QuPath."""
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from anndata import AnnData
 from mxsplicer.cells.selection import OUTSIDE
 from mxsplicer.embedding.h5ad import named_layers
 from mxsplicer.errors import InputError
-from mxsplicer.masks.geojson import is_geojson, outlines_at, read_classes, read_polygons
+from mxsplicer.masks.folders import find_outlines
+from mxsplicer.masks.geojson import outlines_at, read_classes, read_polygons
 from mxsplicer.tl.labels import free_name
 from mxsplicer.tl.matching import slides_of
 from mxsplicer.tl.reading import read_rows
@@ -190,17 +190,7 @@ def outline_files(path: Path, slides: Sequence[str]) -> dict[str, Path]:
             raise InputError(msg, "Use a folder with a file for each slide.")
         msg = f"file {path} was not found."
         raise InputError(msg)
-    files = sorted(file for file in path.iterdir() if is_geojson(file))
-    found = {
-        slide: [file for file in files if re.match(rf"{re.escape(slide)}(?![A-Za-z0-9])", file.name)]
-        for slide in slides
-    }
-    ambiguous = next((slide for slide, of_slide in found.items() if len(of_slide) > 1), None)
-    if ambiguous is not None or not any(found.values()):
-        what = f"{len(found[ambiguous])} GeoJSON files" if ambiguous else "no GeoJSON file"
-        msg = f"folder {path} has {what} whose name begins with {ambiguous or slides[0]!r}; one per slide is needed."
-        raise InputError(msg)
-    return {slide: of_slide[0] for slide, of_slide in found.items() if of_slide}
+    return find_outlines(path, slides)
 
 
 def pixels_of(adata: anndata.AnnData) -> np.ndarray:

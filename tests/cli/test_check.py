@@ -90,7 +90,7 @@ def test_outlines_serve_as_cells_and_as_nuclei(command, tmp_path, slide):
         (["S01.ome.tif", "mask.tif", "--nuclear-marker", "DAPY"], "Did you mean 'DAPI'"),
         (["S01.ome.tif", "mask.tif", "--drop", "CD4"], "no marker 'CD4'"),
         (["S01.ome.tif", "mask.tif", "--rename", "CD3e"], "'CD3e' is not OLD=NEW"),
-        (["S01.ome.tif", "S01.ome.tif"], "choose one by --mask-page"),
+        (["S01.ome.tif", "S01.ome.tif"], "Choose one by --mask-page"),
     ],
 )
 def test_what_cannot_be_looked_at_ends_with_2(command, tmp_path, slide, arguments, sentence):

@@ -149,7 +149,7 @@ CASES = {
     ),
     "a model of another patch size": (
         lambda model: of_model(model, "--patch-size-um", 8),
-        ["are 16 px wide and the model takes 32 px"],
+        ["are 16 px wide, and the model takes 32 px"],
     ),
     "no model": (with_options("--model", "gone"), ["--model gone not found"]),
     "an output of others": (output_of_others, ["out exists and is not a result of mxsplicer"]),
@@ -289,7 +289,7 @@ def test_a_disk_that_fills_up_is_reported_and_the_same_command_finishes(command,
         (["report", "taken"], "taken has no cells.h5ad"),
         (["segment", "mask.tif", "--out", "new.zarr"], "mask.tif (TIFF) lacks the name of its only channel"),
         (["segment", "slide.ome.tif", "--out", "new.zarr", "--nuclear-marker", "CD8"], "no marker 'CD8'"),
-        (["extract", "slide.ome.tif", "--out", "new.zarr", "--mask", "slide.ome.tif"], "choose one by --mask-page"),
+        (["extract", "slide.ome.tif", "--out", "new.zarr", "--mask", "slide.ome.tif"], "Choose one by --mask-page"),
         (["extract", "slide.ome.tif", "--out", "new.zarr"], "Missing option '--mask'"),
         (["extract", "slide.ome.tif", "--mask", "mask.tif"], "Missing option '--out'"),
         (

@@ -79,9 +79,9 @@ def test_a_page_of_a_file_of_several_is_chosen(tmp_path):
     path = as_tiff(tmp_path / "mask.tif", pages)
 
     np.testing.assert_array_equal(open_mask(path, page=1)[5:9, 3], LABELS[5:9, 3] * 2)
-    with pytest.raises(InputError, match="holds 2 pages: choose one by `page`"):
+    with pytest.raises(InputError, match=r"holds 2 label images, \(2, 50, 70\)\. Choose one by `page`"):
         open_mask(path)
-    with pytest.raises(InputError, match="and no page 2"):
+    with pytest.raises(InputError, match="has no page 2"):
         open_mask(path, page=2)
 
 
@@ -158,11 +158,11 @@ def make_text(path):
     ("make", "sentence"),
     [
         (lambda path: path, "not found"),
-        (make_colour, r"\(8, 9, 3\); a label image \(Y, X\) is needed"),
+        (make_colour, r"\(8, 9, 3\), and its colours are not the ids of cells"),
         (make_pickle, "is not a readable .npy array"),
         (make_folder, "is a folder but not a zarr array"),
         (make_group, "is a zarr group without labels"),
-        (make_text, "is not a TIFF file"),
+        (make_text, "is not a file of labels"),
         (lambda path: as_npy(path, np.zeros((3, 3), complex)), "integers are needed"),
         (lambda path: as_npy(path, np.zeros(9, int)), r"\(9,\); a label image \(Y, X\) is needed"),
     ],
