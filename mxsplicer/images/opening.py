@@ -20,6 +20,8 @@ from mxsplicer.system.location import Location, locate, name_of
 
 logger = logging.getLogger(__name__)
 
+_ENDINGS = re.compile(r"(\.(companion|ome|tiff?|btf|tf2|tf8|qptiff|zarr|zip|ozx))+$", re.IGNORECASE)
+
 _OF_FOLDERS = ("OME-Zarr", "folder of TIFF files")
 
 
@@ -148,9 +150,6 @@ def _not_a_slide(folder: Path) -> InputError:
     msg = f"{folder} is a folder."
     remedy = "Give the image file of one slide, the folder of an OME-Zarr image, or a folder with one TIFF per channel."
     return InputError(msg, remedy)
-
-
-_ENDINGS = re.compile(r"(\.(companion|ome|tiff?|btf|tf2|tf8|qptiff|zarr|zip|ozx))+$", re.IGNORECASE)
 
 
 def slide_name(path: str | Path) -> str:

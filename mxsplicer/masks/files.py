@@ -116,8 +116,9 @@ def _page_axis(shape: Sequence[int], slide: Slide | None) -> int:
     Pages come first in most files, and last in those of Mesmer, (Y, X, 2).
     """
     without = [tuple(n for place, n in enumerate(shape) if place != axis) for axis in range(3)]
-    if slide is not None and slide.shape_px in without:
-        return without.index(slide.shape_px)
+    for needed in (slide.shape_px, slide.uncropped_px) if slide is not None else ():
+        if needed in without:
+            return without.index(needed)
     return int(np.argmin(shape))
 
 
