@@ -162,6 +162,15 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
     return panel
 
 
+def rows_of_channels(panel: Panel, in_file: Sequence[str]) -> list[int]:
+    """Return the row of a panel that names each channel of a file, where the order of its channels means nothing.
+
+    Nothing is returned unless both have the same names, each once.
+    """
+    ours, theirs = [_bare(one) for one in panel.names], [_bare(one) for one in in_file]
+    return [ours.index(one) for one in theirs] if len(set(ours)) == len(ours) and set(ours) == set(theirs) else []
+
+
 def side_by_side(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
     """Return two lists of marker names as lines of a table, with rows that differ marked.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.converting import check_can_be_read
-from mxsplicer.images.markers import Panel, agree, distinct, read_panel
+from mxsplicer.images.markers import Panel, agree, distinct, read_panel, rows_of_channels
 from mxsplicer.images.readers import READERS
 from mxsplicer.images.readers.image_file import ImageFile
 from mxsplicer.images.readers.tiff_folder import find_folders_of_channels
-from mxsplicer.images.slide import Slide, drop_markers, rename_markers
+from mxsplicer.images.slide import Slide, drop_markers, rename_markers, select_channels
 from mxsplicer.images.units import PLAUSIBLE_UM
 from mxsplicer.system.location import Location, locate, name_of
 
@@ -86,13 +86,17 @@ def open_slide(
         msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."
         raise InputError(msg)
     panel = None if found.markers is None else Panel(found.markers, form)
+    order: list[int] = []
+    if markers is not None:
+        given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
+        order = rows_of_channels(given, found.markers or ()) if found.any_order else []
+        panel = agree(
+            given.only(order) if order else given, found.image.shape[0], found.markers, name=name_of(location)
+        )
     if found.unless_named is not None:
         if markers is None:
             raise found.unless_named
         logger.warning("%s They are read as channels, since they were named.", found.unless_named.problem)
-    if markers is not None:
-        given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
-        panel = agree(given, found.image.shape[0], found.markers, name=name_of(location))
     size, size_from = (pixel_size_um, "given") if pixel_size_um else (found.pixel_size_um, found.pixel_size_from)
     if panel is None or size is None:
         raise _incomplete(name_of(location), form, found, names=panel is not None, pixel_size=size is not None)
@@ -112,6 +116,7 @@ def open_slide(
         images_in_file=found.choice.report,
     )
     unwanted = [marker for marker, goes in zip(slide.markers, panel.unwanted, strict=False) if goes]
+    slide = select_channels(slide, [order.index(row) for row in sorted(order)]) if order else slide
     return drop_markers(rename_markers(drop_markers(slide, unwanted), rename or {}), drop)
 
 

@@ -44,6 +44,16 @@ def test_a_folder_of_one_tiff_per_channel_is_a_slide(tmp_path, kind):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(slide.image))[1, 5:9, ::3], IMAGE[order][1, 5:9, ::3])
 
 
+def test_a_table_gives_the_order_of_the_channels_of_a_folder(tmp_path):
+    folder = folder_of(tmp_path / "fov0", FOLDERS["MIBI"])
+    (tmp_path / "markers.csv").write_text("marker_name,remove\nCD20,\nDAPI,\nCD3,TRUE\n", encoding="utf-8")
+
+    slide = open_slide(folder, markers=tmp_path / "markers.csv", pixel_size_um=0.5)
+
+    assert slide.markers == ("CD20", "DAPI")
+    np.testing.assert_array_equal(slide.image[...], IMAGE[[2, 0]])
+
+
 def macsima(path, shapes=(120, 120, 120), sizes=(0.17, 0.17, 0.17)):
     path.mkdir()
     for i, (plane, name, height, size) in enumerate(zip(IMAGE, NAMES, shapes, sizes, strict=True)):

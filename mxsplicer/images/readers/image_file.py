@@ -30,6 +30,7 @@ class ImageFile:
     pixel_size_from: str = ""
     pixel_size_problem: str = ""  # why the pixel size in the file is not used
     choice: Choice = field(default_factory=lambda: Choice((0,)))  # of the images in the file
+    any_order: bool = False  # whether the order of the channels means nothing, as that of files in a folder
     uncropped_px: tuple[int, int] | None = None  # of the largest channel, where channels differ by a few pixels
     unless_named: InputError | None = None  # why it is not read unless the user names each plane as a marker
 

@@ -49,7 +49,7 @@ def read(path: Location, image: str | None = None) -> ImageFile | None:
     found = _cropped(path, files, found)
     _check_pixel_sizes(path, files, found)
     joined = join_channels(found)
-    return replace(joined, markers=_names_in_files(found) or tuple(_names_of_files(files)))
+    return replace(joined, markers=_names_in_files(found) or tuple(_names_of_files(files)), any_order=True)
 
 
 def find_folders_of_channels(folder: Path) -> list[Path]:
