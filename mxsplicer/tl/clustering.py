@@ -7,10 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import is_control, is_nuclear
@@ -108,6 +105,8 @@ def cluster(
 
 
 def _cluster_sample(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    import scanpy as sc  # with scikit-learn two seconds to load
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FutureWarnings of scanpy, umap and numba
         cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
@@ -136,6 +135,9 @@ def _assign_others(
     z: Any, sample: np.ndarray, of_sample: np.ndarray, leiden: np.ndarray, umap: np.ndarray, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return clusters and UMAP of all cells, from those of a sample."""
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import NearestNeighbors
+
     n = z.shape[0]
     # The leading components find the same neighbours at a tenth of the cost.
     pca = PCA(min(_N_COMPONENTS, *of_sample.shape), svd_solver="randomized", random_state=seed).fit(of_sample)

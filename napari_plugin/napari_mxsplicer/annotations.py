@@ -83,7 +83,7 @@ class Annotations:
 
 
 def _keys(slides: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return one number per pair of slide and id."""
+    """Return one number per slide and id of annotated cells."""
     return (np.asarray(slides, dtype=np.int64) << 40) + np.asarray(ids, dtype=np.int64)
 
 

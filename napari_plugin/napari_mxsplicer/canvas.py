@@ -16,7 +16,7 @@ from napari_mxsplicer.viewer_layers import ViewerLayers, set_visible
 
 
 def run_now(function: Callable[..., Any], *arguments: Any, done: Callable[[Any], Any]) -> Any:
-    """Call a function at once, and ``done`` with its result."""
+    """Call a function of the canvas at once, and ``done`` with its result."""
     return done(function(*arguments))
 
 
@@ -257,7 +257,7 @@ class Canvas:
 
 
 def camera_of(viewer: Any) -> Any:
-    """Return the camera of a viewer, which napari 0.9 moved."""
+    """Return the camera of the canvas of a viewer, which napari 0.9 moved."""
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 

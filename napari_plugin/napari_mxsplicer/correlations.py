@@ -1,10 +1,20 @@
-"""Correlations of markers and features over some of the cells, and which of them are significant."""
+"""Correlations of markers and features: over some cells, around each cell, the strongest, and their order.
 
-from collections.abc import Generator
+Neighbouring cells are similar, so that intervals for independent cells would be far too narrow: blocks of the slide
+are resampled instead (block bootstrap, Künsch 1989, Annals of Statistics 17:1217).
+"""
+
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import false_discovery_control, rankdata
 
+import mxsplicer
 from mxsplicer import InputError
 from mxsplicer.tl import partial_correlation
 from napari_mxsplicer.study import Study
@@ -13,6 +23,12 @@ KINDS = ("Pearson", "Spearman", "partial")
 _AT_ONCE = 16  # features
 _FEWEST = 3  # cells
 _FALSE_DISCOVERY_RATE = 0.05
+
+_BLOCKS = 12  # along the longer side of a slide
+_DRAWS = 300
+
+_BEST = 5  # features that a filter by a marker keeps if all correlate more with another marker
+_BOUND = re.compile(r"\s*(\|?r\|?)?\s*([<>])\s*(-?[0-9.]+)\s*")
 
 
 def correlate_rows(
@@ -47,7 +63,7 @@ def correlate_rows(
 
 
 def is_not_significant(p_values: np.ndarray) -> np.ndarray:
-    """Return which of many tests are not significant at a false discovery rate of 5 %.
+    """Return which of the panel's correlations are not significant at a false discovery rate of 5 %.
 
     Benjamini & Hochberg 1995 (Journal of the Royal Statistical Society B 57:289). ``p_values`` may have any shape; NaN
     is not significant.
@@ -63,3 +79,152 @@ def _standardized(values: np.ndarray, ranks: bool) -> np.ndarray:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     constant = length <= 1e-6 * np.sqrt(values.shape[1]) * np.abs(values).max(axis=1, keepdims=True, initial=0)
     return np.asarray(np.divide(values, length, out=np.zeros_like(values), where=(length > 0) & ~constant))
+
+
+def local_correlation(study: Study, marker: str, feature: int, radius_um: float) -> np.ndarray:
+    """Return Pearson's r (N,) of a marker and a feature among the cells around each cell, NaN where they are few.
+
+    Raises
+    ------
+    InputError
+        If the table lacks positions in micrometres.
+    """
+    if study.spatial_um is None:
+        msg = f"the local correlation needs positions in obsm['spatial'], not found in {study.cells.name}."
+        raise InputError(msg)
+    adata = AnnData(
+        study.marker(marker)[:, None],
+        obs=pd.DataFrame({"slide": study.slides}, index=pd.RangeIndex(study.n_cells).astype(str)),
+        var=pd.DataFrame(index=[marker]),
+        obsm={"spatial": study.spatial_um, "X_one": study.feature(feature)[:, None]},
+    )
+    name = mxsplicer.tl.local_correlation(adata, marker, 0, radius_um=radius_um, use_rep="X_one")
+    return np.asarray(adata.obs[name], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A marker or a feature that correlates with another, its correlation, and the 95 % interval of the bootstrap."""
+
+    name: str
+    r: float
+    low: float
+    high: float
+    n: int
+
+
+def strongest(r: np.ndarray, *, n: int = 5) -> np.ndarray:
+    """Return the indices of the correlations that are largest in absolute value, largest first."""
+    return np.argsort(-np.abs(np.nan_to_num(r)), kind="stable")[:n]
+
+
+def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
+    """Return the features with the strongest ``r`` (markers, features) with a marker, and intervals over ``rows``."""
+    x = study.marker(study.markers[which])[rows]
+    found = [(int(place), study.feature(int(place))[rows]) for place in strongest(r[which])]
+    return [_partner(f"feature {place}", x, y, blocks_of(study, rows)) for place, y in found]
+
+
+def partners_of_feature(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
+    """Return the markers with the strongest ``r`` (markers, features) with a feature, and intervals over ``rows``."""
+    x = study.feature(which)[rows]
+    names = [study.markers[place] for place in strongest(r[:, which])]
+    return [_partner(name, x, study.marker(name)[rows], blocks_of(study, rows)) for name in names]
+
+
+def blocks_of(study: Study, rows: np.ndarray) -> np.ndarray:
+    """Return the block of the slide of each cell, for intervals of correlations; each cell is one without positions."""
+    if study.xy_px is None or not len(rows):
+        return np.arange(len(rows))
+    xy = study.xy_px[rows]
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    side = max(float((high - low).max()) / _BLOCKS, 1e-9)
+    column, row = ((xy - low) / side).astype(np.int64).T
+    slide = np.asarray(study.slides.codes, dtype=np.int64)[rows]
+    _, block = np.unique((slide * (_BLOCKS + 1) + row) * (_BLOCKS + 1) + column, return_inverse=True)
+    return np.asarray(block)
+
+
+def interval(x: np.ndarray, y: np.ndarray, blocks: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
+    """Return Pearson's correlation r of two values per cell and its interval by resampling blocks."""
+    seen = np.isfinite(x) & np.isfinite(y)
+    x, y, blocks = (one[seen] for one in (x, y, blocks))
+    if len(x) < 3:
+        return float("nan"), float("nan"), float("nan")
+    x, y = (one.astype(np.float64) - one.mean(dtype=np.float64) for one in (x, y))
+    sums = np.stack(
+        [np.bincount(blocks, weights=one) for one in (np.ones_like(x), x, y, x * x, y * y, x * y)], axis=1
+    )  # (blocks, 6)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_DRAWS)
+    r = _r_of_sums(np.concatenate([sums.sum(axis=0)[None], draws @ sums]))
+    low, high = np.percentile(r[1:], [2.5, 97.5])
+    return float(r[0]), float(low), float(high)
+
+
+def _partner(name: str, x: np.ndarray, y: np.ndarray, blocks: np.ndarray) -> Partner:
+    r, low, high = interval(x, y, blocks)
+    return Partner(name, r, low, high, int((np.isfinite(x) & np.isfinite(y)).sum()))
+
+
+def _r_of_sums(sums: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = sums.T
+    n = np.maximum(n, 1)
+    spread = np.sqrt(np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0))
+    return np.asarray(np.divide(xy - x * y / n, spread, out=np.zeros_like(spread), where=spread > 1e-12))
+
+
+def cluster_order(r: np.ndarray, chunk_marker: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of the markers and of the features of correlations (markers, features).
+
+    Markers are ordered by hierarchical clustering. Features are grouped by the marker they correlate with most, the
+    strongest first. If ``chunk_marker`` (features,) gives the marker of each feature's leading chunk, or a number
+    beyond the markers, features of one group are grouped by it, those of the marker's own chunk first.
+    """
+    rows = np.arange(len(r))
+    r = np.nan_to_num(r)
+    if len(r) > 2 and r.shape[1]:
+        rows = np.asarray(leaves_list(linkage(r, method="average", optimal_ordering=len(r) < 200)))
+    if not r.size:
+        return rows, np.arange(r.shape[1])
+    strongest = np.abs(r[rows]).argmax(axis=0)
+    signed = r[rows][strongest, np.arange(r.shape[1])]
+    if chunk_marker is None:
+        return rows, np.lexsort((-signed, strongest))
+    places = np.append(np.argsort(rows), np.arange(len(r), max(len(r), chunk_marker.max() + 1)))[chunk_marker]
+    return rows, np.lexsort((-signed, places, places != strongest, strongest))
+
+
+def filter_features(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
+    """Return the features whose correlations pass a filter, ascending.
+
+    A filter is words separated by spaces, all of which must hold: ``12`` or ``10-20`` are numbers of features, ``CD8a``
+    keeps the features that correlate most with this marker, or its five best if there are none, and ``>0.4`` those
+    whose strongest correlation exceeds 0.4 in absolute value. Any other word is looked for in the names of markers.
+    """
+    n = r.shape[1]
+    keep = np.ones(n, dtype=bool)
+    if not r.size:
+        return np.arange(n)
+    absolute = np.abs(np.nan_to_num(r))
+    nearest = absolute.argmax(axis=0)
+    numbers = np.zeros(n, dtype=bool)
+    any_numbers = False
+    for word in text.split():
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        bound = _BOUND.fullmatch(word)
+        if span:
+            any_numbers = True
+            numbers[int(span[1]) : int(span[2] or span[1]) + 1] = True
+        elif bound:
+            limit = float(bound[3])
+            strongest = absolute.max(axis=0)
+            keep &= strongest > limit if bound[2] == ">" else strongest < limit
+        else:
+            named = [i for i, marker in enumerate(markers) if marker.lower() == word.lower()]
+            named = named or [i for i, marker in enumerate(markers) if word.lower() in marker.lower()]
+            under = np.isin(nearest, named)
+            if named and not under.any():
+                under[np.argsort(-absolute[named].max(axis=0), kind="stable")[:_BEST]] = True
+            keep &= under
+    return np.flatnonzero(keep & numbers if any_numbers else keep)

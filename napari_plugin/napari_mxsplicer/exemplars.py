@@ -15,7 +15,7 @@ _ENDS = 0.01  # fraction of the cells from which each kind is drawn
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Images of cells (kinds, n, P, P, 3) uint8 and their rows (kinds, n), -1 where there are too few cells."""
+    """Images of exemplar cells (kinds, n, P, P, 3) uint8 and their rows (kinds, n), -1 where there are too few."""
 
     images: np.ndarray
     rows: np.ndarray
@@ -23,7 +23,7 @@ class Strip:
 
 
 def exemplars(values: np.ndarray, rows: np.ndarray, *, n: int = 6, seed: int = 0) -> np.ndarray:
-    """Draw cells (3, n) with high, middle and low values among ``rows``; -1 where there are too few.
+    """Draw exemplar cells (3, n) with high, middle and low values among ``rows``; -1 where there are too few.
 
     They are drawn at random from the highest and lowest percent and from the percent around the median, so that a
     single outlier does not represent a feature.
@@ -44,7 +44,7 @@ def exemplars(values: np.ndarray, rows: np.ndarray, *, n: int = 6, seed: int = 0
 def exemplars_by_category(
     codes: np.ndarray, rows: np.ndarray, *, n: int = 6, most: int = 8, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw cells (categories, n) of each of the most common categories among ``rows``; -1 where there are too few.
+    """Draw exemplar cells (categories, n) of the most common categories among ``rows``; -1: too few.
 
     ``codes`` (N,) are the categories of the cells, NaN for none. The codes drawn from, ascending, are returned first.
     """
@@ -61,7 +61,7 @@ def exemplars_by_category(
 
 
 def cut_strip(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str | None) -> Strip:
-    """Cut the cells ``rows`` (kinds, n) out of the slide, in the patch size of the encoder; the marker is orange."""
+    """Cut exemplar cells ``rows`` (kinds, n) out of the slide, as large as patches; the marker is orange."""
     slide = opened.slide
     assert slide is not None
     assert study.xy_px is not None

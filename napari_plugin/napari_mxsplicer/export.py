@@ -16,23 +16,23 @@ _MOST_LISTED = 2000  # cells of a selection that the code lists
 
 
 def correlation_table(state: State) -> pd.DataFrame:
-    """Return the correlations shown, markers as rows and features as columns."""
+    """Return the table of correlations to export, markers as rows and features as columns."""
     assert state.study is not None
     return pd.DataFrame(state.r, index=pd.Index(state.study.markers, name="marker"), columns=feature_names(state))
 
 
 def feature_names(state: State) -> list[str]:
-    """Return the names of the columns of the correlation table."""
+    """Return the names of the columns of the exported table of correlations."""
     return [f"feature_{number}" for number in range(state.r.shape[1])]
 
 
 def write_correlations(state: State, path: Path) -> None:
-    """Write the correlations shown as CSV."""
+    """Export the correlations shown as CSV."""
     correlation_table(state).to_csv(path, float_format="%.6g")
 
 
 def write_figure(state: State, path: Path) -> None:
-    """Draw the correlation heatmap next to the painted cells, and write the figure as PNG, SVG or PDF.
+    """Export the correlation heatmap next to the painted cells as a figure: PNG, SVG or PDF.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def write_figure(state: State, path: Path) -> None:
 
 
 def _cells_as_painted(state: State) -> Any:
-    """Return the cells of the slide that have a value, as an AnnData with the painted column.
+    """Return the cells to export in a figure, those of the slide with a value, with the painted column.
 
     With a selection, other cells are left out, or have no category.
     """
@@ -92,7 +92,7 @@ def _cells_as_painted(state: State) -> Any:
 
 
 def notebook_code(state: State, table: np.ndarray, limits: tuple[float, float]) -> str:
-    """Return Python code that shows the same in a notebook, with scanpy and mxsplicer.
+    """Return exported Python code that shows the same in a notebook, with scanpy and mxsplicer.
 
     ``table`` (n, 4) uint8 and ``limits`` are the colours of the painted cells on the canvas and the limits of values.
     """

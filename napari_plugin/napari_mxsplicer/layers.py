@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
+import mxsplicer
+from mxsplicer import InputError, LazyImage, Slide, find_nuclear_marker, open_result_slide
 from mxsplicer.pl import contrast_limits
 from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
-from napari_mxsplicer.study import Study
+from napari_mxsplicer.study import Study, open_study
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -31,7 +33,7 @@ _LARGEST_COARSE = 1 << 23  # pixels of the largest level that is read for the co
 
 @dataclass(frozen=True, eq=False)
 class OpenedSlide:
-    """A slide on the canvas: its label image at every level, and the values that its cells are painted by."""
+    """A slide to make layers of: its label image at every level, and the values that its cells are painted by."""
 
     name: str
     slide: Slide | None  # None if there is only a label image
@@ -42,7 +44,7 @@ class OpenedSlide:
 
 
 def open_slide(study: Study, name: str) -> OpenedSlide:
-    """Open the image and the mask of one slide of a result, and join its cells with the mask.
+    """Open one slide of a result to make layers of it: its image, and its mask joined with its cells.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
 
 
 def join(study: Study, name: str, labels: Sequence[LazyImage], *, slide: Slide | None = None) -> OpenedSlide:
-    """Join the cells of a slide with its label image by id."""
+    """Join the cells of a slide with the label image of its layers by id."""
     rows = study.rows_of(name)
     index = RowIndex(study.cell_ids[rows])
     numbers = tuple(RowNumbers(level, index) for level in labels)
@@ -89,7 +91,7 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
 
 
 def painted_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *, prefix: str = "") -> LayerData:
-    """Return the layer of painted cells, painted by the feature that correlates most with a marker."""
+    """Return the layer for napari of painted cells, by the feature that correlates most with a marker."""
     values, options = _initial_paint(study, opened)
     opened.paint.set(values)
     options |= {
@@ -103,7 +105,7 @@ def painted_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *
 
 
 def limits_of(values: np.ndarray) -> tuple[float, float]:
-    """Return contrast limits for values per cell: the 1st and the 99th percentile."""
+    """Return contrast limits of the layer of values per cell: the 1st and the 99th percentile."""
     values = values[:: max(1, len(values) // _ENOUGH)]  # sorting a million takes longer than painting them
     seen = values[np.isfinite(values)]
     if not seen.size:
@@ -148,15 +150,6 @@ def _limits(levels: Sequence[LazyImage], *, has_coarse: bool) -> tuple[float, fl
     return contrast_limits(np.concatenate(windows))
 
 
-def split_hidden_channels(tuples: list[LayerData]) -> tuple[list[LayerData], dict[str, LayerData]]:
-    """Split the layers of a slide into those to add now and the hidden channels by marker, to add on demand.
-
-    napari visits every layer whenever it draws, visible or not: each slows down all others.
-    """
-    hidden = {one[1]["metadata"][MARKER]: one for one in tuples if MARKER in one[1]["metadata"] and not is_visible(one)}
-    return [one for one in tuples if not any(one is other for other in hidden.values())], hidden
-
-
 def keep_look(tuples: list[LayerData], colormaps: Mapping[str, Any]) -> list[LayerData]:
     """Return the layers of another slide with the same channels visible, in the same colormaps.
 
@@ -173,3 +166,41 @@ def keep_look(tuples: list[LayerData], colormaps: Mapping[str, Any]) -> list[Lay
 def is_visible(one: LayerData) -> bool:
     """Return whether a layer is to be visible when it is added."""
     return bool(one[1].get("visible", True))
+
+
+def result_layers(path: str | Path) -> list[LayerData]:
+    """Return the layers for napari of the first slide of a result."""
+    study = open_study(path)
+    return slide_layers(study, study.slide_names[0])
+
+
+def slide_layers(study: Study, slide: str) -> list[LayerData]:
+    """Return the layers for napari of one slide of a result."""
+    return layers_of(study, open_slide(study, slide))
+
+
+def join_layer(path: str | Path, layer: Any) -> list[LayerData]:
+    """Return a layer of the cells of an AnnData file for a labels layer, joined by the ids of the cells.
+
+    Raises
+    ------
+    InputError
+        If the table has no ids, or none of them occurs in the label image.
+    """
+    study = open_study(path)
+    levels = list(layer.data) if layer.multiscale else [layer.data]
+    name = study.slide_names[0]
+    if layer.name in study.slide_names:
+        name = layer.name
+    place = {"scale": layer.scale[-2:], "translate": layer.translate[-2:], "units": layer.units[-2:]}
+    opened = join(study, name, [level if level.ndim == 2 else level[0] for level in levels])
+    if not np.asarray(opened.numbers[-1][:, :]).any():
+        msg = f"none of the {len(opened.rows):,} cell ids of {study.name} occurs in the labels layer {layer.name!r}."
+        raise InputError(msg, "Choose the label image of these cells.")
+    return [painted_layer(study, opened, place)]
+
+
+def painted_over_mask(study: Study, slide: str, mask: str | Path) -> list[LayerData]:
+    """Return a layer of the cells of a table, over a label image."""
+    levels = label_levels(mxsplicer.open_mask(mask))
+    return [painted_layer(study, join(study, slide, levels), {})]

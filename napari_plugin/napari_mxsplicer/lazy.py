@@ -52,7 +52,7 @@ class LazyArray:
 
 
 class Channel(LazyArray):
-    """One channel of an image (C, Y, X)."""
+    """One channel of an image (C, Y, X), read lazily."""
 
     def __init__(self, image: LazyImage, channel: int) -> None:
         super().__init__(image.shape[1:], image.dtype)
@@ -64,7 +64,7 @@ class Channel(LazyArray):
 
 
 class Labels(LazyArray):
-    """A label image (Y, X)."""
+    """A label image (Y, X), read lazily."""
 
     def __init__(self, labels: LazyImage) -> None:
         super().__init__(labels.shape, labels.dtype)
@@ -99,12 +99,12 @@ class Strided(LazyArray):
 
 
 def label_levels(mask: LazyImage) -> list[LazyImage]:
-    """Return a mask and its coarser levels: those of the file, then strided ones."""
+    """Return a mask and its coarser levels as lazy arrays: those of the file, then strided ones."""
     return with_coarser([mask, *getattr(mask, "pyramid", ())])
 
 
 def with_coarser(levels: Sequence[LazyImage]) -> list[LazyImage]:
-    """Return levels (Y, X), finest first, with coarser ones added until the last fits a screen."""
+    """Return lazy levels (Y, X), finest first, with coarser ones added until the last fits a screen."""
     out = list(levels)
     if max(out[-1].shape) > 2 * _SMALLEST_PX:
         halvings = math.ceil(math.log2(max(out[-1].shape) / (2 * _SMALLEST_PX)))

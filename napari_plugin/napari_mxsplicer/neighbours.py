@@ -10,7 +10,7 @@ from napari_mxsplicer.study import Study
 
 
 def similar_rows(study: Study, row: int, *, n: int = 12, among: np.ndarray | None = None) -> np.ndarray:
-    """Return the rows of the ``n`` cells most similar to a cell, nearest first.
+    """Return the rows of the ``n`` nearest neighbours of a cell, the most similar ones first.
 
     All slides are searched, or the cells for which ``among`` (N,) is true.
     """

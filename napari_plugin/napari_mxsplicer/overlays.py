@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from napari_mxsplicer.lasso import rows_inside
 from napari_mxsplicer.painting import Paint, PaintedLevel
-from napari_mxsplicer.raster import rows_inside
 from napari_mxsplicer.state import State
 from napari_mxsplicer.viewer_layers import ViewerLayers, set_visible
 
@@ -18,7 +18,7 @@ _FINISHED = ("added", "changed", "removed")  # napari's names for finished edits
 
 
 class Run(Protocol):
-    """Call a function, at once or in a thread, and pass its result on."""
+    """How an overlay calls a function: at once or in a thread, with the result passed on."""
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, done: Callable[[Any], Any]) -> Any:
         """Call ``function``, then ``done`` with its result."""

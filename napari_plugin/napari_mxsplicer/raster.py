@@ -1,15 +1,12 @@
 """Draw any number of points: they are binned into the pixels of the screen, and a pixel shows their mean."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 _UNSELECTED = (128, 128, 128, 70)
-_AT_ONCE = 1 << 15  # points, so that other threads can run in between
 
 
 class Raster:
-    """Points (N, 2) seen through a window of a plane."""
+    """Points (N, 2) drawn as a raster: seen through a window of a plane."""
 
     def __init__(self, xy: np.ndarray) -> None:
         self.xy = np.asarray(xy, dtype=np.float32)
@@ -99,28 +96,3 @@ class Raster:
         distance = np.hypot(*(self.xy[near] - np.array([x, y], dtype=np.float32)).T)
         within = distance <= reach  # False for NaN
         return int(near[within][np.argmin(distance[within])]) if within.any() else None
-
-
-def inside_polygon(xy: np.ndarray, corners: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Return which points (N, 2) lie inside a polygon, as booleans."""
-    from matplotlib.path import Path
-
-    corners = np.asarray(corners, dtype=np.float64)
-    out = np.zeros(len(xy), dtype=bool)
-    if len(corners) < 3:
-        return out
-    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
-    path, (x, y) = Path(corners), xy.T
-    near = np.flatnonzero((x >= left) & (x <= right) & (y >= bottom) & (y <= top))
-    for first in range(0, len(near), _AT_ONCE):
-        some = near[first : first + _AT_ONCE]
-        out[some] = path.contains_points(xy[some])
-    return out
-
-
-def rows_inside(xy: np.ndarray, polygons: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which points (N, 2) lie inside any of some polygons, as their rows, ascending."""
-    inside = np.zeros(len(xy), dtype=bool)
-    for corners in polygons:
-        inside |= inside_polygon(xy, corners)
-    return np.flatnonzero(inside)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mxsplicer import find_result
-from napari_mxsplicer.layers import LayerData
-from napari_mxsplicer.opening import result_layers
+from napari_mxsplicer.layers import LayerData, result_layers
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:

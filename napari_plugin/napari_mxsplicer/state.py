@@ -226,7 +226,7 @@ _SYMBOLS = {"Pearson": "r", "Spearman": "ρ", "partial": "partial r"}
 
 
 def values_of(study: Study, painted: Painted) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the value (N,) of each cell, float32, NaN if missing, and the categories if the values are codes."""
+    """Return the value (N,) of each cell in the state, float32, NaN if missing, and categories if values are codes."""
     if painted.values is not None:
         return np.asarray(painted.values, dtype=np.float32), painted.categories
     readers: dict[str, Callable[[], Any]] = {

@@ -29,10 +29,11 @@ import psutil
 import tifffile
 import zarr
 from anndata import AnnData
+from napari_mxsplicer.lasso import inside_polygon
 from napari_mxsplicer.layers import limits_of
 from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
-from napari_mxsplicer.raster import Raster, inside_polygon
+from napari_mxsplicer.raster import Raster
 from napari_mxsplicer.state import Painted
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import zarr
 from anndata import AnnData
-from napari_mxsplicer.layers import PAINT
-from napari_mxsplicer.opening import result_layers
+from napari_mxsplicer.layers import PAINT, result_layers
 
 MARKERS = ("DAPI", "CD3e")
 UM = 0.25

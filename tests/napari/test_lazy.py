@@ -1,8 +1,9 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from napari_mxsplicer.lasso import inside_polygon
 from napari_mxsplicer.lazy import Labels, Strided, with_coarser
-from napari_mxsplicer.raster import Raster, inside_polygon
+from napari_mxsplicer.raster import Raster
 
 GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
 

@@ -13,8 +13,7 @@ from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.classifier import Predictions
 from napari_mxsplicer.correlations import correlate_rows, is_not_significant
 from napari_mxsplicer.export import annotation_code, notebook_code, write_correlations, write_figure
-from napari_mxsplicer.layers import ROLE, SLIDE, limits_of
-from napari_mxsplicer.opening import result_layers, slide_layers
+from napari_mxsplicer.layers import ROLE, SLIDE, limits_of, result_layers, slide_layers
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import open_study
 from napari_mxsplicer.viewer_layers import add

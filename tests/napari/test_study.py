@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from napari_mxsplicer.correlations import correlate_rows
+from napari_mxsplicer.correlations import (
+    cluster_order,
+    correlate_rows,
+    filter_features,
+    interval,
+    local_correlation,
+    partners_of_feature,
+    partners_of_marker,
+)
 from napari_mxsplicer.exemplars import exemplars, exemplars_by_category
-from napari_mxsplicer.local import local_correlation
 from napari_mxsplicer.neighbours import similar_rows
-from napari_mxsplicer.order import cluster_order, filter_features
-from napari_mxsplicer.partners import interval, partners_of_feature, partners_of_marker
 from napari_mxsplicer.study import Chunks, open_study
 from scipy.stats import spearmanr
 

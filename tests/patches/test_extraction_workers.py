@@ -36,7 +36,7 @@ class Deadly:
         self.shape, self.dtype, self.ndim = self.image.shape, self.image.dtype, self.image.ndim
 
     def __getitem__(self, key):
-        in_second_half = key[-2].start >= self.shape[-2] // 2
+        in_second_half = (key[-2].start or 0) >= self.shape[-2] // 2
         if os.getpid() != self.parent and in_second_half and len(self.victims.read_text()) < self.n_deaths:
             with self.victims.open("a") as file:
                 file.write("x")

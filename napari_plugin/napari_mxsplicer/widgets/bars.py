@@ -7,7 +7,7 @@ from qtpy.QtCore import QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QWidget
 
-from napari_mxsplicer.partners import Partner
+from napari_mxsplicer.correlations import Partner
 from napari_mxsplicer.widgets.theme import Theme
 
 _ROW_PX, _NAME_PX, _NUMBER_PX = 20, 96, 44

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
 
 from napari_mxsplicer.canvas import Canvas
@@ -56,21 +55,3 @@ def choice(tip: str, *items: str) -> QComboBox:
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(6)
     return made
-
-
-class Debounced:
-    """Call a function once, some milliseconds after the last request."""
-
-    def __init__(self, parent: QWidget, milliseconds: int, call: Callable[[], Any]) -> None:
-        self._timer = QTimer(parent)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(milliseconds)
-        self._timer.timeout.connect(call)
-
-    def start(self) -> None:
-        """Request a call; an earlier request is postponed."""
-        self._timer.start()
-
-    def stop(self) -> None:
-        """Cancel the request."""
-        self._timer.stop()

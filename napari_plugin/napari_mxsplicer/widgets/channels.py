@@ -5,11 +5,12 @@ from typing import Any
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import MARKER, SLIDE, LayerData, split_hidden_channels
+from napari_mxsplicer.layers import MARKER, SLIDE, LayerData, is_visible
 from napari_mxsplicer.state import State
 from napari_mxsplicer.study import Study
 from napari_mxsplicer.viewer_layers import LayerQueue, insert
-from napari_mxsplicer.widgets.base import Debounced, button
+from napari_mxsplicer.widgets.base import button
+from napari_mxsplicer.widgets.work import Debounced
 
 
 class ChannelLoader:
@@ -74,3 +75,12 @@ class ChannelLoader:
 
     def _layer_above_channels(self) -> Any:
         return self._canvas.layer("cells") or self._canvas.layer("painted")
+
+
+def split_hidden_channels(tuples: list[LayerData]) -> tuple[list[LayerData], dict[str, LayerData]]:
+    """Split the layers of a slide into those to add now and the hidden channels by marker, to add on demand.
+
+    napari visits every layer whenever it draws, visible or not: each slows down all others.
+    """
+    hidden = {one[1]["metadata"][MARKER]: one for one in tuples if MARKER in one[1]["metadata"] and not is_visible(one)}
+    return [one for one in tuples if not any(one is other for other in hidden.values())], hidden

@@ -5,21 +5,27 @@ from collections.abc import Callable, Generator
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 
-from napari_mxsplicer.correlations import KINDS, correlate_rows, is_not_significant
-from napari_mxsplicer.local import local_correlation
-from napari_mxsplicer.order import cluster_order, filter_features
+from napari_mxsplicer.correlations import (
+    KINDS,
+    cluster_order,
+    correlate_rows,
+    filter_features,
+    is_not_significant,
+    local_correlation,
+)
 from napari_mxsplicer.state import ALL, Painted
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart, button, choice
+from napari_mxsplicer.widgets.base import Context, PanelPart, button, choice
 from napari_mxsplicer.widgets.heatmap import Heatmap
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Debounced
 
 IN_VIEW, SELECTED = "cells in view", "selected cells"
 _RADII_UM = {"50 µm": 50.0, "100 µm": 100.0, "250 µm": 250.0}
 
 
-class Correlations(PanelPart):
-    """Which feature correlates with which marker."""
+class CorrelationsPart(PanelPart):
+    """The part of the panel with the correlation heatmap and its controls."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -139,7 +145,7 @@ class Correlations(PanelPart):
             return
         self.heatmap.set_waiting(True)
         self.work.start(
-            _correlate,
+            _correlate_in_thread,
             study,
             self._rows_over(over),
             kind,
@@ -216,9 +222,9 @@ class Correlations(PanelPart):
             self.state.paint(Painted("feature", str(further)))
 
 
-def _correlate(
+def _correlate_in_thread(
     study: Study, find: Callable[[], np.ndarray], kind: str
 ) -> Generator[tuple[int, int], None, tuple[int, np.ndarray]]:
-    """Return the number of cells and their correlations."""
+    """Return what the correlation heatmap shows: the number of cells and their correlations."""
     rows = find()
     return len(rows), (yield from correlate_rows(study, rows, kind=kind))

@@ -7,16 +7,17 @@ from napari_mxsplicer.exemplars import KINDS, Strip, cut_strip, exemplars, exemp
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.neighbours import similar_rows
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart, button
+from napari_mxsplicer.widgets.base import Context, PanelPart, button
 from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Debounced
 
 _HINT = "Point at a cell, or click one."
 _SIMILAR = 11  # with the cell itself, two lines of six
 
 
-class Exemplars(PanelPart):
-    """Images of cells with the highest, middle and lowest values, or of cells of each category."""
+class ExemplarsPart(PanelPart):
+    """The part of the panel with images of exemplar cells: highest, middle and lowest, or of categories."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -74,7 +75,7 @@ class Exemplars(PanelPart):
 
 
 class CellPart(PanelPart):
-    """The values and the image of the cell under the pointer or of the picked cell, and similar cells."""
+    """The part of the panel with the picked or hovered cell, its image and values, and similar exemplars."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

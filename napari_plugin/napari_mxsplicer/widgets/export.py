@@ -12,8 +12,8 @@ from napari_mxsplicer.state import State
 from napari_mxsplicer.widgets.base import Context, PanelPart, button
 
 
-class Export(PanelPart):
-    """Buttons that export the current view."""
+class ExportPart(PanelPart):
+    """The part of the panel with buttons that export the current view."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

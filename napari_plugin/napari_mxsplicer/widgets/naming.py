@@ -12,8 +12,8 @@ from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.base import Context, PanelPart, button
 
 
-class Naming(PanelPart):
-    """Give the selected cells a name in an annotation column."""
+class NamingPart(PanelPart):
+    """The part of the panel that gives the selected cells a name in an annotation column."""
 
     columns_changed = Signal()  # of obs
 

@@ -6,14 +6,13 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel
 
-from napari_mxsplicer.layers import LayerData
-from napari_mxsplicer.opening import join_layer, result_layers
+from napari_mxsplicer.layers import LayerData, join_layer, result_layers
 from napari_mxsplicer.sample import sample_layers
 from napari_mxsplicer.widgets.base import Context, PanelPart, button, choice
 
 
-class Opening(PanelPart):
-    """Buttons that open data, shown first while the panel is empty."""
+class OpeningPart(PanelPart):
+    """The part of the panel with buttons that open data, shown first while the panel is empty."""
 
     def __init__(self, context: Context, viewer: Any, add: Callable[[list[LayerData]], None]) -> None:
         super().__init__(context)

@@ -6,21 +6,20 @@ from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.layers import LayerData, keep_look
-from napari_mxsplicer.opening import slide_layers
+from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.widgets.base import Context, Debounced, choice
+from napari_mxsplicer.widgets.base import Context, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader
-from napari_mxsplicer.widgets.correlations import Correlations
-from napari_mxsplicer.widgets.exemplars import CellPart, Exemplars
-from napari_mxsplicer.widgets.export import Export
-from napari_mxsplicer.widgets.naming import Naming
-from napari_mxsplicer.widgets.opening import Opening
-from napari_mxsplicer.widgets.partners import Partners
+from napari_mxsplicer.widgets.correlations import CorrelationsPart
+from napari_mxsplicer.widgets.exemplars import CellPart, ExemplarsPart
+from napari_mxsplicer.widgets.export import ExportPart
+from napari_mxsplicer.widgets.naming import NamingPart
+from napari_mxsplicer.widgets.opening import OpeningPart
+from napari_mxsplicer.widgets.partners import PartnersPart
 from napari_mxsplicer.widgets.section import Section
 from napari_mxsplicer.widgets.theme import Theme
-from napari_mxsplicer.widgets.umap import Umap
-from napari_mxsplicer.widgets.work import LatestWorker
+from napari_mxsplicer.widgets.umap import UmapPart
+from napari_mxsplicer.widgets.work import Debounced, LatestWorker
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -62,10 +61,10 @@ class Panel(QWidget):
 
     def _make_parts(self) -> None:
         context = Context(self.state, self.canvas, self.notify)
-        self.correlations, self.umap = Correlations(context), Umap(context)
-        self.partners, self.exemplars, self.cell = Partners(context), Exemplars(context), CellPart(context)
-        self.naming, self.export = Naming(context), Export(context)
-        self.opening = Opening(context, self.viewer, self.add_layers)
+        self.correlations, self.umap = CorrelationsPart(context), UmapPart(context)
+        self.partners, self.exemplars, self.cell = PartnersPart(context), ExemplarsPart(context), CellPart(context)
+        self.naming, self.export = NamingPart(context), ExportPart(context)
+        self.opening = OpeningPart(context, self.viewer, self.add_layers)
         self.parts = (
             self.correlations,
             self.umap,

@@ -3,15 +3,16 @@
 import numpy as np
 from qtpy.QtWidgets import QLabel, QVBoxLayout
 
-from napari_mxsplicer.partners import Partner, partners_of_feature, partners_of_marker
+from napari_mxsplicer.correlations import Partner, partners_of_feature, partners_of_marker
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.bars import Bars
-from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart
+from napari_mxsplicer.widgets.base import Context, PanelPart
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Debounced
 
 
-class Partners(PanelPart):
-    """The five strongest correlations, with intervals."""
+class PartnersPart(PanelPart):
+    """The part of the panel with the five partners that correlate most, with intervals."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

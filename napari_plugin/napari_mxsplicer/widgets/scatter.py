@@ -15,7 +15,7 @@ _POINT_PX = {20_000: 3, 200_000: 2, np.inf: 1}  # side of a point on the screen,
 
 
 class Scatter(pg.PlotWidget):
-    """Points binned into an image, which is redrawn when the view changes."""
+    """A scatter plot: points binned into an image, which is redrawn when the view changes."""
 
     lassoed = Signal(object)  # corners (n, 2)
     clicked = Signal(object)  # a row, or None

@@ -7,15 +7,17 @@ import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
 from mxsplicer.pl import QUALITATIVE
-from napari_mxsplicer.raster import Raster, rows_inside
-from napari_mxsplicer.widgets.base import Context, Debounced, PanelPart, button
+from napari_mxsplicer.lasso import rows_inside
+from napari_mxsplicer.raster import Raster
+from napari_mxsplicer.widgets.base import Context, PanelPart, button
 from napari_mxsplicer.widgets.scale import Scale
 from napari_mxsplicer.widgets.scatter import Scatter
 from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.work import Debounced
 
 
-class Umap(PanelPart):
-    """The UMAP of the learned features, painted like the tissue."""
+class UmapPart(PanelPart):
+    """The part of the panel with the UMAP of the learned features, painted like the tissue."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

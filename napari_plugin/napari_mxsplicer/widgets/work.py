@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from inspect import isgeneratorfunction
 from typing import Any
 
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QWidget
+
 from mxsplicer import InputError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ def _catch_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LatestWorker:
-    """Runs functions in a thread; starting one drops the one before."""
+    """Runs work in a thread; starting new work drops the one before."""
 
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._failed, self._worker, self._number = failed, None, 0
@@ -84,3 +87,21 @@ class LatestWorker:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.quit()
+
+
+class Debounced:
+    """Call a function of the panel once, some milliseconds after the last request."""
+
+    def __init__(self, parent: QWidget, milliseconds: int, call: Callable[[], Any]) -> None:
+        self._timer = QTimer(parent)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(milliseconds)
+        self._timer.timeout.connect(call)
+
+    def start(self) -> None:
+        """Request a call; an earlier request is postponed."""
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Cancel the request."""
+        self._timer.stop()
