@@ -259,8 +259,8 @@ def open_job(
 def _check_names(names: Sequence[str], out: str | Path | None) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        msg = f"two slides are called {twice.pop()!r}."
-        raise InputError(msg, "Give them different file names.")
+        msg = f"two slides are called {twice.pop()!r}, as their files are."
+        raise InputError(msg, "Name them in a table with the columns slide and path, and pass it as `cohort`.")
     if out is None and len(names) > 1:
         msg = f"{len(names)} slides were given, and no folder for their common result."
         raise InputError(msg, "Pass `out`.")

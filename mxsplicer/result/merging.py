@@ -222,7 +222,10 @@ def _new_slides(
         return [record for record in records if record.name not in known]
     if existing:
         msg = f"{path} has a slide {existing[0]!r} already."
-        raise InputError(msg, "Give slides that it lacks, or rename the file of another one.")
+        raise InputError(
+            msg,
+            "Give slides that it lacks, or name another one in a table with the columns slide and path, as `cohort`.",
+        )
     return records
 
 

@@ -201,7 +201,7 @@ CASES = {
     "two slides and no output": (two_slides(), ["2 slides were given", "--out"]),
     "two slides of one name": (
         two_slides("--out", "out", name="other/slide.ome.tif"),
-        ["two slides are called 'slide'"],
+        ["two slides are called 'slide', as their files are. Name them in a table", "--cohort"],
     ),
     "two slides of different panels": (
         two_slides("--out", "out", markers=["DAPI", "CD3e", "CD8"]),

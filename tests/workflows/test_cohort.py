@@ -16,11 +16,21 @@ pytest.importorskip("snakemake")
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "cohort"
 SMALL = "--epochs 1 --batch-size 64 --encoder-width 4 --component-width 2 --chunk-width 4"
 
-# The command, except that its process is killed when it embeds slide B for the first time.
+# Slides as people name them: with blanks and apostrophes, and in any script.
+NAMES = ("core A1", "O'Neill 2", "肿瘤")
+TABLE = """# slides of the study
+Slide;path;mask;patient
+core A1;core A1.ome.tiff;core A1_mask.ome.tiff;P#1
+#core A2;left out for now
+O'Neill 2;O'Neill 2.ome.tiff;;P#2
+肿瘤;肿瘤.ome.tiff;;P#3
+"""
+
+# The command, except that its process is killed when it embeds the second slide for the first time.
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-if "embed" in sys.argv and "B.ome.tiff" in " ".join(sys.argv) and not Path("killed").exists():
+if "embed" in sys.argv and "O'Neill 2.ome.tiff" in " ".join(sys.argv) and not Path("killed").exists():
     Path("killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 from mxsplicer.cli import main
@@ -31,7 +41,7 @@ main()
 def run(folder, *more):
     config = {
         "samples": "samples.csv",
-        "out": "study",
+        "out": "my study",
         "mxsplicer": f"{sys.executable} {folder}/killer.py",
         "patch_size_um": 8,
         "training_cells": 90,
@@ -46,23 +56,21 @@ def run(folder, *more):
 
 
 def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
-    for number, name in enumerate("ABC"):
+    for number, name in enumerate(NAMES):
         simulate_slide(tmp_path / f"{name}.ome.tiff", size_px=256, slide_number=number)
-    (tmp_path / "C.ome.tiff").write_text("no slide")
+    (tmp_path / "肿瘤.ome.tiff").write_text("no slide")
     (tmp_path / "killer.py").write_text(KILLER)
-    (tmp_path / "samples.csv").write_text(
-        "slide,path,mask,patient\nA,A.ome.tiff,A_mask.ome.tiff,P1\nB,B.ome.tiff,,P2\nC,C.ome.tiff,,P3\n"
-    )
+    (tmp_path / "samples.csv").write_text(TABLE)
 
     killed = run(tmp_path)
 
-    study = tmp_path / "study"
+    study = tmp_path / "my study"
     assert killed.returncode != 0
     assert (tmp_path / "killed").exists(), killed.stderr
     assert not (study / "cohort.mxs").exists()
     states = {item.name: item.state for item in status_of(study).items}
-    assert (states["A"], states["C"], states["cohort"]) == ("done", "failed", "waiting")
-    plans = [json.loads((study / "slides" / name / "plan.json").read_text()) for name in "ABC"]
+    assert (states["core A1"], states["肿瘤"], states["cohort"]) == ("done", "failed", "waiting")
+    plans = [json.loads((study / "slides" / name / "plan.json").read_text()) for name in NAMES]
     assert [plan and plan["memory_bytes"] > 0 for plan in plans] == [True, True, None]
     made = {file: file.stat().st_mtime_ns for file in study.rglob("*.json") if file.is_file()}
 
@@ -71,12 +79,12 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert again.returncode == 0, again.stderr
     assert {file: file.stat().st_mtime_ns for file in made} == made, "finished files were made again"
     adata = anndata.read_h5ad(study / "cohort.mxs" / "cells.h5ad")
-    assert list(adata.obs["slide"].cat.categories) == ["A", "B"]
-    assert set(adata.obs["patient"]) == {"P1", "P2"}
+    assert list(adata.obs["slide"].cat.categories) == ["core A1", "O'Neill 2"]
+    assert set(adata.obs["patient"]) == {"P#1", "P#2"}
     failed = json.loads((study / "cohort.mxs" / "settings.json").read_text())["failed"]
-    assert list(failed) == ["C"]
-    assert "C.ome.tiff" in failed["C"]
+    assert list(failed) == ["肿瘤"]
+    assert "肿瘤.ome.tiff" in failed["肿瘤"]
     status = status_of(study)
-    assert (status.state, {item.name: item.state for item in status.items}["C"]) == ("done", "failed")
+    assert (status.state, {item.name: item.state for item in status.items}["肿瘤"]) == ("done", "failed")
     dry_run = run(tmp_path, "--dry-run")
     assert "nothing to be done" in (dry_run.stdout + dry_run.stderr).lower()
