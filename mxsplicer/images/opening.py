@@ -168,4 +168,6 @@ def slide_name(path: str | Path) -> str:
     place = Path(path)
     if place.name.isdigit() and place.parent.suffix == ".zarr":  # one series of an OME-Zarr
         place = place.parent
+    if place.name.lower() in ("tifs", "tiffs") and place.parent.name:  # the channels of a MIBI field
+        place = place.parent
     return _ENDINGS.sub("", place.name) or place.name

@@ -105,13 +105,16 @@ def _cached(location: Location, read: _Read, *arguments: int) -> Any:
     if isinstance(location, str):
         return _read_or_refuse(location, read, arguments)
     stamp = location.stat()
-    return _read_cached(location, stamp.st_mtime_ns, stamp.st_size, read, arguments)
+    known, key = _known_of(location, stamp.st_mtime_ns, stamp.st_size), (read, arguments)
+    if key not in known:
+        known[key] = _read_or_refuse(location, read, arguments)
+    return known[key]
 
 
-@lru_cache(maxsize=2)
-def _read_cached(path: Path, _changed: int, _size: int, read: _Read, arguments: tuple[int, ...]) -> Any:
-    # Every reader lists the images of a file to see whether it is of its dialect; then one image is opened.
-    return _read_or_refuse(path, read, arguments)
+@lru_cache(maxsize=1)
+def _known_of(_path: Path, _changed: int, _size: int) -> dict[tuple[_Read, tuple[int, ...]], Any]:
+    # Of the last file: every reader lists its images to see its dialect, and then some of them are opened.
+    return {}
 
 
 def _read_or_refuse(location: Location, read: _Read, arguments: tuple[int, ...]) -> Any:

@@ -44,6 +44,12 @@ def test_a_folder_of_one_tiff_per_channel_is_a_slide(tmp_path, kind):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(slide.image))[1, 5:9, ::3], IMAGE[order][1, 5:9, ::3])
 
 
+def test_a_field_whose_channels_lie_in_tifs_is_called_as_the_field(tmp_path):
+    (tmp_path / "fov7").mkdir()
+
+    assert open_slide(folder_of(tmp_path / "fov7" / "TIFs", FOLDERS["MIBI"]), pixel_size_um=0.5).name == "fov7"
+
+
 def test_a_table_gives_the_order_of_the_channels_of_a_folder(tmp_path):
     folder = folder_of(tmp_path / "fov0", FOLDERS["MIBI"])
     (tmp_path / "markers.csv").write_text("marker_name,remove\nCD20,\nDAPI,\nCD3,TRUE\n", encoding="utf-8")
