@@ -127,8 +127,8 @@ def _plan(slide: "Slide", nuclear_marker: str | None, patch_size_um: float) -> d
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    from mxsplicer.system.durations import format_duration
     from mxsplicer.system.memory import format_bytes
-    from mxsplicer.system.progress import format_duration
 
     n_markers, height, width = facts["shape"]
     um, cells, patches = facts["pixel_size_um"], facts["cells"], facts["patches"]

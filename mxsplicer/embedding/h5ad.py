@@ -66,7 +66,7 @@ def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
 
 
 def write_cells(adata: anndata.AnnData, path: str | Path) -> None:
-    """Write an AnnData that is in memory; the file appears when it is complete."""
+    """Write an AnnData that is in memory as an h5ad file; the file appears when it is complete."""
     elements = {key: dict(getattr(adata, key)) for key in ("obsm", "varm", "obsp", "varp", "uns")}
     elements |= {"X": adata.X, "obs": adata.obs, "var": adata.var, "layers": named_layers(adata)}
     with atomic_write(Path(path)) as temporary, _create(temporary, elements, compression=None):
@@ -74,7 +74,7 @@ def write_cells(adata: anndata.AnnData, path: str | Path) -> None:
 
 
 def named_layers(adata: anndata.AnnData) -> dict[str, Any]:
-    """Return the layers by name, without X, which anndata 0.13 lists among them under the name None."""
+    """Return the layers of an h5ad file by name, without X, which anndata 0.13 lists under the name None."""
     return {name: layer for name, layer in adata.layers.items() if name is not None}
 
 
@@ -172,7 +172,7 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, layers: Collection[s
 
 
 def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
-    """Write columns into ``obs`` of an AnnData file; nothing else in the file changes.
+    """Write columns into ``obs`` of an h5ad file; nothing else in the file changes.
 
     The file is replaced when the new one is complete.
 
@@ -197,14 +197,14 @@ def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
 
 
 def write_uns(path: str | Path, entries: Mapping[str, Any]) -> None:
-    """Write entries into ``uns`` of an AnnData file; nothing else in it changes."""
+    """Write entries into ``uns`` of an h5ad file; nothing else in it changes."""
     with _changed_copy(Path(path)) as temporary, h5py.File(temporary, "r+") as file:
         for key, value in entries.items():
             _write_elem(file["uns"], key, value)
 
 
 def read_uns(path: str | Path, key: str = "") -> Any:
-    """Return ``uns`` of an AnnData file, or one entry of it."""
+    """Return ``uns`` of an h5ad file, or one entry of it."""
     with h5py.File(path, "r") as file:
         return anndata.io.read_elem(file[f"uns/{key}" if key else "uns"])
 
@@ -300,7 +300,7 @@ def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def mixed_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
-    """Return the columns that have numbers in one table and text in another; a column without values is neither."""
+    """Return the columns of ``obs`` with numbers in one h5ad file and text in another; empty ones are neither."""
     kinds: dict[str, set[bool]] = {}
     for table in tables:
         for name in table:
@@ -310,7 +310,7 @@ def mixed_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def _as_text(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return values as categories, numbers as they were written: whole ones without a point."""
+    """Return values of ``obs`` as categories, numbers as they were written: whole ones without a point."""
     given = values.dropna()
     if pd.api.types.is_float_dtype(values) and (given % 1 == 0).all():
         given = given.astype("int64")
@@ -420,7 +420,7 @@ def _write_elem(group: h5py.Group, key: str, value: Any, compression: str | None
 
 
 def _with_plain_strings(value: Any) -> Any:
-    """Return a value whose strings are objects: anndata 0.10 and readers in R know no strings of pandas 3 or numpy 2.
+    """Return a value for an h5ad file whose strings are objects: anndata 0.10 and R know no others.
 
     Strings with missing values become a Categorical, the only form in which old readers know them.
     """

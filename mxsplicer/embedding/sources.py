@@ -83,7 +83,7 @@ class Source:
 
 
 def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: Normalization | None = None) -> Source:
-    """Return the cells of a patch store as something to embed.
+    """Return the cells of a patch store as a source to embed.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def from_slide(
     executor: str = "threads",
     max_bytes: int | None = None,
 ) -> Source:
-    """Return the cells of a slide as something to embed; patches are cut when they are needed and not stored.
+    """Return the cells of a slide as a source to embed; patches are cut when they are needed and not stored.
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ class SamplePatches:
 def open_patches(
     sample: AnnData, result: Path | None, notes: list[str], *, n_cells: int, seed: int, encoder: str, device: str
 ) -> Iterator[SamplePatches | None]:
-    """Open the patches of randomly chosen cells of a sample: stored patches, or patches cut again from the slides.
+    """Open the patches of some cells to score: stored patches, or patches cut again from the slides.
 
     Where no patches can be read, None is yielded and the reason is appended to ``notes``.
     """
@@ -137,7 +137,7 @@ def open_patches(
 def _find_patches(
     sample: AnnData, result: Path, n_cells: int, seed: int, encoder: str, device: str, folder: Path
 ) -> SamplePatches:
-    """Return the patches of at most ``n_cells`` cells; patches that are cut again are written into ``folder``."""
+    """Return the patches of at most ``n_cells`` cells to score; those cut again are written into ``folder``."""
     index = open_result(result)
     rows = np.sort(np.random.default_rng(seed).permutation(sample.n_obs)[:n_cells])
     run = load_run(result / index["files"]["run"], encoder=encoder)
@@ -171,7 +171,7 @@ def _locate(sample: AnnData, stores: Sequence[PatchStore]) -> tuple[np.ndarray, 
 
 
 def _cut_patches(sample: AnnData, result: Path, rows: np.ndarray, run: Run, folder: Path) -> list[PatchStore]:
-    """Cut patches of some cells from those slides that can still be opened."""
+    """Cut patches of some cells to score from those slides that can still be opened."""
     stores = []
     names = sample.obs["slide"].astype(str).to_numpy()
     for number, (slide, mask) in enumerate(zip(*open_images(result), strict=True)):

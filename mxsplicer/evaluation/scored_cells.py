@@ -55,7 +55,7 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
 
 
 def check_names(adata: AnnData) -> list[str]:
-    """Return a note if cells have the same name, and raise if markers have."""
+    """Return a note if scored cells have the same name, and raise if markers have."""
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()]
         msg = f"{len(twice)} of {adata.n_vars} markers have the name of another one, such as {twice[0]!r}."

@@ -124,7 +124,7 @@ def trace(inside: np.ndarray, *, top: int = 0, left: int = 0, simplify_px: float
 
 
 def _simplify(polygons: list[list[np.ndarray]], simplify_px: float) -> list[list[list[list[float]]]]:
-    """Return the corners of rings with the largest tolerance, at most ``simplify_px``, that leaves valid polygons."""
+    """Return the corners of an outline's rings with the largest tolerance that leaves valid polygons."""
     rings = [ring for polygon in polygons for ring in polygon]
     while simplify_px >= _FINEST_PX:
         simpler = [[_corners(ring, simplify_px) for ring in polygon] for polygon in polygons]
@@ -135,7 +135,7 @@ def _simplify(polygons: list[list[np.ndarray]], simplify_px: float) -> list[list
 
 
 def _is_valid(rings: list[np.ndarray], simpler: list[np.ndarray]) -> bool:
-    """Return whether simplified rings do not meet themselves or others, and contain each other as before."""
+    """Return whether an outline's simplified rings meet no ring, and contain each other as before."""
     if len(rings) > 1:
         pairs = [(i, j) for i in range(len(rings)) for j in range(len(rings)) if i != j]
         if any(_contains(rings[i], rings[j]) != _contains(simpler[i], simpler[j]) for i, j in pairs):

@@ -92,7 +92,7 @@ def write_spatialdata(
 
 
 def _element_names(slides: Sequence[str]) -> dict[str, str]:
-    """Return the element of each slide, unlike any other element, also where capitals do not count."""
+    """Return the SpatialData element of each slide, unlike any other element, also where capitals do not count."""
     names: dict[str, str] = {}
     taken = {"cells"}
     # Slides whose names are valid come first, so that they keep them.
@@ -105,13 +105,13 @@ def _element_names(slides: Sequence[str]) -> dict[str, str]:
 
 
 def _free(name: str, taken: Collection[str], endings: Sequence[str]) -> str:
-    """Return a name with a number behind it if it is taken, with any of the endings."""
+    """Return a name in a SpatialData store, with a number behind it if it is taken, with any of the endings."""
     numbered = (name if number == 1 else f"{name}_{number}" for number in count(1))
     return next(one for one in numbered if not any((one + ending).casefold() in taken for ending in endings))
 
 
 def _valid_names(keys: Iterable[str], *, first: Sequence[str] = ()) -> dict[str, str]:
-    """Return a valid name of each column or key, unlike any other; those in ``first`` keep theirs."""
+    """Return a valid name in SpatialData of each column or key, unlike any other; those in ``first`` keep theirs."""
     names: dict[str, str] = {}
     for key in sorted(keys, key=lambda one: (one not in first, valid_name(one) != one)):
         names[key] = _free(valid_name(key), {one.casefold() for one in names.values()}, ("",))

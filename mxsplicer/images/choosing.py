@@ -20,7 +20,7 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """One image of a file, before it is opened."""
+    """One image of a file to choose from, before it is opened."""
 
     number: int  # from 0, as the file counts them
     name: str
@@ -52,7 +52,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The images of a file that make the slide."""
+    """The images of a file that were chosen to make the slide."""
 
     numbers: tuple[int, ...]  # several are joined as the channels of one slide
     names: tuple[str, ...] = ()  # of the channels, where each is an image with a name
@@ -91,7 +91,7 @@ def choose_image(file: str, images: Sequence[Candidate], wanted: str | None) -> 
 
 
 def is_other_than_a_channel(name: str) -> bool:
-    """Return whether an image is called like a mask, a label or a thumbnail.
+    """Return whether an image to choose from is called like a mask, a label or a thumbnail.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def _named(file: str, images: Sequence[Candidate], wanted: str) -> Candidate:
 
 
 def _channels(images: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
-    """Return the groups of single-channel images that are the channels of one slide."""
+    """Return the groups of single-channel images, to choose from, that are the channels of one slide."""
     single = [one for one in images if one.n_channels == 1 and not is_other_than_a_channel(one.name)]
     groups = []
     for shape in dict.fromkeys((one.shape_px, one.dtype) for one in single):
@@ -131,7 +131,7 @@ def _channels_of(group: Sequence[Candidate]) -> int:
 
 
 def _channel_names(group: Sequence[Candidate]) -> list[str]:
-    """Return the name of each image's channel, or else of the image; nothing if they are not distinct names."""
+    """Return the channel's name of each image to choose from, or else the image's; nothing if they are not distinct."""
     stains = ["".join(one.channel_names[:1]) for one in group]
     if all(stains):
         return stains

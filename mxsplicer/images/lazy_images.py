@@ -106,7 +106,7 @@ class Single(Windowed):
 
 
 class Stacked(Windowed):
-    """Images (C, Y, X) of one height and width as the channels of one image, in their order."""
+    """Lazy images (C, Y, X) of one height and width as the channels of one image, in their order."""
 
     def __init__(self, images: Sequence[LazyImage]) -> None:
         counts = [image.shape[0] for image in images]

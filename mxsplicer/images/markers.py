@@ -108,7 +108,7 @@ def read_panel(path: str | Path) -> Panel:
 
 
 def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name: str) -> Panel:
-    """Return the rows of a panel that are the channels of a file, or raise if the two contradict each other.
+    """Return the rows of a panel of markers that are the channels of a file, or raise if the two contradict.
 
     The panel overrides the names in the file, which is logged. It is refused if it has another number of rows than the
     file has channels, or if it has a name of the file at another channel: then one of the two is mislabelled.
@@ -163,7 +163,7 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
 
 
 def rows_of_channels(panel: Panel, in_file: Sequence[str]) -> list[int]:
-    """Return the row of a panel that names each channel of a file, where the order of its channels means nothing.
+    """Return the row of a panel of markers that names each channel of a file whose order of channels means nothing.
 
     Nothing is returned unless both have the same names, each once.
     """
@@ -198,7 +198,7 @@ def side_by_side(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
 
 
 def distinct(names: Sequence[str], cycles: Sequence[str] = ()) -> tuple[str, ...]:
-    """Make repeated names unique: the second ``DNA`` becomes ``DNA_2``, or gets the number of its staining cycle.
+    """Make repeated marker names unique: the second ``DNA`` becomes ``DNA_2``, or has the number of its staining cycle.
 
     Examples
     --------

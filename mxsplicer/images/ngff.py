@@ -63,7 +63,7 @@ class ZarrGroup:
 
 @dataclass(frozen=True, eq=False)
 class ZarrSeries:
-    """A multiscale image without axes of length one, except Y and X."""
+    """A multiscale image (OME-NGFF) without axes of length one, except Y and X."""
 
     name: str
     image: LazyImage  # axes as in `axes`
@@ -106,7 +106,7 @@ def n_multiscales(group: ZarrGroup) -> int:
 
 
 def open_series(group: ZarrGroup, number: int = 0) -> ZarrSeries:
-    """Open a multiscale image of a group: metadata is read, pixels are not."""
+    """Open a multiscale image of an OME-NGFF group: metadata is read, pixels are not."""
     try:
         return _open_series(group, number)
     except (InputError, PermissionError):
@@ -118,7 +118,7 @@ def open_series(group: ZarrGroup, number: int = 0) -> ZarrSeries:
 
 
 def open_labels(path: Path | str) -> list[LazyImage] | None:
-    """Open a label image (Y, X) of an OME-Zarr, in whole numbers as they are stored.
+    """Open a label image (Y, X) of an OME-NGFF group, in whole numbers as they are stored.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def open_labels(path: Path | str) -> list[LazyImage] | None:
 
 
 def create_labels(path: Path, shape_px: tuple[int, int], *, version: Literal["0.4", "0.5"] = "0.5") -> "zarr.Array":
-    """Create the group of a label image (Y, X), uint32, and return its finest level for writing.
+    """Create the OME-NGFF group of a label image (Y, X), uint32, and return its finest level for writing.
 
     What lies at ``path`` is replaced. :func:`finish_labels` completes the image.
     """
@@ -186,7 +186,7 @@ def finish_labels(
     about: Callable[[np.ndarray], dict[str, Any]] | None = None,
     workers: int = 1,
 ) -> None:
-    """Write the coarser levels and the metadata of a label image whose finest level is complete.
+    """Write the coarser levels and OME-NGFF metadata of a label image whose finest level is complete.
 
     A level takes every second pixel of the one before, since ids cannot be averaged. It is written a chunk at a time,
     so that memory does not grow with the image.
@@ -280,7 +280,7 @@ def _open_series(group: ZarrGroup, number: int) -> ZarrSeries:
 
 
 class _ZarrImage(Windowed):
-    """An image of an OME-Zarr without some of its axes of length one."""
+    """An image of an OME-NGFF group without some of its axes of length one."""
 
     def __init__(self, array: "zarr.Array", kept: Sequence[int], name: str) -> None:
         super().__init__([array.shape[place] for place in kept], array.dtype)
@@ -331,7 +331,7 @@ def _open_array(group: ZarrGroup, path: Any) -> "zarr.Array":
 
 
 def _store(location: Location) -> "tuple[LocalStore | FsspecStore | ZipStore, str]":
-    """Return the store of a group, and what paths in it begin with."""
+    """Return the zarr store of an OME-NGFF group, and what paths in it begin with."""
     from zarr.storage import FsspecStore, LocalStore, ZipStore
 
     if isinstance(location, Path):

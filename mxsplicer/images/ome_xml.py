@@ -77,7 +77,7 @@ def missing_files(location: Location, xml: str) -> list[str]:
 
 
 def metadata_file(location: Location, xml: str) -> Path | None:
-    """Return the file that holds the OME-XML of a multi-file image, or None if this file does not refer to one."""
+    """Return the file with the OME-XML of a multi-file image, or None if this file does not refer to one."""
     match = re.search(r'<(?:\w+:)?BinaryOnly\b[^>]*\bMetadataFile="([^"]+)"', xml)
     if match is None:
         return None
@@ -141,7 +141,7 @@ def _logical_names(image: ElementTree.Element) -> tuple[str, ...]:
 
 
 def _own_name(name: str) -> str:
-    """Return the name of a file without its folders, in the notation of Windows or of others."""
+    """Return the name that an OME-XML gives a file, without its folders, in the notation of Windows or of others."""
     return re.split(r"[/\\]", name)[-1]
 
 

@@ -69,7 +69,7 @@ def um_per_unit(unit: str | None) -> float | None:
 
 
 def to_number(text: object) -> float | None:
-    """Return a number, also with a decimal comma; None if it is missing, not a number or not finite.
+    """Return the number in front of a unit, also with a decimal comma; None if missing, not a number or not finite.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def choose_pixel_size(sizes: Sequence[PixelSize]) -> tuple[float | None, str, st
 
 
 def disagreement(sizes: Sequence[PixelSize]) -> str:
-    """Return a sentence if two plausible sources differ by more than calibration does; "" otherwise."""
+    """Return a sentence if two pixel sizes, each in its unit, differ by more than calibration does; "" otherwise."""
     low, high = PLAUSIBLE_UM
     plausible = [one for one in sizes if one.width_um and low <= one.width_um <= high]
     for other in plausible[1:]:

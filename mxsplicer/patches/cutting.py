@@ -134,7 +134,13 @@ def prepare_cutter(
     geometry: PatchGeometry,
     nuclei: LazyImage | None = None,
 ) -> tuple[Cutter, np.ndarray]:
-    """Return the cutter of patches around some points of a slide, and the order in which it cuts the points."""
+    """Return the cutter of patches around some points of a slide, and the order in which it cuts the points.
+
+    Masks enter here, whatever is cut: they are checked here alone.
+    """
+    for labels in (mask, nuclei):
+        if labels is not None:
+            check_mask(labels, slide)
     # Pixel (P // 2, P // 2) of a patch is the pixel that holds the centroid.
     tops, lefts = (np.floor(along + 0.5).astype(np.int64) - geometry.patch_px // 2 for along in (y_px, x_px))
     order = order_patches(tops, lefts, geometry)
@@ -192,7 +198,6 @@ def cut_patches(
     >>> patches.shape, regions[:, 8, 8].tolist()
     ((2, 3, 16, 16), [1, 1])
     """
-    check_mask(mask, slide)
     if (patch_px is None) == (patch_size_um is None):
         msg = f"the size of the patches {'is missing' if patch_px is None else 'is given twice'}."
         raise InputError(msg, "Pass either `patch_px` or `patch_size_um`.")

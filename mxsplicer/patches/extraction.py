@@ -19,7 +19,6 @@ from mxsplicer.cells.selection import choose_ids
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
-from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
@@ -116,9 +115,6 @@ def extract_patches(
     >>> extract_patches(slide, mask, folder / "tiny.zarr", patch_size_um=16).patches.shape
     (2, 3, 32, 32)
     """
-    for labels in (mask, nuclei):
-        if labels is not None:
-            check_mask(labels, slide)
     geometry = PatchGeometry.of(slide, patch_size_um)
     measured = measure_cells(slide, mask, max_bytes=max_bytes) if cells is None else cells
     listed = measured if cell_ids is None else choose_ids(measured, cell_ids)
@@ -169,7 +165,6 @@ def stream_blocks(
     ...     print(block.number, block.patches.shape)
     0 (2, 3, 32, 32)
     """
-    check_mask(mask, slide)
     x_px, y_px, cell_ids = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
     geometry = PatchGeometry.of(slide, patch_size_um)
     cutter, order = prepare_cutter(slide, mask, x_px, y_px, cell_ids, geometry=geometry)

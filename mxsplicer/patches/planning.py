@@ -21,8 +21,8 @@ from mxsplicer.patches.cutting import Cutter, prepare_cutter
 from mxsplicer.patches.extraction import plan_extraction_workers
 from mxsplicer.patches.geometry import PatchGeometry, choose_tile
 from mxsplicer.patches.shards import ShardWriter
+from mxsplicer.system.durations import format_duration
 from mxsplicer.system.memory import Budget, format_bytes
-from mxsplicer.system.progress import format_duration
 
 T = TypeVar("T")
 
@@ -226,5 +226,5 @@ def format_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]
     """Return the lines of a plan with its time, in total and by stage."""
     return [
         f"time    about {format_duration(sum(seconds.values()))}, mostly {dominated_by}",
-        *[f"  {stage:<22}{format_duration(each):>9}" for stage, each in seconds.items()],
+        *[f"  {stage:<22}{format_duration(each):>12}" for stage, each in seconds.items()],
     ]

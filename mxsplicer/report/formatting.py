@@ -21,20 +21,6 @@ def format_ratio(ratio: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 1 else f"{ratio:.1g}×"
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration in words.
-
-    Examples
-    --------
-    >>> format_duration(7.25), format_duration(75), format_duration(7500)
-    ('7.2 s', '1 min 15 s', '2 h 5 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def shorten(name: str) -> str:
     """Return a name formatted for a title or an axis of the page, at most 24 characters."""
     return name if len(name) <= 24 else f"{name[:21]}…"

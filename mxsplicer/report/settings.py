@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mxsplicer.report.formatting import format_duration
+from mxsplicer.system.durations import format_duration
 
 # In the order in which they run; HDF5 returns them in alphabetical order.
 _STAGES = ("segmentation", "cells", "patches", "training", "embedding", "harmony", "correlation", "mixing", "scores")

@@ -37,7 +37,7 @@ _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", 
 
 
 def analyse(job: Job) -> None:
-    """Correlate, cluster and score the embedded cells, and write the AnnData."""
+    """Analyse the embedded cells, correlate, cluster and score them, and write the AnnData."""
     options, result = job.options, job.result
     run = job.model or load_run(result.run, encoder=options.recipe.encoder)
     use_rep = f"X_{run.method}"
@@ -109,7 +109,7 @@ def interpret(
 
 
 def _add_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
-    """Add how well slides and batches can be predicted, from mean intensities and from learned features."""
+    """Analyse mixing: how well slides and batches can be predicted, from mean intensities and learned features."""
     learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
     names = {key: name for name, key in LEARNED.items()}
     shown = [names.get(key, key) for key in learned]

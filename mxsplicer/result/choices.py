@@ -17,7 +17,7 @@ from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.fitting import describe_larger, fit_patch, measure_extents
 from mxsplicer.result.job import Job
 from mxsplicer.result.trials import TrialSlide, seconds_to_embed, seconds_to_step, trial_shape
-from mxsplicer.system.progress import format_duration
+from mxsplicer.system.durations import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
 
 
 def _some_cells(trial: TrialSlide, min_area_um2: float) -> pd.DataFrame:
-    """Return the cells of a mask, or of some tiles of a large one."""
+    """Return the cells to choose the side of the patches by: those of a mask, or of some tiles of a large one."""
     assert trial.mask is not None
     grid = TileGrid(trial.slide.shape_px, (_FIT_TILE_PX, _FIT_TILE_PX))
     numbers = np.random.default_rng(0).permutation(len(grid))[:_FIT_TILES]

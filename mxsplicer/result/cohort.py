@@ -106,7 +106,7 @@ def join_labels_of_slides(adata: AnnData, records: Sequence[SlideRecord], wanted
 
 
 def find_slides(slides: str | Path | Sequence[str | Path | SlideRecord], options: Options) -> list[SlideRecord]:
-    """Return the slides of a cohort's table or those that were named, with the options on how to read them."""
+    """Return the slides that a cohort's table names or those that were given, with the options on how to read them."""
     given = [slides] if isinstance(slides, str | Path) else list(slides)
     if options.cohort is not None:
         if given:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def write_config(
     path: Path, options: Options, running: Running, *, slides: Sequence["SlideRecord"] = (), out: Path | None = None
 ) -> None:
-    """Write all options of a call to a TOML file, with absolute paths and with the defaults spelled out.
+    """Write ``config.toml``: all options of a call, with absolute paths and with the defaults spelled out.
 
     Groups of markers go to ``groups.yaml`` in the same folder. What only Python can express is noted as a comment.
 
@@ -57,7 +57,7 @@ def write_config(
 
 
 def write_merge_config(path: Path, results: Sequence[str | Path], options: Options, *, out: Path) -> None:
-    """Write the options of a merge to a TOML file, with absolute paths and with the defaults spelled out."""
+    """Write ``config.toml`` of a merge: its options, with absolute paths and with the defaults spelled out."""
     written = write_options(
         {
             "results": tuple(map(Path, results)),
@@ -83,7 +83,7 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def _needs_python(slide: "SlideRecord", options: Options) -> bool:
-    """Return whether a slide has more of its own than an image, and a mask by ``options.masks``."""
+    """Return whether a slide cannot be named in ``config.toml``: it has more of its own than an image and a mask."""
     from mxsplicer.images.opening import slide_name
 
     own_mask = (slide.mask is not None and not options.masks) or (slide.nuclei is not None and not options.nuclei)
@@ -92,7 +92,7 @@ def _needs_python(slide: "SlideRecord", options: Options) -> bool:
 
 
 def _write_groups(path: Path, recipe: Recipe) -> str:
-    """Write the groups of markers to a file, and return the deconstruction that names it."""
+    """Write the groups of markers next to ``config.toml``, and return the deconstruction that names their file."""
     with atomic_write(path) as temporary:  # JSON is YAML
         temporary.write_text(json.dumps(dict(recipe.groups), indent=1, ensure_ascii=False), encoding="utf-8")
     return "+".join(absolute(path) if word == "groups" else word for word in recipe.deconstruction.split("+"))

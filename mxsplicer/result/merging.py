@@ -200,7 +200,7 @@ def _embed_new(
 
 
 def _report_mixed(result: Result, names: Sequence[str], table: Path) -> None:
-    """Warn of columns about slides that have numbers in a result and text in the table of the new slides."""
+    """Warn of columns that have numbers in the merged result and text in the table of the new slides."""
     if not names:
         return
     index = pd.Index([str(i) for i in range(len(names))])
@@ -330,7 +330,7 @@ def _finish(result: Result, records: Sequence[SlideRecord], run: str, seconds: d
 
 
 def _is_done(result: Result, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Return whether the merged result is finished; if not, clear the folder, continue the same call, or refuse."""
+    """Return whether the merge is finished; if not, clear the folder, continue the same call, or refuse."""
     if not result.path.exists():
         return False
     if not result.settings.is_file() and any(result.path.iterdir()):
@@ -355,6 +355,6 @@ def _options_as_json(options: Options) -> dict[str, Any]:
 
 
 def _with_labels(records: Sequence[SlideRecord], cohort: Path | None) -> list[SlideRecord]:
-    """Return the slides with the tables of labels that the table of a cohort names."""
+    """Return the slides to merge with the tables of labels that the table of a cohort names."""
     labels = {record.name: record.labels for record in read_cohort(cohort)} if cohort is not None else {}
     return [replace(record, labels=labels.get(record.name)) for record in records]

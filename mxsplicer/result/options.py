@@ -17,9 +17,9 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
 from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.system.durations import parse_duration
 from mxsplicer.system.location import Location, absolute
 from mxsplicer.system.memory import parse_bytes
-from mxsplicer.system.progress import parse_duration
 
 _Number = TypeVar("_Number", int, float)
 # Fields whose option has another name.
@@ -184,7 +184,7 @@ def check_slides_given(slides: Collection[object], options: Options) -> None:
 
 
 def check_panel_word(panel: str) -> None:
-    """Raise if ``panel`` is not a known word."""
+    """Raise if the option ``panel`` is not a known word."""
     from mxsplicer.splicer.panels import PANELS  # with zarr and pandas
 
     if panel not in PANELS:

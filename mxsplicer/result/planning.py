@@ -112,7 +112,7 @@ def plan_slides(
 
 
 def check_memory(job: Job) -> None:
-    """Raise if the stages after the encoder would exceed the limit of memory, which would only show after hours.
+    """Raise if the planned memory of the stages after the encoder exceeds the limit, which would show after hours.
 
     Cells that were not measured yet are estimated for slides without a mask, and not counted for those with one.
     """
@@ -156,7 +156,7 @@ def seconds_after_encoder(
 
 
 def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
-    """Add the seconds of training, of its baseline and of encoding all cells; return the number of steps."""
+    """Add the planned seconds of training, of its baseline and of encoding all cells; return the number of steps."""
     shape = trial_shape(job)
     to_embed = seconds_to_embed(job, shape) * n_cells
     steps = 0

@@ -92,7 +92,7 @@ def _to_anndata(slide: Slide, cells: Cells, truth: pd.DataFrame, seed: int) -> A
 
 
 def _mix(measured: np.ndarray, seed: int) -> np.ndarray:
-    """Return the features of the sample (N, features), float32: random mixtures of its measurements."""
+    """Return the features of the simulated result (N, features), float32: random mixtures of its measurements."""
     rng = np.random.default_rng(seed)
     sd = measured.std(axis=0)
     standardized = (measured - measured.mean(axis=0)) / np.where(sd > 0, sd, 1)

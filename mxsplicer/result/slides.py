@@ -207,12 +207,12 @@ def read_records(path: str | Path) -> list[SlideRecord]:
 
 
 def image_files(records: Sequence[SlideRecord]) -> dict[str, str]:
-    """Return the name of each slide's image file, by which other tables may name it."""
+    """Return the image file in the record of each slide, by whose name other tables may name the slide."""
     return {record.name: name_of(record.image) for record in records}
 
 
 def write_index(result: Result, slides: Sequence[SlideRecord], *, run: str) -> None:
-    """Write ``mxsplicer.json``, with which the result is finished; ``run`` is where its model lies."""
+    """Write ``mxsplicer.json`` with the records of the slides, which finishes the result; ``run`` holds its model."""
     names = {"cells": result.cells, "features": result.features, "report": result.report, "log": result.log}
     files = {name: path.name for name, path in names.items() if path.exists()} | {"run": run}
     entries = [slide.to_index(result.path) for slide in slides]

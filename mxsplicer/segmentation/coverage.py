@@ -15,7 +15,7 @@ _FEW = 0.1  # of the dense tissue: cells of sparse tissue cover a fifth of it, o
 
 
 def describe_cells(slide: Slide, coarse: np.ndarray, n_cells: int, others: Sequence[str]) -> dict[str, Any]:
-    """Return the number of cells and, if they cover little of the tissue, a warning, which is also logged.
+    """Return how many cells cover the tissue and, if they cover little of it, a warning, which is also logged.
 
     Parameters
     ----------

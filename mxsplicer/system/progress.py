@@ -5,7 +5,6 @@ bar on a terminal, or a line of text every 20 seconds if the output goes to a fi
 """
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from mxsplicer.errors import InputError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,37 +77,3 @@ def shown(console: Console | None = None) -> Iterator[None]:
             yield
         finally:
             _display.reset(token)
-
-
-def parse_duration(text: str) -> float:
-    """Parse a duration such as ``30m``, in seconds; s, m and h can be combined.
-
-    Examples
-    --------
-    >>> parse_duration("90s"), parse_duration("30m"), parse_duration("2h"), parse_duration("1h30m")
-    (90.0, 1800.0, 7200.0, 5400.0)
-    """
-    number = r"(\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"\s*(?:{number}h)?\s*(?:{number}m)?\s*(?:{number}s)?\s*", text.lower())
-    seconds = (
-        0.0
-        if found is None
-        else sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True))
-    )
-    if not seconds:
-        msg = f"{text!r} is not a duration."
-        raise InputError(msg, "Write it as 90s, 30m or 2h.")
-    return seconds
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as text.
-
-    Examples
-    --------
-    >>> format_duration(3), format_duration(600), format_duration(7200)
-    ('3 s', '10 min', '2.0 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

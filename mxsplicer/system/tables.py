@@ -73,7 +73,7 @@ def read_table(path: str | Path, *, columns: Collection[str] | None = None, what
 
 
 def read_rows(path: str | Path, *, what: str = "table") -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the trimmed fields of each row, the header among them, without comments and empty rows.
+    """Yield the line in a table and the trimmed fields of each row, the header too, without comments and empty rows.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def as_values(texts: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Return texts as numbers if they can be written back from these, otherwise as text; missing ones as NaN or None.
+    """Return texts of a table as numbers if they can be written back from these, else as text; missing: NaN or None.
 
     So ``61`` and ``2.5`` become numbers, and a column with ``001``, ``1E2`` or ``1.10`` remains text.
 
@@ -266,7 +266,7 @@ def _is_number(text: str) -> bool:
 
 
 def _lossless(text: str) -> int | float | None:
-    """Return the number that is written like this text, None if there is none."""
+    """Return the number that is written like this text of a table, None if there is none."""
     try:
         number: int | float = int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError:

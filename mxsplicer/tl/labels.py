@@ -1,4 +1,4 @@
-"""Labels of cells and slides, joined to an AnnData from tables and from outlines with classes."""
+"""Labels of cells, joined to an AnnData from tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -67,7 +67,7 @@ _MAX_LISTED = 5
 def match_cells(
     table: pd.DataFrame, name: str, cells: pd.DataFrame, images: Mapping[str, str | Path] | None = None
 ) -> np.ndarray:
-    """Return the row of the table for every cell, -1 if the table lacks the cell.
+    """Return the row of a table that matches every cell, -1 if the table lacks the cell.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ def match_cells(
 
 
 def slides_of(cells: pd.DataFrame) -> np.ndarray:
-    """Return the slide of each cell; "" if the cells are of one slide without a name."""
+    """Return the slide of each cell to match; "" if the cells are of one slide without a name."""
     return np.asarray(cells["slide"].astype(str) if "slide" in cells else [""] * len(cells), dtype=object)
 
 
 @dataclass(frozen=True, eq=False)
 class Slides:
-    """Slides by their names, and by the names of their image files if these are known."""
+    """Slides that rows of a table match: by their names, and by the names of their image files if these are known."""
 
     names: tuple[str, ...]
     images: Mapping[str, str | Path]
@@ -155,7 +155,7 @@ class Slides:
 
 
 def _spellings(text: str) -> list[str]:
-    """Return what a text may be called: itself, a file, a file without its endings, QuPath's ``file - series``."""
+    """Return what a slide may be called in a row that matches: itself, a file, without endings, QuPath's names."""
     file = PureWindowsPath(text).name  # whose separators are / and \\
     before_series = file.split(" - ")[0]
     series = [slide_name(before_series)] if slide_name(before_series) != before_series else []
@@ -163,7 +163,7 @@ def _spellings(text: str) -> list[str]:
 
 
 def _slides_of_rows(table: pd.DataFrame, name: str, slides: Slides) -> tuple[str | None, np.ndarray | None]:
-    """Return the column that names slides and the number of each row's slide; None if the table has no such column."""
+    """Return the column that names slides and each row's slide, to match; None if the table has no such column."""
     columns = [one for one in find_columns(list(table.columns), SLIDE_COLUMNS) if (table[one] != "").any()]
     if slides.names == ("",):
         return None, None
@@ -250,7 +250,7 @@ def _of_these(keys: np.ndarray, slide_of_row: np.ndarray | None) -> np.ndarray:
 
 
 def _key(codes: np.ndarray, ids: npt.ArrayLike) -> np.ndarray:
-    """Return one number per pair of slide and id, negative without a slide."""
+    """Return one number per slide and id to match cells by, negative without a slide."""
     return (np.asarray(codes, dtype=np.int64) << 40) + np.asarray(ids, dtype=np.int64)
 
 
@@ -280,7 +280,7 @@ def _unmatched(
 def _check_places(
     table: pd.DataFrame, name: str, cells: pd.DataFrame, rows: np.ndarray, slide_of_cell: np.ndarray
 ) -> None:
-    """Raise if cells lie elsewhere than the rows with their ids; shift, scale and the order of the axes may differ."""
+    """Raise if cells lie elsewhere than the rows that match them; shift, scale and the order of axes may differ."""
     header = list(table.columns)
     pairs = [found for pair in _PLACE_COLUMNS if len(found := find_columns(header, pair)) == 2]
     if not pairs or not {"x_px", "y_px"} <= set(cells.columns):

@@ -15,12 +15,12 @@ from mxsplicer.system.fingerprints import fingerprint_arrays
 
 
 def fingerprint_rows(names: Iterable[Any]) -> str:
-    """Return 16 hexadecimal digits that change when a cell is added, removed or moved to another row."""
+    """Return a fingerprint of cells that changes when one is added, removed or moved to another row."""
     return fingerprint_arrays([_encode(names)])
 
 
 def fingerprint_clusters(clusters: "pd.Series[Any]") -> str:
-    """Return 16 hexadecimal digits that change when a cell gets another cluster; the order of cells does not matter.
+    """Return a fingerprint of clusters that changes when a cell gets another one; the order of cells does not matter.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def fingerprint_clusters(clusters: "pd.Series[Any]") -> str:
 
 
 def clusters_changed(adata: AnnData) -> bool:
-    """Return whether ``obs["leiden"]`` is another one than :func:`mxsplicer.tl.cluster` found, of these cells."""
+    """Return whether clusters are others than :func:`mxsplicer.tl.cluster` found, by their fingerprint."""
     recorded = adata.uns.get("mxsplicer_cluster", {}).get("clusters")
     if recorded is None or "leiden" not in adata.obs:
         return False
@@ -41,7 +41,7 @@ def clusters_changed(adata: AnnData) -> bool:
 
 
 def enrichment_is_current(adata: AnnData, groupby: str = "leiden") -> bool:
-    """Return whether the stored neighbourhood enrichment is that of the present cells and clusters.
+    """Return whether the stored enrichment is derived from the present cells and clusters, by their fingerprints.
 
     One that another program computed has no fingerprint; it counts as current if it has as many clusters.
     """

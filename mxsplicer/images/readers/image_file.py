@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image (C, Y, X) and the metadata of its file."""
+    """An image file as a reader returns it: an image (C, Y, X) and metadata."""
 
     image: LazyImage
     pyramid: tuple[LazyImage, ...]
@@ -57,7 +57,7 @@ class Series(Protocol):
 def read_chosen(
     path: Location, images: Sequence[Candidate], wanted: str | None, read_one: Callable[[int], ImageFile]
 ) -> ImageFile:
-    """Read the image of a file that is the slide, or join the single-channel images that are its channels.
+    """Read the image of an image file that is the slide, or join the images that are its channels.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def read_chosen(
 
 
 def join_channels(files: Sequence[ImageFile]) -> ImageFile:
-    """Return images of equal height and width as the channels of one; its markers are theirs, if all have them."""
+    """Return image files of equal height and width as the channels of one; its markers are theirs, if all have them."""
     n_levels = min(len(one.pyramid) for one in files)
     levels = [[one.image for one in files], *([one.pyramid[number] for one in files] for number in range(n_levels))]
     # Writers round the sides of levels in different ways.
@@ -91,7 +91,7 @@ def join_channels(files: Sequence[ImageFile]) -> ImageFile:
 
 
 def candidates(listing: TiffListing, channel_names: Sequence[tuple[str, ...]] = ()) -> list[Candidate]:
-    """Return the images of a TIFF file as candidates for the slide."""
+    """Return the images in a TIFF image file as candidates for the slide."""
     named = [*channel_names, *[()] * (len(listing.images) - len(channel_names))]
     return [
         Candidate(number, one.name, one.axes, one.shape, one.n_levels, one.dtype, _is_colour(one), names)
@@ -106,7 +106,7 @@ def image_file(
     markers: tuple[str, ...] | None = None,
     size: PixelSize | None = None,
 ) -> ImageFile:
-    """Return an image of a TIFF with its channel axis first, and the pixel size if it is plausible."""
+    """Return an image file made of a TIFF: channel axis first, and the pixel size if it is plausible."""
     name = name_of(path)
     unless_named = None
     shape = tuple(series.image.shape)
@@ -169,7 +169,7 @@ def _are_distinct(names: Sequence[str]) -> bool:
 
 
 def _names_planes(markers: Sequence[str], series: TiffSeries) -> bool:
-    """Return whether the names of channels are those of the planes along Z or T."""
+    """Return whether the names of channels in an image file are those of the planes along Z or T."""
     others = [n for n, axis in zip(series.image.shape, series.axes, strict=True) if axis in "ZT"]
     return others == [len(markers)] and _are_distinct(markers)
 
