@@ -1,18 +1,26 @@
 """Moments: a closed-form description of a cell, computed inside the encoder, so that learning starts where it ends.
 
-For every marker its level, how much of it lies at the rim, how one-sided it is, and how much its pixels vary; for every
-two markers whether they lie in the same pixels. These are first and second moments of the pixels of the cell: what a
-careful analyst computes by hand. None of them needs training, but each is scaled by numbers that are measured on
-training cells (:meth:`Moments.measure`), so that Euclidean distances between cells are meaningful:
+For every marker its level, and how it is distributed over the cell: how much of it lies at the rim, how one-sided it
+is, how much its pixels vary, and whether its edges are sharper outwards or inwards. For some pairs of markers, whether
+they lie in the same pixels, near each other, and along the same direction. These are moments of the pixels, of a
+smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixels`). None of them needs training, but each is scaled
+by numbers that are measured on training cells (:meth:`Moments.measure`), so that Euclidean distances between cells are
+meaningful:
 
 - A level is ``log(1 + mean / s)`` of the intensities, where ``s`` is the typical standard error of the mean of a cell:
   below it differences are noise. So a marker of a few counts per cell (MIBI, IMC) is resolved as well as a bright one.
-- A pattern (rim, side, pair) is a correlation over the pixels of the cell whose denominator contains a floor for the
-  deviation within a cell, ``sqrt(var + floor)``. A marker without structure in a cell so has patterns near 0 there,
-  instead of correlations of noise.
-- Every pattern is weighted by its reliability, the share of its variance that independent pixels would not have.
-- Of all pairs those are kept that vary most between cells, ``PAIRS_PER_MARKER`` for each marker. Each kind has a fixed
-  total variance per marker, so no kind crowds out another however many markers there are.
+- A pattern is a correlation over the pixels of the cell whose denominator contains a floor for the deviation within a
+  cell, ``sqrt(var + floor)``. A marker without structure in a cell so has patterns near 0 there, instead of
+  correlations of noise.
+- A pattern counts as much as its marker is present in the cell, ``m / (m + half)``, where ``m`` is the mean intensity
+  above background and ``half`` half of its mean over cells. Otherwise what spills over from the neighbours of a cell
+  would decide who resembles it.
+- Patterns are correlations, so their unit is the same for every marker and every slide: each kind has one constant
+  weight. A slide whose patterns are weak (counts of a few ions per pixel) is described by its levels.
+- What a simpler column says is subtracted: the rim's share of a polarity, and from two markers near each other that
+  they lie in the same pixels.
+- Of all pairs those are kept that vary most between cells. Whether two markers lie along the same direction varies
+  also if their directions are independent; the variance that this makes is no evidence, and lowers the weight.
 """
 
 from collections.abc import Sequence
@@ -21,33 +29,45 @@ import torch
 from torch import Tensor, nn
 
 from mxsplicer.splicer.normalization import Normalization
+from mxsplicer.splicer.pixels import PixelMoments, measure_pixels
 
-# Standard deviations of the kinds of columns: a compromise between simulated tissue and MIBI (docs/method.md).
-LEVEL_WEIGHT, RIM_WEIGHT, SIDE_WEIGHT = 1.0, 1.0, 0.7
-SPREAD_WEIGHT, PAIR_WEIGHT = 0.4, 0.7
+# A compromise between simulated tissue and MIBI (docs/method.md). Levels have this standard deviation, patterns
+# are correlations times these factors.
+LEVEL_WEIGHT = 1.0
+RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 8.5, 5.5, 1.1, 4.0
+TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 4.1, 30.0, 6.0
 LEARNED_WEIGHT = 0.5
-PAIRS_PER_MARKER = 2
+PAIRS_PER_MARKER = {"together": 2.0, "near": 0.5, "along": 0.5}  # that are kept
 _FLOOR = 2.0  # variance that is added, in units of the mean variance within a cell
-_RIM_PX = 2
+_PRESENT = 0.5  # of the mean intensity: there a marker counts as half present
+_BACKGROUND = 0.01  # quantile of cells whose mean intensity is background
 _FAINT = 0.1  # of the median deviation of a learned feature
-_LEAST_INTERIOR = 0.25  # of the cell; in a smaller cell the rim is thinner
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
-
-_Pixels = tuple[Tensor, Tensor, Tensor, Tensor]  # see Moments._pixels
+_KINDS = ("level", "rim", "side", "spread", "polarity")
+_WORDS = {"together": "with", "near": "near", "along": "along"}  # between the names of two markers
 
 
 class Moments(nn.Module):
-    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 4 C + pairs).
+    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 5 C + pairs).
 
-    The columns are levels, rims, sides and spreads of all markers, and the pairs of markers that were selected.
+    The columns are levels, rims, sides, spreads and polarities of all markers, then pairs of markers: together, near,
+    along.
     """
 
     log_mean: Tensor
     log_std: Tensor
     log_shift: Tensor
     standard_error: Tensor
+    background: Tensor
+    half_present: Tensor
     floor: Tensor
-    pairs: Tensor
+    edge_floor: Tensor
+    polarity_floor: Tensor
+    polarity_slope: Tensor
+    near_slope: Tensor
+    together: Tensor
+    near: Tensor
+    along: Tensor
     center: Tensor
     scale: Tensor
 
@@ -55,21 +75,24 @@ class Moments(nn.Module):
         super().__init__()
         self.n_markers = n_markers
         possible = torch.triu_indices(n_markers, n_markers, 1)
-        self.register_buffer("pairs", possible[:, : PAIRS_PER_MARKER * n_markers].contiguous())  # (2, pairs)
-        self.out_features = 4 * n_markers + self.pairs.shape[1]
-        for name in ("log_mean", "log_shift"):
+        for name, per_marker in PAIRS_PER_MARKER.items():
+            self.register_buffer(name, possible[:, : round(per_marker * n_markers)].contiguous())  # (2, pairs)
+        self.out_features = 5 * n_markers + sum(getattr(self, name).shape[1] for name in PAIRS_PER_MARKER)
+        for name in ("log_mean", "log_shift", "background", "polarity_slope"):
             self.register_buffer(name, torch.zeros(n_markers))
-        for name in ("log_std", "standard_error", "floor"):
+        for name in ("log_std", "standard_error", "half_present", "floor", "edge_floor", "polarity_floor"):
             self.register_buffer(name, torch.ones(n_markers))
+        self.register_buffer("near_slope", torch.zeros(self.near.shape[1]))
         self.register_buffer("center", torch.zeros(self.out_features))
         self.register_buffer("scale", torch.ones(self.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, d) of normalised patches."""
         with torch.autocast(x.device.type, enabled=False):  # second moments need all digits
-            raw = self._raw(*self._pixels(x.float()), self.pairs)
-            scaled: Tensor = (raw - self.center) * self.scale
-            return scaled
+            pixels = self._pixels(x.float())
+            scaled = (self._raw(pixels) - self.center) * self.scale
+            level, patterns = scaled.tensor_split([self.n_markers], dim=1)  # type: ignore[no-untyped-call]
+            return torch.cat([level, patterns * self._presences(pixels)], dim=1)
 
     @torch.no_grad()
     def measure(self, x: Tensor, normalization: Normalization) -> None:
@@ -81,86 +104,136 @@ class Moments(nn.Module):
         self.eval()
         batches = [self._pixels(some.float()) for some in x.split(256)]  # type: ignore[no-untyped-call]
         self.train(training)
-        variances = torch.cat([_variance(pixels, area) for pixels, _, _, area in batches])  # (n, C)
-        self.floor.copy_((_FLOOR * variances.mean(dim=0)).clamp_min(1e-6))
-        errors = torch.cat([self._standard_errors(pixels, inside, area) for pixels, inside, _, area in batches])
-        self.standard_error.copy_(errors.median(dim=0).values.clamp_min(1e-6))
-        areas = torch.cat([area for *_, area in batches])
-        chance = variances / (variances + self.floor)  # what independent pixels make of a pattern, times the area
-        if self.pairs.numel():
-            self.pairs.copy_(self._select_pairs(batches, chance, areas))
-        raw = torch.cat([self._raw(*batch, self.pairs) for batch in batches])
-        self.center.copy_(raw.mean(dim=0))
-        self.scale.copy_(self._scales(raw - self.center, chance, areas))
+        pixels = PixelMoments(*(torch.cat(column) for column in zip(*batches, strict=True)))
+        n = pixels.area[:, None]
+        error = (pixels.variance / n).sqrt().maximum(0.5 / n)  # at least that of one count
+        self.standard_error.copy_(error.median(dim=0).values.clamp_min(1e-6))
+        self.background.copy_(pixels.mean.quantile(_BACKGROUND, dim=0))
+        self.half_present.copy_((_PRESENT * (pixels.mean - self.background).clamp_min(0).mean(dim=0)).clamp_min(1e-6))
+        self.floor.copy_((_FLOOR * pixels.covariance.diagonal(dim1=1, dim2=2).mean(dim=0)).clamp_min(1e-6))
+        self.edge_floor.copy_(pixels.energy.mean(dim=0).clamp_min(1e-9))
+        self.polarity_floor.copy_((_FLOOR * pixels.cubes.mean(dim=0)).clamp_min(1e-9))
+        self._subtract_rim(pixels)
+        reliability = self._select_pairs(pixels)
+        raw, present = self._raw(pixels), self._presences(pixels)
+        level, patterns = raw.tensor_split([self.n_markers], dim=1)
+        self.center.copy_(torch.cat([level.mean(dim=0), _mean(patterns, present)]))
+        self.scale.copy_(self._scales(level - level.mean(dim=0), reliability))
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
-        single = [f"{marker} {kind}" for kind in ("level", "rim", "side", "spread") for marker in markers]
-        return [*single, *(f"{markers[a]} with {markers[b]}" for a, b in self.pairs.T.tolist())]
+        single = [f"{marker} {kind}" for kind in _KINDS for marker in markers]
+        return [
+            *single,
+            *(
+                f"{markers[a]} {word} {markers[b]}"
+                for name, word in _WORDS.items()
+                for a, b in getattr(self, name).T.tolist()
+            ),
+        ]
 
-    def _pixels(self, x: Tensor) -> _Pixels:
-        """Return the pixels (B, C, p), which are inside (B, 1, p), three patterns (B, 3, p), and areas (B,)."""
+    def _pixels(self, x: Tensor) -> PixelMoments:
         shown = x.square().mean(dim=1) > _LEAST_SIGNAL if self.training else (x != 0).any(dim=1)
-        inside = shown.to(x.dtype)  # (B, P, P)
-        area = inside.sum(dim=(1, 2)).clamp_min(1)
-        rim = inside - _interior(inside, area)
-        places = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
-        patterns = torch.stack([rim, places[:, None] * inside, places[None, :] * inside], dim=1)
-        patterns = (patterns - _mean(patterns, area)[..., None, None]) * inside[:, None]
-        patterns = nn.functional.normalize(patterns.flatten(2), dim=2)
-        return x.flatten(2), inside.flatten(1)[:, None], patterns, area
+        return measure_pixels(x, shown.to(x.dtype), self._intensities)
 
-    def _intensities(self, pixels: Tensor, inside: Tensor) -> Tensor:
-        """Return the clipped intensities (B, C, p) that were normalised, 0 outside."""
+    def _intensities(self, pixels: Tensor) -> Tensor:
+        """Return the clipped intensities (B, C, p) that were normalised."""
         logs = pixels * self.log_std[:, None] + self.log_mean[:, None]
-        return (logs.expm1() + self.log_shift[:, None]).clamp_min(0) * inside
+        return (logs.expm1() + self.log_shift[:, None]).clamp_min(0)
 
-    def _standard_errors(self, pixels: Tensor, inside: Tensor, area: Tensor) -> Tensor:
-        """Return the standard error of the mean intensity of every cell, at least that of one count, (B, C)."""
-        n = area[:, None]
-        return (_variance(self._intensities(pixels, inside), area) / n).sqrt().maximum(0.5 / n)
+    def _presence(self, pixels: PixelMoments) -> Tensor:
+        """Return how much of each marker is in each cell, 0 to 1, (B, C)."""
+        above = (pixels.mean - self.background).clamp_min(0)
+        return above / (above + self.half_present)
 
-    def _raw(self, pixels: Tensor, inside: Tensor, patterns: Tensor, area: Tensor, pairs: Tensor) -> Tensor:
-        """Return the columns before they are centred and scaled, (B, 4 C + pairs)."""
-        n = area[:, None]
-        level = (self._intensities(pixels, inside).sum(dim=2) / n / self.standard_error).log1p()
-        centred = (pixels - (pixels.sum(dim=2) / n)[..., None]) * inside
-        covariance = centred @ centred.transpose(1, 2) / n[..., None]  # (B, C, C)
-        deviation = (covariance.diagonal(dim1=1, dim2=2) + self.floor).sqrt()  # (B, C)
-        onto = centred @ patterns.transpose(1, 2) / n.sqrt()[..., None] / deviation[..., None]  # (B, C, 3)
+    def _presences(self, pixels: PixelMoments) -> Tensor:
+        """Return the weight of every pattern in each cell, (B, d - C)."""
+        present = self._presence(pixels)
+        return torch.cat(
+            [present.repeat(1, 4), *(_of_both(present, getattr(self, name)) for name in PAIRS_PER_MARKER)], dim=1
+        )
+
+    def _raw(self, pixels: PixelMoments) -> Tensor:
+        """Return the columns before they are centred, scaled, and weighted by presence, (B, d)."""
+        deviation = self._deviation(pixels)
+        rim = pixels.rim / deviation
+        return torch.cat(
+            [
+                (pixels.mean / self.standard_error).log1p(),
+                rim,
+                pixels.side / deviation,
+                deviation.log(),
+                self._polarity(pixels) - self.polarity_slope * rim,
+                self._correlation(pixels.covariance, pixels, self.together),
+                self._correlation(pixels.smooth_covariance, pixels, self.near)
+                - self.near_slope * self._correlation(pixels.covariance, pixels, self.near),
+                self._along(pixels, self.along),
+            ],
+            dim=1,
+        )
+
+    def _deviation(self, pixels: PixelMoments) -> Tensor:
+        return (pixels.covariance.diagonal(dim1=1, dim2=2) + self.floor).sqrt()  # (B, C)
+
+    def _polarity(self, pixels: PixelMoments) -> Tensor:
+        return pixels.polarity / (pixels.cubes + self.polarity_floor)
+
+    def _correlation(self, covariance: Tensor, pixels: PixelMoments, pairs: Tensor) -> Tensor:
         first, second = pairs
-        together = covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
-        return torch.cat([level, onto[..., 0], onto[..., 1:].norm(dim=2), deviation.log(), together], dim=1)
+        deviation = self._deviation(pixels)
+        return covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
 
-    def _select_pairs(self, batches: Sequence[_Pixels], chance: Tensor, areas: Tensor) -> Tensor:
-        """Return the pairs of markers whose correlation varies most between cells, weighted by reliability, (2, n)."""
-        n_selected, possible = self.pairs.shape[1], torch.triu_indices(self.n_markers, self.n_markers, 1)
-        values = torch.cat([self._raw(*batch, possible)[:, 4 * self.n_markers :] for batch in batches])
-        variance = (values - values.mean(dim=0)).square().mean(dim=0)
-        weighted = variance * _reliability(variance, self._chance_of_pairs(possible, chance, areas)).square()
-        return possible[:, weighted.argsort(descending=True, stable=True)[:n_selected].sort().values]
+    def _directions(self, pixels: PixelMoments) -> Tensor:
+        return pixels.direction / (pixels.energy.square() + self.edge_floor.square()).sqrt()[..., None]  # (B, C, 2)
 
-    @staticmethod
-    def _chance_of_pairs(pairs: Tensor, chance: Tensor, areas: Tensor) -> Tensor:
+    def _along(self, pixels: PixelMoments, pairs: Tensor) -> Tensor:
+        """Return the cosine of twice the angle between the directions of two markers, times their strengths."""
         first, second = pairs
-        return (chance[:, first] * chance[:, second] / areas[:, None]).mean(dim=0)
+        directions = self._directions(pixels)
+        return (directions[:, first] * directions[:, second]).sum(dim=2)
 
-    def _scales(self, centred: Tensor, chance: Tensor, areas: Tensor) -> Tensor:
-        """Return the factor of every column."""
-        c = self.n_markers
-        level, rim, side, spread, pairs = centred.split([c, c, c, c, self.out_features - 4 * c], dim=1)  # type: ignore[no-untyped-call]
-        once = (chance / areas[:, None]).mean(dim=0)
+    def _subtract_rim(self, pixels: PixelMoments) -> None:
+        """Measure how polarity follows the rim."""
+        present, rim, polarity = self._presence(pixels), pixels.rim / self._deviation(pixels), self._polarity(pixels)
+        self.polarity_slope.copy_(_slope(rim, polarity, present))
+
+    def _select_pairs(self, pixels: PixelMoments) -> Tensor:
+        """Keep the pairs that vary most; return the reliability of the directions of those that are kept."""
+        possible = torch.triu_indices(self.n_markers, self.n_markers, 1, device=pixels.area.device)
+        present = _of_both(self._presence(pixels), possible)
+        together = self._correlation(pixels.covariance, pixels, possible)
+        self.together.copy_(possible[:, _most(_variance(together, present), self.together.shape[1])])
+
+        near = self._correlation(pixels.smooth_covariance, pixels, possible)
+        slope = _slope(together, near, torch.ones_like(near))
+        kept = _most(_variance(near - slope * together, present), self.near.shape[1])
+        self.near.copy_(possible[:, kept])
+        self.near_slope.copy_(slope[kept])
+
+        along = self._along(pixels, possible)
+        first, second = possible
+        strength = self._directions(pixels).norm(dim=2)
+        chance = (present * strength[:, first] * strength[:, second]).square().mean(dim=0) / 2  # of independent ones
+        observed = _variance(along, present)
+        reliability = (1 - chance / observed.clamp_min(1e-12)).clamp(0, 1)
+        kept = _most(observed * reliability.square(), self.along.shape[1])
+        self.along.copy_(possible[:, kept])
+        return reliability[kept]
+
+    def _scales(self, level: Tensor, reliability: Tensor) -> Tensor:
+        """Return the factor of every column, by centred levels (n, C) and the reliabilities of directions."""
         # Between a scale of its own for every marker and one for all: a marker that varies more counts more.
         deviation = level.square().mean(dim=0).sqrt().clamp_min(1e-3)
         typical = (level.square().mean(dim=0) / deviation).mean().sqrt().clamp_min(1e-6)
-        of_pairs = PAIR_WEIGHT * (c / max(1, self.pairs.shape[1])) ** 0.5
+        ones = torch.ones_like(deviation)
+        patterns = (RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT)
         return torch.cat(
             [
                 LEVEL_WEIGHT / deviation.sqrt() / typical,
-                RIM_WEIGHT * _factors(rim, once),
-                SIDE_WEIGHT * _factors(side, 2 * once),
-                SPREAD_WEIGHT * _factors(spread, torch.zeros_like(once)),
-                of_pairs * _factors(pairs, self._chance_of_pairs(self.pairs, chance, areas)),
+                *(weight * ones for weight in patterns),
+                TOGETHER_WEIGHT * torch.ones_like(self.together[0], dtype=ones.dtype),
+                NEAR_WEIGHT * torch.ones_like(self.near_slope),
+                ALONG_WEIGHT * reliability,
             ]
         )
 
@@ -240,33 +313,26 @@ class WithMoments(nn.Module):
         return shift, factor
 
 
-def _interior(inside: Tensor, area: Tensor) -> Tensor:
-    """Return the cells (B, P, P) without their outer pixels."""
-    interior = inside
-    for _ in range(_RIM_PX):
-        outside = nn.functional.pad(1 - interior, (1, 1, 1, 1), value=1.0)
-        smaller = 1 - nn.functional.max_pool2d(outside[:, None], 3, stride=1)[:, 0]
-        large_enough = smaller.sum(dim=(1, 2)) >= _LEAST_INTERIOR * area
-        interior = torch.where(large_enough[:, None, None], smaller, interior)
-    return interior
+def _of_both(present: Tensor, pairs: Tensor) -> Tensor:
+    first, second = pairs
+    return (present[:, first] * present[:, second]).sqrt()
 
 
-def _mean(maps: Tensor, area: Tensor) -> Tensor:
-    return maps.sum(dim=(2, 3)) / area[:, None]
+def _mean(columns: Tensor, weights: Tensor) -> Tensor:
+    return (weights * columns).sum(dim=0) / weights.sum(dim=0).clamp_min(1e-6)
 
 
-def _variance(pixels: Tensor, area: Tensor) -> Tensor:
-    n = area[:, None]
-    return (pixels.square().sum(dim=2) / n - (pixels.sum(dim=2) / n).square()).clamp_min(0)
+def _variance(columns: Tensor, weights: Tensor) -> Tensor:
+    """Return the variance of columns (n, d) that are centred, then weighted."""
+    return (weights * (columns - _mean(columns, weights))).var(dim=0, correction=0)
 
 
-def _reliability(variance: Tensor, chance: Tensor) -> Tensor:
-    return (1 - chance / variance.clamp_min(1e-12)).clamp(0, 1)
+def _slope(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the slope of the regression of each column of y (n, d) on that of x."""
+    x, y = x - _mean(x, weights), y - _mean(y, weights)
+    return (weights * x * y).sum(dim=0) / (weights * x.square()).sum(dim=0).clamp_min(1e-12)
 
 
-def _factors(centred: Tensor, chance: Tensor) -> Tensor:
-    """Return what gives columns a common mean variance of 1, each weighted by its reliability."""
-    variance = centred.square().mean(dim=0)
-    if not len(variance):
-        return variance
-    return _reliability(variance, chance) / variance.mean().sqrt().clamp_min(1e-6)
+def _most(values: Tensor, n: int) -> Tensor:
+    """Return the places of the n largest values, in their order."""
+    return values.argsort(descending=True, stable=True)[:n].sort().values
