@@ -218,8 +218,8 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "normalization": OptionHelp(
         MODEL,
-        "common scales intensities alike on all slides; slide scales each slide by itself, for stainings that differ.",
-        metavar="common|slide",
+        "gain brings the slides of a marker to one brightness before they are scaled alike; common does not.",
+        metavar="gain|common",
     ),
     "budget": OptionHelp(
         MODEL,

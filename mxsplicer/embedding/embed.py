@@ -25,8 +25,9 @@ from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.run import Run, check_panel
-from mxsplicer.splicer.slide_normalization import channels_in_order, has_own_scales
+from mxsplicer.splicer.slide_normalization import corrects_gains
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def embed_blocks(
     """
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
-    several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
+    several = [_as_source(one, run) if isinstance(one, PatchStore) else one for one in sources]
     _check_sources(run, several)
     channels = {
         s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um, fill_missing=fill_missing)
@@ -155,7 +156,7 @@ def embed_blocks(
             "version": _VERSION,
             "runs": {key: weights_digest(one.encoder) for key, one in runs.items()},
             "markers": list(run.markers),
-            "slides": [source.describe(run.markers, own_scale=has_own_scales(run)) for source in several],
+            "slides": [source.describe(run.markers, own_scale=corrects_gains(run)) for source in several],
             "device": where.type,  # one kind of processor rounds differently from another
             **({"closed_form": _CLOSED_FORM_VERSION} if closed_form else {}),
         }
@@ -203,19 +204,21 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
 
 
 def _check_sources(run: Run, sources: Sequence[Source]) -> None:
-    if has_own_scales(run):
-        bare = next((one.name for one in sources if one.normalization is None), None)
-        if bare is not None:
-            msg = f"the model normalises each slide by its own numbers, and slide {bare!r} comes without them."
-            raise InputError(
-                msg,
-                "Measure them by `measure_normalization` on a sample of its patches and pass `normalization`, or use "
-                "`embed_slides`.",
-            )
+    if corrects_gains(run) and (bare := [one.name for one in sources if one.normalization is None]):
+        logger.warning(
+            "the model brings slides to one brightness, but slide %s comes without its own normalization: its "
+            "intensities are taken as they are",
+            ", ".join(map(repr, bare)),
+        )
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         msg = f"two slides are called {next(n for n in names if names.count(n) > 1)!r}."
         raise InputError(msg, "Give them different file names.")
+
+
+def _as_source(store: PatchStore, run: Run) -> Source:
+    own = measure_normalization([store], seed=run.settings["seed"])[0] if corrects_gains(run) else None
+    return from_store(store, normalization=own)
 
 
 def _warn_of_missing(run: Run, channels: Mapping[str, Sequence[int]]) -> None:
@@ -241,8 +244,8 @@ def _embed_source(
 ) -> None:
     """Embed the blocks of a slide that the journal lacks."""
     main = next(iter(runs.values()))  # a run and its baselines take the same input
-    if has_own_scales(main) and source.normalization is not None:
-        main = replace(main, normalization=channels_in_order(source.normalization, channels))
+    if corrects_gains(main) and source.normalization is not None:
+        main = replace(main, normalization=main.normalization.on_slide(source.normalization.of_channels(channels)))
     encoders = PatchEncoders(main, {key: run.encoder for key, run in runs.items()}, device)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     in_order_of_run = channels == [*range(len(source.markers))]

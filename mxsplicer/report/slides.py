@@ -60,8 +60,8 @@ def recognisable_batches(mixing: pd.DataFrame) -> list[str]:
                 compared = "" if of_intensity is None else f" and mean intensity reaches {of_intensity:.0%}"
                 sentences.append(
                     f"The {batch} of a cell can be predicted from {name}: a linear probe reaches a balanced accuracy "
-                    f"of {found:.0%}; chance is {chance:.0%}{compared}. Clusters may reflect staining: try "
-                    "normalization per slide, and compare only slides of the same batch."
+                    f"of {found:.0%}; chance is {chance:.0%}{compared}. Clusters may reflect staining: correct "
+                    "it by Harmony, or compare only slides of the same batch."
                 )
     return sentences
 

@@ -37,7 +37,7 @@ from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.normalization import Normalization, measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
-from mxsplicer.splicer.slide_normalization import has_own_scales
+from mxsplicer.splicer.slide_normalization import corrects_gains
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.labels import check_labels
@@ -309,7 +309,7 @@ def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[st
 def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> Source:
     """Return a slide of the call as something to embed: from its patch store if that has all cells."""
     cells = one.measured_cells
-    own_scale = _measure_own_scale(job, one, store) if has_own_scales(run) else None
+    own_scale = _measure_own_scale(job, one, store) if corrects_gains(run) else None
     if store is not None and store.n_cells == len(cells):
         return from_store(store, cells=cells, normalization=own_scale)
     return from_slide(

@@ -22,7 +22,6 @@ from mxsplicer.result.folder import Result, find_cells, open_result
 from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
-from mxsplicer.splicer.slide_normalization import channels_in_order
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_features
@@ -192,7 +191,7 @@ def _compare_cells(
     scale = about.get("normalization", {}).get(slide.name)
     if scale is not None:
         own = Normalization.from_dict({name: list(values) for name, values in scale.items()})
-        run = replace(run, normalization=channels_in_order(own, channels))
+        run = replace(run, normalization=run.normalization.on_slide(own.of_channels(channels)))
     places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
     patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
     z, stored = (

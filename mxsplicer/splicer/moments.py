@@ -20,7 +20,7 @@ meaningful:
 - What a simpler column says is subtracted: the rim's share of a polarity, and from two markers near each other that
   they lie in the same pixels.
 - Of all pairs those are kept that vary most between cells. Whether two markers lie along the same direction varies
-  also if their directions are independent; the variance that this makes is no evidence, and lowers the weight.
+  also if their directions are independent; that much variance is not counted, and lowers the weight.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Moments(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # second moments need all digits
             pixels = self._pixels(x.float())
             scaled = (self._raw(pixels) - self.center) * self.scale
-            level, patterns = scaled.tensor_split([self.n_markers], dim=1)  # type: ignore[no-untyped-call]
+            level, patterns = scaled.tensor_split([self.n_markers], dim=1)
             return torch.cat([level, patterns * self._presences(pixels)], dim=1)
 
     @torch.no_grad()
@@ -218,7 +218,8 @@ class Moments(nn.Module):
         reliability = (1 - chance / observed.clamp_min(1e-12)).clamp(0, 1)
         kept = _most(observed * reliability.square(), self.along.shape[1])
         self.along.copy_(possible[:, kept])
-        return reliability[kept]
+        of_kept: Tensor = reliability[kept]
+        return of_kept
 
     def _scales(self, level: Tensor, reliability: Tensor) -> Tensor:
         """Return the factor of every column, by centred levels (n, C) and the reliabilities of directions."""
@@ -324,7 +325,8 @@ def _mean(columns: Tensor, weights: Tensor) -> Tensor:
 
 def _variance(columns: Tensor, weights: Tensor) -> Tensor:
     """Return the variance of columns (n, d) that are centred, then weighted."""
-    return (weights * (columns - _mean(columns, weights))).var(dim=0, correction=0)
+    weighted = weights * (columns - _mean(columns, weights))
+    return (weighted - weighted.mean(dim=0)).square().mean(dim=0)
 
 
 def _slope(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

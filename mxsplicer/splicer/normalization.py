@@ -1,7 +1,7 @@
 """Normalisation of patches: raw intensities become what encoders see."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -11,18 +11,24 @@ from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL, PatchStore
 
 SAMPLE_CELLS = 2_000  # enough for the percentiles of a marker: 2,000 patches are two million pixels
 
+MOST_GAIN = 3.0
+
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
     """Normalisation per marker: clip to a range, take log1p, subtract the mean, divide by the standard deviation.
 
-    Never per cell: the intensity of a cell in a marker is biology.
+    Intensities are divided by ``gain`` before, so that slides of different staining are on one scale
+    (:meth:`on_slide`). Never per cell: the intensity of a cell in a marker is biology.
     """
 
     low: Tensor  # (C,), raw intensity
     high: Tensor
     mean: Tensor  # of log1p of the clipped intensity
     std: Tensor
+    # Mean standard deviation of intensity within a cell; 0 if it is not known.
+    spread: Tensor = field(default_factory=lambda: torch.zeros(()))
+    gain: Tensor = field(default_factory=lambda: torch.ones(()))
 
     def __call__(
         self, patches: np.ndarray, regions: np.ndarray | None = None, *, device: torch.device | str = "cpu"
@@ -33,12 +39,16 @@ class Normalization:
         stands for a marker that the slide lacks.
         """
         raw = torch.from_numpy(_transferable(patches)).to(device).movedim(1, -1)  # (B, P, P, C)
-        low, high, mean, std = (values.to(device) for values in (self.low, self.high, self.mean, self.std))
+        low, high, mean, std, gain = (
+            values.to(device) for values in (self.low, self.high, self.mean, self.std, self.gain)
+        )
+        as_they_are = bool((self.gain == 1).all())
 
         def standardize(pixels: Tensor) -> Tensor:  # (..., C)
             if patches.dtype == np.uint16:
                 pixels = pixels.int().bitwise_and_(0xFFFF)
-            x = torch.clamp(pixels.float(), low, high)
+            x = pixels.float()
+            x = torch.clamp(x if as_they_are else x / gain, low, high)
             x = x.sub_(low.clamp(max=0)).log1p_().sub_(mean).div_(std)
             return x.nan_to_num_(nan=0.0) if patches.dtype.kind == "f" else x
 
@@ -51,12 +61,35 @@ class Normalization:
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return the values as lists, by name; :meth:`from_dict` reads them."""
-        return {name: getattr(self, name).tolist() for name in ("low", "high", "mean", "std")}
+        return {name: getattr(self, name).expand_as(self.low).tolist() for name in _FIELDS}
 
     @classmethod
     def from_dict(cls, values: dict[str, list[float]]) -> "Normalization":
-        """Return the normalisation with the values that :meth:`to_dict` returned."""
-        return cls(**{name: torch.tensor(values[name], dtype=torch.float32) for name in ("low", "high", "mean", "std")})
+        """Return the normalisation with the values that :meth:`to_dict` returned; gains are 1 if there are none."""
+        known = {"spread": [0.0] * len(values["low"]), "gain": [1.0] * len(values["low"])} | values
+        return cls(**{name: torch.tensor(known[name], dtype=torch.float32) for name in _FIELDS})
+
+    def of_channels(self, channels: Sequence[int]) -> "Normalization":
+        """Return the normalisation of some channels, in this order; those at a channel -1 are meaningless."""
+        places = torch.tensor([max(channel, 0) for channel in channels])
+        return Normalization(*(getattr(self, name).expand_as(self.low)[places] for name in _FIELDS))
+
+    def on_slide(self, own: "Normalization") -> "Normalization":
+        """Return this normalisation for a slide whose own is ``own``: at the gains of its staining."""
+        return replace(self, gain=gain_of(own.spread, self.spread))
+
+
+_FIELDS = tuple(one.name for one in fields(Normalization))
+
+
+def gain_of(spread: Tensor, reference: Tensor) -> Tensor:
+    """Return by how much a slide is brighter than another in each marker (C,), by its spreads, at most threefold.
+
+    The spread within cells follows the gain of a staining or camera, and does not change with a constant offset. It is
+    bounded, since a marker that no cell of a slide expresses has the spread of noise.
+    """
+    known = (spread > 0) & (reference > 0)
+    return torch.where(known, spread / reference.clamp_min(1e-12), 1.0).clamp(1 / MOST_GAIN, MOST_GAIN)
 
 
 def _transferable(patches: np.ndarray) -> np.ndarray:
@@ -67,7 +100,7 @@ def _transferable(patches: np.ndarray) -> np.ndarray:
 
 
 def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:
-    """Measure clip, mean and standard deviation of every marker on a sample of patches.
+    """Measure clip, mean, standard deviation and spread within cells of every marker on a sample of patches.
 
     The clip is at the 0.1 and 99.9 percentiles of the sampled pixels, so that neither debris nor the black border of a
     slide sets the scale.
@@ -80,10 +113,10 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
     for patches, regions in _read_sample(stores, SAMPLE_CELLS, seed):
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
         lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
-        sample.append((patches, (regions != BACKGROUND) | lit))
-    columns = []
+        sample.append((patches, (regions != BACKGROUND) | lit, np.isin(regions, (THIS_CELL, NUCLEUS))))
+    columns, spreads = [], _spreads(sample)
     for channel in range(sample[0][0].shape[1]):  # one at a time: all as floats would be half a gigabyte
-        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in sample]).astype(np.float32)
+        pixels = np.concatenate([patches[:, channel][shown] for patches, shown, _ in sample]).astype(np.float32)
         pixels = pixels[~np.isnan(pixels)]  # of slides that lack the marker
         low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
         high = high if high > low else pixels.max()  # a marker of a few bright spots
@@ -91,8 +124,21 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
         columns.append((low, high, logs.mean(dtype=np.float64), logs.std(dtype=np.float64)))
     low, high, mean, std = np.array(columns, dtype=np.float64).T
     varies = [bool(s > 1e-6) for s in std]
-    of_markers = (low, high, mean, np.where(varies, std, 1.0))
+    of_markers = (low, high, mean, np.where(varies, std, 1.0), spreads, np.ones(len(low)))
     return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in of_markers)), varies
+
+
+def _spreads(sample: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the mean standard deviation within a cell of every marker (C,), for patches and the pixels of the cell."""
+    total = np.zeros(sample[0][0].shape[1])
+    count = np.zeros(len(total))
+    for patches, _, inside in sample:
+        for pixels, of_cell in zip(patches, inside, strict=True):
+            within = pixels[:, of_cell].astype(np.float32)  # (C, pixels)
+            known = np.isfinite(within).all(axis=1) & (within.shape[1] > 0)
+            total[known] += within[known].std(axis=1)
+            count[known] += 1
+    return total / np.maximum(count, 1)
 
 
 def sample_inputs(

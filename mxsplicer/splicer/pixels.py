@@ -13,9 +13,8 @@ RIM_PX = 2
 _LEAST_INTERIOR = 0.25  # of the cell; in a smaller cell the rim is thinner
 _EDGE_PX = 0.5  # standard deviations of the Gaussians that come before gradients, and of the smoothed image
 _NEAR_PX = 1.5
-_CELLS_AT_ONCE = (
-    32  # cells of similar size, cut to the largest of them: a fraction of the patch, and it fits in a cache
-)
+_STEP_PX = 3  # between the sizes to which patches are cut
+_CELLS_AT_ONCE = 32  # of one size, so that they fit in a cache
 
 
 class PixelMoments(NamedTuple):
@@ -40,22 +39,24 @@ def measure_pixels(x: Tensor, inside: Tensor, intensities: Callable[[Tensor], Te
     ``intensities`` returns those of normalised pixels (b, C, n).
     """
     reach = _reach(inside)
-    order = reach.argsort()
-    parts = []
-    for some in order.split(_CELLS_AT_ONCE):  # type: ignore[no-untyped-call]
-        cut = slice(x.shape[-1] // 2 - int(reach[some[-1]]), (x.shape[-1] + 1) // 2 + int(reach[some[-1]]))
-        parts.append(_measure(x[some][:, :, cut, cut], inside[some][:, cut, cut], intensities))
-    back = order.argsort()
+    side, order, parts = x.shape[-1], [], []
+    for reached in torch.unique(reach).tolist():  # the cut depends on the cell alone, and so do the last digits
+        cut = slice(side // 2 - reached, (side + 1) // 2 + reached)
+        for some in (reach == reached).nonzero().flatten().split(_CELLS_AT_ONCE):
+            parts.append(_measure(x[some][:, :, cut, cut], inside[some][:, cut, cut], intensities))
+            order.append(some)
+    back = torch.cat(order).argsort()
     return PixelMoments(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
 
 
 def _reach(inside: Tensor) -> Tensor:
-    """Return how many pixels from the middle of the patch each cell reaches, at most half a patch, (B,)."""
+    """Return how many pixels from the middle of the patch each cell reaches, in steps, at most half a patch, (B,)."""
     side = inside.shape[-1]
     places = torch.arange(side, device=inside.device)
     steps = torch.maximum(side // 2 - places, places - (side + 1) // 2 + 1)  # cells lie around the middle
     used = torch.maximum(inside.amax(dim=1), inside.amax(dim=2)) > 0
-    return (used * steps).amax(dim=1).clamp_min(1)
+    reach = (used * steps).amax(dim=1).clamp_min(1)
+    return ((reach + _STEP_PX - 1) // _STEP_PX * _STEP_PX).clamp_max(side // 2)
 
 
 def _measure(x: Tensor, inside: Tensor, intensities: Callable[[Tensor], Tensor]) -> PixelMoments:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NORMALIZATIONS = ("common", "slide")
+NORMALIZATIONS = ("gain", "common")
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
@@ -88,8 +88,8 @@ class Recipe:
         several markers, independent for others; ``"upright"`` for images with an orientation (``"shared+upright"`` is
         both); or a :class:`~mxsplicer.splicer.views.Views`.
     normalization
-        ``"common"`` clips and scales a marker alike on all slides; ``"slide"`` uses the percentiles, mean and standard
-        deviation of each slide, for slides whose staining differs.
+        A marker is clipped and scaled alike on all slides. ``"gain"`` first divides it by the gain of each slide,
+        which it measures by the spread of intensities within cells; ``"common"`` does not.
     surroundings
         ``"hide"`` shows the encoder only the pixels of the cell, ``"keep"`` the whole patch.
     component_area
@@ -142,7 +142,7 @@ class Recipe:
     redundancy_weight: float = 0.1
     consistency_weight: float = 1.0
     views: "Views | str" = "independent"
-    normalization: str = "common"
+    normalization: str = "gain"
     surroundings: str = "hide"
     component_area: str = "cell"
     epochs: int | None = None

@@ -6,7 +6,7 @@ primary encoder), ``projector.safetensors`` (weights of the projector from z to 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +27,7 @@ from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.imports import is_importable
 
-_VERSION = 1
+_VERSION = 2
 RUN_FILES = ("config.json", "model.safetensors", "projector.safetensors", "README.md", "log.jsonl", "log.csv")
 
 
@@ -185,6 +185,7 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
             msg = f"{path} was written by another version of mxsplicer (format {config.get('version')})."
             raise InputError(msg, "Update mxsplicer.")
         settings, markers = config["settings"], tuple(config["markers"])
+        _check_is_current(path, config["version"], settings)
         if is_importable(settings["encoder"]):
             settings["encoder"] = _trusted(path, settings["encoder"], encoder)
         module = make_encoder(settings["encoder"], len(markers), config["patch_px"], width=settings["encoder_width"])
@@ -204,6 +205,15 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
     except (json.JSONDecodeError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
         msg = f"run folder {path} is damaged ({type(error).__name__}: {error})."
         raise InputError(msg, "Copy it again, or train again.") from error
+
+
+def _check_is_current(path: Path, version: int, settings: Mapping[str, Any]) -> None:
+    """Raise if a run was written by a version whose encoder or normalisation of this name was another one."""
+    if version < _VERSION and (
+        str(settings["encoder"]).endswith("+moments") or settings.get("normalization") == "slide"
+    ):
+        msg = f"the model in {path} was trained by an earlier version of mxsplicer, whose encoder was another one."
+        raise InputError(msg, "Train again.")
 
 
 def _trusted(path: Path, named: str, given: str) -> str:

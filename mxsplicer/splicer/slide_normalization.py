@@ -1,7 +1,7 @@
-"""Normalisation of each slide by itself, for slides whose staining differs.
+"""Gains of slides whose staining differs.
 
 In training, batches mix cells of all slides and do not know the slide of a cell. So every store is read through
-:func:`on_one_scale`, which transforms intensities to a scale on which all slides have the same mean and spread.
+:func:`at_one_gain`, which divides intensities by the gain of its slide.
 """
 
 from collections.abc import Sequence
@@ -10,49 +10,42 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mxsplicer.patches.store import PatchStore, PatchStoreView
-from mxsplicer.splicer.normalization import Normalization, measure_normalization
+from mxsplicer.splicer.normalization import gain_of, measure_normalization
 from mxsplicer.splicer.run import Run
 
-# On the common scale a value x stands for log1p(x) - _MIDDLE standard deviations, which is above 0 for any intensity.
-_MIDDLE, _MOST = 16.0, 40.0
+
+def corrects_gains(run: Run) -> bool:
+    """Return whether a run was trained on slides that were brought to one gain."""
+    return bool(run.settings.get("normalization", "common") == "gain")
 
 
-def has_own_scales(run: Run) -> bool:
-    """Return whether a run was trained with normalisation per slide."""
-    return bool(run.settings.get("normalization", "common") == "slide")
-
-
-def run_of_store(run: Run, store: PatchStore, channels: Sequence[int]) -> Run:
-    """Return a run with the normalisation of one slide's store, if it was trained with one per slide."""
-    if not has_own_scales(run):
+def run_for_store(run: Run, store: PatchStore, channels: Sequence[int]) -> Run:
+    """Return a run that normalises a store at its gain, if it was trained on slides of one gain."""
+    if not corrects_gains(run):
         return run
     own = measure_normalization([store], seed=run.settings["seed"])[0]
-    return replace(run, normalization=channels_in_order(own, channels))
+    return replace(run, normalization=run.normalization.on_slide(own.of_channels(channels)))
 
 
-def common_scale(n_markers: int) -> Normalization:
-    """Return the common normalisation of slides whose patches were read through :func:`on_one_scale`."""
-    ones = torch.ones(n_markers)
-    return Normalization(0 * ones, torch.expm1(_MOST * ones), _MIDDLE * ones, ones)
+def at_one_gain(stores: Sequence[PatchStore], *, seed: int) -> tuple[list[PatchStore], Tensor]:
+    """Return stores whose intensities are divided by the gain of each, and the spread (C,) that they have then.
 
-
-def channels_in_order(normalization: Normalization, channels: Sequence[int]) -> Normalization:
-    """Return the normalisation of some channels of a slide, in this order; those at a channel -1 are meaningless."""
-    places = torch.tensor([max(channel, 0) for channel in channels])
-    return Normalization(*(getattr(normalization, name)[places] for name in ("low", "high", "mean", "std")))
-
-
-def on_one_scale(stores: Sequence[PatchStore], *, seed: int) -> list[PatchStore]:
-    """Return stores with intensities transformed from the normalisation of each slide to :func:`common_scale`."""
+    Gains are relative to the geometric mean over the stores. A single store is returned as it is.
+    """
+    spreads = torch.stack([measure_normalization([store], seed=seed)[0].spread for store in stores])
+    if len(stores) == 1:
+        return [*stores], spreads[0]
+    common = spreads.clamp_min(1e-12).log().mean(dim=0).exp() * (spreads > 0).all(dim=0)
     views = []
-    for store in stores:
-        normalization = measure_normalization([store], seed=seed)[0]
-        views.append(PatchStoreView(store, partial(_to_common_scale, normalization=normalization), dtype=np.float32))
-    return [*views]
+    for store, spread in zip(stores, spreads, strict=True):
+        gain = gain_of(spread, common).numpy()[:, None, None]
+        views.append(PatchStoreView(store, partial(_divide, gain=gain), dtype=np.float32))
+    return [*views], common
 
 
-def _to_common_scale(patches: np.ndarray, normalization: Normalization) -> np.ndarray:
-    x = normalization(patches).add_(_MIDDLE).clamp_(0, _MOST)
-    return np.ascontiguousarray(torch.expm1(x).numpy())
+def _divide(patches: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    divided: np.ndarray = np.divide(patches, gain, dtype=np.float32)
+    return divided

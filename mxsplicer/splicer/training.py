@@ -30,7 +30,7 @@ from mxsplicer.splicer.panels import check_agreement, on_one_panel
 from mxsplicer.splicer.processes import find_processes, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run
-from mxsplicer.splicer.slide_normalization import common_scale, on_one_scale
+from mxsplicer.splicer.slide_normalization import at_one_gain
 from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes, trial_views
 from mxsplicer.splicer.widths import choose_widths
 from mxsplicer.system.files import check_free
@@ -100,8 +100,8 @@ def train(
     stores = [stores] if isinstance(stores, PatchStore) else list(stores)
     path = Path(path)
     recipe = recipe or Recipe()
-    given, stores = _align(stores, recipe, panel)
-    markers, patch_px, pixel_size_um = check_agreement(given)
+    stores, spread = _align(stores, recipe, panel)
+    markers, patch_px, pixel_size_um = check_agreement(stores)
     processes = find_processes(devices, nodes)
     batches = make_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
@@ -110,13 +110,13 @@ def train(
         device, precision, processes, unused_weights=recipe.components_per_step is not None or panel == "union"
     )
     with launch(fabric, processes):
-        common, varies = measure_normalization(given, seed=recipe.seed)
-        normalization = common_scale(len(markers)) if recipe.normalization == "slide" else common
+        normalization, varies = measure_normalization(stores, seed=recipe.seed)
+        normalization = normalization if spread is None else replace(normalization, spread=spread)
         components = find_components(recipe, markers, varies, stores)
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
         if isinstance(encoder, WithMoments):
-            encoder.prepare(_sample(stores, normalization, recipe), common)
+            encoder.prepare(_sample(stores, normalization, recipe), normalization)
         widths = choose_widths(recipe, components, stores, normalization)
         objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -147,7 +147,7 @@ def train(
             if isinstance(encoder, WithMoments):
                 sample = _sample(stores, normalization, recipe).to(fabric.device)
                 objective.projector.follow(*encoder.calibrate(sample))
-            finish(replace(run, normalization=common, projector=objective.projector.state_dict()), folder, path)
+            finish(replace(run, projector=objective.projector.state_dict()), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
 
@@ -160,15 +160,13 @@ def _sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: 
     return sample_inputs(stores, normalization, hide=hide, n_cells=n_cells, seed=recipe.seed)
 
 
-def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[list[PatchStore], list[PatchStore]]:
-    """Return the stores on one panel; and the same, on one intensity scale if each slide is normalised by itself."""
-    given = on_one_panel(stores, panel)
+def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[list[PatchStore], Tensor | None]:
+    """Return the stores on one panel and at one gain, and their spread then; None without correction of gains."""
+    stores = on_one_panel(stores, panel)
     if panel == "union" and recipe.width_rule != "equal":
         msg = f"`width_rule={recipe.width_rule!r}` needs slides of one panel."
         raise InputError(msg, "Use equal widths, or `panel='shared'`.")
-    if recipe.normalization == "common":
-        return given, given
-    return given, on_one_panel(on_one_scale(stores, seed=recipe.seed), panel)
+    return at_one_gain(stores, seed=recipe.seed) if recipe.normalization == "gain" else (stores, None)
 
 
 def _settings(

@@ -17,6 +17,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import mean_of_blurred
+from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train
@@ -139,14 +140,16 @@ def in_blocks(store, size, *, dies_at=None) -> tuple[Source, list[int]]:
             parts = (whole.rows[rows], whole.cells[rows], whole.intensities[rows])
             yield Block(number, *parts, whole.patches[rows], whole.regions[rows])
 
-    return Source(store.slide_name, store.markers, store.patch_px, store.pixel_size_um, blocks, store.ledger), asked
+    own = measure_normalization([store])[0]
+    about = (store.slide_name, store.markers, store.patch_px, store.pixel_size_um)
+    return Source(*about, blocks, store.ledger, normalization=own), asked
 
 
 def assert_same(one: anndata.AnnData, other: anndata.AnnData) -> None:
     pd.testing.assert_frame_equal(one.obs, other.obs)
     pd.testing.assert_frame_equal(one.var, other.var)
     np.testing.assert_array_equal(one.X, other.X)
-    assert one.uns == other.uns
+    np.testing.assert_equal(one.uns, other.uns)
     for mine, others in ((one.obsm, other.obsm), (one.layers, other.layers)):
         assert mine.keys() == others.keys()
         for key in mine:
