@@ -1,6 +1,7 @@
 """Measure the cells of a slide: position, size, shape and intensity in every marker."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,12 +17,17 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import choose_tiles
 from mxsplicer.masks.files import check_mask
+from mxsplicer.masks.geojson import Polygons
 from mxsplicer.system.dask_cluster import is_cluster
 from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 
+logger = logging.getLogger(__name__)
+
+HIDDEN, NOT_A_CELL = "without a pixel", "not a cell"  # outlines, in the ledger
+_MANY_HIDDEN = 0.01  # share of the outlines
 _MASK_BYTES_PER_PX = 60  # memory of a tile of the mask, in crowded tissue
 
 
@@ -42,6 +48,7 @@ class Cells:
     markers: tuple[str, ...]
     measures: dict[str, np.ndarray] = field(default_factory=dict)  # statistics other than the mean: (N, C) float32
     nuclei_ledger: dict[str, int] = field(default_factory=dict)  # "in nucleus mask" is the sum of all other entries
+    object_ids: np.ndarray | None = None  # (N,) names in the program that drew the outlines, such as QuPath
 
     def __post_init__(self) -> None:
         assert self.intensities.shape == (len(self.table), len(self.markers))
@@ -78,6 +85,7 @@ class Cells:
             self.markers,
             {name: values[rows] for name, values in self.measures.items()},
             self.nuclei_ledger,
+            None if self.object_ids is None else self.object_ids[rows],
         )
 
 
@@ -189,10 +197,30 @@ def measure_cells(
         )
         raise InputError(msg, f"Check the pixel size, {slide.pixel_size_um:g} µm ({slide.pixel_size_from}).")
     ledger = {"in mask": len(table), "kept": int(large.sum()), "too small": int((~large).sum())}
+    if isinstance(mask, Polygons):
+        ledger |= _account_for_outlines(mask, ledger, slide.name)
     if not large.all():
         table = table[large].reset_index(drop=True)
     measures = measure_markers(slide, mask, nuclei, table, wanted, tile_px, workers, Budget.of(max_bytes), executor)
-    return Cells(table, measures.pop("mean"), ledger, slide.markers, measures, nuclei_ledger)
+    object_ids = getattr(mask, "object_ids", None)
+    if object_ids is not None:
+        object_ids = object_ids[table["cell_id"].to_numpy() - 1]
+    return Cells(table, measures.pop("mean"), ledger, slide.markers, measures, nuclei_ledger, object_ids)
+
+
+def _account_for_outlines(outlines: Polygons, ledger: Mapping[str, int], slide: str) -> dict[str, int]:
+    """Return the entries of a ledger for features that are not cells, and for outlines without a pixel of their own."""
+    hidden = outlines.n_cells - ledger["in mask"]
+    if hidden > _MANY_HIDDEN * outlines.n_cells:
+        logger.warning(
+            "%d of %d outlines of slide %r have no pixel of their own: they are covered by later outlines of the file, "
+            "or are smaller than a pixel",
+            hidden,
+            outlines.n_cells,
+            slide,
+        )
+    more = {HIDDEN: hidden, NOT_A_CELL: outlines.n_left_out}
+    return {"in mask": outlines.n_cells + outlines.n_left_out} | {outcome: n for outcome, n in more.items() if n}
 
 
 def _check_labels(what: str, mask: LazyImage, slide: Slide) -> None:

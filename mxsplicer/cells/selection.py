@@ -38,7 +38,7 @@ def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
     InputError
         If the file is not GeoJSON, its outlines lie beyond the slide, or no cell lies in one.
     """
-    outlines = read_polygons(Path(path), slide.shape_px)
+    outlines = read_polygons(Path(path), slide.shape_px, of_cells=False)
     inside = outlines_at(outlines, cells.table["x_px"].to_numpy(), cells.table["y_px"].to_numpy()) > 0
     if not inside.any():
         msg = f"none of the {len(cells):,} cells of slide {slide.name!r} lies in an outline of {Path(path).name}."

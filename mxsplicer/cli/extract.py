@@ -67,6 +67,7 @@ def extract_command(
     from mxsplicer.cells.selection import read_ids
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.opening import open_slide
+    from mxsplicer.masks.doctor import warn_of_faults
     from mxsplicer.masks.files import open_mask
 
     listed = read_ids(cells_from) if cells_from else None
@@ -79,6 +80,7 @@ def extract_command(
         image=image,
     )
     labels = open_mask(mask, page=mask_page, slide=opened)
+    warn_of_faults(opened, labels)
     how: dict[str, Any] = {"workers": workers, "max_bytes": max_memory, "executor": executor}
     size = PATCH_SIZE_UM if patch_size_um is None else patch_size_um
     if plan:

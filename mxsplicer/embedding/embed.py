@@ -262,6 +262,9 @@ def _embed_source(
 def _arrays_of(block: Block, source: Source, channels: list[int]) -> dict[str, Any]:
     """Return what is embedded next to z: the table, the mean intensities and the layers of the cells of a block."""
     arrays: dict[str, Any] = {f"cells/{column}": block.cells[column].to_numpy() for column in block.cells}
+    object_ids = source.object_ids_of(block.cells["cell_id"].to_numpy())
+    if object_ids is not None:
+        arrays["cells/object_id"] = object_ids
     arrays["X"] = block.intensities[:, channels].astype(np.float32)
     arrays["X"][:, [marker for marker, channel in enumerate(channels) if channel < 0]] = 0
     measures = source.measures_of(block.cells["cell_id"].to_numpy())

@@ -332,11 +332,22 @@ def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence
         present = [column for column in _OBS if f"cells/{column}" in first.files]
     for column in present:
         obs[column] = np.concatenate(list(read_blocks(files, f"cells/{column}")))
+    object_ids = np.concatenate(list(_object_ids(files)))
+    if (object_ids != "").any():
+        obs["object_id"] = object_ids.astype(object)
     if any(missing.values()):
         of_slides = [", ".join(missing.get(name, [])) for name in slides]
         obs["missing_markers"] = pd.Categorical(np.array(of_slides, dtype=object)[codes])
     names = pd.Index([f"{slides[code]}_{cell}" for code, cell in zip(codes, obs["cell_id"], strict=True)])
     return pd.DataFrame(obs, index=names, copy=False)
+
+
+def _object_ids(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Yield the names of cells in the program that drew their outlines; "" on slides with a label image."""
+    for file in files:
+        with np.load(file) as block:
+            without = np.full(len(block["cells/cell_id"]), "")
+            yield block["cells/object_id"] if "cells/object_id" in block.files else without
 
 
 @contextmanager

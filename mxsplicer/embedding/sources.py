@@ -58,6 +58,12 @@ class Source:
         rows = self._ids.get_indexer(pd.Index(cell_ids))
         return {name: values[rows] for name, values in self.cells.measures.items()}
 
+    def object_ids_of(self, cell_ids: np.ndarray) -> np.ndarray | None:
+        """Return the names of some cells in the program that drew their outlines, if they have any."""
+        if self.cells is None or self.cells.object_ids is None:
+            return None
+        return np.asarray(self.cells.object_ids[self._ids.get_indexer(pd.Index(cell_ids))])
+
     def describe(self, markers: Sequence[str], *, own_scale: bool) -> dict[str, Any]:
         """Return, as JSON, what z of these cells depends on, for a run of these markers.
 

@@ -19,6 +19,7 @@ from mxsplicer.masks.fragments import Fragments
 
 _WINDOW_PX, _WINDOWS = 1024, 9  # where the mask is compared with the nuclear marker
 _SURE = 7.0  # standard deviations above the correlation at unrelated positions
+_FOLLOWS = 0.5  # of the highest correlation is reached without displacement by a mask that follows the nuclei
 _SHIFT_UM, _SHIFT_PX = 0.75, 1.5  # shifts below both are ignored: the centre of a nucleus is less certain than that
 
 
@@ -70,6 +71,23 @@ def alignment_findings(
     fix = "Compare the two in a viewer; name another marker by `nuclear_marker`."
     # Not a fault with few cells: the correlation is too uncertain.
     return [Finding("does not follow the nuclei", len(fragments.ids) >= 100, found, cause, fix, asdict(best))]
+
+
+def follows_nuclei(slide: Slide, mask: LazyImage, marker: str, y: np.ndarray, x: np.ndarray) -> bool | None:
+    """Return whether a mask follows the nuclear marker where it lies, in a few windows; None if nothing can be seen.
+
+    Parameters
+    ----------
+    y, x
+        Rough centres of the cells, by which windows are chosen.
+    """
+    none = np.zeros(0, np.int64)
+    centres = Fragments((mask.shape[0], mask.shape[1]), none, none, y, x, (none, none), (none, none))
+    matches = _matches(slide, mask, slide.channels_of([marker])[0], centres, _UNCHANGED)
+    if matches is None:
+        return None
+    best = matches[0]
+    return best.sigmas >= _SURE and best.here >= _FOLLOWS * best.correlation
 
 
 def _even_shift(slide: Slide, marker: str, match: _Match) -> list[Finding]:

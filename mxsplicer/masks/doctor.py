@@ -4,11 +4,16 @@ The mask is read once, a tile at a time: its fragments (connected pixels of one 
 the borders of cells along every row and column. Then it is compared with the nuclear marker of the slide.
 """
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide
+from mxsplicer.images.tiles import TileGrid, Window
 from mxsplicer.masks.alignment import alignment_findings, orientation_finding
 from mxsplicer.masks.files import NotLabelsError, check_mask
 from mxsplicer.masks.findings import (
@@ -27,7 +32,11 @@ from mxsplicer.masks.fragments import LabelledCells, count_fragments
 from mxsplicer.masks.nuclei import best_cells, count_overlaps, lie_inside_cells
 from mxsplicer.masks.seams import seam_findings, stripe_findings
 
-__all__ = ["Diagnosis", "Finding", "compare_nuclei", "examine"]
+logger = logging.getLogger(__name__)
+
+_PART_PX, _PARTS = 2048, 4  # of a mask, where only a part is checked
+
+__all__ = ["Diagnosis", "Finding", "compare_nuclei", "examine", "warn_of_faults"]
 
 
 def examine(
@@ -87,6 +96,48 @@ def examine(
     if tuple(mask.shape) == slide.shape_px and not background:
         findings += alignment_findings(slide, mask, fragments, nuclear_marker)
     return Diagnosis(len(cells.ids), median_um, tuple(findings))
+
+
+def warn_of_faults(slide: Slide, mask: LazyImage, *, nuclear_marker: str | None = None) -> list[Finding]:
+    """Check a part of a mask, which takes a second, and log a warning if :func:`examine` would report a fault.
+
+    Parameters
+    ----------
+    slide, mask, nuclear_marker
+        As for :func:`examine`; the mask is as high and wide as the slide.
+
+    Returns
+    -------
+    The faults.
+    """
+    marker = nuclear_marker or find_nuclear_marker(slide.markers)
+    channel = 0 if marker is None else slide.channels_of([marker])[0]
+    try:
+        window = _busiest_window(mask)
+        labels, image = np.asarray(mask[window]), np.nan_to_num(slide.image[channel, *window])
+    except InputError:  # raised again where the cells are measured
+        return []
+    if not labels.any():
+        return []
+    part = replace(slide, image=image[None], markers=slide.markers[channel : channel + 1], pyramid=())
+    faults = [finding for finding in examine(part, labels, nuclear_marker=marker).findings if finding.wrong]
+    where = "" if labels.shape == tuple(mask.shape) else " in a part of the slide"
+    for fault in faults:
+        logger.warning(
+            "the mask of slide %s may be wrong%s (%s): %s Run `mxsplicer check` on it.",
+            slide.name,
+            where,
+            fault.name,
+            fault.found,
+        )
+    return faults
+
+
+def _busiest_window(mask: LazyImage) -> Window:
+    """Return the window with most pixels of cells among some of a mask."""
+    grid = TileGrid((mask.shape[0], mask.shape[1]), (_PART_PX, _PART_PX))
+    numbers = np.random.default_rng(0).permutation(len(grid))[:_PARTS].tolist()
+    return max((grid[number] for number in numbers), key=lambda window: np.count_nonzero(mask[window]))
 
 
 def compare_nuclei(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -> list[Finding]:

@@ -14,6 +14,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide, select_channels
+from mxsplicer.masks.doctor import warn_of_faults
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.geometry import PatchGeometry, in_pixels, same_scale
 from mxsplicer.result.cohort import find_slides
@@ -253,6 +254,9 @@ def open_job(
         if options.patch_size_um is not None:
             job.chosen["patch_px"] = job.patch_px
         options.recipe.check_own_code(len(markers), job.chosen.get("patch_px", _TRIAL_PX))
+    for one in job.slides:  # last, so that a refused call prints its one sentence alone
+        if one.mask is not None:
+            warn_of_faults(one.slide, one.mask, nuclear_marker=options.nuclear_marker)
     return job
 
 

@@ -145,7 +145,7 @@ def check_before_writing(job: Job) -> None:
     choose_steps(job)
     job.for_each_slide("labels", lambda one: _check_labels(job, one))
     if job.options.labels is not None:
-        of_slides = {one.name: one.measured_cells.table[list(_MATCHED)] for one in job.slides}
+        of_slides = {one.name: _matched_columns(one) for one in job.slides}
         cells = pd.concat(of_slides, names=["slide"]).reset_index("slide")
         check_labels(job.options.labels, job.options.label, cells, image_files(job.records))
     job.seconds["cells"] = time.monotonic() - began
@@ -216,9 +216,16 @@ def embed_cells(job: Job) -> None:
         )
 
 
+def _matched_columns(one: JobSlide) -> pd.DataFrame:
+    """Return the columns of the cells of a slide that are compared with a table of labels."""
+    cells = one.measured_cells
+    matched = cells.table[list(_MATCHED)]
+    return matched if cells.object_ids is None else matched.assign(object_id=cells.object_ids)
+
+
 def _check_labels(job: Job, one: JobSlide) -> None:
     if one.record.labels is not None:
-        cells = one.measured_cells.table[list(_MATCHED)].assign(slide=one.name)
+        cells = _matched_columns(one).assign(slide=one.name)
         check_labels(one.record.labels, job.options.label, cells, image_files([one.record]))
 
 

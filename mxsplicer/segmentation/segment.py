@@ -154,7 +154,7 @@ def segment(
         workers=workers,
         halo_px=halo_px,
     )
-    outlines = None if roi is None else read_polygons(Path(roi), slide.shape_px)
+    outlines = None if roi is None else read_polygons(Path(roi), slide.shape_px, of_cells=False)
     if roi is not None:
         settings["roi"] = fingerprint(roi)
     made_from = None if finder.kind == "own" else _made_from(slide, finder.channels, settings, grid, len(paths))

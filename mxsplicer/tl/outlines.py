@@ -45,7 +45,7 @@ def rows_inside(adata: AnnData, path: str | Path) -> np.ndarray:
     inside = np.zeros(adata.n_obs, dtype=bool)
     x, y = pixels_of(adata).T
     for here, file in outline_files_by_rows(adata, path):
-        inside[here] = outlines_at(read_polygons(file, None), x[here], y[here]) > 0
+        inside[here] = outlines_at(read_polygons(file, None, of_cells=False), x[here], y[here]) > 0
     if not inside.any():
         msg = f"none of the {adata.n_obs:,} cells lies in an outline of {path.name}."
         raise InputError(
