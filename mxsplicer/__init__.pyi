@@ -28,8 +28,8 @@ from .patches import PATCH_SIZE_UM as PATCH_SIZE_UM
 from .patches.cutting import cut_patches as cut_patches
 from .patches.extraction import extract_patches as extract_patches
 from .patches.extraction import stream_blocks as stream_blocks
-from .patches.planning import ExtractionPlan as ExtractionPlan
-from .patches.planning import plan_extraction as plan_extraction
+from .patches.extraction_plan import ExtractionPlan as ExtractionPlan
+from .patches.extraction_plan import plan_extraction as plan_extraction
 from .patches.store import PatchStore as PatchStore
 from .report import write_report as write_report
 from .result.features import open_features as open_features

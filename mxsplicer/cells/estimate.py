@@ -73,7 +73,7 @@ def _count(slide: Slide, channel: int, tissue: Tissue) -> tuple[int, float]:
 
 
 def _windows(slide: Slide, tissue: Tissue) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield windows spread over the tissue, each with where the tissue is in it, (y, x)."""
+    """Yield windows to estimate the number of cells in, each with where the tissue is in it, (y, x)."""
     if tissue.is_sample:
         for window, inside in zip(tissue.windows, tissue.inside, strict=True):
             yield window, _enlarged(inside, 0, 0, window, tissue.scale)
@@ -98,7 +98,7 @@ def _windows(slide: Slide, tissue: Tissue) -> Iterator[tuple[Window, np.ndarray]
 
 
 def _enlarged(inside: np.ndarray, top: int, left: int, window: Window, scale: float) -> np.ndarray:
-    """Return a part of a coarse map that begins at (top, left), one entry per pixel of the window."""
+    """Return a part of a coarse map of tissue for an estimate, from (top, left), one entry per pixel of the window."""
     rows, columns = (
         np.minimum((np.arange(first, first + side.stop - side.start) / scale).astype(np.int64), n - 1)
         for first, side, n in zip((top, left), window, inside.shape, strict=True)
@@ -108,5 +108,5 @@ def _enlarged(inside: np.ndarray, top: int, left: int, window: Window, scale: fl
 
 
 def _rounded(n: float) -> int:
-    """Round to two significant digits, the accuracy of the estimate."""
+    """Round an estimate to two significant digits, its accuracy."""
     return int(float(f"{n:.2g}"))

@@ -147,7 +147,7 @@ _NONE = (np.empty(0, dtype=np.int64), dict[str, np.ndarray](), list[tuple[int, n
 def _find_compartments(
     slide: Slide, mask: LazyImage, nuclei: LazyImage | None, cells: _KnownCells, wanted: Statistics, core: Window
 ) -> dict[str, CellPixels]:
-    """Return the pixels of each compartment of the cells in a tile; compartments without a pixel are left out."""
+    """Return the pixels of each compartment in a tile whose intensities are measured, if it has any."""
     window = expand_window(core, wanted.halo_px, slide.shape_px)
     labels = read_labels("mask", mask, slide, window)
     top, left = core[0].start - window[0].start, core[1].start - window[1].start

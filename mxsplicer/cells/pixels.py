@@ -59,7 +59,7 @@ def cut_into_runs(labels: np.ndarray) -> Runs:
 
 
 def whole_cells(runs: Runs, width: int) -> CellPixels:
-    """Return all pixels of the runs of a tile of that width."""
+    """Return all pixels of the cells in a tile of that width, given their runs."""
     return _expanded(runs.labels, runs.y * width + runs.x, runs.n)
 
 
@@ -145,7 +145,7 @@ def _rows_of_disc(radius_px: float) -> list[tuple[int, int]]:
 
 
 def _expanded(cells: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> CellPixels:
-    """Return the pixels of stretches that are sorted by cell."""
+    """Return all pixels of runs that are sorted by cell."""
     if not len(cells):
         return CellPixels(*(np.empty(0, dtype=np.int64) for _ in range(4)))
     before = np.cumsum(lengths) - lengths

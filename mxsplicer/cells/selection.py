@@ -20,7 +20,7 @@ _ID_COLUMNS = ("cell_id", "cellid")
 
 
 def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
-    """Return the cells whose centroid lies in an outline of a GeoJSON file; the ledger counts the others.
+    """Select the cells whose centroid lies in an outline of a GeoJSON file; the ledger counts the others.
 
     Holes are outside; of overlapping outlines the union counts. Coordinates are pixels of the finest level.
 
@@ -49,7 +49,7 @@ def keep_inside(cells: Cells, path: str | Path, slide: Slide) -> Cells:
 
 
 def choose_ids(cells: Cells, cell_ids: Sequence[int] | np.ndarray) -> Cells:
-    """Return the cells that have these ids.
+    """Select the cells that have these ids.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def choose_ids(cells: Cells, cell_ids: Sequence[int] | np.ndarray) -> Cells:
 
 
 def read_ids(path: str | Path) -> np.ndarray:
-    """Read ids of cells from a file: one per line, or the column ``cell_id`` or ``CellID`` of a table.
+    """Read ids of cells to select from a file: one per line, or the column ``cell_id`` or ``CellID`` of a table.
 
     Raises
     ------

@@ -114,7 +114,7 @@ def extract_command(
 
 
 def _print_plan(slide: "Slide", mask: "LazyImage", n_cells: int | None, *, as_json: bool, **how: Any) -> None:
-    from mxsplicer.patches.planning import plan_extraction
+    from mxsplicer.patches.extraction_plan import plan_extraction
 
     planned = plan_extraction(slide, mask, max_cells=n_cells, **how)
     typer.echo(json.dumps(asdict(planned), indent=1) if as_json else planned)

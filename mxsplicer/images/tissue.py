@@ -64,7 +64,7 @@ def find_tissue(slide: Slide, channels: Sequence[int], *, only_dense: bool = Fal
 
 
 def _coarse_level(slide: Slide, n_channels: int) -> LazyImage | None:
-    """Return the coarsest level that shows tissue, if it is quickly read; of a small slide the image itself."""
+    """Return the coarsest level that shows the tissue, if it is quickly read; of a small slide the image itself."""
     levels = [one for one in (slide.image, *slide.pyramid) if n_channels * one.shape[1] * one.shape[2] <= READ_PX]
     level = next((one for one in reversed(levels) if max(one.shape[1:]) >= _LOWEST_PX), levels[0] if levels else None)
     # If the finest level is one strip, or one tile holds all channels, one window decodes all of it.
@@ -74,7 +74,7 @@ def _coarse_level(slide: Slide, n_channels: int) -> LazyImage | None:
 
 
 def _spread_windows(slide: Slide, budget_px: int) -> list[Window]:
-    """Return windows of whole tiles on a regular grid over the slide, as many as can be decoded within the budget."""
+    """Return windows on a regular grid to find tissue in, as many as can be decoded within the budget."""
     sides = [-(-_WINDOW_PX // tile) * tile for tile in slide.tile_px]
     n = min(_MOST_WINDOWS, budget_px // math.prod(sides))
     if n < _FEWEST_WINDOWS:
@@ -95,7 +95,7 @@ def _aligned(place: float, length: int, side: int) -> slice:
 
 
 def _mean_log(image: LazyImage, channels: Sequence[int], window: Window, step: int) -> np.ndarray:
-    """Return the mean over channels of log(1 + intensity), (y, x), of every ``step``-th pixel of a window."""
+    """Return what shows tissue: the mean over channels of log(1 + intensity), (y, x), of every ``step``-th pixel."""
     total: np.ndarray | None = None
     for channel in channels:
         pixels = np.nan_to_num(np.asarray(image[channel, *window])[::step, ::step].astype(np.float32))

@@ -63,7 +63,7 @@ def find_outlines(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
 
 
 def _best(ranked: Sequence[tuple[int, Path]]) -> list[Path]:
-    """Return the files of the lowest rank."""
+    """Return the files of slides with the lowest rank."""
     lowest = min((rank for rank, _ in ranked), default=0)
     return [path for rank, path in ranked if rank == lowest]
 
@@ -91,7 +91,7 @@ def _owner(stem: str, slides: Collection[str]) -> str | None:
 
 
 def _rank(remainder: str, kind: Kind) -> int:
-    """Return how well what follows a slide's name fits the kind of file: 0 is best, 3 is of the other kind."""
+    """Return how well the rest of a file name in a folder fits the kind of file: 0 is best, 3 is of the other kind."""
     words = set(re.findall(r"[a-z]+|[0-9]+", remainder.lower()))
     if kind == "outlines" or not words:
         return 0

@@ -53,7 +53,7 @@ def open_levels(location: Path | str) -> list[LazyImage]:
 
 
 class _NpyFile:
-    """A mask in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
+    """A label image in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

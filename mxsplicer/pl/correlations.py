@@ -56,7 +56,7 @@ def correlation(
     label = f"{r.shape[1]} learned features, each under the marker of its strongest correlation"
     if order_by is not None:
         label += f" ({_name(order_by)})"
-    weak = not_significant(adata, key) if dim else None
+    weak = insignificant_correlations(adata, key) if dim else None
     if weak is not None:
         _veil(ax, weak[rows][:, columns])
         test = "" if f"{key}_p" in adata.varm else " by Pearson's r"
@@ -199,8 +199,8 @@ def marker_diagonal(adata: AnnData, *, key: str = "splicer_correlation", ax: Axe
     return ax
 
 
-def not_significant(adata: AnnData, key: str) -> np.ndarray | None:
-    """Return which correlations (markers, features) are not significant at 5 % FDR; None without p-values."""
+def insignificant_correlations(adata: AnnData, key: str) -> np.ndarray | None:
+    """Return which correlations to show pale: not significant at 5 % FDR; None without p-values."""
     prefix = next((key.removesuffix(end) for end in _NAMES if key.endswith(end)), key)
     base = f"{prefix}_correlation"
     if f"{base}_p" not in adata.varm:

@@ -49,7 +49,7 @@ def inline_figure(figure: Figure, alt: str, *, dpi: int = 150, vector: bool = Fa
 
 
 def inline_pixels(pixels: np.ndarray, alt: str) -> InlineImage:
-    """Return an image (y, x) or (y, x, 3) of uint8 as WebP."""
+    """Return an image (y, x) or (y, x, 3) of uint8 as a figure inside the page, WebP."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="webp", quality=85, method=4)
     return InlineImage(_data_uri(file.getvalue(), "webp"), alt, pixels.shape[1])

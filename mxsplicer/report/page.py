@@ -30,7 +30,7 @@ from mxsplicer.report.limitations import limitations_section
 from mxsplicer.report.markers import marker_cards
 from mxsplicer.report.quality import quality_section
 from mxsplicer.report.scores import mixing_tables, scores_section
-from mxsplicer.report.settings import durations, settings_section
+from mxsplicer.report.settings import settings_section, stage_times
 from mxsplicer.report.slides import slides_section
 from mxsplicer.report.spectrum import spectrum_section
 from mxsplicer.report.tissue import tissue_section
@@ -143,7 +143,7 @@ def _content(
         "slides": slides_section(adata, failed),
         "limitations": limitations_section(adata, cards, scores, correlation_key(adata), z, rows),
         "settings": settings_section(about),
-        "durations": durations(about),
+        "durations": stage_times(about),
         "version": about.get("version") or version("mxsplicer"),
         "script": _script(),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),

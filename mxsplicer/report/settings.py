@@ -36,7 +36,7 @@ def settings_section(about: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def durations(about: dict[str, Any]) -> list[dict[str, Any]]:
+def stage_times(about: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the time of each stage, in their order, and the length of its bar, for the section on settings."""
     stages = {str(name): float(value) for name, value in about.get("seconds", {}).items()}
     stages = dict(sorted(stages.items(), key=lambda stage: (_order_of(stage[0]), stage[0])))

@@ -104,7 +104,7 @@ def embed_slides(
 
 
 def _run_stages(job: Job) -> None:
-    """Run the stages that are not done."""
+    """Run the stages of the pipeline that are not done."""
     for name, reason in job.failed.items():
         logger.warning("without slide %s: %s", name, reason)
     result = job.result

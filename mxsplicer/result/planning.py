@@ -10,7 +10,7 @@ import numpy as np
 
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.errors import InputError
-from mxsplicer.patches.planning import format_seconds
+from mxsplicer.patches.extraction_plan import format_seconds
 from mxsplicer.result.choices import fit_trials, steps_by_default, steps_within
 from mxsplicer.result.job import Job, open_job
 from mxsplicer.result.options import Options, Running

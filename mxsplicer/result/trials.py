@@ -12,7 +12,7 @@ from mxsplicer.embedding.encode import PatchEncoders
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
-from mxsplicer.patches.planning import plan_extraction
+from mxsplicer.patches.extraction_plan import plan_extraction
 from mxsplicer.result.cohort import allocate_cells
 from mxsplicer.result.job import Job, JobSlide
 from mxsplicer.segmentation.segment import segment

@@ -38,7 +38,7 @@ _COMPUTED = (MEAN_INTENSITY, LOG_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA) 
 
 @dataclass(frozen=True)
 class Intensities:
-    """What ``X`` holds, which decides how the baselines of mean intensity are made.
+    """What ``X`` holds, which decides how the baseline representations of mean intensity are made.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Intensities:
 
 
 def intensities_of(adata: AnnData) -> Intensities:
-    """Return what ``X`` holds, as a sample of its cells shows; a sample drawn by ``evaluate`` has it of all cells."""
+    """Return what ``X`` holds, for baseline representations; a sample drawn by ``evaluate`` has it of all cells."""
     stored = adata.uns.get("mxsplicer", {}).get("intensities")
     if isinstance(stored, Intensities):
         return stored

@@ -24,7 +24,7 @@ import tifffile
 # Interpreted modules load once, in a parent that forks: a round then takes seconds, and most of it is extraction.
 SERVER = """
 import os, sys
-import mxsplicer.cli, mxsplicer.patches.planning, mxsplicer.images.readers, mxsplicer.masks.files
+import mxsplicer.cli, mxsplicer.patches.extraction_plan, mxsplicer.images.readers, mxsplicer.masks.files
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:

@@ -32,7 +32,7 @@ def _read_one(path: Location, series: TiffSeries) -> ImageFile:
 
 
 def _names(labels: object) -> tuple[str, ...] | None:
-    """Return the names of the channels by the labels of the slices; None if the labels do not name channels.
+    """Return the names of the channels by ImageJ's labels of the slices; None if these do not name channels.
 
     One label for all slices, such as the file name that Bio-Formats writes, does not.
     """

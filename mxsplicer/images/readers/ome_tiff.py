@@ -32,7 +32,7 @@ def read(path: Location, image: str | None = None) -> ImageFile | None:
 
 
 def _described(listing: TiffListing, elements: list[ElementTree.Element]) -> list[ElementTree.Element]:
-    """Return the element of each image; those whose pixels are not in the file have none."""
+    """Return the OME-XML element of each image; those whose pixels are not in the OME-TIFF have none."""
     found, rest = [], iter(elements)
     for one in listing.images:
         height, width = (one.shape[one.axes.index(axis)] for axis in "YX")

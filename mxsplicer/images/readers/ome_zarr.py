@@ -34,7 +34,7 @@ def read(path: Location, image: str | None = None) -> ImageFile | None:
 
 
 def _series_of(group: ZarrGroup) -> list[ZarrGroup]:
-    """Return the images in the layout of bioformats2raw, below ``0/``, ``1/``, ..."""
+    """Return the images of an OME-Zarr in the layout of bioformats2raw, below ``0/``, ``1/``, ..."""
     listed = open_group(below(group.location, "OME"))
     names = listed.attributes.get("series") if listed is not None else None
     if not (isinstance(names, list) and names and all(isinstance(one, str) for one in names)):

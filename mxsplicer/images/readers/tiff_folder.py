@@ -94,7 +94,7 @@ def _check_single(folder: Path, files: Sequence[Path], found: Sequence[ImageFile
 
 
 def _cropped(folder: Path, files: Sequence[Path], found: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the images with the height and width that all have, from the upper left; raise if they differ by much."""
+    """Return a folder's images with the height and width that all have; raise if they differ by much."""
     shapes = [(one.image.shape[1], one.image.shape[2]) for one in found]
     if len(set(shapes)) == 1:
         return list(found)
@@ -120,7 +120,7 @@ def _check_pixel_sizes(folder: Path, files: Sequence[Path], found: Sequence[Imag
 
 
 def _names_in_files(found: Sequence[ImageFile]) -> tuple[str, ...]:
-    """Return the names of the channels by their files; nothing if they are missing or all alike."""
+    """Return the names of the channels by the files of a folder; nothing if they are missing or all alike."""
     names = tuple(name for one in found for name in one.markers or ("",))
     return names if all(names) and (len(names) == 1 or len(set(names)) > 1) else ()
 
@@ -140,6 +140,6 @@ def _names_of_files(files: Sequence[Path]) -> list[str]:
 
 
 def _n_shared(parts: Sequence[Sequence[str]]) -> int:
-    """Return how many parts all names begin with; 0 for a single name."""
+    """Return how many parts the names of all TIFF files of a folder begin with; 0 for a single name."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
     return sum(1 for _ in shared) if len(parts) > 1 else 0

@@ -128,7 +128,7 @@ def plan_extraction(
 
 
 def _predict_seconds(trial: "_Trial", cutter: Cutter, n_tiles: int, n_workers: int) -> dict[str, float]:
-    """Return the planned seconds of each stage but writing, extrapolated from the trial."""
+    """Return the planned seconds of each stage of an extraction but writing, extrapolated from a few tiles."""
     tile_px, n_cells = math.prod(cutter.geometry.tile_px), len(cutter.tops)
     n_overlapped = len(cutter.reader(range(cutter.n_blocks), 0).tiles)
     to_decode = trial.seconds_to_decode / trial.n_pixels * tile_px
@@ -142,7 +142,7 @@ def _predict_seconds(trial: "_Trial", cutter: Cutter, n_tiles: int, n_workers: i
 
 
 def _count(mask: LazyImage) -> int:
-    """Return the number of cells for a plan of a mask that is small enough to be counted; 0 for a larger one."""
+    """Return the number of cells of a mask, to plan an extraction; 0 for one that is too large to be counted."""
     height, width = mask.shape
     if height * width > _COUNTED_PX:
         return 0
@@ -167,7 +167,7 @@ class _Trial:
 
 
 def _try(slide: Slide, mask: LazyImage, min_area_um2: float, geometry: PatchGeometry) -> _Trial:
-    """Measure, cut and compress the cells of a few tiles in memory, on which a plan is based."""
+    """Measure, cut and compress the cells of a few tiles in memory, from which the extraction is planned."""
     tile_px = geometry.tile_px
     n_down, n_across = (-(-side // of_tile) for side, of_tile in zip(slide.shape_px, tile_px, strict=True))
     numbers = np.random.default_rng(0).permutation(n_down * n_across)[:_MOST_TILES]
@@ -223,7 +223,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def format_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]:
-    """Return the lines of a plan with its time, in total and by stage."""
+    """Return the lines of an extraction's plan with its time, in total and by stage."""
     return [
         f"time    about {format_duration(sum(seconds.values()))}, mostly {dominated_by}",
         *[f"  {stage:<22}{format_duration(each):>12}" for stage, each in seconds.items()],

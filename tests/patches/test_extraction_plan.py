@@ -4,7 +4,7 @@ import pytest
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction import extract_patches
-from mxsplicer.patches.planning import plan_extraction
+from mxsplicer.patches.extraction_plan import plan_extraction
 
 
 @pytest.fixture(scope="module")
