@@ -30,8 +30,8 @@ _Local = Annotated[
     list[str] | None,
     typer.Option(
         metavar="MARKER=FEATURE|FEATURE",
-        help="Write the local correlation of a feature with a marker to obs, or with every marker to a layer; "
-        "repeat for several.",
+        help="Write the local correlation of a feature with a marker to obs, or with every marker to a layer; a "
+        "feature is its name or its number. Repeat for several.",
         show_default=False,
     ),
 ]
@@ -71,10 +71,10 @@ def correlate_command(
     from mxsplicer.tl.representations import learned_features
 
     path = find_cells(result)
-    pairs = [_parse_local(text) for text in local or []]
     with open_cells(path) as adata, shown():
         learned = learned_features(adata)
         use_rep = use_rep or learned
+        pairs = [_parse_local(text, adata, use_rep) for text in local or []]
         key = _correlation_name("splicer" if use_rep == learned else use_rep.removeprefix("X_"), roi)
         settings = {"use_rep": use_rep, "max_cells": max_cells, "seed": seed}
         layers = []
@@ -111,16 +111,18 @@ def _correlation_name(prefix: str, roi: Path | None) -> str:
     return f"{prefix}_correlation"
 
 
-def _parse_local(text: str) -> tuple[str | None, int]:
-    """Return the marker, None for all of them, and the feature of an option ``local``."""
+def _parse_local(text: str, adata: "AnnData", use_rep: str) -> tuple[str | None, int]:
+    """Return the marker, None for all of them, and the column of the feature of an option ``local``."""
+    from mxsplicer.tl.features import find_feature
+
     marker, equals, feature = text.rpartition("=")
-    if not feature.isdecimal() or (equals and not marker):
+    if not feature or (equals and not marker):
         msg = (
-            f"--local {text!r} is neither MARKER=FEATURE nor FEATURE. Give a marker, an equals sign and the number of "
-            "a feature, or the number alone for all markers."
+            f"--local {text!r} is neither MARKER=FEATURE nor FEATURE. Give a marker, an equals sign and the name or "
+            "the number of a feature, or the feature alone for all markers."
         )
         raise InputError(msg)
-    return marker or None, int(feature)
+    return marker or None, find_feature(adata, feature, use_rep)
 
 
 def _is_missing(adata: "AnnData", key: str, settings: dict[str, Any], covariates: list[str] | None) -> bool:
@@ -180,6 +182,8 @@ def _show(table: Any, support: dict[str, dict[str, float]]) -> None:
         shown.add_column(head, justify="right", no_wrap=True)
     for place in range(table.groupby("marker").size().max()):
         shown.add_column(_place(place + 1), no_wrap=True)
+    names = [name.removeprefix("feature ") for name in table["name"]]
+    table = table.assign(name=[name.ljust(max(map(len, names))) for name in names])
     for marker, rows in table.groupby("marker", sort=False):
         partners = [_partner(row) for row in rows.to_dict("records")]
         shown.add_row(marker, *[f"{support[marker][name]:.2f}" for name in columns], *partners)
@@ -198,4 +202,4 @@ def _place(number: int) -> str:
 
 def _partner(row: dict[Any, Any]) -> str:
     partial = f" ({row['partial_r']:+.2f})" if "partial_r" in row else ""
-    return f"{row['feature']:>3} {row['r']:+.2f}{partial}{' ~' if row.get('by_chance') else ''}"
+    return f"{row['name']} {row['r']:+.2f}{partial}{' ~' if row.get('by_chance') else ''}"

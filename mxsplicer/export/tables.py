@@ -11,6 +11,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.imports import import_extra
+from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.reading import row_slices
 from mxsplicer.tl.representations import representation
 
@@ -52,7 +53,8 @@ def write_table(
     pixel_sizes_um
         Pixel size of each slide; by default that of the model, ``uns["mxsplicer"]["pixel_size_um"]``.
     use_rep
-        Representation to write as columns ``<name>_0``, ``<name>_1``, ...; none by default.
+        Representation to write, none by default. Its columns are called ``splicer_CD4 rim``, or ``splicer_143`` where
+        the features have no names.
     overwrite
         Replace an existing file.
 
@@ -91,6 +93,7 @@ def _pixel_sizes(adata: AnnData, given: Mapping[str, float] | None) -> np.ndarra
 
 def _tables(adata: AnnData, pixel_sizes_um: np.ndarray, use_rep: str | None) -> Iterator[pd.DataFrame]:
     z = None if use_rep is None else representation(adata, use_rep)
+    names = [] if use_rep is None else _feature_columns(adata, use_rep)
     others = [column for column in adata.obs if column not in _WRITTEN]
     taken = {"CellID", "imageid", *(name for name, _, _ in _COLUMNS), *others}
     markers = [f"{name} (marker)" if name in taken else str(name) for name in adata.var_names]
@@ -112,10 +115,13 @@ def _tables(adata: AnnData, pixel_sizes_um: np.ndarray, use_rep: str | None) -> 
             obs[others].reset_index(drop=True),
         ]
         if z is not None:
-            name = str(use_rep).removeprefix("X_")
-            features = np.asarray(z[rows])
-            pieces.append(pd.DataFrame(features, columns=[f"{name}_{i}" for i in range(features.shape[1])]))
+            pieces.append(pd.DataFrame(np.asarray(z[rows]), columns=names))
         yield pd.concat(pieces, axis=1)
+
+
+def _feature_columns(adata: AnnData, use_rep: str) -> list[str]:
+    of_rep = use_rep.removeprefix("X_")
+    return [f"{of_rep}_{name.removeprefix('feature ')}" for name in feature_names(adata, use_rep=use_rep)]
 
 
 def _write_csv(tables: Iterator[pd.DataFrame], path: Path, compression: str | None) -> None:

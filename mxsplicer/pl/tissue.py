@@ -11,6 +11,7 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame, scale_bar
 from mxsplicer.pl.colors import category_codes, category_legend, color_points, number_legend
 from mxsplicer.tl import local_correlation
+from mxsplicer.tl.features import feature_names, find_feature
 
 _USUAL_AREA_UM2 = 80.0  # of a cell whose area is unknown
 
@@ -69,7 +70,7 @@ def spatial(
 def local_map(
     adata: AnnData,
     marker: str,
-    feature: int,
+    feature: int | str,
     *,
     scale: str = "neighbourhood",
     use_rep: str = "X_splicer",
@@ -89,18 +90,18 @@ def local_map(
     ax
         Where to draw; a new figure by default.
     """
-    name = local_correlation(adata, marker, feature, scale=scale, use_rep=use_rep)
+    number = find_feature(adata, feature, use_rep)
+    title = feature_names(adata, use_rep=use_rep)[number]
+    name = local_correlation(adata, marker, number, scale=scale, use_rep=use_rep)
     if adata.obs[name].isna().all():
-        msg = (
-            f"{marker!r} and feature {feature} have no local correlation: cells lie too far apart, or one is constant."
-        )
+        msg = f"{marker!r} and {title} have no local correlation: cells lie too far apart, or one is constant."
         raise InputError(msg)
     ax = spatial(adata, color=name, slide=slide, legend=False, ax=ax)
     (discs,) = ax.collections
     values = np.abs(adata.obs[name].to_numpy())
     limit = 1.0 if scale != "cell" else float(np.nanpercentile(values, 99))
     discs.set(cmap=colormaps[colors.SIGNED].with_extremes(bad=colors.ABSENT), clim=(-limit, limit))
-    ax.set_title(f"{marker} and feature {feature}, {scale}", fontsize=10)
+    ax.set_title(f"{marker} and {title}, {scale}", fontsize=10)
     label = "contribution to r" if scale == "cell" else "local r"
     ax.figure.colorbar(discs, ax=ax, label=label, fraction=0.03, pad=0.01)
     return ax

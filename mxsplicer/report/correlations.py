@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from mxsplicer import pl
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
-from mxsplicer.tl.correlation import correlation_key
+from mxsplicer.tl.correlation import correlated_features, correlation_key
 
 # Columns of the table about the strongest feature of each marker: suffix of the key in varm, and how to write it.
 _OF_STRONGEST: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -33,6 +33,7 @@ def correlations_section(adata: AnnData) -> dict[str, Any] | None:
         partial = _draw(adata, f"{prefix}_partial_correlation", "partial correlation", order_by=key)
     strongest = np.abs(r).argmax(axis=1)
     r_of_strongest = r[np.arange(len(r)), strongest]
+    names = [name.removeprefix("feature ") for name in correlated_features(adata, key)]
     columns = _columns(adata, prefix, r, strongest)
     markers = [str(name) for name in adata.var_names]
     return {
@@ -43,6 +44,7 @@ def correlations_section(adata: AnnData) -> dict[str, Any] | None:
         "rows": [
             {
                 "marker": markers[i],
+                "feature": names[strongest[i]],
                 "bar": float(abs(r_of_strongest[i])),
                 "cells": [column[i] for column in columns.values()],
             }
@@ -63,7 +65,6 @@ def _draw(adata: AnnData, key: str, name: str, order_by: str | None = None) -> I
 def _columns(adata: AnnData, prefix: str, r: np.ndarray, strongest: np.ndarray) -> dict[str, list[str]]:
     at = (np.arange(len(r)), strongest)
     columns = {
-        "feature": [str(one) for one in strongest],
         "r": [f"{one:+.2f}" for one in r[at]],
         "mean |r|": [f"{one:.2f}" for one in np.abs(r).mean(axis=1)],
     }

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mxsplicer.splicer.feature_names import names_of_moments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.pixels import PixelMoments, measure_pixels
 
@@ -43,8 +44,6 @@ _PRESENT = 0.5  # of the mean intensity: there a marker counts as half present
 _BACKGROUND = 0.01  # quantile of cells whose mean intensity is background
 _FAINT = 0.1  # of the median deviation of a learned feature
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
-_KINDS = ("level", "rim", "side", "spread", "polarity")
-_WORDS = {"together": "with", "near": "near", "along": "along"}  # between the names of two markers
 
 
 class Moments(nn.Module):
@@ -122,15 +121,7 @@ class Moments(nn.Module):
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
-        single = [f"{marker} {kind}" for kind in _KINDS for marker in markers]
-        return [
-            *single,
-            *(
-                f"{markers[a]} {word} {markers[b]}"
-                for name, word in _WORDS.items()
-                for a, b in getattr(self, name).T.tolist()
-            ),
-        ]
+        return names_of_moments(markers, {kind: getattr(self, kind).T.tolist() for kind in PAIRS_PER_MARKER})
 
     def _pixels(self, x: Tensor) -> PixelMoments:
         shown = x.square().mean(dim=1) > _LEAST_SIGNAL if self.training else (x != 0).any(dim=1)

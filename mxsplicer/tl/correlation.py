@@ -21,6 +21,7 @@ from mxsplicer.system.memory import give_back
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 from mxsplicer.tl.defaults import MAX_R2_CELLS, N_PARTNERS
+from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
 from mxsplicer.tl.reading import count_column_groups, read_columns, rows_by_slide
 from mxsplicer.tl.representations import learned_features, representation
@@ -148,8 +149,9 @@ def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = N_P
 
     Returns
     -------
-    ``marker``, ``feature`` (from 0), ``r``; where they were computed ``rho``, ``partial_r``, ``p``, and ``by_chance``:
-    whether the correlation is not significant at a false discovery rate of 5 %.
+    ``marker``; ``feature`` (from 0) and its ``name``, "CD4 rim", or "feature 143" without one; ``r``; where they were
+    computed ``rho``, ``partial_r``, ``p``, and ``by_chance``: whether the correlation is not significant at a false
+    discovery rate of 5 %.
     """
     if key not in adata.varm:
         msg = f"correlations {key!r} were not found in varm."
@@ -157,7 +159,11 @@ def partners(adata: AnnData, *, key: str = "splicer_correlation", top: int = N_P
     r = np.asarray(adata.varm[key], dtype=np.float64)
     prefix = key.removesuffix("_correlation")
     features = np.argsort(-np.abs(r), axis=1, kind="stable")[:, :top]
-    table = {"marker": np.repeat(adata.var_names.astype(str), features.shape[1]), "feature": features.ravel()}
+    table: dict[str, Any] = {
+        "marker": np.repeat(adata.var_names.astype(str), features.shape[1]),
+        "feature": features.ravel(),
+        "name": np.array(correlated_features(adata, key))[features.ravel()],
+    }
     values = {"r": r}
     for column, name in (("rho", "spearman"), ("partial_r", "partial_correlation"), ("p", "correlation_p")):
         if f"{prefix}_{name}" in adata.varm:
@@ -277,6 +283,14 @@ def correlation_key(adata: AnnData) -> str | None:
     """Return the key in ``varm`` of the correlations of the learned features, or None if they were not computed."""
     of_method = f"{learned_features(adata).removeprefix('X_')}_correlation"
     return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
+
+
+def correlated_features(adata: AnnData, key: str) -> list[str]:
+    """Return the names of the features whose correlations are ``varm[key]``."""
+    use_rep = str(adata.uns.get(key, {}).get("use_rep", learned_features(adata)))
+    n = adata.varm[key].shape[1]
+    names = feature_names(adata, use_rep=use_rep) if use_rep in adata.obsm else []
+    return names if len(names) == n else [f"feature {number}" for number in range(n)]
 
 
 def partial_correlation(

@@ -7,6 +7,7 @@ from scipy.spatial import KDTree
 from mxsplicer.errors import InputError
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import SCALE
+from mxsplicer.tl.features import feature_names, find_feature
 from mxsplicer.tl.labels import obs_name
 from mxsplicer.tl.reading import row_slices, rows_by_slide
 from mxsplicer.tl.representations import representation
@@ -19,7 +20,7 @@ _MIN_CELLS = 10  # fewer give no reliable correlation
 def local_correlation(
     adata: AnnData,
     marker: str | None,
-    feature: int,
+    feature: int | str,
     *,
     scale: str = SCALE,
     radius_um: float | None = None,
@@ -40,7 +41,7 @@ def local_correlation(
     marker
         Name of the marker; None for all markers, which sets a layer.
     feature
-        Index of the feature in the representation, from 0.
+        Number of the feature in the representation, from 0, or its name, such as ``"CD4 rim"``.
     scale
         ``"cell"``, ``"neighbourhood"`` (within 50 µm) or ``"region"`` (within 250 µm).
     radius_um
@@ -56,7 +57,8 @@ def local_correlation(
     ----
     ``adata.obs["local_<marker>_<feature>_<scale>"]``
         -1 to 1, or any number at the scale ``"cell"``; float32. NaN where the neighbourhood has fewer than 10 cells, or
-        the marker or the feature is constant in it. For another representation than ``X_splicer``, its name precedes
+        the marker or the feature is constant in it. ``<feature>`` is the name of the feature if it has one,
+        ``local_CD3e_CD4_rim_cell``, else its number. For another representation than ``X_splicer``, its name precedes
         the feature: ``local_CD3e_joint12_cell``.
     ``adata.layers["local_<feature>_<scale>"]``
         The same for every marker, if ``marker`` is None.
@@ -84,9 +86,10 @@ def local_correlation(
     local_CD3e_0_30um 1.0 -1.0
     """
     z = representation(adata, use_rep)
-    _check(adata, marker, feature, z.shape[1], scale)
+    _check(adata, marker, scale)
+    number = find_feature(adata, feature, use_rep)
     neighbourhood = _name_of(scale, radius_um, n_neighbours)
-    of_feature = _standardized(np.asarray(z[:, feature], dtype=np.float64)[:, None])[:, 0]
+    of_feature = _standardized(np.asarray(z[:, number], dtype=np.float64)[:, None])[:, 0]
     markers = range(adata.n_vars) if marker is None else [adata.var_names.get_loc(marker)]
     out = np.empty((adata.n_obs, len(markers)), dtype=np.float32)
     x = _standardized_markers(adata, list(markers))
@@ -100,21 +103,19 @@ def local_correlation(
             else:
                 out[rows] = _within(points[rows], x[rows], of_feature[rows], radius_um or SCALES[scale])
     of_rep = "" if use_rep == "X_splicer" else use_rep.removeprefix("X_")
+    of_rep += feature_names(adata, use_rep=use_rep)[number].removeprefix("feature ")
     if marker is None:
-        name = key_added or f"local_{of_rep}{feature}_{neighbourhood}"
+        name = key_added or obs_name(f"local_{of_rep}_{neighbourhood}")
         adata.layers[name] = out
     else:
-        name = key_added or obs_name(f"local_{marker}_{of_rep}{feature}_{neighbourhood}")
+        name = key_added or obs_name(f"local_{marker}_{of_rep}_{neighbourhood}")
         adata.obs[name] = out[:, 0]
     return name
 
 
-def _check(adata: AnnData, marker: str | None, feature: int, n_features: int, scale: str) -> None:
+def _check(adata: AnnData, marker: str | None, scale: str) -> None:
     if marker is not None and marker not in adata.var_names:
         msg = f"marker {marker!r} was not found; the cells have the markers {', '.join(adata.var_names)}."
-        raise InputError(msg)
-    if not 0 <= feature < n_features:
-        msg = f"feature {feature} was not found; the {n_features} features are counted from 0."
         raise InputError(msg)
     if scale not in SCALES:
         msg = f"scale {scale!r} is unknown; the scales are {', '.join(SCALES)}."

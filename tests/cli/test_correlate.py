@@ -87,10 +87,32 @@ def test_a_local_correlation_is_added_on_request(command, result):
     np.testing.assert_array_equal(cells.layers["raw"], cells.X + 1)
 
 
+def test_features_are_shown_and_given_by_their_names(command, result):
+    cells = read(result)
+    kinds = ("level", "rim")
+    cells.uns["mxsplicer"]["features"] = np.array([f"{marker} {kind}" for kind in kinds for marker in cells.var_names])
+    cells.write_h5ad(result / "cells.h5ad")
+
+    shown = command("correlate", "slide.mxs", "--local", "CD3e=CD20 rim", "--local", "DAPI level", "--local", "CD20=4")
+
+    assert shown.code == 0
+    of_cd3e = read(result).varm["splicer_correlation"][1]
+    best = cells.uns["mxsplicer"]["features"][np.abs(of_cd3e).argmax()]
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("CD3e ")]
+    assert f" {best:<10} {np.abs(of_cd3e).max():+.2f}" in line.replace("-", "+")
+    facts = json.loads(command("correlate", "slide.mxs", "--json").out)
+    assert facts["markers"][1]["partners"][0]["name"] == best
+    written = read(result)
+    assert {"local_CD3e_CD20_rim_neighbourhood", "local_CD20_CD3e_rim_neighbourhood"} < set(written.obs)
+    assert "local_DAPI_level_neighbourhood" in written.layers
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--local", "CD3e"], "--local 'CD3e' is neither MARKER=FEATURE nor FEATURE"),
+        (["--local", "CD3e"], "feature 'CD3e' was not found; the 6 features are 'feature 0' to 'feature 5'"),
+        (["--local", "=4"], "--local '=4' is neither MARKER=FEATURE nor FEATURE"),
+        (["--local", "CD3e="], "--local 'CD3e=' is neither MARKER=FEATURE nor FEATURE"),
         (["--local", "CD3e=99"], "feature 99 was not found; the 6 features are counted from 0"),
         (["--use-rep", "X_joint"], "representation 'X_joint' was not found"),
         (["--covariate", "CD4"], "marker 'CD4' was not found"),

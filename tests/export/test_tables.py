@@ -53,6 +53,20 @@ def test_a_table_has_the_columns_of_mcmicro_in_pixels_for_any_slices(adata, tmp_
     assert [path.name for path in tmp_path.iterdir()] == [f"cells.{ending}"]
 
 
+def test_features_are_called_by_their_names(adata, tmp_path):
+    adata.uns["mxsplicer"]["features"] = np.array(["DAPI level", "Area level", "DAPI rim", "learned 1"])
+
+    table = pd.read_csv(write_table(adata, tmp_path / "cells.csv", use_rep="X_splicer"))
+
+    np.testing.assert_allclose(table["splicer_DAPI rim"], adata.obsm["X_splicer"][:, 2], rtol=1e-6)
+    assert list(table.columns)[-4:] == [
+        "splicer_DAPI level",
+        "splicer_Area level",
+        "splicer_DAPI rim",
+        "splicer_learned 1",
+    ]
+
+
 def test_what_cannot_be_written_is_refused_before_a_file_is_touched(adata, tmp_path):
     with pytest.raises(InputError, match=r"cells\.xlsx does not end in \.csv, \.csv\.gz or \.parquet"):
         write_table(adata, tmp_path / "cells.xlsx")

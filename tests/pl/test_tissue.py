@@ -21,6 +21,10 @@ def test_a_local_correlation_is_white_at_zero_and_refused_if_it_is_undefined_eve
 
     (discs,) = axes.collections
     assert discs.get_clim() == (-1, 1)
+    assert axes.get_title() == "CD4 and feature 1, region"
+    adata.uns["mxsplicer"] = {"features": np.array(["CD4 level", "CD4 rim"])}
+    named = pl.local_map(adata, "CD4", "CD4 rim", scale="region", ax=Figure().subplots())
+    assert named.get_title() == "CD4 and CD4 rim, region"
     adata.X[:, 1] = 0
-    with pytest.raises(InputError, match="'CD4' and feature 1 have no local correlation"):
+    with pytest.raises(InputError, match="'CD4' and CD4 rim have no local correlation"):
         pl.local_map(adata, "CD4", 1, scale="region")

@@ -79,6 +79,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     slide, mask, bright = make_slide(NAME)
     adata = make_cells([(slide, mask, bright)])
+    adata.uns["mxsplicer"]["features"] = np.array([f"CD3e moment <{number}>" for number in range(16)])
     tl.correlate(adata)
     scores = tl.probe(adata, label="kind", unsafe_random_split=True)
     task = tl.set_task(adata, label="kind")
@@ -151,6 +152,12 @@ def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
     assert "Markers without any signal: Empty." in text
     assert "There is only one slide" in text
     assert "1 min 15 s" in text
+
+
+def test_the_strongest_feature_of_a_marker_is_called_by_its_name(page):
+    (row,) = re.findall(r'<tr><th scope="row">CD3e</th><td class="left">(.*?)</td>', page.read_text())
+
+    assert re.fullmatch(r"CD3e moment &lt;[012]&gt;", row)
 
 
 def test_the_page_reports_all_measurements_of_a_label(page):

@@ -210,11 +210,25 @@ def test_partners_are_the_strongest_features_and_what_is_not_significant_is_mark
 
     of_cd3 = table[table["marker"] == "CD3e"]
     assert len(table) == 25
+    assert (table["name"] == [f"feature {number}" for number in table["feature"]]).all()
     assert of_cd3["r"].abs().is_monotonic_decreasing
     assert not of_cd3["by_chance"].iloc[0]
     assert table[table["marker"] == "CD20"]["by_chance"].all()
     with pytest.raises(InputError, match="correlations 'joint_correlation' were not found"):
         tl.partners(adata, key="joint_correlation")
+
+
+def test_partners_are_called_by_the_names_of_the_representation_that_was_correlated(cells):
+    adata = cells(300)
+    names = np.array([f"CD3e kind {number}" for number in range(32)])
+    adata.uns["mxsplicer"]["features"] = names
+    for use_rep in ("X_splicer", "X_untrained"):
+        tl.correlate(adata, use_rep=use_rep, key_added=f"{use_rep}_correlation")
+
+    own, other = (tl.partners(adata, key=f"{use_rep}_correlation") for use_rep in ("X_splicer", "X_untrained"))
+
+    assert (own["name"] == names[own["feature"]]).all()
+    assert other["name"].iloc[0] == f"feature {other['feature'].iloc[0]}"
 
 
 def test_values_that_are_not_finite_raise(cells):

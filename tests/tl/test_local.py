@@ -79,6 +79,18 @@ def test_a_neighbourhood_has_cells_of_one_slide_only(tissue):
     np.testing.assert_allclose(tissue.obs[name][tissue.obs["slide"] == "a"], alone.obs[name], atol=1e-5)
 
 
+def test_a_feature_is_given_by_its_name_or_its_number_and_the_result_has_its_name(tissue):
+    tissue.uns["mxsplicer"]["features"] = np.array(["CD3e level", "CD3e with HLA-DR/DP", "learned 1"])
+
+    by_number = tl.local_correlation(tissue, "CD3e", 1)
+    values = tissue.obs.pop(by_number)
+    by_name = tl.local_correlation(tissue, "CD3e", "CD3e with HLA-DR/DP")
+
+    assert by_number == by_name == "local_CD3e_CD3e_with_HLA-DR_DP_neighbourhood"
+    np.testing.assert_array_equal(values, tissue.obs[by_name])
+    assert tl.local_correlation(tissue, None, 2, scale="cell") == "local_learned_1_cell"
+
+
 def test_few_cells_have_no_correlation(cells):
     adata = cells(30)
 
