@@ -15,6 +15,7 @@ from mxsplicer.cli.old_names import RENAMED
 from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
+from mxsplicer.splicer import moments
 from mxsplicer.splicer.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +112,13 @@ def test_defaults_are_those_of_the_command():
         found = actual[option]
         expected = [default] if isinstance(found, list) else type(found)(default)  # an option that may be repeated
         assert expected == found, f"{option} is {found} by default, not {default}"
+
+
+def test_weights_of_moments_are_those_of_the_code():
+    text = (ROOT / "docs/method.md").read_text("utf-8").split("## What z contains")[1].split("##")[0]
+    documented = [float(weight) for weight in re.findall(r"\| ([0-9.]+) \|$", text, re.MULTILINE)]
+    names = ("LEVEL", "RIM", "SIDE", "SPREAD", "POLARITY", "TOGETHER", "NEAR", "ALONG", "LEARNED")
+    assert documented == [getattr(moments, f"{name}_WEIGHT") for name in names]
 
 
 def test_links_between_pages_point_to_existing_files():

@@ -32,8 +32,8 @@ from mxsplicer.splicer.feature_names import names_of_moments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.pixels import PixelMoments, measure_pixels
 
-# A compromise between simulated tissue and MIBI (docs/method.md). Levels have this standard deviation, patterns
-# are correlations times these factors.
+# A compromise between simulated tissue and MIBI (docs/method.md lists them). Levels have this standard deviation,
+# patterns are correlations times these factors.
 LEVEL_WEIGHT = 1.0
 RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 8.5, 5.5, 1.1, 4.0
 TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 4.1, 30.0, 6.0

@@ -33,7 +33,7 @@ _PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an encoder is trained. Defaults were measured (docs/benchmarks.md) unless a source is named.
+    """How an encoder is trained. Defaults were measured (docs/what-we-tried.md) unless a source is named.
 
     Parameters
     ----------
