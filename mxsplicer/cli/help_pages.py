@@ -218,7 +218,8 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "normalization": OptionHelp(
         MODEL,
-        "gain brings the slides of a marker to one brightness before they are scaled alike; common does not.",
+        "gain brings slides to one brightness per marker, at most threefold, before they are scaled alike; common does "
+        "not.",
         metavar="gain|common",
     ),
     "budget": OptionHelp(
