@@ -299,6 +299,7 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
             recipe=recipe,
             panel=job.options.panel,
             device=job.running.device,
+            alone=True,  # other tasks of srun would wait for the lock of the result, and this one for them
             max_bytes=job.running.max_bytes,
         )
 

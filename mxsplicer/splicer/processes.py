@@ -6,11 +6,13 @@ cells of all processes, so that their number changes the time of a step and not 
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -24,6 +26,10 @@ from torch import Tensor, nn
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.devices import find_device
 
+logger = logging.getLogger(__name__)
+
+_FIRST_STEP_OF_SLURM = 0xFFFF_FFF0  # steps from here on are SLURM's own: of the batch script, of interactive sessions
+_LONGEST_WAIT = timedelta(minutes=30)  # for the other processes
 _STARTER = "MXSPLICER_STARTER"  # environment variable of processes that this package started: the id of the first one
 
 
@@ -39,6 +45,13 @@ class Processes:
     def total(self) -> int:
         """Number of processes in all."""
         return self.per_node * self.nodes
+
+
+class _Srun(SLURMEnvironment):  # type: ignore[misc]
+    """The tasks of srun, which :func:`_tasks_of_srun` checks: Fabric's own check refuses a mere number of tasks."""
+
+    @staticmethod
+    def _validate_srun_variables() -> None: ...
 
 
 def find_processes(devices: int | None = None, nodes: int | None = None) -> Processes:
@@ -65,13 +78,9 @@ def find_processes(devices: int | None = None, nodes: int | None = None) -> Proc
         per_node = int(os.environ["LOCAL_WORLD_SIZE"])
         started, by = (per_node, int(os.environ["WORLD_SIZE"]) // per_node), "torchrun"
         environment = TorchElasticEnvironment()
-    elif "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:  # inside srun, not sbatch
-        if "SLURM_NTASKS_PER_NODE" not in os.environ:
-            msg = "srun started several tasks without a number per node."
-            raise InputError(msg, "Run srun with --ntasks-per-node.")
-        per_node = int(os.environ["SLURM_NTASKS_PER_NODE"])
-        started, by = (per_node, int(os.environ["SLURM_NTASKS"]) // per_node), "srun"
-        environment = SLURMEnvironment()
+    elif _is_task_of_srun():
+        started, by = _tasks_of_srun(), "srun"
+        environment = _Srun()
     if started is None:
         return Processes(devices or 1, nodes or 1, environment)
     asked = (devices or started[0], nodes or started[1])
@@ -79,6 +88,41 @@ def find_processes(devices: int | None = None, nodes: int | None = None) -> Proc
         msg = f"{by} started {_describe(*started)}, but {_describe(*asked)} were requested."
         raise InputError(msg, f"Leave out `devices` and `nodes` under {by}.")
     return Processes(*started, environment)
+
+
+def alone() -> Processes:
+    """Return this process as the only one, whatever ``torchrun`` or ``srun`` started."""
+    return Processes(1, 1, LightningEnvironment())
+
+
+def _is_task_of_srun() -> bool:
+    """Return whether srun started this process as one of several tasks; not so in sbatch or an interactive session.
+
+    In the shell of ``salloc``, of ``srun --pty bash`` and of a desktop one process is typed in, and the variables give
+    the tasks of the allocation.
+    """
+    step, n_tasks = os.environ.get("SLURM_STEP_ID", ""), int(os.environ.get("SLURM_NTASKS") or 1)
+    if not step.isdigit() or n_tasks < 2:
+        return False
+    is_interactive = (
+        int(step) >= _FIRST_STEP_OF_SLURM
+        or "SLURM_PTY_PORT" in os.environ
+        or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive", "sh", "zsh")
+    )
+    if is_interactive:
+        logger.info("this is an interactive session of SLURM with %d tasks: one process works, this one", n_tasks)
+    return not is_interactive
+
+
+def _tasks_of_srun() -> tuple[int, int]:
+    """Return the tasks on each machine, and the number of machines."""
+    n_tasks = int(os.environ["SLURM_NTASKS"])
+    n_nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 0)
+    per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE") or (n_tasks // n_nodes if n_nodes else 0))
+    if not per_node or n_tasks % per_node or (n_nodes and per_node * n_nodes != n_tasks):
+        msg = f"srun started {n_tasks} tasks, not equally many on each machine."
+        raise InputError(msg, "Run srun with --ntasks-per-node.")
+    return per_node, n_tasks // per_node
 
 
 def make_fabric(
@@ -115,7 +159,7 @@ def make_fabric(
         devices=processes.per_node,
         num_nodes=processes.nodes,
         precision=precision,
-        strategy=DDPStrategy(find_unused_parameters=unused_weights),
+        strategy=DDPStrategy(find_unused_parameters=unused_weights, timeout=_LONGEST_WAIT),
         plugins=plugins,
     )
 
@@ -130,13 +174,33 @@ def launch(fabric: Fabric, processes: Processes) -> Iterator[None]:
             os.environ[_STARTER] = str(os.getpid())  # read by the processes that Fabric starts now
         elif _STARTER in os.environ:
             threading.Thread(target=_end_with, args=(int(os.environ[_STARTER]),), daemon=True).start()
-    fabric.launch()
+    if processes.total > 1:
+        logger.info("waiting for the other %d processes, for at most 30 minutes", processes.total - 1)
+    with _ended_by_signals(processes):
+        fabric.launch()
     if not is_first():
         package.setLevel(logging.ERROR)
     try:
         yield
     finally:
         package.setLevel(level)
+
+
+@contextmanager
+def _ended_by_signals(processes: Processes) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a process that waits for others: Python's handlers do not run while torch waits."""
+    in_main = processes.total > 1 and threading.current_thread() is threading.main_thread()
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    for one in before:
+        signal.signal(one, signal.SIG_DFL)
+    try:
+        yield
+    except dist.DistError as error:
+        msg = f"only some of the {processes.total} processes of the training began within 30 minutes."
+        raise InputError(msg, "Start all of them, or train in one process with `devices=1`.") from error
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _end_with(parent: int) -> None:

@@ -14,7 +14,7 @@ from mxsplicer.splicer.batches import Batch
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.loop import EmbedStep, Loop
 from mxsplicer.splicer.normalization import Normalization
-from mxsplicer.splicer.processes import make_fabric
+from mxsplicer.splicer.processes import alone, make_fabric
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
 
@@ -100,7 +100,7 @@ def _make_loop(recipe: Recipe, shape: TrialShape, device: str) -> Loop:
     widths = [recipe.chunk_width] * len(components)
     objective = recipe.objective(run.encoder.train(), components, widths, patch_px=shape.patch_px)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fabric = make_fabric(device, unused_weights=recipe.components_per_step is not None)
+    fabric = make_fabric(device, processes=alone(), unused_weights=recipe.components_per_step is not None)
     # No learning: only the time matters, and nothing may diverge.
     run.settings["learning_rate"] = 0.0
     fused = fabric.device.type in ("cpu", "cuda")

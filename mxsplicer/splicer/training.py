@@ -27,6 +27,7 @@ from mxsplicer.splicer.normalization import SAMPLE_CELLS, Normalization, measure
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
 from mxsplicer.splicer.panels import check_agreement, on_one_panel
+from mxsplicer.splicer.processes import alone as only_this_process
 from mxsplicer.splicer.processes import find_processes, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run
@@ -52,6 +53,7 @@ def train(
     device: str = "auto",
     devices: int | None = None,
     nodes: int | None = None,
+    alone: bool = False,
     precision: str = "auto",
     tensorboard: str | Path | None = None,
     max_bytes: int | None = None,
@@ -82,6 +84,8 @@ def train(
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     devices, nodes
         Devices on each machine, and machines; by default what ``torchrun`` or ``srun`` started, else one.
+    alone
+        Train in this process, whatever ``torchrun`` or ``srun`` started.
     precision
         ``"auto"`` is bfloat16 autocast if the processor computes it, else float32.
     tensorboard
@@ -102,7 +106,7 @@ def train(
     recipe = recipe or Recipe()
     stores, spread = _align(stores, recipe, panel)
     markers, patch_px, pixel_size_um = check_agreement(stores)
-    processes = find_processes(devices, nodes)
+    processes = only_this_process() if alone else find_processes(devices, nodes)
     batches = make_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     check_free(path, overwrite=overwrite)

@@ -4,7 +4,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +25,19 @@ from mxsplicer.splicer.processes import find_processes, gather, launch, make_fab
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run
 from mxsplicer.testing import tiny_store
+
+SRUN = {  # the first of two tasks
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_ID": "0",
+    "SLURM_JOB_NAME": "run",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NNODES": "1",
+    "SLURM_NODELIST": "127.0.0.1",
+}
 
 
 def in_two_processes(work: Callable[..., None], *arguments: object, code: int = 0) -> None:
@@ -185,6 +202,14 @@ def test_what_two_processes_began_one_goes_on_with(two, tmp_path):
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}, (4, None), (4, 2)),
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, (None, None), (1, 1)),
         ({"SLURM_NTASKS": "8"}, (None, None), (1, 1)),  # in a batch script, without srun
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}, (None, None), (4, 2)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_NODES": "1"}, (None, None), (4, 1)),
+        # typed into the shell of an allocation of several tasks: salloc, srun --pty bash, a desktop
+        ({"SLURM_STEP_ID": "4294967290", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, (None, None), (1, 1)),
+        ({"SLURM_STEP_ID": "4294967290", "SLURM_NTASKS": "4"}, (None, None), (1, 1)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PTY_PORT": "4242"}, (None, None), (1, 1)),
+        ({"SLURM_STEP_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, (None, None), (1, 1)),
+        ({"SLURM_STEP_ID": "4294967290", "SLURM_NTASKS": "4"}, (2, None), (2, 1)),  # asked for
     ],
 )
 def test_processes_are_those_that_were_started_or_asked_for(monkeypatch, started, asked, expected):
@@ -212,6 +237,41 @@ def test_srun_without_tasks_per_node_is_refused(monkeypatch):
 
     with pytest.raises(InputError, match="--ntasks-per-node"):
         find_processes()
+
+
+def test_a_process_trains_alone_whatever_srun_started(monkeypatch, tmp_path):
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+
+    run = training.train(tiny_store(cells_at=CELLS), tmp_path / "run", recipe=SMALL, alone=True, device="cpu")
+
+    assert (run.path / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_others_reports_it_and_ends_with_a_signal(sent):
+    code = """
+import logging
+from mxsplicer.splicer.processes import find_processes, launch, make_fabric
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+with launch(make_fabric("cpu", processes=find_processes()), find_processes()):
+    pass
+"""
+    port = str(20_000 + os.getpid() % 20_000)
+    environment = os.environ | SRUN | {"MASTER_PORT": port}
+    waiting = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in waiting.stderr:
+            if "waiting for the other 1 processes, for at most 30 minutes" in line:
+                break
+        time.sleep(1)
+        waiting.send_signal(sent)
+        assert waiting.wait(timeout=20) == -sent
+    finally:
+        waiting.kill()
+        waiting.stderr.close()
+        waiting.wait()
 
 
 @pytest.mark.parametrize(
