@@ -2,9 +2,11 @@
 
 import gc
 import os
+import re
+import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,3 +63,29 @@ def _check_viewer() -> None:
     if sys.platform == "linux" and not any(os.environ.get(name) for name in _SCREENS):  # Qt would end the process
         msg = "No screen found (DISPLAY is not set)."
         raise InputError(msg, "Log in with `ssh -X`, or copy the result to your computer.")
+    display = os.environ.get("DISPLAY", "")
+    needs_x = not os.environ.get("WAYLAND_DISPLAY") and not os.environ.get("QT_QPA_PLATFORM")
+    if sys.platform == "linux" and needs_x and not _answers(display):
+        msg = f"The screen {display!r} (DISPLAY) does not answer: it was closed, or belongs to an earlier login."
+        raise InputError(msg, "Log in again with `ssh -X`, or copy the result to your computer.")
+
+
+def _answers(display: str) -> bool:
+    """Return whether an X server accepts connections at a display such as ``:0`` or ``localhost:10.0``."""
+    found = re.fullmatch(r"(?:unix)?(.*):(\d+)(?:\.\d+)?", display)
+    if found is None:
+        return True  # Qt knows better
+    host, number = found[1], int(found[2])
+    local = f"/tmp/.X11-unix/X{number}"
+    places: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_UNIX, local), (socket.AF_UNIX, f"\0{local}")]
+    if host:
+        places = [(socket.AF_INET, (host, 6000 + number)), (socket.AF_INET6, (host, 6000 + number))]
+    for family, place in places:
+        with socket.socket(family) as connection:
+            connection.settimeout(_PATIENCE_MS / 1000)
+            try:
+                connection.connect(place)
+            except OSError:
+                continue
+            return True
+    return False

@@ -98,8 +98,8 @@ def alone() -> Processes:
 def _is_task_of_srun() -> bool:
     """Return whether srun started this process as one of several tasks; not so in sbatch or an interactive session.
 
-    In the shell of ``salloc``, of ``srun --pty bash`` and of a desktop one process is typed in, and the variables give
-    the tasks of the allocation.
+    In the shell of ``salloc``, of ``srun`` with a terminal, and of a desktop one process is typed in, and the variables
+    give the tasks of the allocation.
     """
     step, n_tasks = os.environ.get("SLURM_STEP_ID", ""), int(os.environ.get("SLURM_NTASKS") or 1)
     if not step.isdigit() or n_tasks < 2:
