@@ -90,7 +90,9 @@ def examine(
         findings += (
             repeat_findings(cells) + gap_findings(cells) + giant_findings(cells) + size_findings(median_um, slide)
         )
-        findings += seam_findings(mask, fragments, cells) + stripe_findings(fragments, cells)
+        findings += seam_findings(mask, fragments, cells) + stripe_findings(
+            slide, mask, fragments, cells, nuclear_marker
+        )
     if nuclei is not None and not background:
         findings += compare_nuclei(mask, nuclei, tile_px=tile_px)
     if tuple(mask.shape) == slide.shape_px and not background:

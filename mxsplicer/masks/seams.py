@@ -6,10 +6,13 @@ import numpy as np
 from scipy import ndimage
 
 from mxsplicer.images.lazy_images import LazyImage
+from mxsplicer.images.markers import find_nuclear_marker
+from mxsplicer.images.slide import Slide
 from mxsplicer.masks.findings import Finding
 from mxsplicer.masks.fragments import Fragments, LabelledCells
 
 _MOST_SEAMS = 64  # along each axis
+_MOST_COMPARED, _AS_BRIGHT = 16, 0.2  # stripes that are compared with the image; share of bright pixels next to them
 
 
 def seam_findings(mask: LazyImage, fragments: Fragments, cells: LabelledCells) -> list[Finding]:
@@ -49,8 +52,13 @@ def _candidate_lines(fragments: Fragments, axis: int, diameter: float) -> np.nda
     return ranked
 
 
-def stripe_findings(fragments: Fragments, cells: LabelledCells) -> list[Finding]:
-    """Find rows and columns that no cell crosses although cells lie close by on both sides."""
+def stripe_findings(
+    slide: Slide, mask: LazyImage, fragments: Fragments, cells: LabelledCells, nuclear_marker: str | None = None
+) -> list[Finding]:
+    """Find rows and columns that no cell crosses although cells lie close by on both sides.
+
+    Where the image has no nuclei there either, they are gaps of a mosaic or of the tissue, which is not a fault.
+    """
     diameter = float(np.median(cells.diameters))
     near, far = int(0.75 * diameter) + 1, int(2 * diameter) + 2
     stripes: dict[str, list[int]] = {}
@@ -67,9 +75,33 @@ def stripe_findings(fragments: Fragments, cells: LabelledCells) -> list[Finding]
     if not stripes or sum(map(len, stripes.values())) > _MOST_SEAMS:
         return []
     found = f"No cell lies on {_list_lines(stripes)}, with many on both sides."
+    marker = nuclear_marker or find_nuclear_marker(slide.markers)
+    if marker is not None and tuple(mask.shape) == slide.shape_px:
+        channel, half = slide.channels_of([marker])[0], max(1, int(diameter / 3))
+        compared = [(axis, line) for axis, name in enumerate(("rows", "columns")) for line in stripes.get(name, [])]
+        if not any(_has_nuclei(slide, mask, channel, axis, line, half) for axis, line in compared[:_MOST_COMPARED]):
+            found += f" {marker} is dark there, too."
+            cause = "Fields of a mosaic lie apart, or the tissue has straight gaps."
+            return [Finding("gaps", False, found, cause, "Nothing: no cell is missing.", dict(stripes))]
     cause = f"Cells at the edges of tiles were removed{_spacing(stripes)}, or the tissue has straight gaps."
     fix = "Segment with overlapping tiles (mxsplicer segment does); the missing cells cannot be recovered."
     return [Finding("missing along seams", True, found, cause, fix, dict(stripes))]
+
+
+def _has_nuclei(slide: Slide, mask: LazyImage, channel: int, axis: int, line: int, half: int) -> bool:
+    """Return whether a channel is as bright along a stripe of a mask as in the nuclei of the cells next to it."""
+    start, stop = max(0, line - 12 * half), min(mask.shape[axis], line + 12 * half + 1)
+    window = (slice(start, stop), slice(None)) if axis == 0 else (slice(None), slice(start, stop))
+    image, inside = np.asarray(slide.image[channel, *window]), np.asarray(mask[window]) > 0
+    if axis == 1:
+        image, inside = image.T, inside.T
+    image = ndimage.uniform_filter(np.nan_to_num(image).astype(np.float32), half)
+    if not inside.any():
+        return False
+    nuclei, background = np.percentile(image[inside], 90), np.median(image[~inside])
+    bright = image > (nuclei + background) / 2
+    stripe = bright[max(0, line - start - half) : line - start + half + 1]
+    return bool(stripe.mean() > _AS_BRIGHT * bright[inside].mean())
 
 
 def _count_cut_cells(two: np.ndarray, shortest: int) -> int:

@@ -92,6 +92,25 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("gap", [2, 3])
+@pytest.mark.parametrize("dark", [0, 5])
+def test_gaps_of_a_mosaic_are_not_missing_cells(gap, dark):
+    fields, labels = [], []
+    for number in range(6):
+        slide, mask, _ = tissue((180, 200), seed=number)
+        inner = np.unique(np.r_[mask[0], mask[-1], mask[:, 0], mask[:, -1]])  # cells at the edge of a field
+        kept = np.where(np.isin(mask, inner), 0, mask)
+        fields.append(np.pad(np.where(np.isin(mask, inner), 60, slide.image[0]), gap, constant_values=dark))
+        labels.append(np.pad(np.where(kept > 0, kept + 10_000 * number, 0), gap))
+    image = np.block([fields[:3], fields[3:]])[None].astype(np.uint16)
+    mosaic = np.block([labels[:3], labels[3:]]).astype(np.uint32)
+
+    found = examine(Slide("S01", image, ("DAPI",), 0.5), mosaic)
+
+    assert names(found) == []
+    assert "gaps" in names(found, wrong=False)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_found(fault):
     diagnosis = examine(SLIDE, np.ascontiguousarray(FAULTS[fault]).astype(np.uint32))
