@@ -111,7 +111,9 @@ def repeat_findings(cells: LabelledCells) -> list[Finding]:
         return []
     fragments, of = cells.fragments, cells.of_fragment[several]
     # Distance of each fragment from the largest of its id.
-    order = np.lexsort((-fragments.areas[several], of))
+    # Of equal areas the upper left one is first, whatever tiles the mask was read in.
+    places = np.round(fragments.x[several], 3), np.round(fragments.y[several], 3)
+    order = np.lexsort((*places, -fragments.areas[several], of))
     of, areas = of[order], fragments.areas[several][order]
     y, x = fragments.y[several][order], fragments.x[several][order]
     first = np.r_[True, of[1:] != of[:-1]]
@@ -120,7 +122,7 @@ def repeat_findings(cells: LabelledCells) -> list[Finding]:
     typical = float(np.median(cells.diameters))
     # Different cells: each fragment is as large as a cell, and they are further apart than one cell is long.
     whole = areas > 0.2 * np.median(cells.largest)
-    far = ~first & whole & (distance > 3 * typical + 2 * np.sqrt(areas[main] / np.pi))
+    far = ~first & whole & (distance > 3 * typical + 2 * np.sqrt(areas[main] / np.pi) + 1e-6)
     repeated, torn = np.unique(of[far]), np.setdiff1d(np.unique(of[~first]), of[far])
     return _repeated_ids(cells, repeated) + _fragmented_cells(cells, torn)
 
