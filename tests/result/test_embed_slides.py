@@ -461,9 +461,9 @@ def test_slides_of_a_cohort_share_one_model_and_are_segmented_without_masks(tmp_
 
 
 def test_masks_are_found_in_a_folder_by_the_names_of_the_slides(tmp_path):
-    for name in ("S1_mask.tif", "S10_mask.tif", "S2.tif", "S2.txt"):
+    for name in ("S1_mask.tif", "S10_mask.tif", "S2_mask.tif", "S2_labels.tif", "S2.txt"):
         (tmp_path / name).touch()
 
     assert cohort._masks_of_slides([tmp_path], ["S1", "S10"]) == [tmp_path / "S1_mask.tif", tmp_path / "S10_mask.tif"]
-    with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2.tif, S2.txt\)"):
+    with pytest.raises(InputError, match=r"holds 2 masks whose name begins with 'S2' \(S2_labels.tif, S2_mask.tif\)"):
         cohort._masks_of_slides([tmp_path], ["S2"])
