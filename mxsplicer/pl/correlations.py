@@ -53,7 +53,7 @@ def correlation(
     rows, columns = heatmap_order(r if order_by is None else _matrix(adata, order_by))
     ax = axes_or_new(ax, (10, 1.2 + 0.22 * len(r)))
     drawn = ax.pcolormesh(r[rows][:, columns], cmap=colors.SIGNED, vmin=-1, vmax=1, rasterized=True)
-    label = f"{r.shape[1]} learned features, each under the marker of its strongest correlation"
+    label = f"{r.shape[1]} features, each under the marker of its strongest correlation"
     if order_by is not None:
         label += f" ({_name(order_by)})"
     weak = insignificant_correlations(adata, key) if dim else None

@@ -12,6 +12,7 @@ from .efficiency import probe_few_labels as probe_few_labels
 from .enrichment import enrich_neighbourhoods as enrich_neighbourhoods
 from .examples import pick_examples as pick_examples
 from .features import feature_names as feature_names
+from .features import features_by_marker as features_by_marker
 from .features import features_of_marker as features_of_marker
 from .importance import permutation_importance as permutation_importance
 from .local import local_correlation as local_correlation

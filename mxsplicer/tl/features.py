@@ -58,15 +58,29 @@ def features_of_marker(adata: AnnData, marker: str, *, use_rep: str | None = Non
     array([1, 3, 4])
     """
     key = use_rep or learned_features(adata)
-    representation(adata, key)
-    columns = columns_by_marker(_own_names(adata, key))
+    columns = features_by_marker(adata, use_rep=key)
     if not columns:
         msg = f"the columns of {key!r} have no names, so which of them describe {marker!r} is unknown."
         raise InputError(msg, "`mxsplicer.tl.partners` lists the features that correlate most with a marker.")
     if marker not in columns:
         msg = f"{key!r} has no features of marker {marker!r}; it has features of {', '.join(columns)}."
         raise InputError(msg)
-    return np.array(columns[marker])
+    return columns[marker]
+
+
+def features_by_marker(adata: AnnData, *, use_rep: str | None = None) -> dict[str, np.ndarray]:
+    """Return the columns that describe each marker, as :func:`features_of_marker` does; {} if columns have no names.
+
+    Parameters
+    ----------
+    adata
+        Cells with a representation in ``obsm``.
+    use_rep
+        Key of the representation; by default that of the run that embedded the cells.
+    """
+    key = use_rep or learned_features(adata)
+    representation(adata, key)
+    return {name: np.array(columns) for name, columns in columns_by_marker(_own_names(adata, key)).items()}
 
 
 def find_feature(adata: AnnData, feature: int | str, use_rep: str) -> int:

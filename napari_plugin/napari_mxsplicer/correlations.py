@@ -5,8 +5,8 @@ are resampled instead (block bootstrap, Künsch 1989, Annals of Statistics 17:12
 """
 
 import re
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -111,6 +111,7 @@ class Partner:
     low: float
     high: float
     n: int
+    feature: int | None = None  # its number, if it is one
 
 
 def strongest(r: np.ndarray, *, n: int = 5) -> np.ndarray:
@@ -121,8 +122,11 @@ def strongest(r: np.ndarray, *, n: int = 5) -> np.ndarray:
 def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
     """Return the features with the strongest ``r`` (markers, features) with a marker, and intervals over ``rows``."""
     x = study.marker(study.markers[which])[rows]
-    found = [(int(place), study.feature(int(place))[rows]) for place in strongest(r[which])]
-    return [_partner(f"feature {place}", x, y, blocks_of(study, rows)) for place, y in found]
+    blocks = blocks_of(study, rows)
+    return [
+        replace(_partner(study.feature_names[place], x, study.feature(place)[rows], blocks), feature=place)
+        for place in strongest(r[which]).tolist()
+    ]
 
 
 def partners_of_feature(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
@@ -195,36 +199,57 @@ def cluster_order(r: np.ndarray, chunk_marker: np.ndarray | None = None) -> tupl
     return rows, np.lexsort((-signed, places, places != strongest, strongest))
 
 
-def filter_features(r: np.ndarray, markers: Sequence[str], text: str) -> np.ndarray:
-    """Return the features whose correlations pass a filter, ascending.
+def filter_features(
+    r: np.ndarray,
+    markers: Sequence[str],
+    text: str,
+    *,
+    names: Sequence[str] = (),
+    by_marker: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return the features whose correlations, numbers or names pass a filter, ascending.
 
-    A filter is words separated by spaces, all of which must hold: ``12`` or ``10-20`` are numbers of features, ``CD8a``
-    keeps the features that correlate most with this marker, or its five best if there are none, and ``>0.4`` those
-    whose strongest correlation exceeds 0.4 in absolute value. Any other word is looked for in the names of markers.
+    A filter is the name of a feature, or words separated by spaces, all of which must hold: ``12`` or ``10-20`` are
+    numbers of features, and ``>0.4`` keeps those whose strongest correlation exceeds 0.4 in absolute value. ``CD8a``
+    keeps the features that describe this marker (``by_marker``) or correlate most with it, or its five best if there
+    are none; part of a marker's name stands for all markers that have it. Any other word is looked for in ``names``.
     """
-    n = r.shape[1]
-    keep = np.ones(n, dtype=bool)
+    everything = np.arange(r.shape[1])
     if not r.size:
-        return np.arange(n)
+        return everything
+    exact = [place for place, name in enumerate(names) if name.lower() == text.strip().lower()]
+    if exact:
+        return np.array(exact)
     absolute = np.abs(np.nan_to_num(r))
-    nearest = absolute.argmax(axis=0)
-    numbers = np.zeros(n, dtype=bool)
-    any_numbers = False
+    strongest = absolute.max(axis=0)
+    keep, numbers = np.ones(len(everything), dtype=bool), np.zeros(len(everything), dtype=bool)
     for word in text.split():
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        bound = _BOUND.fullmatch(word)
+        span, bound = re.fullmatch(r"(\d+)(?:-(\d+))?", word), _BOUND.fullmatch(word)
         if span:
-            any_numbers = True
             numbers[int(span[1]) : int(span[2] or span[1]) + 1] = True
         elif bound:
-            limit = float(bound[3])
-            strongest = absolute.max(axis=0)
-            keep &= strongest > limit if bound[2] == ">" else strongest < limit
+            keep &= strongest > float(bound[3]) if bound[2] == ">" else strongest < float(bound[3])
+        elif named := _named_by(word, markers):
+            keep &= _of_markers(
+                absolute, named, described_by=[(by_marker or {}).get(markers[place]) for place in named]
+            )
         else:
-            named = [i for i, marker in enumerate(markers) if marker.lower() == word.lower()]
-            named = named or [i for i, marker in enumerate(markers) if word.lower() in marker.lower()]
-            under = np.isin(nearest, named)
-            if named and not under.any():
-                under[np.argsort(-absolute[named].max(axis=0), kind="stable")[:_BEST]] = True
-            keep &= under
-    return np.flatnonzero(keep & numbers if any_numbers else keep)
+            keep &= np.array([word.lower() in name.lower() for name in names] or [False] * len(everything))
+    return np.flatnonzero(keep & numbers if re.search(r"(?<!\S)\d+(-\d+)?(?!\S)", text) else keep)
+
+
+def _named_by(word: str, markers: Sequence[str]) -> list[int]:
+    """Return the marker that a word of a filter names, or the markers whose names have it."""
+    named = [place for place, marker in enumerate(markers) if marker.lower() == word.lower()]
+    return named or [place for place, marker in enumerate(markers) if word.lower() in marker.lower()]
+
+
+def _of_markers(absolute: np.ndarray, named: list[int], described_by: list[np.ndarray | None]) -> np.ndarray:
+    """Return which features a filter by markers keeps, of absolute correlations (markers, features)."""
+    keep = np.isin(absolute.argmax(axis=0), named)
+    for columns in described_by:
+        if columns is not None:
+            keep[columns] = True
+    if not keep.any():
+        keep[np.argsort(-absolute[named].max(axis=0), kind="stable")[:_BEST]] = True
+    return np.asarray(keep)

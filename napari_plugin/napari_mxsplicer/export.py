@@ -18,12 +18,7 @@ _MOST_LISTED = 2000  # cells of a selection that the code lists
 def correlation_table(state: State) -> pd.DataFrame:
     """Return the table of correlations to export, markers as rows and features as columns."""
     assert state.study is not None
-    return pd.DataFrame(state.r, index=pd.Index(state.study.markers, name="marker"), columns=feature_names(state))
-
-
-def feature_names(state: State) -> list[str]:
-    """Return the names of the columns of the exported table of correlations."""
-    return [f"feature_{number}" for number in range(state.r.shape[1])]
+    return pd.DataFrame(state.r, index=pd.Index(state.study.markers, name="marker"), columns=state.study.feature_names)
 
 
 def write_correlations(state: State, path: Path) -> None:
@@ -58,9 +53,9 @@ def write_figure(state: State, path: Path) -> None:
         mxsplicer.pl.correlation(adata, key=state.correlation_kind or "r", ax=left)
         left.set_title(f"{state.correlation_kind}, {state.correlated_over}")
     if study.spatial_um is not None:
-        mxsplicer.pl.spatial(_cells_as_painted(state), color=state.painted.title, ax=right)
+        mxsplicer.pl.spatial(_cells_as_painted(state), color=state.title, ax=right)
         selected = "" if state.selection is None else f", {len(state.selection):,} selected cells"
-        right.set_title(state.painted.title + selected)
+        right.set_title(state.title + selected)
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
         msg = f"{path.name!r} is not a type of figure that can be written."
         raise InputError(msg, "Use .png, .svg or .pdf.")
@@ -85,7 +80,7 @@ def _cells_as_painted(state: State) -> Any:
         values = pd.Categorical.from_codes(codes, categories=pd.Index(state.categories))
     else:
         rows, values = rows[selected], values[selected]
-    obs = pd.DataFrame({painted.title: values}, index=rows.astype(str))
+    obs = pd.DataFrame({state.title: values}, index=rows.astype(str))
     if "area_um2" in study.obs_names:
         obs["area_um2"] = study.column("area_um2")[rows]
     return AnnData(obs=obs, obsm={"spatial": study.spatial_um[rows] if study.spatial_um is not None else None})
@@ -112,7 +107,7 @@ def notebook_code(state: State, table: np.ndarray, limits: tuple[float, float]) 
     lines.append(f"adata = anndata.read_h5ad({str(study.cells.resolve())!r})")
     column = _column_code(study, painted)
     if not column:
-        return "\n".join([*lines, f"# {painted.title} was computed in the panel and is not in the file.", ""])
+        return "\n".join([*lines, f"# {state.title} was computed in the panel and is not in the file.", ""])
     lines += [*column, *_look_code(state, table, limits)]
     if study.spatial_um is not None:
         several = len(study.slide_names) > 1
@@ -127,9 +122,8 @@ def notebook_code(state: State, table: np.ndarray, limits: tuple[float, float]) 
 def _column_code(study: Study, painted: Painted) -> list[str]:
     """Return code that sets ``color`` to the painted column or marker; nothing if no file has it."""
     if painted.feature is not None:
-        column = f"feature_{painted.name}"
         values = f'adata.obsm["{study.representation}"][:, {painted.name}]'
-        return [f'color = "{column}"', f"adata.obs[color] = {values}"]
+        return [f"color = {study.feature_names[painted.feature]!r}", f"adata.obs[color] = {values}"]
     if painted.code:
         return painted.code.splitlines()
     return [f"color = {painted.name!r}"] if painted.kind != "values" or painted.name in study.obs_names else []

@@ -31,11 +31,6 @@ class Painted:
         """The number of the feature, or None."""
         return int(self.name) if self.kind == "feature" else None
 
-    @property
-    def title(self) -> str:
-        """Its name in a sentence."""
-        return f"feature {self.name}" if self.kind == "feature" else self.name
-
 
 class State:
     """The study, what its cells are painted by, the marker and the selected cells, with a signal for each.
@@ -169,6 +164,11 @@ class State:
         self.correlation_kind, self.r, self.correlated_over, self.p_values = kind, r, over, p_values
         self.correlations_changed.emit()
 
+    @property
+    def title(self) -> str:
+        """What the cells are painted by, as a sentence calls it; "" if by nothing."""
+        return "" if self.study is None or self.painted is None else title_of(self.study, self.painted)
+
     def summary(self) -> str:
         """Return a sentence on what the canvas shows."""
         if self.study is None:
@@ -176,13 +176,13 @@ class State:
         n = len(self.rows)
         if self.painted is None:
             return f"{self.study.name}: {n:,} cells"
-        parts = [self.painted.title]
+        parts = [self.title]
         feature = self.painted.feature
         if feature is not None and self.marker in self.study.markers and self.r.shape[1] > feature:
             r = self.r[self.study.markers.index(self.marker), feature]
             over = "" if self.correlated_over == ALL else f" over {self.correlated_over}"
             parts.append(f"{_SYMBOLS.get(self.correlation_kind, 'r')} = {r:+.2f} with {self.marker}{over}")
-        if feature is not None and self.study.chunks is not None:
+        if feature is not None and self.study.chunks is not None and not self.study.is_of_markers(feature):
             parts.append(self.study.chunks.describe(feature))
         parts.append(f"{n:,} cells")
         if self.n_without_value:
@@ -203,7 +203,7 @@ class State:
             text = "no value" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
             if self.categories and not np.isnan(value):
                 text = self.categories[int(value)]
-            parts.append(f"{self.painted.title} {text}")
+            parts.append(f"{self.title} {text}")
         if self.marker is not None and not (self.painted and self.painted.name == self.marker):
             parts.append(f"{self.marker} {study.marker(self.marker)[row]:,.0f}")
         for name in study.described_columns:
@@ -223,6 +223,11 @@ class State:
 
 
 _SYMBOLS = {"Pearson": "r", "Spearman": "ρ", "partial": "partial r"}
+
+
+def title_of(study: Study, painted: Painted) -> str:
+    """Return what a sentence calls a state of painting: a feature by its name, such as "CD4 rim"."""
+    return painted.name if painted.feature is None else study.feature_names[painted.feature]
 
 
 def values_of(study: Study, painted: Painted) -> tuple[np.ndarray, tuple[str, ...]]:

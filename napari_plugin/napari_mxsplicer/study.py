@@ -17,7 +17,7 @@ import pandas as pd
 
 import mxsplicer
 from mxsplicer import PATCH_SIZE_UM, InputError
-from mxsplicer.tl import find_confounders, names_fit, neighbourhood_intensity
+from mxsplicer.tl import feature_names, features_by_marker, find_confounders, names_fit, neighbourhood_intensity
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,27 @@ class Study:
         return [str(one) for one in self._read(key)] if self._has(key) else find_confounders(self.markers)
 
     @cached_property
+    def _named(self) -> anndata.AnnData:
+        """What names the features, in a table without cells."""
+        keys = [key for key in ("method", "features") if self._has(f"uns/mxsplicer/{key}")]
+        about = {key: self._read(f"uns/mxsplicer/{key}") for key in keys}
+        return anndata.AnnData(obsm={self.representation: np.empty((0, self.n_features))}, uns={"mxsplicer": about})
+
+    @cached_property
+    def feature_names(self) -> list[str]:
+        """What each feature is called: "CD4 rim", or "feature 143" without a name."""
+        return feature_names(self._named, use_rep=self.representation) if self.n_features else []
+
+    @cached_property
+    def features_by_marker(self) -> dict[str, np.ndarray]:
+        """The features that describe each marker, its level first; {} if features have no names."""
+        return features_by_marker(self._named, use_rep=self.representation) if self.n_features else {}
+
+    def is_of_markers(self, feature: int) -> bool:
+        """Return whether a feature is computed from one or two markers, which its name contains."""
+        return any(feature in columns for columns in self.features_by_marker.values())
+
+    @cached_property
     def chunks(self) -> Chunks | None:
         """The shares of chunks in features; None if unknown, as for other methods."""
         key = "uns/mxsplicer/chunks"
@@ -256,10 +277,15 @@ class Study:
             return np.asarray(file["obsm"][self.representation][rows], dtype=np.float32)
 
     def strongest(self) -> tuple[int, int]:
-        """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored."""
+        """Return the marker and the feature with the strongest correlation; 0, 0 if no correlations are stored.
+
+        Nuclear stain and autofluorescence do not count: what follows them is rarely what a user looks for first.
+        """
         if not self.correlations:
             return 0, 0
         r = np.abs(next(iter(self.correlations.values())))
+        others = ~np.isin(self.markers, self.confounders)
+        r = np.where(others[:, None], r, 0) if others.any() else r
         marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
         return int(marker), int(feature)
 
@@ -304,6 +330,21 @@ class Study:
     def _read(self, key: str) -> Any:
         with h5py.File(self.cells, "r") as file:
             return anndata.io.read_elem(file[key])
+
+
+def feature_groups(study: Study) -> list[tuple[str, list[int]]]:
+    """Return the features under the headings of a list: levels, then each marker, then learned features.
+
+    A pair of markers is under both. Features without names are all under "".
+    """
+    of_markers = study.features_by_marker
+    if not of_markers:
+        return [("", list(range(study.n_features)))]
+    groups = [("Levels of markers", [int(columns[0]) for columns in of_markers.values()])]
+    groups += [(f"Patterns of {marker}", columns[1:].tolist()) for marker, columns in of_markers.items()]
+    listed = {column for _, columns in groups for column in columns}
+    groups.append(("Learned features", [column for column in range(study.n_features) if column not in listed]))
+    return [(heading, columns) for heading, columns in groups if columns]
 
 
 def open_study(path: str | Path) -> Study:

@@ -1,12 +1,15 @@
 """A small result for the tests of the panel. Tests that open windows are in ``screen``: `make test-panel`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+
+from mxsplicer.splicer.feature_names import names_of_moments
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -34,6 +37,24 @@ def returned():
                 return end.value
 
     return run
+
+
+@pytest.fixture(scope="session")
+def named(sample, tmp_path_factory) -> Path:
+    """Return the sample as a result whose features have names, of moments and learned; read only."""
+    folder = shutil.copytree(sample, tmp_path_factory.mktemp("named") / "named.mxs")
+    adata = anndata.read_h5ad(folder / "cells.h5ad")
+    markers, n = list(adata.var_names[:4]), adata.obsm["X_splicer"].shape[1]
+    pairs = [(a, b) for a in range(4) for b in range(a + 1, 4)]
+    names = names_of_moments(markers, {"together": pairs, "near": pairs, "along": pairs})
+    shares = np.tile(np.float32([0.7, 0.3]), (n, 1))
+    adata.uns["mxsplicer"] = dict(adata.uns.get("mxsplicer", {})) | {
+        "method": "splicer",
+        "features": np.array([*names, *(f"learned {number + 1}" for number in range(n - len(names)))]),
+        "chunks": {"component": np.array(markers[:2]), "share": shares},
+    }
+    adata.write_h5ad(folder / "cells.h5ad")
+    return folder
 
 
 @pytest.fixture

@@ -65,6 +65,23 @@ def test_the_description_of_a_cell_names_its_category(state):
     assert state.describe_cell(4).startswith(f"cell {state.study.cell_ids[4]}, lineage {lineage}")
 
 
+def test_features_are_called_by_their_names_and_learned_ones_have_their_chunk(named, tmp_path):
+    state, study = State(), open_study(named)
+    state.open(study, study.slide_names[0], study.rows_of(study.slide_names[0]))
+    first = study.markers[0]
+    state.show_marker(first)
+    state.paint(Painted("feature", "4"))
+    r = f"r = {state.r[0, 4]:+.2f} with {first}"
+
+    assert state.summary() == f"{first} rim, {r}, {study.n_cells:,} cells"
+    assert f"{first} rim {state.values[3]:.3g}" in state.describe_cell(3)
+    state.paint(Painted("feature", str(study.n_features - 1)))
+    assert state.summary().startswith(f"{study.feature_names[-1]}, r = ")
+    assert f", chunk {first} (70 %), " in state.summary()
+    write_correlations(state, tmp_path / "correlations.csv")
+    assert list(pd.read_csv(tmp_path / "correlations.csv", index_col="marker").columns) == study.feature_names
+
+
 def test_significance_is_that_of_the_example_of_benjamini_and_hochberg():
     # Benjamini & Hochberg 1995, section 4.1: of these 15 hypotheses the first four are rejected at 5 %.
     first, others = [0.0001, 0.0004, 0.0019, 0.0095], [0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262]

@@ -16,7 +16,7 @@ from napari_mxsplicer.correlations import (
 )
 from napari_mxsplicer.exemplars import exemplars, exemplars_by_category
 from napari_mxsplicer.neighbours import similar_rows
-from napari_mxsplicer.study import Chunks, open_study
+from napari_mxsplicer.study import Chunks, feature_groups, open_study
 from scipy.stats import spearmanr
 
 import mxsplicer
@@ -55,6 +55,33 @@ def test_a_feature_is_labelled_with_the_chunk_that_has_the_largest_share(study, 
         leads = Chunks(tuple(names), np.eye(4)[[chunk]])
         assert leads.marker_numbers(["CD8", "CD8a", "CD20"]).tolist() == [number]
     assert Chunks(("CD8",), np.zeros((1, 1))).describe(0) == "no chunk"
+
+
+def test_the_list_of_features_starts_with_levels_and_goes_on_marker_by_marker(study, named):
+    opened = open_study(named)
+    first, second = opened.markers[:2]
+
+    groups = {heading: [opened.feature_names[one] for one in columns] for heading, columns in feature_groups(opened)}
+
+    assert list(groups)[:3] == ["Levels of markers", f"Patterns of {first}", f"Patterns of {second}"]
+    assert groups["Levels of markers"] == [f"{marker} level" for marker in opened.markers[:4]]
+    assert groups[f"Patterns of {second}"][:4] == [f"{second} {kind}" for kind in ("rim", "side", "spread", "polarity")]
+    assert all(f"{first} with {second}" in groups[f"Patterns of {marker}"] for marker in (first, second))
+    assert list(groups)[-1] == "Learned features"
+    assert groups["Learned features"][:2] == ["learned 1", "learned 2"]
+    assert feature_groups(study) == [("", list(range(study.n_features)))]
+
+
+def test_the_first_feature_shown_does_not_follow_the_nuclear_stain(sample, monkeypatch):
+    study = open_study(sample)
+    r = study.correlations["Pearson"] * 0.9
+    r[study.markers.index("Hoechst"), 5] = 1.0
+    monkeypatch.setitem(study.correlations, "Pearson", r)
+
+    marker, feature = study.strongest()
+
+    assert study.markers[marker] != "Hoechst"
+    assert abs(r[marker, feature]) == np.abs(r[1:]).max()
 
 
 def test_features_of_a_marker_are_grouped_by_chunk_with_its_own_chunk_first():
@@ -145,6 +172,7 @@ def test_partners_have_the_strongest_correlations_within_their_intervals(study):
     marker = study.markers.index("CD20")
     found = partners_of_marker(study, marker, r, rows)
     assert found[0].name == f"feature {np.abs(r[marker]).argmax()}"
+    assert found[0].feature == np.abs(r[marker]).argmax()
     assert found[0].r == pytest.approx(r[marker, np.abs(r[marker]).argmax()], abs=1e-4)
     for one in found + partners_of_feature(study, 5, r, rows):
         assert one.low <= one.r <= one.high
@@ -208,6 +236,26 @@ def test_features_are_grouped_by_the_marker_they_correlate_with_most(study):
 def test_the_filter_keeps_features_by_number_marker_and_strength(text, left):
     r = np.array([[0.9, 0.0, 0.1], [0.1, -0.8, 0.3]])
     assert filter_features(r, ["CD3", "CD8a"], text).tolist() == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("CD4 rim", [2]),  # a name
+        ("learned 7", [4]),  # a name that ends in a number
+        ("rim", [2, 3]),
+        ("cd4", [0, 2, 3, 4]),  # what describes CD4, and what correlates most with it
+        ("cd4 rim >0.5", [2]),
+        ("cd4 1-2", [2]),
+        ("x", []),
+    ],
+)
+def test_the_filter_keeps_features_by_their_names(text, left):
+    names = ["CD4 level", "CD45 level", "CD4 rim", "CD45 rim", "learned 7"]
+    r = np.array([[0.9, 0.1, 0.6, 0.5, 0.3], [0.1, 0.8, 0.7, 0.4, 0.2]])
+    by_marker = {"CD4": np.array([0, 2]), "CD45": np.array([1, 3])}
+
+    assert filter_features(r, ["CD4", "CD45"], text, names=names, by_marker=by_marker).tolist() == left
 
 
 def test_the_filter_keeps_the_five_best_features_of_a_marker_that_is_nowhere_strongest():

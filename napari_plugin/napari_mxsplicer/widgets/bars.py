@@ -10,13 +10,14 @@ from qtpy.QtWidgets import QWidget
 from napari_mxsplicer.correlations import Partner
 from napari_mxsplicer.widgets.theme import Theme
 
-_ROW_PX, _NAME_PX, _NUMBER_PX = 20, 96, 44
+_ROW_PX, _NAME_PX, _NUMBER_PX = 20, 96, 44  # the least width of names
+_NAME_SHARE = 0.5  # of the width, that long names take
 
 
 class Bars(QWidget):
     """A row per partner: its name, a bar from 0 to r on an axis from -1 to 1, its interval, and r."""
 
-    chosen = Signal(str)
+    chosen = Signal(object)  # a Partner
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -47,15 +48,17 @@ class Bars(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         table = self._theme.diverging()
-        left, right = _NAME_PX, self.width() - _NUMBER_PX
+        widest = max([self.fontMetrics().horizontalAdvance(one.name) for one in self._partners] or [0]) + 12
+        left = max(_NAME_PX, min(widest, round(_NAME_SHARE * self.width())))
+        right = self.width() - _NUMBER_PX
         middle, half = (left + right) / 2, (right - left) / 2
         text = QPen(QColor(self._theme.text))
         for place, one in enumerate(self._partners):
             top, centre = place * _ROW_PX, place * _ROW_PX + _ROW_PX / 2
             painter.setPen(text)
-            name = self.fontMetrics().elidedText(one.name, Qt.TextElideMode.ElideRight, _NAME_PX - 8)
+            name = self.fontMetrics().elidedText(one.name, Qt.TextElideMode.ElideMiddle, left - 8)
             middle_left = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
-            painter.drawText(QRectF(0, top, _NAME_PX - 4, _ROW_PX), middle_left, name)
+            painter.drawText(QRectF(0, top, left - 4, _ROW_PX), middle_left, name)
             painter.drawText(QRectF(right + 6, top, _NUMBER_PX, _ROW_PX), middle_left, f"{one.r:+.2f}")
             red, green, blue, _ = (int(band) for band in table[int((one.r + 1) * 127.5)])
             bar = QRectF(QPointF(middle, top + 4), QPointF(middle + half * one.r, top + _ROW_PX - 4)).normalized()
@@ -80,7 +83,7 @@ class Bars(QWidget):
         """Choose the partner that was clicked."""
         one = self._at(event)
         if one is not None:
-            self.chosen.emit(one.name)
+            self.chosen.emit(one)
 
     def _at(self, event: Any) -> Partner | None:
         place = int(event.position().y() // _ROW_PX)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
 
 from napari_mxsplicer.canvas import Canvas
@@ -55,3 +56,12 @@ def choice(tip: str, *items: str) -> QComboBox:
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(6)
     return made
+
+
+def add_heading(box: QComboBox, text: str) -> None:
+    """Add a heading to the entries of a combo box, which cannot be chosen."""
+    box.addItem(text)
+    font = box.font()
+    font.setBold(True)
+    box.setItemData(box.count() - 1, font, Qt.ItemDataRole.FontRole)
+    box.model().item(box.count() - 1).setEnabled(False)

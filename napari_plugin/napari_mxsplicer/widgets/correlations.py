@@ -34,7 +34,6 @@ class CorrelationsPart(PanelPart):
         self._is_filter_empty = False
         self.kind = choice("Kind of correlation")
         self.over = choice("Cells to correlate over", ALL, IN_VIEW, SELECTED)
-        self.filter.setPlaceholderText("Filter features: CD8a  12  10-20  >0.4")
         self.filter.setClearButtonEnabled(True)
         self.radius = choice("Radius around each cell", *_RADII_UM)
         self.work, self.local_work = self.worker(self._failed), self.worker()
@@ -84,7 +83,7 @@ class CorrelationsPart(PanelPart):
             self.context.notify("Click a feature and a marker in the heatmap first.")
             return
         radius = self.radius.currentText()
-        name = f"local r of feature {feature} and {marker} within {radius}"
+        name = f"local r of {study.feature_names[feature]} and {marker} within {radius}"
         code = (
             f"color = mxsplicer.tl.local_correlation(adata, {marker!r}, {feature}, radius_um={_RADII_UM[radius]:g}, "
             f"use_rep={study.representation!r})"
@@ -115,6 +114,8 @@ class CorrelationsPart(PanelPart):
             self.kind.addItems(list(dict.fromkeys([*study.correlations, *computed])))
             self.kind.setCurrentText(self.state.correlation_kind or KINDS[0])
             self.over.setCurrentText(ALL)
+            example = "rim" if study.features_by_marker else "12"
+            self.filter.setPlaceholderText(f"Filter features: CD8a  {example}  10-20  >0.4")
         self._draw()
         if study is not None and study.n_features and not study.correlations:
             self._compute()
@@ -178,7 +179,9 @@ class CorrelationsPart(PanelPart):
             self.heatmap.show_correlations(np.zeros((0, 0)), (), rows=empty, columns=empty)
             return
         rows, columns = cluster_order(r, None if study.chunks is None else study.chunks.marker_numbers(study.markers))
-        passed = filter_features(r, study.markers, self.filter.text())
+        passed = filter_features(
+            r, study.markers, self.filter.text(), names=study.feature_names, by_marker=study.features_by_marker
+        )
         is_empty = bool(self.filter.text().strip()) and not len(passed)
         if is_empty != self._is_filter_empty:
             self._is_filter_empty = is_empty
@@ -190,6 +193,7 @@ class CorrelationsPart(PanelPart):
             columns=columns[np.isin(columns, passed)],
             not_significant=None if self.state.p_values is None else is_not_significant(self.state.p_values),
             chunks=study.chunks,
+            names=study.feature_names,
         )
         self._frame()
 

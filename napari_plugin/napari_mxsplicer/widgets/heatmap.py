@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QRectF, Qt, Signal
+from qtpy.QtGui import QFontMetrics
 
 from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.study import Chunks
@@ -13,6 +14,7 @@ from napari_mxsplicer.widgets.theme import Theme
 
 _FAINT = 0.25  # opacity of a correlation that is not significant
 _ROW_PX, _LEAST_PX, _MOST_PX = 16, 7, 480  # height of a row if there are few, at least, and of all rows
+_LABEL_PX, _UPWARDS_PX = 32, 140  # widest label of a column that is not written upwards; height of those that are
 _STRIP, _GAP = 0.7, 0.2  # heights, in rows, of a strip above the heatmap and of the gap below it
 
 
@@ -53,6 +55,7 @@ class Heatmap(pg.PlotWidget):
         self.theme = Theme.dark()
         self._markers: Sequence[str] = ()
         self._chunks: Chunks | None = None
+        self._names: Sequence[str] = ()
 
     def set_theme(self, theme: Theme) -> None:
         """Use the colours of napari's theme."""
@@ -73,17 +76,23 @@ class Heatmap(pg.PlotWidget):
         columns: np.ndarray,
         not_significant: np.ndarray | None = None,
         chunks: Chunks | None = None,
+        names: Sequence[str] = (),
     ) -> None:
-        """Show correlations (markers, features) in this order; ``not_significant`` ones are faint."""
+        """Show correlations (markers, features) in this order, with ``names`` of all features.
+
+        Those that are ``not_significant`` are faint.
+        """
         self._chunks = chunks
         moved = len(columns) != len(self._columns)
         self._r, self._markers, self._rows, self._columns = r, markers, rows, columns
         self._is_faint = np.zeros(r.shape, dtype=bool) if not_significant is None else not_significant
         self._left.names = [markers[row] for row in rows]
-        self._top.names = [str(column) for column in columns]
+        self._names = names
+        self._top.names = [names[column].removeprefix("feature ") for column in columns]
         for axis in (self._left, self._top):
             axis.setTicks(None)  # redraws the labels even if the range stays the same
-        self.setFixedHeight(40 + max(_LEAST_PX, min(_ROW_PX, _MOST_PX // max(1, len(rows)))) * max(1, len(rows)))
+        top = self._top.fit(self.fontMetrics())
+        self.setFixedHeight(22 + top + max(_LEAST_PX, min(_ROW_PX, _MOST_PX // max(1, len(rows)))) * max(1, len(rows)))
         self._left.setWidth(max([self.fontMetrics().horizontalAdvance(name) for name in self._left.names] or [0]) + 12)
         self._draw()
         view = self.getViewBox()
@@ -191,13 +200,13 @@ class Heatmap(pg.PlotWidget):
     def _describe(self, row: int, column: int) -> str:
         feature = int(self._columns[column])
         if row < -1 and self._chunks is not None:
-            return f"feature {feature}: {self._chunks.describe(feature)} has the largest share"
+            return f"{self._names[feature]}: {self._chunks.describe(feature)} has the largest share"
         strongest = int(self._rows[np.abs(np.nan_to_num(self._r[self._rows, feature])).argmax()])
         marker = strongest if row < 0 else int(self._rows[row])
         most = " (its strongest marker)" if marker == strongest else ""
         chance = ", not significant" if self._is_faint[marker, feature] else ""
         chunk = "" if self._chunks is None else f"; {self._chunks.describe(feature)}"
-        return f"feature {feature}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}{most}{chunk}"
+        return f"{self._names[feature]}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}{most}{chunk}"
 
     def _emit(self, signal: Any, order: np.ndarray, place: int) -> None:
         if 0 <= place < len(order):
@@ -205,21 +214,28 @@ class Heatmap(pg.PlotWidget):
 
 
 class _Labels(pg.AxisItem):
-    """Labels of rows or columns, as many as fit, which can be clicked."""
+    """Labels of rows or columns, as many as fit, which can be clicked. Long ones of columns are written upwards."""
 
     clicked = Signal(int)
 
     def __init__(self, orientation: str) -> None:
         super().__init__(orientation)
         self.names: Sequence[str] = ()
+        self.is_upwards = False
         self.setStyle(tickLength=0, autoExpandTextSpace=False, hideOverlappingLabels=False)
-        if orientation == "top":
-            self.setHeight(18)
+
+    def fit(self, metrics: Any) -> int:
+        """Write column labels upwards if they are long; set and return the height that they need, in pixels."""
+        longest = max([metrics.horizontalAdvance(name) for name in self.names] or [0])
+        self.is_upwards = longest > _LABEL_PX
+        height = min(longest + 8, _UPWARDS_PX) if self.is_upwards else 18
+        self.setHeight(height)
+        return height
 
     def tickValues(self, lowest: float, highest: float, size: float) -> list[tuple[float, list[float]]]:  # noqa: N802
         """Return the centres of the rows or columns that get a label."""
         lowest, highest = sorted((lowest, highest))
-        room = 11 if self.orientation == "left" else 32  # pixels per label
+        room = 11 if self.orientation == "left" else 13 if self.is_upwards else _LABEL_PX  # pixels per label
         step = max(1, int(np.ceil(room * (highest - lowest) / max(size, 1))))
         first, last = max(0, int(np.floor(lowest))), min(len(self.names), int(np.ceil(highest)))
         return [(step, [place + 0.5 for place in range(first, last, step)])]
@@ -227,6 +243,22 @@ class _Labels(pg.AxisItem):
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: N802
         """Return the labels."""
         return [self.names[int(value)] if 0 <= value < len(self.names) else "" for value in values]
+
+    def drawPicture(self, p: Any, axisSpec: Any, tickSpecs: Any, textSpecs: Any) -> None:  # noqa: N802
+        """Draw the labels, upwards if they are long, and shortened in the middle if they are longer still."""
+        super().drawPicture(p, axisSpec, tickSpecs, [] if self.is_upwards else textSpecs)
+        if not self.is_upwards:
+            return
+        area, (low, high) = self.mapRectFromParent(self.geometry()), self.range
+        metrics, flags = QFontMetrics(p.font()), Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        for _, places in self.tickValues(low, high, area.width()):
+            for place, name in zip(places, self.tickStrings(places, 1, 1), strict=True):
+                p.save()
+                p.translate(area.left() + area.width() * (place - low) / (high - low), area.bottom() - 3)
+                p.rotate(-90)
+                shown = metrics.elidedText(name, Qt.TextElideMode.ElideMiddle, int(area.height()) - 4)
+                p.drawText(QRectF(0, -10, area.height(), 20), int(flags), shown)
+                p.restore()
 
     def mouseClickEvent(self, event: Any) -> None:  # noqa: N802
         """Emit the label that was clicked."""

@@ -8,7 +8,8 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayou
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.widgets.base import Context, choice
+from napari_mxsplicer.study import feature_groups
+from napari_mxsplicer.widgets.base import Context, add_heading, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader
 from napari_mxsplicer.widgets.correlations import CorrelationsPart
 from napari_mxsplicer.widgets.exemplars import CellPart, ExemplarsPart
@@ -190,7 +191,7 @@ class Panel(QWidget):
         self._summarize()
 
     def _fill_paint(self) -> None:
-        """List what cells can be painted by: columns of obs and markers, which are few, then the features."""
+        """List what cells can be painted by: columns of obs, markers, and the features in groups."""
         study = self.state.study
         self.paint.clear()
         if study is None:
@@ -200,14 +201,17 @@ class Panel(QWidget):
             self.paint.addItem(name, Painted("column", name))
         for name in study.markers:
             self.paint.addItem(name, Painted("marker", name))
-        for number in range(study.n_features):
-            self.paint.addItem(f"feature {number}", Painted("feature", str(number)))
+        for heading, columns in feature_groups(study):
+            if heading:
+                add_heading(self.paint, heading)
+            for number in columns:
+                self.paint.addItem(study.feature_names[number], Painted("feature", str(number)))
         self._show_painted()
 
     def _show_painted(self) -> None:
         painted = self.state.painted
-        place = self.paint.findText(painted.title) if painted is not None else 0
-        self.paint.setCurrentIndex(max(place, 0))
+        listed = (place for place in range(1, self.paint.count()) if self.paint.itemData(place) == painted)
+        self.paint.setCurrentIndex(0 if painted is None else next(listed, 0))
 
     def _summarize(self) -> None:
         self.summary.setText(self.state.summary())

@@ -42,7 +42,7 @@ class PartnersPart(PanelPart):
         rows = np.arange(study.n_cells) if state.selection is None else state.selection
         if painted.feature is not None:
             title, function, number = (
-                f"Markers that correlate with {painted.title}",
+                f"Markers that correlate with {state.title}",
                 partners_of_feature,
                 painted.feature,
             )
@@ -61,8 +61,8 @@ class PartnersPart(PanelPart):
         self.bars.show_partners(found)
         self.bars.setVisible(bool(found))
 
-    def _chosen(self, name: str) -> None:
-        if name.startswith("feature ") and name not in (self.state.study.markers if self.state.study else ()):
-            self.state.paint(Painted("feature", name.removeprefix("feature ")))
+    def _chosen(self, partner: Partner) -> None:
+        if partner.feature is not None:
+            self.state.paint(Painted("feature", str(partner.feature)))
         else:
-            self.state.show_marker(name)
+            self.state.show_marker(partner.name)

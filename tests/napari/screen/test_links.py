@@ -293,7 +293,7 @@ def test_the_current_view_is_exported(fresh, hands, tmp_path, monkeypatch):
     assert len((tmp_path / "correlations.csv").read_text().splitlines()) == len(state.study.markers) + 1
     assert (tmp_path / "correlations.svg").stat().st_size > 10_000
     export.copy_code()
-    assert "feature_2" in QApplication.clipboard().text()
+    assert "color = 'feature 2'" in QApplication.clipboard().text()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

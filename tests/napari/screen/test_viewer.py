@@ -6,6 +6,7 @@ import pytest
 from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import MARKER, ROLE, SLIDE
 from napari_mxsplicer.opening import open_in
+from napari_mxsplicer.state import Painted
 from npe2 import PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
@@ -137,6 +138,35 @@ def test_another_slide_is_opened_with_the_visible_channels_and_adds_others_on_de
     assert [(one.metadata[MARKER], one.visible) for one in channels()] == [("CD20", False), ("CD8a", True)]
     order = [one.metadata.get(ROLE) for one in viewer.layers if one.metadata.get(SLIDE) == names[1]]
     assert order.index("painted") > max(place for place, role in enumerate(order) if role == "marker")
+
+
+def test_features_with_names_are_listed_in_groups_and_labelled_upwards(viewer, named, hands):
+    panel = open_in(viewer, named, at_once=False)
+    names, first = panel.state.study.feature_names, panel.state.study.markers[0]
+    headings = [
+        panel.paint.itemText(place)
+        for place in range(panel.paint.count())
+        if not panel.paint.model().item(place).isEnabled()
+    ]
+
+    assert headings[:2] == ["Levels of markers", f"Patterns of {first}"]
+    panel.state.paint(Painted("feature", str(names.index(f"{first} rim"))))
+    hands.pump()
+    assert panel.paint.currentText() == f"{first} rim"
+    assert panel.summary.text().startswith(f"{first} rim, r = ")
+    labels = panel.correlations.heatmap.getAxis("top")
+    assert labels.is_upwards
+    assert set(labels.names) == set(names)
+    assert labels.height() == pytest.approx(labels.fit(panel.fontMetrics()), abs=1)
+    panel.state.paint(Painted("marker", first))
+    bars = panel.partners.bars
+    hands.wait_until(lambda: any(one.feature is not None for one in bars.partners))
+    best = bars.partners[0]
+    assert best.name == names[best.feature]
+    hands.click(bars, 10, 8)
+    assert panel.state.painted == Painted("feature", str(best.feature))
+    assert panel.paint.currentText() == best.name
+    assert panel.minimumSizeHint().width() <= 330
 
 
 def test_hidden_channels_are_added_one_by_one_or_all_by_a_button(viewer, sample, hands):
