@@ -23,6 +23,17 @@ from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
 
 
+def measure_spread(intensities: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of each marker between the cells of a slide, (N, C) to (C,); 0 where it is unknown.
+
+    It follows the gain of a staining or camera, and does not change with a constant offset.
+    """
+    if not len(intensities):
+        return np.zeros(intensities.shape[1])
+    spread: np.ndarray = np.nan_to_num(intensities.astype(np.float64).std(axis=0))
+    return spread
+
+
 def measure_markers(
     slide: Slide,
     mask: LazyImage,

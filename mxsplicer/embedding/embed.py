@@ -7,7 +7,6 @@ few thousand rows at a time. After an interruption the same call embeds the bloc
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +24,8 @@ from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.run import Run, check_panel
-from mxsplicer.splicer.slide_normalization import corrects_gains
+from mxsplicer.splicer.slide_normalization import corrects_gains, run_at_gain
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +139,8 @@ def embed_blocks(
     """
     if isinstance(sources, Source | PatchStore):
         sources = [sources]
-    several = [_as_source(one, run) if isinstance(one, PatchStore) else one for one in sources]
-    _check_sources(run, several)
+    several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
+    _check_sources(several)
     channels = {
         s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um, fill_missing=fill_missing)
         for s in several
@@ -156,7 +154,7 @@ def embed_blocks(
             "version": _VERSION,
             "runs": {key: weights_digest(one.encoder) for key, one in runs.items()},
             "markers": list(run.markers),
-            "slides": [source.describe(run.markers, own_scale=corrects_gains(run)) for source in several],
+            "slides": [source.describe(run.markers, with_spread=corrects_gains(run)) for source in several],
             "device": where.type,  # one kind of processor rounds differently from another
             **({"closed_form": _CLOSED_FORM_VERSION} if closed_form else {}),
         }
@@ -190,8 +188,7 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
     header = journal.header
     chosen = [one for one in header["slides"] if slides is None or one["name"] in slides]
     by_slide = {
-        key: {one["name"]: one[key] for one in chosen if one.get(key)}
-        for key in ("ledger", "nuclei_ledger", "normalization")
+        key: {one["name"]: one[key] for one in chosen if one.get(key)} for key in ("ledger", "nuclei_ledger", "spread")
     }
     write_blocks(
         Path(path),
@@ -203,22 +200,11 @@ def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compre
     )
 
 
-def _check_sources(run: Run, sources: Sequence[Source]) -> None:
-    if corrects_gains(run) and (bare := [one.name for one in sources if one.normalization is None]):
-        logger.warning(
-            "the model brings slides to one brightness, but slide %s comes without its own normalization: its "
-            "intensities are taken as they are",
-            ", ".join(map(repr, bare)),
-        )
+def _check_sources(sources: Sequence[Source]) -> None:
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         msg = f"two slides are called {next(n for n in names if names.count(n) > 1)!r}."
         raise InputError(msg, "Give them different file names.")
-
-
-def _as_source(store: PatchStore, run: Run) -> Source:
-    own = measure_normalization([store], seed=run.settings["seed"])[0] if corrects_gains(run) else None
-    return from_store(store, normalization=own)
 
 
 def _warn_of_missing(run: Run, channels: Mapping[str, Sequence[int]]) -> None:
@@ -244,8 +230,7 @@ def _embed_source(
 ) -> None:
     """Embed the blocks of a slide that the journal lacks."""
     main = next(iter(runs.values()))  # a run and its baselines take the same input
-    if corrects_gains(main) and source.normalization is not None:
-        main = replace(main, normalization=main.normalization.on_slide(source.normalization.of_channels(channels)))
+    main = main if source.spread is None else run_at_gain(main, source.spread, channels)
     encoders = PatchEncoders(main, {key: run.encoder for key, run in runs.items()}, device)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     in_order_of_run = channels == [*range(len(source.markers))]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mxsplicer.cells.intensities import measure_spread
 from mxsplicer.cells.measure import Cells
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
@@ -16,7 +17,6 @@ from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.extraction import stream_blocks
 from mxsplicer.patches.geometry import PatchGeometry
 from mxsplicer.patches.store import PatchStore
-from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.progress import track
 
@@ -35,8 +35,9 @@ class Source:
         Counts of cells by outcome.
     cells
         The measured cells; their further measurements (beyond the mean) become layers.
-    normalization
-        The slide's own, for a run that normalises each slide by its own numbers.
+    spread
+        Standard deviation of each marker between the cells of the slide (C,), for a run that corrects gains; without
+        it, intensities are taken as those of the training slides.
     made_from
         Identifies these cells of this image, so that an interrupted embedding is not continued with others.
     """
@@ -48,7 +49,7 @@ class Source:
     blocks: Callable[[Collection[int]], Iterator[Block]]
     ledger: Mapping[str, int] = field(default_factory=dict)
     cells: Cells | None = None
-    normalization: Normalization | None = None
+    spread: np.ndarray | None = None
     made_from: str = ""
 
     def measures_of(self, cell_ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,12 +65,13 @@ class Source:
             return None
         return np.asarray(self.cells.object_ids[self._ids.get_indexer(pd.Index(cell_ids))])
 
-    def describe(self, markers: Sequence[str], *, own_scale: bool) -> dict[str, Any]:
+    def describe(self, markers: Sequence[str], *, with_spread: bool) -> dict[str, Any]:
         """Return, as JSON, what z of these cells depends on, for a run of these markers.
 
-        ``own_scale`` is whether the run normalises each slide by its own numbers.
+        ``with_spread`` is whether the run corrects the gains of slides.
         """
-        own = self.normalization if own_scale else None
+        known = self.spread if with_spread else None
+        spread = {} if known is None else dict(zip(self.markers, known.tolist(), strict=True))
         return {
             "name": self.name,
             "markers": list(self.markers),
@@ -78,7 +80,7 @@ class Source:
             "ledger": dict(self.ledger),
             "nuclei_ledger": dict(self.cells.nuclei_ledger) if self.cells else {},
             "made_from": self.made_from,
-            "normalization": own.to_dict() if own is not None else None,
+            "spread": None if known is None else [spread.get(marker, 0.0) for marker in markers],
             "missing": [marker for marker in markers if marker not in self.markers],
         }
 
@@ -88,7 +90,7 @@ class Source:
         return pd.Index(self.cells.table["cell_id"].to_numpy())
 
 
-def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: Normalization | None = None) -> Source:
+def from_store(store: PatchStore, *, cells: Cells | None = None) -> Source:
     """Return the cells of a patch store as a source to embed.
 
     Parameters
@@ -97,8 +99,6 @@ def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: 
         The patches.
     cells
         The measured cells, whose further measurements become layers.
-    normalization
-        The slide's own, for a run that normalises each slide by its own numbers.
     """
 
     def blocks(skip: Collection[int]) -> Iterator[Block]:
@@ -114,7 +114,7 @@ def from_store(store: PatchStore, *, cells: Cells | None = None, normalization: 
         blocks=blocks,
         ledger=store.ledger,
         cells=cells,
-        normalization=normalization,
+        spread=store.spread if cells is None else measure_spread(cells.intensities),
         made_from=json.dumps(store.made_from, sort_keys=True),
     )
 
@@ -125,7 +125,6 @@ def from_slide(
     cells: Cells,
     *,
     patch_size_um: float,
-    normalization: Normalization | None = None,
     workers: int | None = None,
     executor: str = "threads",
     max_bytes: int | None = None,
@@ -136,8 +135,6 @@ def from_slide(
     ----------
     slide, mask, cells, patch_size_um, workers, executor, max_bytes
         As for :func:`~mxsplicer.patches.extraction.stream_blocks`.
-    normalization
-        The slide's own, for a run that normalises each slide by its own numbers.
     """
 
     def blocks(skip: Collection[int]) -> Iterator[Block]:
@@ -160,6 +157,6 @@ def from_slide(
         blocks=blocks,
         ledger=cells.ledger,
         cells=cells,
-        normalization=normalization,
+        spread=measure_spread(cells.intensities),
         made_from=f"{fingerprint(slide.path) if slide.path else ''} {cells.fingerprint()}",
     )

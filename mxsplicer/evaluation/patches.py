@@ -22,7 +22,7 @@ from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.slides import open_images
 from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
-from mxsplicer.splicer.slide_normalization import run_for_store
+from mxsplicer.splicer.slide_normalization import run_at_gain
 from mxsplicer.system.progress import track
 from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED, key_of
 
@@ -59,7 +59,7 @@ class SamplePatches:
             here = np.flatnonzero(self.store_of[rows] == number)
             if len(here):
                 patches, regions = store.read_rows(self.row_of[rows[here]])
-                run = run_for_store(self.run, store, self.channels[number])
+                run = run_at_gain(self.run, store.spread, self.channels[number])
                 out[here] = run.normalize(patches[:, self.channels[number]], regions)
         return out
 

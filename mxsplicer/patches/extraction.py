@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 
+from mxsplicer.cells.intensities import measure_spread
 from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.cells.selection import choose_ids
 from mxsplicer.errors import InputError
@@ -124,7 +125,10 @@ def extract_patches(
     seed_used = None if len(chosen) == len(listed) else seed
     writer = PatchWriter(
         path,
-        header=_header_of(slide, cutter, chosen, patch_size_um, seed_used),
+        header={
+            **_header_of(slide, cutter, chosen, patch_size_um, seed_used),
+            "spread": measure_spread(measured.intensities).tolist(),
+        },
         cells=table,
         intensities=chosen.intensities,
         patch_px=geometry.patch_px,

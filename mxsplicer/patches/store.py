@@ -17,6 +17,7 @@ import pandas as pd
 import zarr
 from zarr.storage import LocalStore
 
+from mxsplicer.cells.intensities import measure_spread
 from mxsplicer.errors import InputError
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.shards import ShardReader, ShardWriter, create_arrays, explain_full_disk
@@ -121,6 +122,12 @@ class PatchStore:
         """Mean raw intensity of each marker inside each cell, (N, C) float32."""
         return np.asarray(self._group["intensities"][:])
 
+    @cached_property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each marker between all measured cells of the slide, (C,); 0 if it is unknown."""
+        known = self._group.attrs[_FORMAT].get("spread")
+        return measure_spread(self.intensities) if known is None else np.asarray(known)
+
     def read_block(self, number: int) -> Block:
         """Return a block: the rows of ``cells`` from ``number * block_size`` on."""
         if not 0 <= number < self.n_blocks:
@@ -181,6 +188,12 @@ class PatchStoreView(PatchStore):
     def intensities(self) -> np.ndarray:
         """Mean raw intensity of each marker of the store inside each cell, (N, C) float32."""
         return self.store.intensities
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of each marker of the view between the cells of the slide, (C,); 0 if it is unknown."""
+        known = dict(zip(self.store.markers, self.store.spread.tolist(), strict=True))
+        return np.array([known.get(marker, 0.0) for marker in self.markers])
 
     def read_block(self, number: int) -> Block:
         """Return a block with the view's patches."""

@@ -37,7 +37,7 @@ from mxsplicer.tl.transfer import transfer_clusters
 logger = logging.getLogger(__name__)
 
 _KEYS_BY_SLIDE = (  # of uns["mxsplicer"]
-    *("ledger", "nuclei_ledger", "missing_markers", "normalization", "larger_cells", "nuclear_marker", "few_cells"),
+    *("ledger", "nuclei_ledger", "missing_markers", "spread", "larger_cells", "nuclear_marker", "few_cells"),
 )
 
 

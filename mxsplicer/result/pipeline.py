@@ -34,10 +34,8 @@ from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.settings import begin_result, is_begun
 from mxsplicer.result.slides import SlideRecord, image_files, write_index
 from mxsplicer.segmentation.segment import segment
-from mxsplicer.splicer.normalization import Normalization, measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
-from mxsplicer.splicer.slide_normalization import corrects_gains
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.labels import check_labels
@@ -46,7 +44,6 @@ from mxsplicer.tl.outlines import find_roi_files
 logger = logging.getLogger(__name__)
 
 _MATCHED = ("cell_id", "x_px", "y_px")  # columns of cells that are compared with a table of labels
-_CELLS_FOR_SCALE = 2_000  # on which a slide's own normalisation is measured
 
 
 def embed_slides(
@@ -202,7 +199,7 @@ def embed_cells(job: Job) -> None:
     run = job.model or _train(job, list(stores.values()), job.result.run, job.recipe)
     baselines = _make_baselines(job, list(stores.values()), run)
     with job.timed("embedding"):
-        sources = job.for_each_slide("embedding", lambda one: _source_of(job, one, stores.get(one.name), run))
+        sources = job.for_each_slide("embedding", lambda one: _source_of(job, one, stores.get(one.name)))
         by_name = {one.name: one for one in job.slides}
         embed_blocks(
             job.result.embedded,
@@ -314,27 +311,17 @@ def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[st
     return baselines
 
 
-def _source_of(job: Job, one: JobSlide, store: PatchStore | None, run: Run) -> Source:
+def _source_of(job: Job, one: JobSlide, store: PatchStore | None) -> Source:
     """Return a slide of the call as something to embed: from its patch store if that has all cells."""
     cells = one.measured_cells
-    own_scale = _measure_own_scale(job, one, store) if corrects_gains(run) else None
     if store is not None and store.n_cells == len(cells):
-        return from_store(store, cells=cells, normalization=own_scale)
+        return from_store(store, cells=cells)
     return from_slide(
         one.slide,
         one.made_mask,
         cells,
         patch_size_um=job.patch_size_on(one.slide),
-        normalization=own_scale,
         workers=job.running.workers,
         executor=job.running.executor,
         max_bytes=job.running.max_bytes,
     )
-
-
-def _measure_own_scale(job: Job, one: JobSlide, store: PatchStore | None) -> Normalization:
-    """Run the stage that measures the normalisation of one slide, on its training sample or on one cut for this."""
-    path = job.result.sample_of(one.name)
-    if store is None and not path.exists():
-        store = _cut_store(job, one, path, min(_CELLS_FOR_SCALE, len(one.measured_cells)))
-    return measure_normalization([store or PatchStore.open(path)], seed=job.options.seed)[0]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result.features import open_features
 from mxsplicer.result.folder import Result, find_cells, open_result
 from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
-from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.run import Run, check_panel, load_run
+from mxsplicer.splicer.slide_normalization import run_at_gain
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_features
@@ -188,10 +188,9 @@ def _compare_cells(
     obs, key = adata.obs.iloc[rows], f"X_{about['method']}"
     channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
-    scale = about.get("normalization", {}).get(slide.name)
-    if scale is not None:
-        own = Normalization.from_dict({name: list(values) for name, values in scale.items()})
-        run = replace(run, normalization=run.normalization.on_slide(own.of_channels(channels)))
+    spread = about.get("spread", {}).get(slide.name)
+    if spread is not None:
+        run = run_at_gain(run, np.asarray(spread), range(len(run.markers)))
     places = [obs[column].to_numpy() for column in ("x_px", "y_px", "cell_id")]
     patches, regions = cut_patches(slide, mask, *places, patch_px=run.patch_px)
     z, stored = (

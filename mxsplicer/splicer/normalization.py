@@ -26,7 +26,7 @@ class Normalization:
     high: Tensor
     mean: Tensor  # of log1p of the clipped intensity
     std: Tensor
-    # Mean standard deviation of intensity within a cell; 0 if it is not known.
+    # Standard deviation of mean intensity between the cells of the training slides; 0 if it is not known.
     spread: Tensor = field(default_factory=lambda: torch.zeros(()))
     gain: Tensor = field(default_factory=lambda: torch.ones(()))
 
@@ -69,14 +69,9 @@ class Normalization:
         known = {"spread": [0.0] * len(values["low"]), "gain": [1.0] * len(values["low"])} | values
         return cls(**{name: torch.tensor(known[name], dtype=torch.float32) for name in _FIELDS})
 
-    def of_channels(self, channels: Sequence[int]) -> "Normalization":
-        """Return the normalisation of some channels, in this order; those at a channel -1 are meaningless."""
-        places = torch.tensor([max(channel, 0) for channel in channels])
-        return Normalization(*(getattr(self, name).expand_as(self.low)[places] for name in _FIELDS))
-
-    def on_slide(self, own: "Normalization") -> "Normalization":
-        """Return this normalisation for a slide whose own is ``own``: at the gains of its staining."""
-        return replace(self, gain=gain_of(own.spread, self.spread))
+    def on_slide(self, spread: Tensor) -> "Normalization":
+        """Return this normalisation at the gain of a slide, whose markers have this spread between cells (C,)."""
+        return replace(self, gain=gain_of(spread, self.spread))
 
 
 _FIELDS = tuple(one.name for one in fields(Normalization))
@@ -85,8 +80,7 @@ _FIELDS = tuple(one.name for one in fields(Normalization))
 def gain_of(spread: Tensor, reference: Tensor) -> Tensor:
     """Return by how much a slide is brighter than another in each marker (C,), by its spreads, at most threefold.
 
-    The spread within cells follows the gain of a staining or camera, and does not change with a constant offset. It is
-    bounded, since a marker that no cell of a slide expresses has the spread of noise.
+    Bounded, since a marker that no cell of a slide expresses has the spread of noise.
     """
     known = (spread > 0) & (reference > 0)
     return torch.where(known, spread / reference.clamp_min(1e-12), 1.0).clamp(1 / MOST_GAIN, MOST_GAIN)
@@ -100,7 +94,7 @@ def _transferable(patches: np.ndarray) -> np.ndarray:
 
 
 def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tuple[Normalization, list[bool]]:
-    """Measure clip, mean, standard deviation and spread within cells of every marker on a sample of patches.
+    """Measure clip, mean and standard deviation of every marker on a sample of patches.
 
     The clip is at the 0.1 and 99.9 percentiles of the sampled pixels, so that neither debris nor the black border of a
     slide sets the scale.
@@ -113,10 +107,10 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
     for patches, regions in _read_sample(stores, SAMPLE_CELLS, seed):
         # A pixel beyond the slide is 0 in every marker and belongs to no cell.
         lit = (np.nan_to_num(patches) if patches.dtype.kind == "f" else patches).any(axis=1)
-        sample.append((patches, (regions != BACKGROUND) | lit, np.isin(regions, (THIS_CELL, NUCLEUS))))
-    columns, spreads = [], _spreads(sample)
+        sample.append((patches, (regions != BACKGROUND) | lit))
+    columns = []
     for channel in range(sample[0][0].shape[1]):  # one at a time: all as floats would be half a gigabyte
-        pixels = np.concatenate([patches[:, channel][shown] for patches, shown, _ in sample]).astype(np.float32)
+        pixels = np.concatenate([patches[:, channel][inside] for patches, inside in sample]).astype(np.float32)
         pixels = pixels[~np.isnan(pixels)]  # of slides that lack the marker
         low, high = np.percentile(pixels, [0.1, 99.9]).astype(np.float32)
         high = high if high > low else pixels.max()  # a marker of a few bright spots
@@ -124,21 +118,8 @@ def measure_normalization(stores: Sequence[PatchStore], *, seed: int = 0) -> tup
         columns.append((low, high, logs.mean(dtype=np.float64), logs.std(dtype=np.float64)))
     low, high, mean, std = np.array(columns, dtype=np.float64).T
     varies = [bool(s > 1e-6) for s in std]
-    of_markers = (low, high, mean, np.where(varies, std, 1.0), spreads, np.ones(len(low)))
+    of_markers = (low, high, mean, np.where(varies, std, 1.0))
     return Normalization(*(torch.tensor(column, dtype=torch.float32) for column in of_markers)), varies
-
-
-def _spreads(sample: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return the mean standard deviation within a cell of every marker (C,), for patches and the pixels of the cell."""
-    total = np.zeros(sample[0][0].shape[1])
-    count = np.zeros(len(total))
-    for patches, _, inside in sample:
-        for pixels, of_cell in zip(patches, inside, strict=True):
-            within = pixels[:, of_cell].astype(np.float32)  # (C, pixels)
-            known = np.isfinite(within).all(axis=1) & (within.shape[1] > 0)
-            total[known] += within[known].std(axis=1)
-            count[known] += 1
-    return total / np.maximum(count, 1)
 
 
 def sample_inputs(

@@ -89,7 +89,7 @@ class Recipe:
         both); or a :class:`~mxsplicer.splicer.views.Views`.
     normalization
         A marker is clipped and scaled alike on all slides. ``"gain"`` first divides it by the gain of each slide,
-        which it measures by the spread of intensities within cells; ``"common"`` does not.
+        which it measures by the spread of mean intensities between its cells; ``"common"`` does not.
     surroundings
         ``"hide"`` shows the encoder only the pixels of the cell, ``"keep"`` the whole patch.
     component_area

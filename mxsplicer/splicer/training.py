@@ -170,7 +170,7 @@ def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[li
     if panel == "union" and recipe.width_rule != "equal":
         msg = f"`width_rule={recipe.width_rule!r}` needs slides of one panel."
         raise InputError(msg, "Use equal widths, or `panel='shared'`.")
-    return at_one_gain(stores, seed=recipe.seed) if recipe.normalization == "gain" else (stores, None)
+    return at_one_gain(stores) if recipe.normalization == "gain" else (stores, None)
 
 
 def _settings(

@@ -8,7 +8,8 @@ it shows that the script works.
 - ``resume``: a training that was interrupted and continued ends with the losses of one that was not.
 - ``bfloat16``: features and losses in mixed precision compared with float32.
 - ``speed``: cells per second for training and embedding with 5, 19 and 49 markers.
-- ``digits``: the table MNIST-CIFAR of arXiv 2503.07444 at its size (ResNet-18, width 64, 100 epochs); needs ``--public``.
+- ``digits``: the table MNIST-CIFAR of arXiv 2503.07444 at its size (ResNet-18, width 64, 100 epochs), with
+  ``--public``.
 """
 
 import argparse

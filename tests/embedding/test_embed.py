@@ -17,7 +17,6 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import mean_of_blurred
-from mxsplicer.splicer.normalization import measure_normalization
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import untrained
 from mxsplicer.splicer.training import train
@@ -66,7 +65,8 @@ def test_the_embedding_of_a_cell_does_not_depend_on_the_others(store, run):
     some = cells.take(np.arange(0, len(cells), 7))
     everyone = embed(run, store)
 
-    few = embed(run, from_slide(slide, mask, some, patch_size_um=store.patch_size_um))
+    source = from_slide(slide, mask, some, patch_size_um=store.patch_size_um)
+    few = embed(run, replace(source, spread=store.spread))
 
     both = everyone[few.obs_names]
     np.testing.assert_allclose(few.obsm["X_splicer"], both.obsm["X_splicer"], rtol=1e-5, atol=1e-6)
@@ -140,9 +140,8 @@ def in_blocks(store, size, *, dies_at=None) -> tuple[Source, list[int]]:
             parts = (whole.rows[rows], whole.cells[rows], whole.intensities[rows])
             yield Block(number, *parts, whole.patches[rows], whole.regions[rows])
 
-    own = measure_normalization([store])[0]
     about = (store.slide_name, store.markers, store.patch_px, store.pixel_size_um)
-    return Source(*about, blocks, store.ledger, normalization=own), asked
+    return Source(*about, blocks, store.ledger, spread=store.spread), asked
 
 
 def assert_same(one: anndata.AnnData, other: anndata.AnnData) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mxsplicer.embedding.embed import embed
-from mxsplicer.embedding.sources import from_store
 from mxsplicer.patches.extraction import extract_patches
+from mxsplicer.patches.store import PatchStoreView
 from mxsplicer.splicer.batches import Batches
-from mxsplicer.splicer.normalization import MOST_GAIN, gain_of, measure_normalization
+from mxsplicer.splicer.normalization import MOST_GAIN, gain_of
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.slide_normalization import at_one_gain
 from mxsplicer.splicer.training import train
@@ -30,18 +30,27 @@ def stores(tmp_path_factory):
 
 
 def test_stores_at_one_gain_show_the_same_intensities_and_a_single_one_is_left_as_it_is(stores):
-    (first, second), spread = at_one_gain(stores, seed=0)
+    (first, second), spread = at_one_gain(stores)
     one, other = first.read_block(0), second.read_block(0)
 
     np.testing.assert_allclose(one.patches, other.patches, rtol=1e-4)
     np.testing.assert_array_equal(one.regions, stores[0].read_block(0).regions)
     assert next(Batches([first, second], 64).epoch(0))[0].dtype == np.float32
-    of_first = measure_normalization([stores[0]])[0].spread
-    torch.testing.assert_close(spread, of_first * 2**0.5, rtol=1e-4, atol=0)
-    assert at_one_gain(stores[:1], seed=0)[0] == stores[:1]
+    np.testing.assert_allclose(spread, stores[0].spread * 2**0.5, rtol=1e-4)
+    assert at_one_gain(stores[:1])[0] == stores[:1]
 
 
-def test_features_of_a_slide_do_not_change_with_its_gain(stores, tmp_path, caplog):
+def test_a_store_that_lacks_a_marker_leaves_its_gain_to_the_others(stores):
+    lacking = PatchStoreView(
+        stores[0], lambda patches: patches, dtype=np.uint16, markers=("other", *stores[0].markers[1:])
+    )
+    (_, second), spread = at_one_gain([lacking, stores[1]])
+
+    assert spread[0] == pytest.approx(stores[1].spread[0])
+    np.testing.assert_allclose(second.read_block(0).patches[:, 0], stores[1].read_block(0).patches[:, 0], rtol=1e-6)
+
+
+def test_features_of_a_slide_do_not_change_with_its_gain(stores, tmp_path):
     run = train(stores[:1], tmp_path / "run", recipe=SMALL, device="cpu")
     assert run.settings["normalization"] == "gain"
 
@@ -49,11 +58,7 @@ def test_features_of_a_slide_do_not_change_with_its_gain(stores, tmp_path, caplo
 
     a, b = np.split(adata.obsm["X_splicer"], 2)
     np.testing.assert_allclose(a, b, atol=2e-3)
-    assert set(adata.uns["mxsplicer"]["normalization"]) == {"tiny", "brighter"}
-    assert not caplog.messages
-
-    embed(run, from_store(stores[1]), device="cpu")
-    assert "slide 'brighter' comes without its own normalization" in caplog.text
+    assert set(adata.uns["mxsplicer"]["spread"]) == {"tiny", "brighter"}
 
 
 def test_features_follow_the_gain_of_a_slide_without_correction(stores, tmp_path):
@@ -62,12 +67,12 @@ def test_features_follow_the_gain_of_a_slide_without_correction(stores, tmp_path
     assert np.abs(a - b).max() > 0.1
 
 
+def test_a_sample_of_a_slide_is_at_the_gain_of_the_whole(stores, tmp_path):
+    slide, mask = tiny_slide(cells_at=PLACES, shape_px=(192, 192))
+    few = extract_patches(slide, mask, tmp_path / "few.zarr", patch_size_um=8, max_cells=5)
+    np.testing.assert_array_equal(few.spread, stores[0].spread)
+
+
 def test_a_gain_is_the_ratio_of_spreads_within_bounds():
     spread, reference = torch.tensor([2.0, 100.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
     assert gain_of(spread, reference).tolist() == [2.0, MOST_GAIN, 1.0, 1.0]
-
-
-def test_channels_are_brought_into_the_models_order(stores):
-    normalization = measure_normalization(stores)[0]
-
-    assert normalization.of_channels([2, 0]).mean.tolist() == normalization.mean[[2, 0]].tolist()
