@@ -63,7 +63,7 @@ def measure_markers(
     crossing_sums = {
         compartment: _CrossingSums(cells, len(slide.markers)) for compartment in ("whole", *wanted.compartments)
     }
-    crossing_pixels = _CrossingPixels(cells, wanted.of_all_pixels)
+    crossing_pixels = _CrossingValues(cells, wanted.of_all_pixels)
 
     def write(compartment: str, rows: np.ndarray, counts: np.ndarray, totals: np.ndarray) -> None:
         result["mean" if compartment == "whole" else compartment][rows] = totals / counts[:, None]
@@ -210,8 +210,8 @@ class _CrossingSums:
         return self._rows[some], self._counts[some], self._totals[some]
 
 
-class _CrossingPixels:
-    """Intensities of the pixels of cells that cross tiles, kept until the last of their tiles is read."""
+class _CrossingValues:
+    """Intensities, pixel by pixel, in the cells that cross tiles, kept until the last of their tiles is read."""
 
     def __init__(self, cells: _KnownCells, names: Sequence[str]) -> None:
         self._last_tile, self._names = cells.last_tile, names

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.cells.intensities import measure_markers
-from mxsplicer.cells.shapes import count_nuclei, find_pieces, join_pieces
+from mxsplicer.cells.shapes import join_shapes, measure_nuclear_areas, measure_shapes
 from mxsplicer.cells.statistics import Statistics
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
@@ -179,14 +179,14 @@ def measure_cells(
         workers=workers,
     )
     read = map_in_order(
-        partial(find_pieces, slide, mask, nuclei), grid, n_workers, executor=executor, activity="reading the mask"
+        partial(measure_shapes, slide, mask, nuclei), grid, n_workers, executor=executor, activity="reading the mask"
     )
     pieces = [piece for piece in track(read, "Reading the mask", total=len(grid)) if len(piece)]
     if not any(len(piece.columns["cell_id"]) for piece in pieces):
         msg = f"mask of slide {slide.name!r} holds no cell, only background (0)."
         raise InputError(msg, "Give another mask, or none to segment the slide.")
-    nuclei_ledger, nucleus_px = count_nuclei(pieces, slide) if nuclei is not None else ({}, None)
-    table = join_pieces(pieces, slide)
+    nuclei_ledger, nucleus_px = measure_nuclear_areas(pieces, slide) if nuclei is not None else ({}, None)
+    table = join_shapes(pieces, slide)
     if nucleus_px is not None:
         table["nucleus_area_um2"] = nucleus_px * slide.pixel_size_um**2
     large = (table["area_um2"] >= min_area_um2).to_numpy()
@@ -209,7 +209,7 @@ def measure_cells(
 
 
 def _account_for_outlines(outlines: Polygons, ledger: Mapping[str, int], slide: str) -> dict[str, int]:
-    """Return the entries of a ledger for features that are not cells, and for outlines without a pixel of their own."""
+    """Return the entries in the ledger of measured cells for features that are not cells, outlines without pixels."""
     hidden = outlines.n_cells - ledger["in mask"]
     if hidden > _MANY_HIDDEN * outlines.n_cells:
         logger.warning(

@@ -10,8 +10,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Stretches of one row that carry one label, sorted by label, then by row; background is left out."""
+class PixelRuns:
+    """Pixels as runs, stretches of one row that carry one label, sorted by label, then by row; no background."""
 
     labels: np.ndarray
     y: np.ndarray
@@ -21,11 +21,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def numbered(self, known: np.ndarray) -> "Runs":
+    def numbered(self, known: np.ndarray) -> "PixelRuns":
         """Return the runs of the labels in ``known`` (ascending), each label replaced by its place there."""
         places = np.searchsorted(known, self.labels)
         found = known[np.minimum(places, len(known) - 1)] == self.labels
-        return Runs(places[found], self.y[found], self.x[found], self.n[found])
+        return PixelRuns(places[found], self.y[found], self.x[found], self.n[found])
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class CellPixels:
         return CellPixels(cells, np.cumsum(counts) - counts, counts, self.indices[inside])
 
 
-def cut_into_runs(labels: np.ndarray) -> Runs:
-    """Return the runs of a label image (Y, X): the stretches of pixels of each cell in each row."""
+def cut_into_runs(labels: np.ndarray) -> PixelRuns:
+    """Return the pixels of each cell of a label image (Y, X) as runs, its stretches in each row."""
     first = np.ones(labels.shape, dtype=bool)  # of its run; a run ends with its row
     np.not_equal(labels[:, 1:], labels[:, :-1], out=first[:, 1:])
     starts = np.flatnonzero(first)
@@ -55,10 +55,10 @@ def cut_into_runs(labels: np.ndarray) -> Runs:
     chosen = np.flatnonzero(of_run)
     chosen = chosen[np.argsort(of_run[chosen], kind="stable")]
     y, x = np.divmod(starts[chosen], labels.shape[1])
-    return Runs(of_run[chosen], y, x, np.diff(starts, append=labels.size)[chosen])
+    return PixelRuns(of_run[chosen], y, x, np.diff(starts, append=labels.size)[chosen])
 
 
-def whole_cells(runs: Runs, width: int) -> CellPixels:
+def whole_cells(runs: PixelRuns, width: int) -> CellPixels:
     """Return all pixels of the cells in a tile of that width, given their runs."""
     return _expanded(runs.labels, runs.y * width + runs.x, runs.n)
 
@@ -91,7 +91,7 @@ def find_rim(labels: np.ndarray, radius_px: float) -> np.ndarray:
 
 
 def find_surroundings(
-    runs: Runs, own: Runs, radius_px: float, top: int, left: int, shape: tuple[int, int]
+    runs: PixelRuns, own: PixelRuns, radius_px: float, top: int, left: int, shape: tuple[int, int]
 ) -> CellPixels:
     """Return the pixels of a tile within ``radius_px`` of each cell that are not pixels of the cell.
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pieces:
+class PieceShapes:
     """Position, size and shape of the pieces of cells in one tile, and the nuclei in it.
 
     Moments are about the centroid of the piece, so that none is a small difference of large numbers.
@@ -34,18 +34,18 @@ class Pieces:
         return len(self.columns["cell_id"]) + len(self.nuclei)
 
 
-def find_pieces(slide: Slide, mask: LazyImage, nuclei: LazyImage | None, window: Window) -> Pieces:
+def measure_shapes(slide: Slide, mask: LazyImage, nuclei: LazyImage | None, window: Window) -> PieceShapes:
     """Return position, size and shape of the pieces of cells in one tile."""
     labels = read_labels("mask", mask, slide, window)
     columns = _shapes(labels, window)
     none = np.empty(0, dtype=np.uint32)
     if nuclei is None:
-        return Pieces(columns, none, (none, none))
+        return PieceShapes(columns, none, (none, none))
     of_nuclei = read_labels("nucleus mask", nuclei, slide, window)
     inside = labels[(labels == of_nuclei) & (labels > 0)]
     seen = np.unique(of_nuclei)
     ids, n = np.unique(inside, return_counts=True)
-    return Pieces(columns, seen[seen > 0], (ids, n))
+    return PieceShapes(columns, seen[seen > 0], (ids, n))
 
 
 def _shapes(labels: np.ndarray, window: Window) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def _shapes(labels: np.ndarray, window: Window) -> dict[str, np.ndarray]:
     }
 
 
-def join_pieces(pieces: list[Pieces], slide: Slide) -> pd.DataFrame:
+def join_shapes(pieces: list[PieceShapes], slide: Slide) -> pd.DataFrame:
     """Return the table of cells, with the shape of each joined from its pieces."""
     # Parallel axis theorem: the moments of a cell are those of its pieces, each shifted to the centroid of the cell.
     all_ids = _column(pieces, "cell_id")
@@ -131,12 +131,12 @@ def join_pieces(pieces: list[Pieces], slide: Slide) -> pd.DataFrame:
     )
 
 
-def _column(pieces: list[Pieces], name: str) -> np.ndarray:
+def _column(pieces: list[PieceShapes], name: str) -> np.ndarray:
     return np.concatenate([piece.columns[name] for piece in pieces])
 
 
-def count_nuclei(pieces: list[Pieces], slide: Slide) -> tuple[dict[str, int], np.ndarray]:
-    """Return the ledger of the ids of nuclei, and the number of nuclear pixels of each cell of the mask."""
+def measure_nuclear_areas(pieces: list[PieceShapes], slide: Slide) -> tuple[dict[str, int], np.ndarray]:
+    """Return the nuclear area of each cell in pixels, after the ledger of the ids of nuclei."""
     cells = np.unique(_column(pieces, "cell_id"))
     seen = np.unique(np.concatenate([piece.nuclei for piece in pieces]))
     pixels = np.zeros(len(cells), dtype=np.int64)

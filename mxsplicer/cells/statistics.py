@@ -61,7 +61,7 @@ class Statistics:
 
 
 def sum_by_cell(values: np.ndarray, pixels: CellPixels) -> np.ndarray:
-    """Return the sum over each cell of ``values``, which are listed cell by cell."""
+    """Return the statistic that others are made of: the sum over each cell of ``values``, listed cell by cell."""
     sums: np.ndarray = np.add.reduceat(values, pixels.starts, dtype=np.float64)
     return sums
 

@@ -53,12 +53,12 @@ def cluster_command(
     from mxsplicer.result.features import update_features
     from mxsplicer.result.folder import find_cells
     from mxsplicer.system.fingerprints import fingerprint
-    from mxsplicer.tl.representations import learned_features
+    from mxsplicer.tl.representations import learned_key
 
     path = find_cells(result)
     with progress.shown(), open_cells(path) as adata:
         settings = {
-            "use_rep": use_rep or learned_features(adata),
+            "use_rep": use_rep or learned_key(adata),
             "resolution": resolution,
             "n_neighbors": n_neighbors,
             "backend": backend,

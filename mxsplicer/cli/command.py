@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from mxsplicer.cli.errors import as_options
+from mxsplicer.cli.errors import as_options, similar_file
 from mxsplicer.cli.old_names import POSITIONAL_OUT, find_renamed, warn_of_old_name, with_current_names
 from mxsplicer.cli.outputs import Call, running
 from mxsplicer.errors import InputError
@@ -94,7 +94,7 @@ class Command(TyperCommand):
         """Return the options in a TOML file by the names of the parameters."""
         if not file.is_file():
             msg = f"--config {file} not found."
-            raise InputError(msg, _similar_file(file))
+            raise InputError(msg, similar_file(file))
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -132,20 +132,11 @@ class Command(TyperCommand):
                 if isinstance(path, Path) and not path.exists():
                     called = parameter.opts[0] if parameter.opts[0].startswith("--") else parameter.metavar
                     msg = f"{called} {path} not found."
-                    raise InputError(msg, _similar_file(path))
+                    raise InputError(msg, similar_file(path))
 
 
 def _is_file_name(value: str | Path) -> bool:
     return "/" in str(value) or str(value).endswith(_FILE_ENDINGS)
-
-
-def _similar_file(path: Path) -> str:
-    """Return a suggestion for an input file that a command does not find: a similar name in its folder."""
-    names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, names, 1)
-    if near:
-        return f"Did you mean {path.with_name(near[0])}?"
-    return "Check the path." if path.parent.is_dir() else f"The folder {path.parent} does not exist either."
 
 
 def _value_of(option: str, args: list[str]) -> str | None:

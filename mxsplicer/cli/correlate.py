@@ -68,11 +68,11 @@ def correlate_command(
     from mxsplicer.embedding.h5ad import open_cells, save_cells
     from mxsplicer.result.folder import find_cells
     from mxsplicer.system.progress import shown
-    from mxsplicer.tl.representations import learned_features
+    from mxsplicer.tl.representations import learned_key
 
     path = find_cells(result)
     with open_cells(path) as adata, shown():
-        learned = learned_features(adata)
+        learned = learned_key(adata)
         use_rep = use_rep or learned
         pairs = [_parse_local(text, adata, use_rep) for text in local or []]
         key = _correlation_name("splicer" if use_rep == learned else use_rep.removeprefix("X_"), roi)

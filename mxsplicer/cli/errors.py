@@ -4,6 +4,8 @@ import ast
 import re
 import shlex
 from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from mxsplicer.result.options import NAMES
@@ -73,3 +75,12 @@ def _written(value: str) -> list[str]:
     if isinstance(literal, dict):
         return [shlex.quote(f"{name}={one}") for name, one in literal.items()]
     return [str(one) for one in literal] if isinstance(literal, tuple | list) else [str(literal)]
+
+
+def similar_file(path: Path) -> str:
+    """Return a suggestion for an input file that a command does not find: a similar name in its folder."""
+    names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, 1)
+    if near:
+        return f"Did you mean {path.with_name(near[0])}?"
+    return "Check the path." if path.parent.is_dir() else f"The folder {path.parent} does not exist either."

@@ -111,8 +111,8 @@ class _Export:
         from mxsplicer.embedding.h5ad import open_cells
         from mxsplicer.result.folder import find_cells, open_result
         from mxsplicer.result.slides import open_images
-        from mxsplicer.tl.outlines import cells_inside
-        from mxsplicer.tl.representations import learned_features
+        from mxsplicer.tl.drawn_outlines import cells_inside
+        from mxsplicer.tl.representations import learned_key
 
         sizes = {one["name"]: float(one["pixel_size_um"]) for one in open_result(self.result)["slides"]}
         needs_images = not paths.keys() <= {"csv", "parquet"}
@@ -125,7 +125,7 @@ class _Export:
             adata = cells_inside(every, self.roi)
             for kind in ("csv", "parquet"):
                 if kind in paths:
-                    use_rep = learned_features(adata) if self.features else None
+                    use_rep = learned_key(adata) if self.features else None
                     export.write_table(adata, paths[kind], pixel_sizes_um=sizes, use_rep=use_rep, overwrite=overwrite)
             present = set(adata.obs["slide"].astype(str))  # of some slides no cell may be inside
             for slide, mask in zip(slides, masks, strict=True):

@@ -87,7 +87,7 @@ _PRESET = Annotated[
 
 
 def register(app: typer.Typer, command: Callable[..., None], *, common: tuple[str, ...] | None = None) -> None:
-    """Add a command, with options for the fields it takes.
+    """Add a command with the options of the command line that are generated for the fields it takes.
 
     Parameters
     ----------
@@ -139,13 +139,13 @@ def _generate(command: Callable[..., None], common: tuple[str, ...] | None) -> C
 
 
 def _options_of(group: type) -> list[str]:
-    """Return the names of the options of a dataclass, those of the recipe among those of ``Options``."""
+    """Return the names that a dataclass's fields have as options of the command line, with those of its recipe."""
     names = [NAMES.get(one.name, one.name) for one in fields(group) if one.name not in WRITTEN_WITH_OTHERS]
     return [*names, "fold_by", *_options_of(Recipe)] if group is Options else names
 
 
 def _field_of_option(name: str) -> tuple[Any, Any]:
-    """Return the type of the field that an option stands for, and its default as the option is written."""
+    """Return the type of the field that an option of the command line stands for, and its default as written there."""
     for group in _GROUPS:
         field = "groups" if (name, group) == ("fold_by", Options) else _FIELDS.get(name, name)
         found = {one.name: one for one in fields(group) if one.name != "recipe"}
@@ -189,7 +189,7 @@ def _hidden(annotation: Any, *, hidden: bool) -> Any:
 
 
 def _value_of_option(name: str, value: Any) -> Any:
-    """Return the value of one option as its field has it."""
+    """Return the value of one option of the command line as its field has it."""
     return next(iter(read_option(name, value).values()))
 
 

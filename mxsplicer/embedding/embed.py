@@ -15,7 +15,7 @@ import anndata
 import numpy as np
 import torch
 
-from mxsplicer.embedding.encode import PatchEncoders, weights_digest
+from mxsplicer.embedding.encode import PatchEncoders
 from mxsplicer.embedding.h5ad import write_blocks
 from mxsplicer.embedding.journal import BlockJournal, SlideBlocks
 from mxsplicer.embedding.sources import Source, from_store
@@ -24,7 +24,7 @@ from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.run import Run, check_panel
+from mxsplicer.splicer.run import Run, check_panel, weights_digest
 from mxsplicer.splicer.slide_normalization import corrects_gains, run_at_gain
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def embed_blocks(
 
 
 def join_blocks(path: str | Path, *, slides: Sequence[str] | None = None, compression: str | None = "gzip") -> None:
-    """Complete an embedding: write the blocks of its journal as one AnnData file, as :func:`embed_to_file` does.
+    """Complete an embedding: join the blocks of its journal as one h5ad file, the rest of :func:`embed_to_file`.
 
     The journal stays, for a caller that changes the file in place; remove it by ``BlockJournal.of(path).remove()``.
 

@@ -13,7 +13,6 @@ import torch
 from mxsplicer.splicer.convolutions import fold_batch_norm
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.run import Run
-from mxsplicer.system.fingerprints import fingerprint_arrays
 
 # Patches per pass; fixed for a kind of processor, because another number may round differently.
 PATCHES_PER_PASS = {"cpu": 64, "cuda": 256, "mps": 256}
@@ -95,12 +94,6 @@ def encode_inputs(run: Run, x: torch.Tensor, *, device: str = "auto") -> np.ndar
     encoder = _prepare(run.encoder, where)
     batches = x.split(PATCHES_PER_PASS[where.type])  # type: ignore[no-untyped-call]
     return np.concatenate([_encode(encoder, batch.to(where, memory_format=torch.channels_last)) for batch in batches])
-
-
-def weights_digest(encoder: torch.nn.Module) -> str:
-    """Return 16 hexadecimal digits that identify the weights with which patches are encoded."""
-    weights = encoder.state_dict().items()
-    return fingerprint_arrays(one for name, tensor in weights for one in (name.encode(), tensor.cpu().numpy()))
 
 
 def _batches(patches: np.ndarray, regions: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -310,7 +310,7 @@ def mixed_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def _as_text(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return values of ``obs`` as categories, numbers as they were written: whole ones without a point."""
+    """Return a column of ``obs`` of an h5ad file as categories, numbers as written: whole ones without a point."""
     given = values.dropna()
     if pd.api.types.is_float_dtype(values) and (given % 1 == 0).all():
         given = given.astype("int64")
@@ -343,7 +343,7 @@ def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence
 
 
 def _object_ids(files: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Yield the names of cells in the program that drew their outlines; "" on slides with a label image."""
+    """Yield the names of cells in the program that drew them, as one column of h5ad files; "" for others."""
     for file in files:
         with np.load(file) as block:
             without = np.full(len(block["cells/cell_id"]), "")

@@ -16,8 +16,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
 from mxsplicer.result.slides import image_files, read_records
+from mxsplicer.tl.drawn_outlines import join_outlines
 from mxsplicer.tl.labels import join_labels
-from mxsplicer.tl.outlines import join_outlines
 from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import (
     UNTRAINED,

@@ -23,10 +23,10 @@ from mxsplicer.evaluation.scored_cells import (
     rows_with,
 )
 from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
+from mxsplicer.tl.drawn_outlines import rows_inside
 from mxsplicer.tl.efficiency import probe_few_labels
 from mxsplicer.tl.importance import permutation_importance
 from mxsplicer.tl.mixing import measure_mixing
-from mxsplicer.tl.outlines import rows_inside
 from mxsplicer.tl.probing import remember, score
 from mxsplicer.tl.representations import (
     CONCATENATED,
@@ -37,7 +37,7 @@ from mxsplicer.tl.representations import (
     key_of,
     trained,
 )
-from mxsplicer.tl.samples import join_samples
+from mxsplicer.tl.sample_tables import join_samples
 from mxsplicer.tl.structure import measure_structure
 from mxsplicer.tl.tasks import Task, set_task
 from mxsplicer.tl.verdicts import verdict
@@ -255,7 +255,7 @@ def _concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _open_reference(adata: AnnData, result: Path | None, settings: _Settings) -> AnnData:
-    """Return cells by which intensities are scaled in scores, with compartment statistics where these can be had."""
+    """Open the reference of an evaluation: cells by which intensities are scaled, with statistics if possible."""
     reference = draw_reference(adata, _REFERENCE_CELLS, settings.seed)
     if result is None or closed_form_keys(reference):
         return reference
@@ -321,7 +321,7 @@ def _score_label(
 def _measure_importance(
     sample: AnnData, task: Task, own: str, patches: SamplePatches | None, settings: _Settings
 ) -> pd.DataFrame:
-    """Return the permutation importance for mean intensity and, where patches can be embedded, for ``own``."""
+    """Return the part of an evaluation on permutation importance, for mean intensity and, with patches, for ``own``."""
     n_cells, seed = settings.importance_cells, settings.seed
     of_means = permutation_importance(sample, task, max_cells=max(_MEAN_INTENSITY_CELLS, n_cells), seed=seed)
     if patches is None or key_of(own) != f"X_{patches.run.method}":
@@ -340,7 +340,7 @@ def _measure_importance(
 
 
 def _with_columns(scores: pd.DataFrame, structure: pd.DataFrame, efficiency: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores with structure and label efficiency of each representation in further columns."""
+    """Return the scores of an evaluation with further columns: structure and label efficiency."""
     more = structure.drop(columns="label").set_index("representation")
     if len(efficiency):
         for size, at in efficiency.groupby("labels_per_class"):
@@ -383,7 +383,7 @@ def _score_some(
 
 
 def _advise_transfer(adata: AnnData, rows: np.ndarray, settings: _Settings) -> list[str]:
-    """Return a note to the scores that cells of the same two slides trained and tested, with what shows a transfer."""
+    """Return a note of an evaluation whose scores train and test on the same two slides, with what shows a transfer."""
     names = sorted(set(adata.obs["slide"].iloc[rows].astype(str))) if "slide" in adata.obs else []
     if len(names) != 2 or settings.train_on or settings.test_on:
         return []
@@ -396,7 +396,7 @@ def _advise_transfer(adata: AnnData, rows: np.ndarray, settings: _Settings) -> l
 def _score_mixing(
     adata: AnnData, rows: np.ndarray, compare: Sequence[str | Path], use_rep: Sequence[str], settings: _Settings
 ) -> _Measured:
-    """Score how well slides can be distinguished, on a sample of these cells, labelled or not."""
+    """Score in an evaluation how well slides can be distinguished, on a sample of these cells, labelled or not."""
     if "slide" not in adata.obs or adata.obs["slide"].iloc[rows].nunique() < 2:
         return _Measured(notes=["All cells are from one slide, so the mixing of slides was not measured."])
     sample, _ = draw_sample(adata, rows, compare, use_rep, _MIXING_CELLS, settings.seed)

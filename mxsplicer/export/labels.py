@@ -9,7 +9,7 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 
-from mxsplicer.export.inputs import cells_of_slide, check_zarr_is_free
+from mxsplicer.export.checks import cells_of_slide, check_zarr_is_free
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.ngff import create_labels, finish_labels
 from mxsplicer.images.tiles import TileGrid, Window

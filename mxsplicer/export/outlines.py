@@ -18,7 +18,7 @@ from scipy.ndimage import find_objects
 from skimage.measure import approximate_polygon, find_contours, points_in_poly
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.inputs import cells_of_slide
+from mxsplicer.export.checks import cells_of_slide
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write, check_free
@@ -196,7 +196,7 @@ def _classes(adata: AnnData, obs: pd.DataFrame, groupby: str | None) -> list[dic
 
 
 def _outlines(obs: pd.DataFrame, mask: LazyImage, simplify_px: float) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the row and the outline of each cell, tile by tile."""
+    """Yield the row and the outline of each cell to export, tile by tile."""
     ids = obs["cell_id"].to_numpy()
     rows_of: dict[tuple[int, int], list[int]] = {}
     tile_y, tile_x = ((obs[column].to_numpy() // _TILE_PX).astype(int).tolist() for column in ("y_px", "x_px"))
@@ -232,6 +232,6 @@ def _trace_cells(
 
 
 def _labels_at_sides(labels: np.ndarray, top: bool, left: bool, bottom: bool, right: bool) -> set[int]:
-    """Return the labels at those sides of a window beyond which the mask, and so an outline, continues."""
+    """Return the labels at those sides of a window beyond which an outline to export continues."""
     sides = ((top, labels[0]), (left, labels[:, 0]), (bottom, labels[-1]), (right, labels[:, -1]))
     return {int(label) for continues, side in sides if continues for label in np.unique(side)}

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.export.inputs import check_zarr_is_free
+from mxsplicer.export.checks import check_zarr_is_free
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import check_mask
@@ -111,7 +111,7 @@ def _free(name: str, taken: Collection[str], endings: Sequence[str]) -> str:
 
 
 def _valid_names(keys: Iterable[str], *, first: Sequence[str] = ()) -> dict[str, str]:
-    """Return a valid name in SpatialData of each column or key, unlike any other; those in ``first`` keep theirs."""
+    """Return names that SpatialData allows for columns or keys, each unlike any other; ``first`` keep theirs."""
     names: dict[str, str] = {}
     for key in sorted(keys, key=lambda one: (one not in first, valid_name(one) != one)):
         names[key] = _free(valid_name(key), {one.casefold() for one in names.values()}, ("",))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.tiff import TiffListing
 
 # Images that are not channels of a slide although they are as large.
 _OTHER = re.compile(r"label|mask|segmentation|macro|thumbnail|overview", re.IGNORECASE)
@@ -148,3 +149,12 @@ def _report(images: Sequence[Candidate], chosen: Sequence[Candidate], reason: st
 def _listed(images: Sequence[Candidate]) -> str:
     more = f" and {len(images) - _MOST_LISTED} more" if len(images) > _MOST_LISTED else ""
     return ", ".join(one.describe() for one in images[:_MOST_LISTED]) + more
+
+
+def candidates(listing: TiffListing, channel_names: Sequence[tuple[str, ...]] = ()) -> list[Candidate]:
+    """Return the images in a TIFF image file as candidates for the slide."""
+    named = [*channel_names, *[()] * (len(listing.images) - len(channel_names))]
+    return [
+        Candidate(number, one.name, one.axes, one.shape, one.n_levels, one.dtype, one.is_colour, names)
+        for number, (one, names) in enumerate(zip(listing.images, named, strict=True))
+    ]

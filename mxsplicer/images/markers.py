@@ -3,12 +3,13 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.slide import Slide
 from mxsplicer.system.tables import read_rows
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ _NOT_NUCLEAR = (
 
 
 @dataclass(frozen=True)
-class Panel:
+class MarkerPanel:
     """The panel of markers that a user gives: names of channels, in the order of the channels."""
 
     names: tuple[str, ...]
@@ -58,9 +59,9 @@ class Panel:
     unwanted: tuple[bool, ...] = ()  # rows with 0 in steinbock's `keep`, or true in mcmicro's `remove`
     cycles: tuple[str, ...] = ()  # staining cycle of each row, if the table has that column
 
-    def only(self, rows: Sequence[int]) -> "Panel":
+    def only(self, rows: Sequence[int]) -> "MarkerPanel":
         """Return a panel of some of the rows."""
-        return Panel(
+        return MarkerPanel(
             tuple(self.names[row] for row in rows),
             self.source,
             tuple(self.unwanted[row] for row in rows if self.unwanted),
@@ -68,7 +69,7 @@ class Panel:
         )
 
 
-def read_panel(path: str | Path) -> Panel:
+def read_panel(path: str | Path) -> MarkerPanel:
     """Read the marker names of a panel's table, one row per channel, in the order of the channels.
 
     Supported are mcmicro's ``markers.csv``, steinbock's ``panel.csv``, and a table without a header, written as
@@ -95,7 +96,7 @@ def read_panel(path: str | Path) -> Panel:
     known = [name for name in _NAME_COLUMNS if name in header]
     if not known:
         column = next((i for i, field in enumerate(rows[0]) if not _is_number(field)), 0)
-        return Panel(tuple(_names(path, rows, column, first_row=1)), path.name)
+        return MarkerPanel(tuple(_names(path, rows, column, first_row=1)), path.name)
     names = _names(path, rows[1:], header.index(known[0]), first_row=2)
     columns = {name: [row[i] if i < len(row) else "" for row in rows[1:]] for i, name in enumerate(header)}
     unwanted = [
@@ -103,11 +104,11 @@ def read_panel(path: str | Path) -> Panel:
         for keep, remove in zip(*(columns.get(one, [""] * len(names)) for one in ("keep", "remove")), strict=True)
     ]
     cycles = columns.get("cycle_number", columns.get("cycle", []))
-    panel = Panel(tuple(names), path.name, tuple(unwanted), tuple(cycles))
+    panel = MarkerPanel(tuple(names), path.name, tuple(unwanted), tuple(cycles))
     return panel.only(_order(path, columns))
 
 
-def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name: str) -> Panel:
+def agree(panel: MarkerPanel, n_channels: int, in_file: Sequence[str] | None, *, name: str) -> MarkerPanel:
     """Return the rows of a panel of markers that are the channels of a file, or raise if the two contradict.
 
     The panel overrides the names in the file, which is logged. It is refused if it has another number of rows than the
@@ -162,7 +163,7 @@ def agree(panel: Panel, n_channels: int, in_file: Sequence[str] | None, *, name:
     return panel
 
 
-def rows_of_channels(panel: Panel, in_file: Sequence[str]) -> list[int]:
+def rows_of_channels(panel: MarkerPanel, in_file: Sequence[str]) -> list[int]:
     """Return the row of a panel of markers that names each channel of a file whose order of channels means nothing.
 
     Nothing is returned unless both have the same names, each once.
@@ -335,7 +336,7 @@ def _order(path: Path, columns: Mapping[str, Sequence[str]]) -> list[int]:
 
 
 def _aligned(in_file: Sequence[str], names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return rows for :func:`side_by_side`, aligned, with an empty field for a name that one source lacks."""
+    """Return the marker names of two sources aligned for :func:`side_by_side`, "" where a source lacks one."""
     rows = []
     matcher = SequenceMatcher(None, [_bare(one) for one in in_file], [_bare(one) for one in names], autojunk=False)
     for _, a0, a1, b0, b1 in matcher.get_opcodes():
@@ -356,3 +357,20 @@ def _is_number(field: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def rename_markers(slide: Slide, renames: Mapping[str, str]) -> Slide:
+    """Return a slide with some markers renamed, all at once, so that two names can be swapped.
+
+    Raises
+    ------
+    InputError
+        If the slide lacks a marker to rename, or two markers would share a name.
+    """
+    slide.channels_of(list(renames))
+    markers = tuple(renames.get(marker, marker) for marker in slide.markers)
+    for new in renames.values():
+        if markers.count(new) > 1:
+            msg = f"slide {slide.name!r} has a marker {new!r} already."
+            raise InputError(msg, "Rename that one too, or drop it.")
+    return replace(slide, markers=markers)

@@ -63,7 +63,7 @@ class ZarrGroup:
 
 @dataclass(frozen=True, eq=False)
 class ZarrSeries:
-    """A multiscale image (OME-NGFF) without axes of length one, except Y and X."""
+    """A multiscale image of an OME-NGFF group without axes of length one, except Y and X."""
 
     name: str
     image: LazyImage  # axes as in `axes`
@@ -101,7 +101,7 @@ def open_group(path: Path | str) -> ZarrGroup | None:
 
 
 def n_multiscales(group: ZarrGroup) -> int:
-    """Return how many multiscale images a group holds."""
+    """Return how many multiscale images an OME-NGFF group holds."""
     return len(_objects(group, group.attributes, "multiscales"))
 
 
@@ -227,19 +227,19 @@ def finish_labels(
 
 
 def open_finest_labels(path: Path, mode: Literal["r", "r+"] = "r") -> "zarr.Array":
-    """Return the finest level of a label image of :func:`create_labels`, for reading or also for writing (r+)."""
+    """Return the finest level of an NGFF label image of :func:`create_labels`, for reading or also for writing (r+)."""
     import zarr
 
     return _level_of(zarr.open_group(path, mode=mode), 0)
 
 
 def made_by_mxsplicer(path: Path) -> bool:
-    """Return whether a folder holds a label image of :func:`finish_labels` with settings of mxsplicer."""
+    """Return whether a folder holds an NGFF label image of :func:`finish_labels` with settings of mxsplicer."""
     return read_label_settings(path) is not None
 
 
 def read_label_settings(path: Path) -> dict[str, Any] | None:
-    """Return the settings that made a label image of :func:`finish_labels`; None if it has none."""
+    """Return the settings that made an NGFF label image of :func:`finish_labels`; None if it has none."""
     try:
         settings: dict[str, Any] = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"][
             "mxsplicer"
@@ -345,7 +345,7 @@ def _store(location: Location) -> "tuple[LocalStore | FsspecStore | ZipStore, st
 
 
 def _document(location: Location, name: str) -> dict[str, Any] | None:
-    """Return a metadata document of an OME-Zarr, or None if it does not exist."""
+    """Return a document of OME-NGFF metadata, or None if it does not exist."""
     content = read_small_file(below(location, name))
     if content is None:
         return None
@@ -368,7 +368,7 @@ def _objects(group: ZarrGroup, attributes: dict[str, Any], key: str) -> list[dic
 
 
 def _axes(group: ZarrGroup, axes: Any, ndim: int) -> tuple[str, list[str | None]]:
-    """Return a letter per axis ("TCZYX") of a multiscale image and the unit of each."""
+    """Return the axes of OME-NGFF metadata as letters ("TCZYX"), and the unit of each."""
     if axes is None:  # before 0.3 all images had five axes
         axes = [*"tczyx"] if ndim == 5 else None
     if not isinstance(axes, list) or len(axes) != ndim:
@@ -385,7 +385,7 @@ def _axes(group: ZarrGroup, axes: Any, ndim: int) -> tuple[str, list[str | None]
 
 
 def _axes_of_system(multiscale: dict[str, Any], dataset: dict[str, Any]) -> Any:
-    """Return the axes of the coordinate system (0.6) that a level is transformed into, or of the first."""
+    """Return the axes of the NGFF coordinate system (0.6) that a level is transformed into, or of the first."""
     systems = multiscale.get("coordinateSystems")
     systems = [one for one in systems if isinstance(one, dict)] if isinstance(systems, list) else []
     outputs = [one.get("output") for one in _transformations(dataset)]
@@ -395,7 +395,7 @@ def _axes_of_system(multiscale: dict[str, Any], dataset: dict[str, Any]) -> Any:
 
 
 def _scale(holder: dict[str, Any], axis: int, key: str = "coordinateTransformations") -> float:
-    """Return the scale of an axis, from the transformations of a level or of a whole multiscale; NaN if it has none.
+    """Return the scale of an axis by NGFF's transformations of a level or of a whole multiscale; NaN if it has none.
 
     Rotations and other transformations that do not keep the axes have no scale.
     """

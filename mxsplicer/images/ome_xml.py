@@ -146,7 +146,7 @@ def _own_name(name: str) -> str:
 
 
 def _holds_all_planes(xml: str, n_pages: int) -> bool:
-    """Return whether a file with ``n_pages`` has every page that its OME-XML refers to."""
+    """Return whether an OME-XML refers only to pages that its file, with ``n_pages``, has."""
     planes = 0
     for match in re.finditer(r"<(?:\w+:)?TiffData\b([^>]*)>", xml):
         numbers = {key: int(value) for key, value in re.findall(r'\b(IFD|PlaneCount|NumPlanes)="(\d+)"', match[1])}
@@ -156,7 +156,7 @@ def _holds_all_planes(xml: str, n_pages: int) -> bool:
 
 
 def _uuids_of(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the OME-TIFF files of a folder with their UUIDs."""
+    """Yield the UUIDs in the OME-XML of each file of a folder."""
     files = (one for one in sorted(folder.iterdir()) if one.suffix.lower() in _ENDINGS and one.is_file())
     for file, _ in zip(files, range(_MOST_FILES), strict=False):
         try:

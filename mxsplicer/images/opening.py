@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.converting import check_can_be_read
-from mxsplicer.images.markers import Panel, agree, distinct, read_panel, rows_of_channels
+from mxsplicer.images.markers import MarkerPanel, agree, distinct, read_panel, rename_markers, rows_of_channels
 from mxsplicer.images.readers import READERS
 from mxsplicer.images.readers.image_file import ImageFile
 from mxsplicer.images.readers.tiff_folder import find_folders_of_channels
-from mxsplicer.images.slide import Slide, drop_markers, rename_markers, select_channels
+from mxsplicer.images.slide import Slide, drop_markers, select_channels
 from mxsplicer.images.units import PLAUSIBLE_UM
 from mxsplicer.system.location import Location, locate, name_of
 
@@ -85,10 +85,10 @@ def open_slide(
     if pixel_size_um is not None and not low <= pixel_size_um <= high:
         msg = f"`pixel_size_um` is {pixel_size_um:g}; {low:g} to {high:g} µm are plausible."
         raise InputError(msg)
-    panel = None if found.markers is None else Panel(found.markers, form)
+    panel = None if found.markers is None else MarkerPanel(found.markers, form)
     order: list[int] = []
     if markers is not None:
-        given = read_panel(markers) if isinstance(markers, str | Path) else Panel(tuple(markers))
+        given = read_panel(markers) if isinstance(markers, str | Path) else MarkerPanel(tuple(markers))
         order = rows_of_channels(given, found.markers or ()) if found.any_order else []
         panel = agree(
             given.only(order) if order else given, found.image.shape[0], found.markers, name=name_of(location)

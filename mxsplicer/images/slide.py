@@ -1,6 +1,6 @@
 """A slide: one imaged piece of tissue, its markers and its pixel size, read lazily."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,23 +62,6 @@ class Slide:
         return [places[marker] for marker in markers]
 
 
-def rename_markers(slide: Slide, renames: Mapping[str, str]) -> Slide:
-    """Return a slide with some markers renamed, all at once, so that two names can be swapped.
-
-    Raises
-    ------
-    InputError
-        If the slide lacks a marker to rename, or two markers would share a name.
-    """
-    slide.channels_of(list(renames))
-    markers = tuple(renames.get(marker, marker) for marker in slide.markers)
-    for new in renames.values():
-        if markers.count(new) > 1:
-            msg = f"slide {slide.name!r} has a marker {new!r} already."
-            raise InputError(msg, "Rename that one too, or drop it.")
-    return replace(slide, markers=markers)
-
-
 def drop_markers(slide: Slide, markers: Sequence[str]) -> Slide:
     """Return a slide without some of its markers; their channels are never read.
 
@@ -107,7 +90,7 @@ def select_channels(slide: Slide, kept: Sequence[int]) -> Slide:
 
 
 class _Channels:
-    """Some channels of an image (C, Y, X); the others are not read."""
+    """The image (C, Y, X) of a slide with some of its channels; the others are not read."""
 
     ndim = 3
 

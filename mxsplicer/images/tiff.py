@@ -54,6 +54,13 @@ class TiffEntry:
     dtype: str
     photometric: str
 
+    @property
+    def is_colour(self) -> bool:
+        """Whether the samples are colours; samples of floats are markers that a writer stored as samples of a pixel."""
+        if "S" not in self.axes or self.photometric not in ("RGB", "YCBCR", "PALETTE"):
+            return False
+        return self.shape[self.axes.index("S")] in (3, 4) and np.dtype(self.dtype).kind in "ui"
+
 
 @dataclass(frozen=True)
 class TiffListing:
@@ -135,7 +142,7 @@ def _read_or_refuse(location: Location, read: _Read, arguments: tuple[int, ...])
 def _opened(
     location: Location, omexml: str | None = None, *, is_master: bool = False
 ) -> Iterator[tuple[Location, tifffile.TiffFile]]:
-    """Yield the file that describes an image, and tifffile's view of it, which finds the other files of a set."""
+    """Yield the TIFF file that describes an image, and tifffile's view of it, which finds the other files of a set."""
     if omexml is None and isinstance(location, Path) and is_companion(location):
         companion, omexml = location, location.read_text(encoding="utf-8")
         location = first_image_of(companion, omexml)

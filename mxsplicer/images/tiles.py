@@ -9,6 +9,9 @@ import numpy as np
 from mxsplicer.system.memory import Budget
 from mxsplicer.system.workers import default_workers
 
+_MIN_TILE_PX, _MAX_TILE_PX = 256, 2048  # thin strips are read together, whole-page "tiles" in parts
+_MIN_STRIP_PX = 128  # rows read at once of strips as wide as a large slide: a few patches
+
 Window = tuple[slice, slice]  # rows and columns of a slide
 
 
@@ -102,3 +105,19 @@ def expand_window(window: Window, halo_px: int, shape_px: tuple[int, int]) -> Wi
         slice(max(0, rows.start - halo_px), min(shape_px[0], rows.stop + halo_px)),
         slice(max(0, columns.start - halo_px), min(shape_px[1], columns.stop + halo_px)),
     )
+
+
+def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width that are read at once: those of the file's tiles, or multiples if tiles are thin.
+
+    Of strips as wide as a large slide, as many are read at once as have the pixels of a large tile, so that each is
+    decoded once.
+    """
+    strip, whole_width = min(tile_px[0], shape_px[0]), min(tile_px[1], shape_px[1])
+    if whole_width > _MAX_TILE_PX and strip <= _MIN_TILE_PX:
+        n_rows = max(_MIN_STRIP_PX, _MAX_TILE_PX**2 // whole_width)
+        return min(max(1, n_rows // strip) * strip, shape_px[0]), whole_width
+    height, width = (
+        min(-(-_MIN_TILE_PX // side) * side, _MAX_TILE_PX, whole) for side, whole in zip(tile_px, shape_px, strict=True)
+    )
+    return height, width

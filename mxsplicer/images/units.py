@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SAME_SCALE = 0.05  # largest difference of pixel sizes, relative: calibrations differ by about a per cent
+
 PLAUSIBLE_UM = (0.02, 20.0)  # light-sheet and electron microscopes below, coarse IMC and laser ablation above
 MOST_DIFFERENT = 0.05  # relative difference of two sizes of a pixel that calibration may leave
 
@@ -147,3 +149,8 @@ def _bare(unit: str) -> str:
     text = re.sub(r"(/|per)(px|pixels?)$", "", text)
     text = text.replace("μ", "u").replace("\ufffd", "?").replace("metre", "meter")
     return re.sub(r"^\?+m", "?m", text)
+
+
+def same_scale(pixel_size_um: float, other_um: float) -> bool:
+    """Return whether two pixel sizes differ by at most 5 %, as calibrations of one kind of microscope do."""
+    return abs(pixel_size_um / other_um - 1) <= _SAME_SCALE

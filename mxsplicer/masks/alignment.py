@@ -6,7 +6,6 @@ position of the highest correlation shows how the mask is displaced.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
@@ -14,7 +13,7 @@ from scipy import fft, ndimage
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide, overview
-from mxsplicer.masks.findings import Finding
+from mxsplicer.masks.findings import Finding, orientation_finding
 from mxsplicer.masks.fragments import Fragments
 
 _WINDOW_PX, _WINDOWS = 1024, 9  # where the mask is compared with the nuclear marker
@@ -272,10 +271,3 @@ _ORIENTATIONS = {  # (transposed, upside down, mirrored): name, and the code tha
     (True, True, True): ("transposed and rotated", "numpy.rot90(numpy.transpose(mask), 2)"),
 }
 _UNCHANGED = (False, False, False)
-
-
-def orientation_finding(name: str, remedy: str, found: str, figures: dict[str, Any]) -> Finding:
-    """Return the finding that a mask is flipped or rotated."""
-    cause = "The tool that wrote the mask counts axes in another order, or from another corner."
-    fix = f"Reorient the mask before it is used: {remedy if '(' in remedy else f'{remedy}(mask)'}."
-    return Finding(name, True, found, cause, fix, figures)

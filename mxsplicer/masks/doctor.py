@@ -5,7 +5,8 @@ the borders of cells along every row and column. Then it is compared with the nu
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,9 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiles import TileGrid, Window
-from mxsplicer.masks.alignment import alignment_findings, orientation_finding
+from mxsplicer.masks.alignment import alignment_findings
 from mxsplicer.masks.files import NotLabelsError, check_mask
 from mxsplicer.masks.findings import (
-    Diagnosis,
     Finding,
     background_findings,
     few_ids_findings,
@@ -25,18 +25,37 @@ from mxsplicer.masks.findings import (
     giant_findings,
     interpolation_findings,
     no_cells_finding,
+    nuclei_findings,
+    orientation_finding,
     repeat_findings,
     size_findings,
 )
 from mxsplicer.masks.fragments import LabelledCells, count_fragments
-from mxsplicer.masks.nuclei import best_cells, count_overlaps, lie_inside_cells
 from mxsplicer.masks.seams import seam_findings, stripe_findings
 
 logger = logging.getLogger(__name__)
 
 _PART_PX, _PARTS = 2048, 4  # of a mask, where only a part is checked
 
-__all__ = ["Diagnosis", "Finding", "compare_nuclei", "examine", "warn_of_faults"]
+__all__ = ["Diagnosis", "Finding", "examine", "warn_of_faults"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings about a mask, and the number and size of its cells."""
+
+    n_cells: int
+    median_diameter_um: float | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no finding is a fault."""
+        return not any(finding.wrong for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as a dictionary that JSON can hold."""
+        return {"healthy": self.healthy, **asdict(self)}
 
 
 def examine(
@@ -94,7 +113,7 @@ def examine(
             slide, mask, fragments, cells, nuclear_marker
         )
     if nuclei is not None and not background:
-        findings += compare_nuclei(mask, nuclei, tile_px=tile_px)
+        findings += nuclei_findings(mask, nuclei, tile_px=tile_px)
     if tuple(mask.shape) == slide.shape_px and not background:
         findings += alignment_findings(slide, mask, fragments, nuclear_marker)
     return Diagnosis(len(cells.ids), median_um, tuple(findings))
@@ -136,45 +155,10 @@ def warn_of_faults(slide: Slide, mask: LazyImage, *, nuclear_marker: str | None 
 
 
 def _busiest_window(mask: LazyImage) -> Window:
-    """Return the window with most pixels of cells among some of a mask."""
+    """Return the window that the doctor checks instead of a whole mask: of some, that with most pixels of cells."""
     grid = TileGrid((mask.shape[0], mask.shape[1]), (_PART_PX, _PART_PX))
     numbers = np.random.default_rng(0).permutation(len(grid))[:_PARTS].tolist()
     return max((grid[number] for number in numbers), key=lambda window: np.count_nonzero(mask[window]))
-
-
-def compare_nuclei(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -> list[Finding]:
-    """Check that a mask of nuclei has the same ids at the same places as the mask of their cells."""
-    if tuple(mask.shape) != tuple(nuclei.shape):
-        found = f"The nuclei are {tuple(nuclei.shape)} and the cells {tuple(mask.shape)} (Y, X)."
-        return [Finding("nuclei", True, found, "They belong to different levels or slides.", "Give masks of one run.")]
-    overlaps, cell_ids = count_overlaps(nuclei, mask, tile_px=tile_px)
-    nucleus_ids = np.unique(overlaps["nucleus"])
-    n_alone = len(np.setdiff1d(nucleus_ids, cell_ids))
-    n_without = len(np.setdiff1d(cell_ids, nucleus_ids))
-    pixels = int(overlaps["n"].sum())
-    outside = int(overlaps["n"][overlaps["nucleus"] != overlaps["cell"]].sum())
-    figures = {
-        "nuclei": len(nucleus_ids),
-        "cells": len(cell_ids),
-        "nuclei_without_cell": n_alone,
-        "cells_without_nucleus": n_without,
-        "share_of_nuclei_outside_their_cells": round(outside / max(1, pixels), 4),
-    }
-    found = (
-        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {n_alone:,} nuclei have the id of no cell, "
-        f"{n_without:,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear pixels lie outside "
-        "the cell with their id."
-    )
-    if not n_alone and outside <= 0.05 * pixels:
-        return [Finding("nuclei", False, found, "They agree.", "", figures)]
-    cause = "The two masks were numbered separately."
-    best = best_cells(overlaps)
-    if outside > 0.05 * pixels and lie_inside_cells(best):
-        found += f" {best['inside'].mean():.1%} of the nuclei lie inside one cell."
-        fix = "Nothing: each nucleus is matched with the cell that it overlaps most."
-        return [Finding("nuclei", False, found, cause, fix, figures)]
-    fix = "Export both from one run, or give each nucleus the id of its cell."
-    return [Finding("nuclei", True, found, cause, fix, figures)]
 
 
 def _shape_findings(slide: Slide, mask: LazyImage) -> list[Finding]:

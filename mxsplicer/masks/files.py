@@ -14,7 +14,7 @@ from mxsplicer.masks.copies import tiled
 from mxsplicer.masks.formats import open_levels
 from mxsplicer.masks.geojson import OutlineOf, is_geojson
 from mxsplicer.masks.nuclei import match_nuclei
-from mxsplicer.masks.placement import open_outlines
+from mxsplicer.masks.placement import place_outlines
 from mxsplicer.system.location import locate, name_of
 
 _LARGEST_ID = 2**32 - 1
@@ -81,7 +81,7 @@ def _open(
         if slide is None:
             msg = f"mask {name} holds outlines, which need the height and width of the slide."
             raise InputError(msg, "Give `slide` too.")
-        return open_outlines(location, slide, outline_of=outline_of)
+        return place_outlines(location, slide, outline_of=outline_of)
     if outline_of != "cell":
         msg = f"mask {name} is a label image and has no outlines of each {outline_of}."
         raise InputError(msg, f"Give the mask of each {outline_of} in its own file.")
@@ -146,7 +146,7 @@ def open_nuclei(
     mask: LazyImage | None = None,
     must_fit: bool = True,
 ) -> LazyImage:
-    """Open the mask of the nuclei of a slide.
+    """Open the mask file of the nuclei of a slide, as :func:`open_mask` opens that of its cells.
 
     Parameters
     ----------

@@ -1,12 +1,14 @@
 """Findings about the ids, sizes and shape of a mask, each with its likely cause and remedy."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.masks.fragments import Fragments, LabelledCells
+from mxsplicer.masks.nuclei import best_cells, count_overlaps, nuclei_lie_inside
 
 _PLAUSIBLE_UM = (3.5, 40.0)  # median diameter of cells: small nuclei below, hepatocytes and tumour giants above
 _LARGEST_IDS = {255: "8-bit", 32_767: "16-bit", 65_535: "16-bit"}
@@ -22,24 +24,6 @@ class Finding:
     cause: str
     fix: str
     figures: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The findings about a mask, and the number and size of its cells."""
-
-    n_cells: int
-    median_diameter_um: float | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def healthy(self) -> bool:
-        """Whether no finding is a fault."""
-        return not any(finding.wrong for finding in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the diagnosis as a dictionary that JSON can hold."""
-        return {"healthy": self.healthy, **asdict(self)}
 
 
 def no_cells_finding(fragments: Fragments) -> Finding:
@@ -200,3 +184,45 @@ def size_findings(median_um: float, slide: Slide) -> list[Finding]:
     cause = "The pixel size is wrong, or the mask is not of cells."
     figures = {"median_diameter_um": round(median_um, 3), "pixel_size_um": slide.pixel_size_um}
     return [Finding("size of cells", True, found, cause, "Give the right `pixel_size_um`.", figures)]
+
+
+def nuclei_findings(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -> list[Finding]:
+    """Check that a mask of nuclei has the same ids at the same places as the mask of their cells."""
+    if tuple(mask.shape) != tuple(nuclei.shape):
+        found = f"The nuclei are {tuple(nuclei.shape)} and the cells {tuple(mask.shape)} (Y, X)."
+        return [Finding("nuclei", True, found, "They belong to different levels or slides.", "Give masks of one run.")]
+    overlaps, cell_ids = count_overlaps(nuclei, mask, tile_px=tile_px)
+    nucleus_ids = np.unique(overlaps["nucleus"])
+    n_alone = len(np.setdiff1d(nucleus_ids, cell_ids))
+    n_without = len(np.setdiff1d(cell_ids, nucleus_ids))
+    pixels = int(overlaps["n"].sum())
+    outside = int(overlaps["n"][overlaps["nucleus"] != overlaps["cell"]].sum())
+    figures = {
+        "nuclei": len(nucleus_ids),
+        "cells": len(cell_ids),
+        "nuclei_without_cell": n_alone,
+        "cells_without_nucleus": n_without,
+        "share_of_nuclei_outside_their_cells": round(outside / max(1, pixels), 4),
+    }
+    found = (
+        f"{len(nucleus_ids):,} nuclei and {len(cell_ids):,} cells: {n_alone:,} nuclei have the id of no cell, "
+        f"{n_without:,} cells have no nucleus, and {outside / max(1, pixels):.1%} of the nuclear pixels lie outside "
+        "the cell with their id."
+    )
+    if not n_alone and outside <= 0.05 * pixels:
+        return [Finding("nuclei", False, found, "They agree.", "", figures)]
+    cause = "The two masks were numbered separately."
+    best = best_cells(overlaps)
+    if outside > 0.05 * pixels and nuclei_lie_inside(best):
+        found += f" {best['inside'].mean():.1%} of the nuclei lie inside one cell."
+        fix = "Nothing: each nucleus is matched with the cell that it overlaps most."
+        return [Finding("nuclei", False, found, cause, fix, figures)]
+    fix = "Export both from one run, or give each nucleus the id of its cell."
+    return [Finding("nuclei", True, found, cause, fix, figures)]
+
+
+def orientation_finding(name: str, remedy: str, found: str, figures: dict[str, Any]) -> Finding:
+    """Return the finding that a mask is flipped or rotated."""
+    cause = "The tool that wrote the mask counts axes in another order, or from another corner."
+    fix = f"Reorient the mask before it is used: {remedy if '(' in remedy else f'{remedy}(mask)'}."
+    return Finding(name, True, found, cause, fix, figures)

@@ -216,18 +216,6 @@ def read_polygons(
     return polygons
 
 
-def check_extent(polygons: Polygons, shape_px: tuple[int, int], name: str) -> None:
-    """Raise if outlines of a GeoJSON file reach beyond the slide."""
-    low, high = polygons.points.min(axis=0), polygons.points.max(axis=0)
-    if not polygons.lies_on(shape_px):
-        msg = (
-            f"the outlines of {name} reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) (x, y) but "
-            f"the slide is {shape_px} (Y, X)."
-        )
-        remedy = "Export them in pixels of the full resolution, with the origin at the slide's upper left corner."
-        raise InputError(msg, remedy)
-
-
 def _kind_of(feature: dict[str, Any]) -> str:
     """Return the type of a GeoJSON object: "cell", "detection", "annotation" or another word."""
     properties = feature.get("properties") or {}
@@ -469,7 +457,7 @@ def _checked(path: Path, feature: Any) -> dict[str, Any]:
 
 
 def _number_within(lengths: np.ndarray) -> np.ndarray:
-    """Return 0, 1, 2, ... within each outline (or row of its pixels) of these lengths, concatenated."""
+    """Return 0, 1, 2, ... within each GeoJSON outline (or row of its pixels) of these lengths, concatenated."""
     ends = np.cumsum(lengths)
     counted: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
     return counted
@@ -499,3 +487,15 @@ def outlines_at(outlines: Polygons, x_px: np.ndarray, y_px: np.ndarray) -> np.nd
             drawn = outlines[top : top + _WINDOW_PX, left : left + _WINDOW_PX]
             found[here] = drawn[y[here] - top, x[here] - left]
     return found
+
+
+def check_extent(polygons: Polygons, shape_px: tuple[int, int], name: str) -> None:
+    """Raise if outlines of a GeoJSON file reach beyond the slide."""
+    low, high = polygons.points.min(axis=0), polygons.points.max(axis=0)
+    if not polygons.lies_on(shape_px):
+        msg = (
+            f"the outlines of {name} reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) (x, y) but "
+            f"the slide is {shape_px} (Y, X)."
+        )
+        remedy = "Export them in pixels of the full resolution, with the origin at the slide's upper left corner."
+        raise InputError(msg, remedy)

@@ -88,7 +88,7 @@ class MatchedNuclei:
         pairs, cell_ids = count_overlaps(self._nuclei, self._mask)
         best = best_cells(pairs)
         outside = best["cell"].isna()
-        if not lie_inside_cells(best):
+        if not nuclei_lie_inside(best):
             n_inside = int(best["inside"].sum())
             msg = (
                 f"only {n_inside:,} of {len(best):,} nuclei of slide {self._name!r} lie inside a cell, so they cannot "
@@ -134,6 +134,6 @@ def best_cells(overlaps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"cell": best["cell"], "inside": (best["n"] / size).fillna(0) >= _INSIDE})
 
 
-def lie_inside_cells(best: pd.DataFrame) -> bool:
-    """Return whether enough nuclei of :func:`best_cells` lie inside a cell for both to be of one slide."""
+def nuclei_lie_inside(best: pd.DataFrame) -> bool:
+    """Return whether enough nuclei of :func:`best_cells` lie inside a cell for both masks to be of one slide."""
     return len(best) == 0 or float(best["inside"].mean()) >= _FEWEST_INSIDE

@@ -25,8 +25,8 @@ _READINGS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 
 
-def open_outlines(path: Path, slide: Slide, *, outline_of: OutlineOf = "cell") -> Polygons:
-    """Open the outlines of cells in a GeoJSON file as the label image of a slide.
+def place_outlines(path: Path, slide: Slide, *, outline_of: OutlineOf = "cell") -> Polygons:
+    """Place the outlines of cells in a GeoJSON file on a slide, and return them as its label image.
 
     Outlines in micrometres or with y before x are converted, with a warning, if they follow the nuclear marker of the
     slide when they are read so, and do not follow it in pixels. That is seen in a few windows.
@@ -48,7 +48,7 @@ def _read_as(outlines: Polygons, reading: str, slide: Slide) -> Polygons:
 
 
 def _find_reading(cells: Polygons, slide: Slide, name: str) -> str:
-    """Return what the coordinates of outlines are."""
+    """Return how outlines are placed: what their coordinates are."""
     marker = find_nuclear_marker(slide.markers) if cells.n_cells >= _FEWEST else None
     fitting = []
     for reading in _READINGS:  # one at a time: a million cells have thirty million corners

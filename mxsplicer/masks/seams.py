@@ -55,7 +55,7 @@ def _candidate_lines(fragments: Fragments, axis: int, diameter: float) -> np.nda
 def stripe_findings(
     slide: Slide, mask: LazyImage, fragments: Fragments, cells: LabelledCells, nuclear_marker: str | None = None
 ) -> list[Finding]:
-    """Find rows and columns that no cell crosses although cells lie close by on both sides.
+    """Find the seams of removed cells: rows and columns that no cell crosses although cells lie close by on both sides.
 
     Where the image has no nuclei there either, they are gaps of a mosaic or of the tissue, which is not a fault.
     """
@@ -89,7 +89,7 @@ def stripe_findings(
 
 
 def _has_nuclei(slide: Slide, mask: LazyImage, channel: int, axis: int, line: int, half: int) -> bool:
-    """Return whether a channel is as bright along a stripe of a mask as in the nuclei of the cells next to it."""
+    """Return whether a channel is as bright along a possible seam as in the nuclei of the cells next to it."""
     start, stop = max(0, line - 12 * half), min(mask.shape[axis], line + 12 * half + 1)
     window = (slice(start, stop), slice(None)) if axis == 0 else (slice(None), slice(start, stop))
     image, inside = np.asarray(slide.image[channel, *window]), np.asarray(mask[window]) > 0

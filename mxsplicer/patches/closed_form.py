@@ -36,7 +36,7 @@ def log_units(bright: np.ndarray) -> np.ndarray:
 
 
 def compartment_statistics(patches: np.ndarray, regions: np.ndarray, *, units: np.ndarray) -> np.ndarray:
-    """Return mean and standard deviation of log intensities in the rim and the interior of each cell, (n, 5 C) float32.
+    """Describe each cell in closed form by mean and deviation of log intensities in rim and interior, (n, 5 C) float32.
 
     The rim is the outer two pixels of the cell. A cell too small for an interior has its own values there. Pixels
     beyond the patch count as the cell's if the patch cuts it. The columns of a marker are consecutive, in the order of

@@ -217,6 +217,6 @@ def cut_patches(
 
 
 def _overlap(first: int, length: int, tile_first: int, tile_length: int) -> tuple[slice, slice]:
-    """Return the overlap of a patch and a tile along one axis, as a slice of the patch and one of the tile."""
+    """Return what is cut from a tile for a patch along one axis: the slice of the patch and that of the tile."""
     start, stop = max(first, tile_first), min(first + length, tile_first + tile_length)
     return slice(start - first, stop - first), slice(start - tile_first, stop - tile_first)

@@ -23,23 +23,21 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
+from mxsplicer.patches.extraction_plan import WorkerPlan, plan_extraction_workers
 from mxsplicer.patches.geometry import PatchGeometry
 from mxsplicer.patches.sampling import choose_sample
 from mxsplicer.patches.shards import ShardWriter
 from mxsplicer.patches.store import PatchStore, PatchWriter
-from mxsplicer.system.dask_cluster import is_cluster, map_on_cluster
+from mxsplicer.system.dask_cluster import map_on_cluster
 from mxsplicer.system.fingerprints import fingerprint
-from mxsplicer.system.memory import Budget, format_bytes
+from mxsplicer.system.memory import Budget
 from mxsplicer.system.progress import track
-from mxsplicer.system.workers import default_workers, map_in_order, map_in_processes
+from mxsplicer.system.workers import map_in_order, map_in_processes
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-_MAX_CACHE = 512 << 20  # of tiles and strips; the strips along the curve of a whole slide are less
-_OF_BLOCK = 1.15  # what cutting and writing a block takes, in blocks
-_OF_PROCESS = 200 << 20  # what a worker process holds before it cuts: Python, NumPy, zarr, pandas are 122 MiB
 _MAX_STRETCH = 256  # blocks; shorter than that, so that the last worker does not keep the others waiting for long
 
 
@@ -236,17 +234,6 @@ def _header_of(slide: Slide, cutter: Cutter, cells: Cells, patch_size_um: float,
     return {**described, "ledger": cells.ledger, "made_from": made_from}
 
 
-@dataclass(frozen=True)
-class WorkerPlan:
-    """How many workers of an extraction cut at a time, and how much memory each may use, within a budget."""
-
-    executor: str  # "threads", "processes" or the address of a dask scheduler
-    n_workers: int
-    cache_bytes: int  # for the tiles of the one reader of threads, or of each process or dask task
-    n_ahead: int  # blocks that may wait until the caller asks for them
-    peak_bytes: int  # what this process and the workers it starts allocate
-
-
 def _write_blocks(writer: PatchWriter, cutter: Cutter, plan: WorkerPlan) -> None:
     """Cut and write the blocks that an unfinished store lacks."""
     done = writer.begin()
@@ -310,52 +297,6 @@ class BlockTask(Protocol[T_co]):
     def is_done(self, number: int, /) -> bool:
         """Return whether a worker that died later has used a block already."""
         ...
-
-
-def plan_extraction_workers(
-    cutter: Cutter, budget: Budget, *, workers: int | None = None, executor: str = "threads", streams: bool = False
-) -> WorkerPlan:
-    """Return as many workers of an extraction as are wanted and fit into the budget.
-
-    Parameters
-    ----------
-    workers
-        Number wanted; None for the number of processors, at most 4.
-    executor
-        Kind of worker.
-    streams
-        Whether blocks are returned to the caller rather than written by the workers.
-
-    Raises
-    ------
-    InputError
-        If not even one worker fits, or the kind is unknown.
-    """
-    on_cluster = is_cluster(executor)
-    if executor not in ("threads", "processes") and not on_cluster:
-        msg = f"{executor!r} is not a kind of worker."
-        raise InputError(msg, "Set `executor` to threads, processes, or the address of a dask scheduler.")
-    n_workers = workers or default_workers()
-    each = int(cutter.block_bytes * _OF_BLOCK) + 2 * cutter.tile_bytes + (0 if executor == "threads" else _OF_PROCESS)
-    outside = 0  # bytes held outside the workers
-    if on_cluster:  # on other machines: the limit is that of each task
-        budget = Budget(budget.total)
-    elif streams:  # the caller holds a block, the next one, and what it makes of them
-        budget = Budget(budget.total, budget.taken + budget.batches)
-        outside = 2 * cutter.block_bytes
-    budget.require(each + outside, f"a block of {min(cutter.block_size, len(cutter.tops)):,} patches with its tiles")
-    n_here = 1 if on_cluster else min(n_workers, (budget.free - outside) // each)
-    if n_here < n_workers and not on_cluster:
-        logger.info("%d of %d workers fit into %s of memory.", n_here, n_workers, format_bytes(budget.total))
-        n_workers = n_here
-    spare = budget.free - outside - n_here * each
-    # Finished blocks wait, one per worker. Without memory for that, blocks are cut only when they are asked for.
-    n_ahead = min(n_workers, spare // cutter.block_bytes) if streams else n_workers
-    spare -= n_ahead * cutter.block_bytes if streams else 0
-    n_readers = n_here if executor == "processes" else 1
-    cache = min(_MAX_CACHE, spare // n_readers)
-    peak = 0 if on_cluster else budget.free - spare + cache * n_readers
-    return WorkerPlan(executor, n_workers, cache, n_ahead, peak)
 
 
 def cut_blocks(

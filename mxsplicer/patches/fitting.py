@@ -57,7 +57,7 @@ def fit_patch(
 
 
 def measure_extents(table: pd.DataFrame) -> np.ndarray:
-    """Return the side of the square around each cell's centroid that fits all of its pixels, (n,) in px."""
+    """Return the side of the patch around its centroid that each cell fits into with all of its pixels, (n,) in px."""
     y, x = table["y_px"].to_numpy(), table["x_px"].to_numpy()
     reach = [
         y - table["y0"].to_numpy(),

@@ -7,16 +7,14 @@ import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
+from mxsplicer.images.tiles import choose_tile
 
 Tile = tuple[int, int]  # its row and column among the tiles of the slide
 Side = Literal["whole", "top", "bottom", "left", "right"]
-_SAME_SCALE = 0.05  # largest difference of pixel sizes, relative: calibrations differ by about a per cent
-_MIN_TILE_PX, _MAX_TILE_PX = 256, 2048  # thin strips are read together, whole-page "tiles" in parts
-_MIN_STRIP_PX = 128  # rows read at once of strips as wide as a large slide: a few patches
 
 
 class Piece(NamedTuple):
-    """A whole tile, or the strip along one of its sides that patches of a neighbouring tile are cut from."""
+    """The geometry of a piece: a whole tile, or the strip along a side that patches of a neighbouring tile need."""
 
     tile: Tile
     side: Side
@@ -99,11 +97,6 @@ def in_pixels(patch_size_um: float, pixel_size_um: float) -> int:
     return 2 * max(1, math.floor(patch_size_um / pixel_size_um / 2 + 0.5))
 
 
-def same_scale(pixel_size_um: float, other_um: float) -> bool:
-    """Return whether two pixel sizes differ by at most 5 %, as calibrations of one kind of microscope do."""
-    return abs(pixel_size_um / other_um - 1) <= _SAME_SCALE
-
-
 def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
     patch_px = in_pixels(patch_size_um, slide.pixel_size_um)
     height, width = slide.shape_px
@@ -116,19 +109,3 @@ def _choose_patch_px(slide: Slide, patch_size_um: float) -> int:
         )
         raise InputError(msg, "Lower `patch_size_um`, or correct `pixel_size_um`.")
     return patch_px
-
-
-def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width that are read at once: those of the file's tiles, or multiples if tiles are thin.
-
-    Of strips as wide as a large slide, as many are read at once as have the pixels of a large tile, so that each is
-    decoded once.
-    """
-    strip, whole_width = min(tile_px[0], shape_px[0]), min(tile_px[1], shape_px[1])
-    if whole_width > _MAX_TILE_PX and strip <= _MIN_TILE_PX:
-        n_rows = max(_MIN_STRIP_PX, _MAX_TILE_PX**2 // whole_width)
-        return min(max(1, n_rows // strip) * strip, shape_px[0]), whole_width
-    height, width = (
-        min(-(-_MIN_TILE_PX // side) * side, _MAX_TILE_PX, whole) for side, whole in zip(tile_px, shape_px, strict=True)
-    )
-    return height, width

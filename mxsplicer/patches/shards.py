@@ -117,7 +117,7 @@ def _chunk_cells(patch_bytes: int, block_size: int) -> int:
 
 
 def create_arrays(group: Any, shape: tuple[int, ...], dtype: np.dtype[Any], block_size: int) -> None:
-    """Create the empty arrays ``patches``, of this shape (N, C, P, P), and ``regions`` in a zarr group."""
+    """Create the empty sharded arrays ``patches``, of this shape (N, C, P, P), and ``regions`` in a zarr group."""
     n_chunk = _chunk_cells(int(np.prod(shape[1:])) * dtype.itemsize, block_size)
     for name, patch, kind in [("patches", shape[1:], dtype), ("regions", shape[2:], np.dtype(np.uint8))]:
         group.create_array(

@@ -10,7 +10,7 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.pl.heatmap_order import order_by_similarity
 from mxsplicer.tl.clustering import cluster_profiles
-from mxsplicer.tl.provenance import enrichment_is_current
+from mxsplicer.tl.enrichment import enrichment_is_current
 
 
 def markers_by_cluster(adata: AnnData, *, groupby: str = "leiden", ax: Axes | None = None) -> Axes:

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, plain_number
 from mxsplicer.tl.reading import read_rows
-from mxsplicer.tl.representations import learned_features, representation
+from mxsplicer.tl.representations import learned_key, representation
 from mxsplicer.tl.structure import rank_me, singular_values_of
 
 _MOST_CELLS = 50_000
@@ -36,7 +36,7 @@ def spectrum(
     seed
         Seed of the sample.
     """
-    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep or [learned_features(adata)])
+    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep or [learned_key(adata)])
     rows = np.arange(adata.n_obs)
     if adata.n_obs > _MOST_CELLS:
         rows = np.sort(np.random.default_rng(seed).choice(adata.n_obs, _MOST_CELLS, replace=False))

@@ -14,7 +14,7 @@ _TERMS = ("invariance", "variance", "covariance")
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
-    """Read the losses that a training logged: a table of ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss``, terms.
+    """Read the losses of a training to plot, from its log: ``step``, ``epoch``, ``seconds``, ``chunk``, ``loss``, ...
 
     The last line of a run that was killed may be incomplete; lines that cannot be parsed are skipped.
     """

@@ -57,7 +57,7 @@ def embedding(
 
 
 def _write_names(ax: Axes, points: np.ndarray, names: list[str], codes: np.ndarray) -> None:
-    """Write the name of each category at the median of its cells."""
+    """Write the name of each category on the UMAP, at the median of its cells."""
     for code, name in enumerate(names):
         if not (codes == code).any():
             continue

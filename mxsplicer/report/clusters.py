@@ -9,8 +9,8 @@ from mxsplicer import pl
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 from mxsplicer.report.tissue import MOST_SLIDES
-from mxsplicer.tl.clustering import cluster_profiles, suggest_names
-from mxsplicer.tl.provenance import enrichment_is_current
+from mxsplicer.tl.clustering import cluster_profiles, suggest_cluster_names
+from mxsplicer.tl.enrichment import enrichment_is_current
 from mxsplicer.tl.reading import rows_by_slide
 
 _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
@@ -63,7 +63,7 @@ def _draw_neighbourhoods(adata: AnnData, n_clusters: int) -> InlineImage | None:
 
 def _table(adata: AnnData, profiles: pd.DataFrame) -> list[dict[str, Any]]:
     counts = adata.obs["leiden"].value_counts()
-    suggested = suggest_names(profiles)
+    suggested = suggest_cluster_names(profiles)
     rows = []
     for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories):
         if name not in profiles.index:

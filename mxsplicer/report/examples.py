@@ -10,14 +10,14 @@ from anndata import AnnData
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
 from mxsplicer.images.slide import Slide
+from mxsplicer.images.tiles import choose_tile
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.geometry import choose_tile
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
 from mxsplicer.report.figures import inline_pixels
-from mxsplicer.tl.clustering import NOTHING, cluster_codes, suggest_names
+from mxsplicer.tl.clustering import NOTHING, cluster_codes, suggest_cluster_names
 from mxsplicer.tl.examples import KINDS, pick_examples
-from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.representations import learned_key
 
 _CELLS = 8  # of each kind
 _SIDE_PX = 64  # of a cell on the page, at least
@@ -32,7 +32,7 @@ def examples_section(
     """Return for each cluster its suggested name and an image of typical, borderline and outlying cells."""
     if profiles is None or not masks or not set(_COLUMNS) <= set(adata.obs.columns):
         return None
-    use_rep = learned_features(adata)
+    use_rep = learned_key(adata)
     if use_rep not in adata.obsm:
         return None
     markers_of = {str(name): _brightest_markers(row) for name, row in profiles.iterrows()}
@@ -55,7 +55,7 @@ def _draw_sheets(
 ) -> list[dict[str, Any]]:
     limits = images.limits()
     scale = max(1, -(-_SIDE_PX // images.patches.shape[-1]))
-    suggested = suggest_names(profiles)
+    suggested = suggest_cluster_names(profiles)
     group, kind = examples["group"].to_numpy(), examples["kind"].to_numpy()
     sheets = []
     for name in profiles.index:

@@ -56,7 +56,7 @@ def inline_pixels(pixels: np.ndarray, alt: str) -> InlineImage:
 
 
 def grid_of_slides(names: Sequence[str], draw: Callable[[str, Axes], object], alt: str) -> InlineImage:
-    """Return one figure with a small panel for each slide, at most six in a row."""
+    """Return one figure of the page with a small panel for each slide, at most six in a row."""
     columns = min(6, len(names))
     rows = -(-len(names) // columns)
     figure = new_figure(9.6, 9.6 / columns * rows + 0.2 * rows)

@@ -6,7 +6,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.tl.reading import rows_by_slide
-from mxsplicer.tl.representations import METHOD_TITLES, learned_features
+from mxsplicer.tl.representations import METHOD_TITLES, learned_key
 from mxsplicer.tl.verdicts import verdict
 
 
@@ -19,7 +19,7 @@ def title(adata: AnnData) -> str:
 def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
     """Return the numbers and the verdicts at the head of the page."""
     method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
-    key = learned_features(adata)
+    key = learned_key(adata)
     return {
         "n_cells": adata.n_obs,
         "roi": str(adata.uns.get("mxsplicer", {}).get("roi", "")),

@@ -37,10 +37,10 @@ from mxsplicer.report.tissue import tissue_section
 from mxsplicer.report.training import training_section
 from mxsplicer.report.umap import umap_section
 from mxsplicer.system.files import atomic_write, check_free
-from mxsplicer.tl.clustering import suggest_names
+from mxsplicer.tl.clustering import suggest_cluster_names
 from mxsplicer.tl.correlation import correlation_key
 from mxsplicer.tl.reading import read_rows
-from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.representations import learned_key
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +119,10 @@ def _content(
     evaluated = adata.uns.get("mxsplicer_evaluation", {})
     cards = marker_cards(adata, slides)
     profiles = profiles_of(adata)
-    key = learned_features(adata)
+    key = learned_key(adata)
     rows = np.sort(np.random.default_rng(0).choice(adata.n_obs, min(_SAMPLE, adata.n_obs), replace=False))
     z = read_rows(adata.obsm[key], rows) if key in adata.obsm else None
-    cells = explorer_data(adata, {} if profiles is None else dict(suggest_names(profiles)))
+    cells = explorer_data(adata, {} if profiles is None else dict(suggest_cluster_names(profiles)))
     return {
         "title": header.title(adata),
         "summary": header.summary(adata, scores),

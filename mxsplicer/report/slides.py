@@ -42,7 +42,7 @@ def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] 
 
 
 def recognisable_batches(mixing: pd.DataFrame) -> list[str]:
-    """Return one sentence for each batch or slide that can be predicted from the learned features.
+    """Return a sentence of the section on slides for each batch or slide that can be predicted from the features.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from mxsplicer.system.memory import give_back
 from mxsplicer.tl.harmony import harmonize
 from mxsplicer.tl.labels import join_labels, obs_name
 from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
-from mxsplicer.tl.samples import join_samples
+from mxsplicer.tl.sample_tables import join_samples
 
 logger = logging.getLogger(__name__)
 

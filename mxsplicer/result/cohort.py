@@ -66,12 +66,12 @@ def _check_rows(table: pd.DataFrame, name: str) -> None:
         raise InputError(msg, "Leave out slashes and a leading dot.")
 
 
-def allocate_cells(total: int, cells: Mapping[str, int]) -> dict[str, int]:
-    """Return how many cells to sample from each slide of a cohort: equally many, or all of a small slide.
+def training_cells_of_slides(total: int, cells: Mapping[str, int]) -> dict[str, int]:
+    """Return how many cells of each slide of a cohort are trained on: equally many, or all of a small slide.
 
     Examples
     --------
-    >>> allocate_cells(100, {"a": 10, "b": 500, "c": 90})
+    >>> training_cells_of_slides(100, {"a": 10, "b": 500, "c": 90})
     {'a': 10, 'b': 45, 'c': 45}
     """
     shares: dict[str, int] = {}

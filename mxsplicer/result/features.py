@@ -12,7 +12,7 @@ from mxsplicer.result.folder import Result
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
 from mxsplicer.tl.provenance import fingerprint_rows
-from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.representations import learned_key
 
 # Part of z in memory: 32 MB, and as wide as an HDF5 chunk of the AnnData file, so that each is read once.
 _FEATURES_AT_ONCE, _CELLS_AT_ONCE = 16, 1 << 19
@@ -63,4 +63,4 @@ def update_features(folder: Path, adata: AnnData) -> None:
     """Write ``features.zarr`` of a result again if its cells were sorted or filtered since it was written."""
     path = Result(folder).features
     if path.exists() and open_features(folder, adata.obs_names) is None:
-        write_features(path, adata.obsm[learned_features(adata)], adata.obs_names)
+        write_features(path, adata.obsm[learned_key(adata)], adata.obs_names)

@@ -14,9 +14,10 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.images.slide import Slide, select_channels
+from mxsplicer.images.units import same_scale
 from mxsplicer.masks.doctor import warn_of_faults
 from mxsplicer.patches import PATCH_SIZE_UM
-from mxsplicer.patches.geometry import PatchGeometry, in_pixels, same_scale
+from mxsplicer.patches.geometry import PatchGeometry, in_pixels
 from mxsplicer.result.cohort import find_slides
 from mxsplicer.result.folder import Result
 from mxsplicer.result.options import Options, Running, options_as_json
@@ -29,8 +30,8 @@ from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.tables import read_header
-from mxsplicer.tl.outlines import find_roi_files
-from mxsplicer.tl.samples import check_samples
+from mxsplicer.tl.drawn_outlines import find_roi_files
+from mxsplicer.tl.sample_tables import check_samples
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Job:
     model: Run | None
     running: Running
     failed: dict[str, str] = field(default_factory=dict)  # slides that are left out, and why
-    chosen: dict[str, Any] = field(default_factory=dict)  # what follows from the cells and the machine: choices.py
+    chosen: dict[str, Any] = field(default_factory=dict)  # patch_size.py and planning.py choose it
     seconds: dict[str, float] = field(default_factory=dict)
     is_begun: bool = False
 

@@ -25,13 +25,13 @@ from mxsplicer.result.options import Options
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, read_outcomes, record_output
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.reporting import write_result_report
-from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, write_index
+from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, write_records
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters
-from mxsplicer.tl.representations import learned_features
-from mxsplicer.tl.samples import check_samples, join_samples
+from mxsplicer.tl.representations import learned_key
+from mxsplicer.tl.sample_tables import check_samples, join_samples
 from mxsplicer.tl.transfer import transfer_clusters
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def append_slides(
         if added:
             with log_to(result):
                 _append(result, [one.cells for one in added], options)
-                write_index(result, [*records, *added_records], run=run)
+                write_records(result, [*records, *added_records], run=run)
         inputs = settings["inputs"] | {one.name: dict(one.fingerprints) for one in added_records}
         write_json(result.settings, {**settings, "slides": names, "failed": failed, "inputs": inputs})
         if added:
@@ -232,7 +232,7 @@ def _new_slides(
 def _append(result: Result, files: Sequence[Path], options: Options) -> None:
     """Write the cells of a merged result: its own, and those of other files after them."""
     with open_cells(result.cells) as adata:
-        use_rep, uns, varm = learned_features(adata), dict(adata.uns), dict(adata.varm)
+        use_rep, uns, varm = learned_key(adata), dict(adata.uns), dict(adata.varm)
         existing = set(adata.obs["slide"].astype(str))
         umaps = [np.asarray(adata.obsm["X_umap"])] if "X_umap" in adata.obsm else []
         tables, joined = [adata.obs], []
@@ -322,11 +322,11 @@ def _spatialdata_attrs(obs: pd.DataFrame) -> dict[str, Any]:
 
 def _finish(result: Result, records: Sequence[SlideRecord], run: str, seconds: dict[str, float]) -> None:
     split_result(result, [record.name for record in records])
-    write_index(result, records, run=run)  # the report finds the images by it
+    write_records(result, records, run=run)  # the report finds the images by it
     began = time.monotonic()
     write_result_report(result.path, overwrite=True)
     seconds["report"] = time.monotonic() - began
-    write_index(result, records, run=run)
+    write_records(result, records, run=run)
 
 
 def _is_done(result: Result, settings: Mapping[str, Any], *, overwrite: bool) -> bool:

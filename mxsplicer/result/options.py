@@ -128,7 +128,7 @@ class Options:
             msg = f"`budget_s` is {self.budget_s:g}; it must be above 0."
             raise InputError(msg)
         if self.panel != "same":
-            check_panel_word(self.panel)
+            check_panel_option(self.panel)
         if self.nuclei and not self.masks:
             msg = "A mask of nuclei has the ids of the cells in another mask, and that one is missing."
             raise InputError(msg, "Pass it as `masks`.")
@@ -183,7 +183,7 @@ def check_slides_given(slides: Collection[object], options: Options) -> None:
         raise InputError(msg, "Name image files, or a table of them as `cohort`.")
 
 
-def check_panel_word(panel: str) -> None:
+def check_panel_option(panel: str) -> None:
     """Raise if the option ``panel`` is not a known word."""
     from mxsplicer.splicer.panels import PANELS  # with zarr and pandas
 
@@ -320,7 +320,7 @@ def _read_area(given: str) -> dict[str, Any]:
 
 
 def _split(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the values of an option for all components, and those for single components: NAME=VALUE."""
+    """Read the values of an option: those for all components, and those for single components, NAME=VALUE."""
     pairs = [text.rpartition("=") for text in given]
     return [value for _, equals, value in pairs if not equals], {name: value for name, equals, value in pairs if equals}
 

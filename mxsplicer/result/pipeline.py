@@ -23,23 +23,23 @@ from mxsplicer.masks.files import open_mask, open_nuclei
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.analysis import analyse, split_result
-from mxsplicer.result.choices import choose_steps, fit_patches, report_choices
-from mxsplicer.result.cohort import allocate_cells
+from mxsplicer.result.cohort import training_cells_of_slides
 from mxsplicer.result.folder import Result, log_to
 from mxsplicer.result.job import Job, JobSlide, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.outcomes import record_output
-from mxsplicer.result.planning import check_memory
+from mxsplicer.result.patch_size import fit_patches
+from mxsplicer.result.planning import check_memory, choose_steps
 from mxsplicer.result.reporting import write_result_report
-from mxsplicer.result.settings import begin_result, is_begun
-from mxsplicer.result.slides import SlideRecord, image_files, write_index
+from mxsplicer.result.settings import begin_result, is_begun, report_choices
+from mxsplicer.result.slides import SlideRecord, image_files, write_records
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
+from mxsplicer.tl.drawn_outlines import find_roi_files
 from mxsplicer.tl.labels import check_labels
-from mxsplicer.tl.outlines import find_roi_files
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _run_stages(job: Job) -> None:
             masks = [one.made_mask for one in job.slides]
             write_result_report(result.path, slides=job.images, masks=masks)
     run = job.model.path.resolve() if job.model and job.model.path else result.run.relative_to(result.path)
-    write_index(result, [_finished_record(job, one) for one in job.slides], run=str(run))
+    write_records(result, [_finished_record(job, one) for one in job.slides], run=str(run))
 
 
 def _finished_record(job: Job, one: JobSlide) -> SlideRecord:
@@ -252,7 +252,7 @@ def _cut_stores(job: Job) -> dict[str, PatchStore]:
     """
     n_cells = {one.name: len(one.measured_cells) for one in job.slides}
     keep_all = job.options.keep_patches
-    n_sampled = n_cells if keep_all else allocate_cells(job.options.training_cells, n_cells)
+    n_sampled = n_cells if keep_all else training_cells_of_slides(job.options.training_cells, n_cells)
 
     def cut(one: JobSlide) -> tuple[str, PatchStore]:
         path = job.result.patches_of(one.name)

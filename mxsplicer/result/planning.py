@@ -1,5 +1,7 @@
-"""What an embedding will do and cost, and whether it fits into memory."""
+"""Planning an embedding: what it will do and cost, whether it fits into memory, and how many steps a budget allows."""
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ import numpy as np
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.errors import InputError
 from mxsplicer.patches.extraction_plan import format_seconds
-from mxsplicer.result.choices import fit_trials, steps_by_default, steps_within
 from mxsplicer.result.job import Job, open_job
 from mxsplicer.result.options import Options, Running
+from mxsplicer.result.patch_size import fit_trials
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.result.trials import (
     count_features,
@@ -23,7 +25,13 @@ from mxsplicer.result.trials import (
     trial_shape,
     try_slide,
 )
+from mxsplicer.system.durations import format_duration
 from mxsplicer.system.memory import format_bytes
+
+logger = logging.getLogger(__name__)
+
+FEWEST_STEPS = 20  # of a training
+_PLANNED_SHARE = 0.85  # of a budget: steps are timed on a few, and other programs come and go
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
 # they grow: fitted to runs of 400 to 9,000 cells and, beyond, to tests/benchmarks/bench_embedding.py.
@@ -189,3 +197,60 @@ def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
     # A few features at a time; for each marker its ranks, and the neighbourhood intensity around each cell.
     correlating = _BYTES_TO_CORRELATE + n_cells * (40 + 6 * n_markers)
     return table + max(reporting, correlating)
+
+
+def choose_steps(job: Job) -> None:
+    """Choose how many steps of training a budget allows, if there is one, after the time that embedding takes.
+
+    Raises
+    ------
+    InputError
+        If the budget is too short for a training, and nothing was written yet.
+    """
+    budget = job.options.budget_s
+    if budget is None or "max_steps" in job.chosen or any(one.cells is None for one in job.slides):
+        return
+    n_cells = sum(len(one.measured_cells) for one in job.slides)
+    shape = trial_shape(job)
+    to_embed = seconds_to_embed(job, shape) * n_cells
+    per_step = sum(seconds_to_step(job, shape).values())
+    wanted = steps_by_default(job, n_cells)
+    try:
+        steps = steps_within(budget, to_embed=to_embed, per_step=per_step)
+    except InputError as error:
+        if not job.is_begun:
+            raise
+        logger.warning("%s", error)  # cells were segmented since, and their work is not lost
+        steps = FEWEST_STEPS
+    job.chosen |= {"max_steps": min(steps, wanted), "seconds_per_step": per_step, "seconds_to_embed": to_embed}
+
+
+def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:
+    """Choose how many steps fit into a budget next to the embedding, with a reserve.
+
+    Raises
+    ------
+    InputError
+        If they are too few to learn anything.
+
+    Examples
+    --------
+    >>> steps_within(100, to_embed=25, per_step=0.5)
+    120
+    """
+    steps = int((_PLANNED_SHARE * budget_s - to_embed) / per_step)
+    if steps < FEWEST_STEPS:
+        to_train = FEWEST_STEPS * per_step
+        msg = (
+            f"a budget of {format_duration(budget_s)} is too short: embedding all cells takes about "
+            f"{format_duration(to_embed)}, and {FEWEST_STEPS} steps of training {format_duration(to_train)}."
+        )
+        raise InputError(msg, f"Set `budget_s` to at least {math.ceil((to_embed + to_train) / _PLANNED_SHARE / 60)}m.")
+    return steps
+
+
+def steps_by_default(job: Job, n_cells: int) -> int:
+    """Choose the number of steps of a training on a sample of so many cells, without a budget."""
+    n_trained = n_cells if job.options.keep_patches else min(n_cells, job.options.training_cells)
+    recipe = job.options.recipe
+    return recipe.count_steps(max(1, n_trained // min(recipe.batch_size, n_trained)))

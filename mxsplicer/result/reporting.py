@@ -11,7 +11,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.result.folder import Result
 from mxsplicer.result.slides import open_images
-from mxsplicer.tl.outlines import cells_inside
+from mxsplicer.tl.drawn_outlines import cells_inside
 
 
 def write_result_report(

@@ -12,10 +12,12 @@ from typing import Any
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
+from mxsplicer.patches.fitting import describe_larger
 from mxsplicer.result.config import write_config
 from mxsplicer.result.folder import Result
 from mxsplicer.result.job import Job
 from mxsplicer.result.options import Options, options_as_json
+from mxsplicer.system.durations import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -102,3 +104,21 @@ def _given_paths(job: Job) -> list[Path]:
     tables = (options.model, options.markers, options.labels, options.samples, options.cohort, options.roi)
     files = [path for one in job.slides for path in one.record.files()]
     return [*files, *(path for path in tables if isinstance(path, Path))]
+
+
+def report_choices(job: Job) -> None:
+    """Print the settings that were chosen, once the result is begun."""
+    n_larger = sum(job.chosen.get("larger_cells", {}).values())
+    larger = describe_larger(n_larger, sum(len(one.measured_cells) for one in job.slides))
+    if job.options.patch_size_um is None:
+        why = "which follows from the cells"
+        logger.info("Patches are %d px (%g µm) wide, %s%s.", job.patch_px, job.patch_size_um, why, larger)
+    elif n_larger:
+        logger.warning("Patches are %g µm wide%s.", job.patch_size_um, larger)
+    if "max_steps" in job.chosen:
+        logger.info(
+            "Training takes %d steps of about %s, which leaves time of the budget for embedding, about %s.",
+            job.chosen["max_steps"],
+            format_duration(job.chosen["seconds_per_step"]),
+            format_duration(job.chosen["seconds_to_embed"]),
+        )

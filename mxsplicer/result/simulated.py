@@ -16,7 +16,7 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.result.features import write_features
 from mxsplicer.result.folder import Result
-from mxsplicer.result.slides import SlideRecord, write_index
+from mxsplicer.result.slides import SlideRecord, write_records
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.tl.correlation import correlate
 
@@ -59,7 +59,7 @@ def simulate_result(folder: str | Path, *, size_px: int = 512, seed: int = 0) ->
     write_cells(adata, result.cells)
     write_features(result.features, adata.obsm["X_splicer"], adata.obs_names)
     record = SlideRecord(slide.name, files.image, mask=files.mask, drop=_DROPPED).as_opened(slide)
-    write_index(result, [record], run=result.run.name)
+    write_records(result, [record], run=result.run.name)
     return result.path
 
 

@@ -211,8 +211,8 @@ def image_files(records: Sequence[SlideRecord]) -> dict[str, str]:
     return {record.name: name_of(record.image) for record in records}
 
 
-def write_index(result: Result, slides: Sequence[SlideRecord], *, run: str) -> None:
-    """Write ``mxsplicer.json`` with the records of the slides, which finishes the result; ``run`` holds its model."""
+def write_records(result: Result, slides: Sequence[SlideRecord], *, run: str) -> None:
+    """Write the records of the slides to ``mxsplicer.json``, which finishes the result; ``run`` holds its model."""
     names = {"cells": result.cells, "features": result.features, "report": result.report, "log": result.log}
     files = {name: path.name for name, path in names.items() if path.exists()} | {"run": run}
     entries = [slide.to_index(result.path) for slide in slides]

@@ -13,7 +13,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.extraction_plan import plan_extraction
-from mxsplicer.result.cohort import allocate_cells
+from mxsplicer.result.cohort import training_cells_of_slides
 from mxsplicer.result.job import Job, JobSlide
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.splicer.devices import find_device
@@ -89,7 +89,7 @@ def plan_extractions(job: Job, trials: Sequence[TrialSlide]) -> tuple[dict[str, 
         if trial.mask is not None
     }
     n_cells = {trial.one.name: trial.n_cells or plans[trial.one.name].n_cells_of_slide for trial in trials}
-    n_cut = allocate_cells(job.options.training_cells, n_cells)
+    n_cut = training_cells_of_slides(job.options.training_cells, n_cells)
     seconds = dict.fromkeys(("segmentation", "cells", "patches", "embedding"), 0.0)
     for trial in trials:
         name = trial.one.name

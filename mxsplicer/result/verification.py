@@ -24,7 +24,7 @@ from mxsplicer.splicer.run import Run, check_panel, load_run
 from mxsplicer.splicer.slide_normalization import run_at_gain
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.tl.reading import read_rows
-from mxsplicer.tl.representations import learned_features
+from mxsplicer.tl.representations import learned_key
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _compare_features(adata: AnnData, folder: Path, rows: np.ndarray) -> Iterato
     path = Result(folder).features
     if not path.exists():
         return
-    z, copy = adata.obsm[learned_features(adata)], zarr.open_array(path, mode="r")
+    z, copy = adata.obsm[learned_key(adata)], zarr.open_array(path, mode="r")
     since = "Viewers read cells.h5ad instead; `mxsplicer cluster` writes it again"
     if copy.shape != z.shape[::-1]:
         detail = f"it holds {copy.shape[1]:,} cells, cells.h5ad {len(z):,}: cells were added or left out since. {since}"

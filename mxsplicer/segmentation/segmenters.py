@@ -207,7 +207,7 @@ def _by_name(name: str, slide: Slide, channels: list[int], diameter_um: float, e
     has_membrane = len(channels) > 1
     diameter_um += 2 * expansion_um if has_membrane else 0
     find = partial(_find_by, SEGMENTERS[name](Setting(slide.pixel_size_um, diameter_um, has_membrane)))
-    levels = _finder_percentiles(slide, channels)
+    levels = _segmenter_percentiles(slide, channels)
 
     def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = levels[:, :, None, None]
@@ -218,8 +218,8 @@ def _by_name(name: str, slide: Slide, channels: list[int], diameter_um: float, e
     return find_cells
 
 
-def _finder_percentiles(slide: Slide, channels: list[int]) -> np.ndarray:
-    """Return the low and the high percentile of each channel over the tissue, (2, C), that a segmenter gets."""
+def _segmenter_percentiles(slide: Slide, channels: list[int]) -> np.ndarray:
+    """Return what a segmenter gets of a slide: the low and high percentile of each channel over the tissue, (2, C)."""
     windows = bright_windows(slide, channels[0])
     values = [np.concatenate([np.asarray(slide.image[one, *at]).ravel() for at in windows]) for one in channels]
     return np.stack([np.nanpercentile(one.astype(np.float32), _PERCENTILES) for one in values], axis=1).astype(

@@ -60,8 +60,8 @@ def smooth_noise(key: int, x: Array, y: Array, scale_um: float) -> Array:
     return np.asarray(top * (1 - v) + bottom * v)
 
 
-def nearest_blob(key: int, x: Array, y: Array, spacing_um: float, radii_um: tuple[float, float]) -> tuple[Array, ...]:
-    """Return distance / radius, direction and a random number of the nearest blob of a randomly jittered lattice."""
+def random_blob(key: int, x: Array, y: Array, spacing_um: float, radii_um: tuple[float, float]) -> tuple[Array, ...]:
+    """Draw random blobs on a jittered lattice; return distance / radius, direction and a number of the nearest one."""
     column, row = np.floor(x / spacing_um), np.floor(y / spacing_um)
     nearest, direction, chance = np.full(x.shape, np.inf), np.zeros(x.shape), np.zeros(x.shape)
     for down in (-1, 0, 1):

@@ -12,8 +12,8 @@ from mxsplicer.simulation.randomness import (
     Keys,
     choose,
     hash_coordinates,
-    nearest_blob,
     normal,
+    random_blob,
     smooth_noise,
     uniform,
 )
@@ -75,10 +75,10 @@ class Tissue:
         glass = inset < min(60.0, 0.06 * side) * 2 * smooth_noise(key("outline"), x, y, 110.0)
         glass |= smooth_noise(key("tears"), x, y, 240.0) > 0.93
 
-        gland, direction, kind = nearest_blob(key("glands"), x, y, 150.0, (50.0, 78.0))
+        gland, direction, kind = random_blob(key("glands"), x, y, 150.0, (50.0, 78.0))
         gland = gland + 0.5 * wobble
         lumen = np.where(kind < 0.6, 0.30, 0.0)  # the others are solid nests
-        aggregate, _, _ = nearest_blob(key("aggregates"), x, y, 300.0, (52.0, 84.0))
+        aggregate, _, _ = random_blob(key("aggregates"), x, y, 300.0, (52.0, 84.0))
         fibres = 2 * np.pi * smooth_noise(key("fibres"), x, y, 160.0)
 
         region = np.full(x.shape, STROMA)

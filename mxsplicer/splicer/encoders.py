@@ -91,7 +91,7 @@ class ResNet(nn.Module):
 
 
 def _mean_and_deviation(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over the pixels of every feature map, (B, C, H, W) to (B, C) each.
+    """Pool the maps at the end of an encoder: mean and deviation over pixels of each, (B, C, H, W) to (B, C) each.
 
     The variance is the mean of squares minus the square of the mean: a fifteenth of the time of PyTorch's own.
     """
@@ -102,7 +102,7 @@ def _mean_and_deviation(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Block(nn.Module):
-    """Convolutions with a shortcut around them, which are added."""
+    """A block of a residual encoder: convolutions with a shortcut around them, which are added."""
 
     def __init__(self, body: nn.Module, channels: int, out: int, stride: int, groups: int) -> None:
         super().__init__()

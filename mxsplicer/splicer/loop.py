@@ -33,7 +33,7 @@ _PROBES = 20  # per training, at most one per epoch
 
 
 class EmbedStep(nn.Module):
-    """The part of an objective that embeds each cell: Fabric handles precision and gradients of a module's forward."""
+    """What the loop calls in each step to embed cells: Fabric handles precision and gradients of a module's forward."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()

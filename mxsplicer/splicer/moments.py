@@ -3,9 +3,9 @@
 For every marker its level, and how it is distributed over the cell: how much of it lies at the rim, how one-sided it
 is, how much its pixels vary, and whether its edges are sharper outwards or inwards. For some pairs of markers, whether
 they lie in the same pixels, near each other, and along the same direction. These are moments of the pixels, of a
-smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixels`). None of them needs training, but each is scaled
-by numbers that are measured on training cells (:meth:`Moments.measure`), so that Euclidean distances between cells are
-meaningful:
+smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixel_moments`). None of them needs training, but each is
+scaled by numbers that are measured on training cells (:meth:`Moments.measure`), so that Euclidean distances between
+cells are meaningful:
 
 - A level is ``log(1 + mean / s)`` of the intensities, where ``s`` is the typical standard error of the mean of a cell:
   below it differences are noise. So a marker of a few counts per cell (MIBI, IMC) is resolved as well as a bright one.
@@ -28,9 +28,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mxsplicer.splicer.feature_names import names_of_moments
+from mxsplicer.splicer.moment_names import names_of_moments
 from mxsplicer.splicer.normalization import Normalization
-from mxsplicer.splicer.pixels import PixelMoments, measure_pixels
+from mxsplicer.splicer.pixel_moments import PixelMoments, measure_pixels
 
 # A compromise between simulated tissue and MIBI (docs/method.md lists them). Levels have this standard deviation,
 # patterns are correlations times these factors.
@@ -315,17 +315,17 @@ def _mean(columns: Tensor, weights: Tensor) -> Tensor:
 
 
 def _variance(columns: Tensor, weights: Tensor) -> Tensor:
-    """Return the variance of columns (n, d) that are centred, then weighted."""
+    """Return the moment of second order, the variance, of columns (n, d) that are centred, then weighted."""
     weighted = weights * (columns - _mean(columns, weights))
     return (weighted - weighted.mean(dim=0)).square().mean(dim=0)
 
 
 def _slope(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Return the slope of the regression of each column of y (n, d) on that of x."""
+    """Return the slope of the regression of one moment on another: of each column of y (n, d) on that of x."""
     x, y = x - _mean(x, weights), y - _mean(y, weights)
     return (weights * x * y).sum(dim=0) / (weights * x.square()).sum(dim=0).clamp_min(1e-12)
 
 
 def _most(values: Tensor, n: int) -> Tensor:
-    """Return the places of the n largest values, in their order."""
+    """Return the places of the n largest values, in their order, to choose pairs of moments."""
     return values.argsort(descending=True, stable=True)[:n].sort().values

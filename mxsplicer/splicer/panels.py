@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mxsplicer.errors import InputError
-from mxsplicer.patches.geometry import same_scale
+from mxsplicer.images.units import same_scale
 from mxsplicer.patches.store import PatchStore, PatchStoreView
 
 PANELS = ("same", "shared", "union")

@@ -115,7 +115,7 @@ def _is_task_of_srun() -> bool:
 
 
 def _tasks_of_srun() -> tuple[int, int]:
-    """Return the tasks on each machine, and the number of machines."""
+    """Return the number of processes that srun started on each machine, and the number of machines."""
     n_tasks = int(os.environ["SLURM_NTASKS"])
     n_nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 0)
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE") or (n_tasks // n_nodes if n_nodes else 0))
@@ -299,7 +299,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _Normalize(torch.autograd.Function):
-    """The normalisation and its gradient (Ioffe, Szegedy 2015, arXiv 1502.03167, section 3), over all processes."""
+    """The batch norm over all processes and its gradient (Ioffe, Szegedy 2015, arXiv 1502.03167, section 3)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -367,7 +367,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:
-    """Return the setting of a component by its name, else by the name of its family, else None."""
+    """Return the recipe's setting of a component by its name, else by the name of its family, else None."""
     return settings.get(component.name, settings.get(component.family))
 
 

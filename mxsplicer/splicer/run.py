@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
-from mxsplicer.patches.geometry import same_scale
+from mxsplicer.images.units import same_scale
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.moments import WithMoments
 from mxsplicer.splicer.normalization import Normalization
-from mxsplicer.system.fingerprints import fingerprint
+from mxsplicer.system.fingerprints import fingerprint, fingerprint_arrays
 from mxsplicer.system.imports import is_importable
 
 _VERSION = 2
@@ -291,7 +291,7 @@ def _difference(
 
 
 def _model_card(run: Run) -> str:
-    """Return the card in the form of the Hugging Face hub: a front matter of fixed words, then what a user asks."""
+    """Return the README of a run folder: a model card, front matter of fixed words, then what a user asks."""
     settings, scale = run.settings, run.normalization
     slides = settings["slides"]
     ranges = zip(run.markers, scale.low.tolist(), scale.high.tolist(), strict=True)
@@ -365,3 +365,9 @@ _METHODS = {
 def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(str(word).replace("|", "\\|") for word in line) + " |" for line in lines)
+
+
+def weights_digest(encoder: torch.nn.Module) -> str:
+    """Return 16 hexadecimal digits that identify the weights of the encoder of a run."""
+    weights = encoder.state_dict().items()
+    return fingerprint_arrays(one for name, tensor in weights for one in (name.encode(), tensor.cpu().numpy()))

@@ -107,7 +107,7 @@ def train(
     stores, spread = _align(stores, recipe, panel)
     markers, patch_px, pixel_size_um = check_agreement(stores)
     processes = only_this_process() if alone else find_processes(devices, nodes)
-    batches = make_batches(stores, recipe, processes.total)
+    batches = training_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
     check_free(path, overwrite=overwrite)
     fabric = make_fabric(
@@ -116,11 +116,11 @@ def train(
     with launch(fabric, processes):
         normalization, varies = measure_normalization(stores, seed=recipe.seed)
         normalization = normalization if spread is None else replace(normalization, spread=spread)
-        components = find_components(recipe, markers, varies, stores)
+        components = components_to_train(recipe, markers, varies, stores)
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
         if isinstance(encoder, WithMoments):
-            encoder.prepare(_sample(stores, normalization, recipe), normalization)
+            encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
         widths = choose_widths(recipe, components, stores, normalization)
         objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -132,7 +132,7 @@ def train(
             )
             step = step_bytes(objective, views, cells, arguments) if fabric.device.type == "cpu" else 0
             buffer_bytes = choose_buffer_bytes(Budget.of(max_bytes), batches, step_bytes=step)
-            batches = make_batches(stores, recipe, processes.total, buffer_bytes=buffer_bytes)
+            batches = training_batches(stores, recipe, processes.total, buffer_bytes=buffer_bytes)
         if fabric.world_size > 1:
             share_batch_norm(objective, fabric.device)
         settings = _settings(recipe, objective, components, widths, batches, stores, panel, fabric)
@@ -149,14 +149,14 @@ def train(
         loop.train(first, probe, Path(tensorboard) if tensorboard else None)
         if fabric.is_global_zero:
             if isinstance(encoder, WithMoments):
-                sample = _sample(stores, normalization, recipe).to(fabric.device)
+                sample = _training_sample(stores, normalization, recipe).to(fabric.device)
                 objective.projector.follow(*encoder.calibrate(sample))
             finish(replace(run, projector=objective.projector.state_dict()), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
 
 
-def _sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: Recipe) -> Tensor:
+def _training_sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: Recipe) -> Tensor:
     """Return patches of training cells as the encoder sees them, of at most 256 MB, (n, C, P, P)."""
     shape = stores[0].patches.shape[1:]
     n_cells = min(SAMPLE_CELLS, _SAMPLE_BYTES // (4 * math.prod(shape)))
@@ -203,10 +203,10 @@ def _settings(
     }
 
 
-def make_batches(
+def training_batches(
     stores: Sequence[PatchStore], recipe: Recipe, processes: int, *, buffer_bytes: int | None = None
 ) -> Batches:
-    """Return the batches of a training, of a size that processes and micro-batches can divide equally, or raise."""
+    """Return the batches that a training takes, of a size that processes and micro-batches divide equally, or raise."""
     shares = processes * recipe.accumulate
     n_cells = sum(store.n_cells for store in stores)
     if n_cells < 2 * shares:
@@ -226,10 +226,10 @@ def make_batches(
     return Batches(stores, batch_size, seed=recipe.seed, buffer_bytes=buffer_bytes)
 
 
-def find_components(
+def components_to_train(
     recipe: Recipe, markers: Sequence[str], varies: Sequence[bool], stores: Sequence[PatchStore]
 ) -> list[Component]:
-    """Return the components to train, in which something varies; raise if none does or patches lack their nuclei."""
+    """Return the components of a training, in which something varies; raise if none does or nuclei are missing."""
     components = [c for c in recipe.components(markers) if any(varies[channel] for channel in c.channels)]
     if not components:
         names = ", ".join(store.slide_name for store in stores)

@@ -224,7 +224,7 @@ def name_clusters(
     ``adata.obs[key_added]``
         Categorical, "3: CD8a+ CD3e+" for each cell of cluster 3.
     """
-    names = suggest_names(cluster_profiles(adata, groupby=groupby), threshold=threshold, most=most)
+    names = suggest_cluster_names(cluster_profiles(adata, groupby=groupby), threshold=threshold, most=most)
     of_cluster, codes = cluster_codes(adata, groupby)
     categories = [f"{name}: {names[name]}" if name in names else name for name in of_cluster]
     codes = np.where(codes == len(of_cluster), -1, codes)
@@ -248,7 +248,7 @@ def names_of_clusters(adata: AnnData, *, groupby: str = "leiden") -> dict[str, s
             column,
             groupby,
         )
-        suggested = suggest_names(cluster_profiles(adata, groupby=groupby))
+        suggested = suggest_cluster_names(cluster_profiles(adata, groupby=groupby))
         return {str(cluster): f"{cluster}: {name}" for cluster, name in suggested.items()}
     known = names.notna().to_numpy()
     first = names[known].groupby(clusters[known].astype(str).to_numpy(), observed=True).first()
@@ -278,13 +278,13 @@ def names_fit(clusters: Any, names: Any) -> bool:
     return bool((~is_number | (numbers == pairs["cluster"])).all())
 
 
-def suggest_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:
-    """Return a name for each row of a table from :func:`cluster_profiles`; see :func:`name_clusters`.
+def suggest_cluster_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:
+    """Suggest a name for each cluster in a table from :func:`cluster_profiles`; see :func:`name_clusters`.
 
     Examples
     --------
     >>> profiles = pd.DataFrame([[2.0, 0.9, 0.0], [-1.0, 0.1, 0.2]], index=["0", "1"], columns=["CD8a", "CD3e", "CD20"])
-    >>> suggest_names(profiles).tolist()
+    >>> suggest_cluster_names(profiles).tolist()
     ['CD8a+ CD3e+', 'CD8a-']
     """
     usable = [name for name in profiles.columns if not is_nuclear(name) and not is_control(name)]

@@ -20,14 +20,14 @@ from mxsplicer.errors import InputError
 from mxsplicer.system.memory import give_back
 from mxsplicer.system.progress import track
 from mxsplicer.system.workers import map_in_order
+from mxsplicer.tl.confounders import check_given, find_confounders, neighbourhood_intensity
 from mxsplicer.tl.defaults import MAX_R2_CELLS, N_PARTNERS
 from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.held_out import MIN_CELLS, add_r2, fold_sample
 from mxsplicer.tl.reading import count_column_groups, read_columns, rows_by_slide
-from mxsplicer.tl.representations import learned_features, representation
+from mxsplicer.tl.representations import learned_key, representation
 from mxsplicer.tl.significance import PairClasses, classify_pairs, p_values
-from mxsplicer.tl.spillover import check_given, find_confounders, neighbourhood_intensity
-from mxsplicer.tl.standardization import StandardizedColumns, correlate_columns, rank_columns
+from mxsplicer.tl.standardized_columns import StandardizedColumns, rank_columns
 
 logger = logging.getLogger(__name__)
 
@@ -235,12 +235,12 @@ def _correlate_block(
     standardized = StandardizedColumns.of(values, "the representation")
     z, varies = standardized[:], standardized.varies
     out = {
-        "r": correlate_columns(markers.x, z),
-        "rho": correlate_columns(markers.ranks, rank_columns(values, varies)),
+        "r": markers.x.correlate(z),
+        "rho": markers.ranks.correlate(rank_columns(values, varies)),
         "varies": varies[None],
     }
     if markers.around is not None:
-        out["around_r"] = correlate_columns(markers.around, z)
+        out["around_r"] = markers.around.correlate(z)
     if markers.pairs is not None and markers.autocovariance is not None:
         out["effective"] = markers.pairs.effective_cells(markers.autocovariance, markers.pairs.autocovariance(z))
     return out
@@ -256,7 +256,7 @@ def _set_matrices(
     adata.var[f"{prefix}_mean_abs_r"] = np.abs(r).mean(axis=1)
     adata.var[f"{prefix}_max_abs_r"] = np.abs(r).max(axis=1)
     if markers.around is not None:
-        among_markers, with_around = (correlate_columns(markers.x, other) for other in (markers.x, markers.around))
+        among_markers, with_around = (markers.x.correlate(other) for other in (markers.x, markers.around))
         given = [adata.var_names.get_loc(name) for name in about["given"]]
         partial_r = partial_correlation(r, among_markers, with_around, found["around_r"], given)
         adata.varm[f"{prefix}_partial_correlation"] = partial_r.astype(np.float32)
@@ -281,13 +281,13 @@ def _log_constants(adata: AnnData, use_rep: str, markers_vary: np.ndarray, featu
 
 def correlation_key(adata: AnnData) -> str | None:
     """Return the key in ``varm`` of the correlations of the learned features, or None if they were not computed."""
-    of_method = f"{learned_features(adata).removeprefix('X_')}_correlation"
+    of_method = f"{learned_key(adata).removeprefix('X_')}_correlation"
     return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
 
 
 def correlated_features(adata: AnnData, key: str) -> list[str]:
     """Return the names of the features whose correlations are ``varm[key]``."""
-    use_rep = str(adata.uns.get(key, {}).get("use_rep", learned_features(adata)))
+    use_rep = str(adata.uns.get(key, {}).get("use_rep", learned_key(adata)))
     n = adata.varm[key].shape[1]
     names = feature_names(adata, use_rep=use_rep) if use_rep in adata.obsm else []
     return names if len(names) == n else [f"feature {number}" for number in range(n)]

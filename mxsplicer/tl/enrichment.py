@@ -79,3 +79,14 @@ def enrich_neighbourhoods(
     adata.uns[f"{groupby}_nhood_enrichment"] = kept
     clusters = pd.Index(labels.categories)
     return pd.DataFrame(kept["zscore"], index=clusters, columns=clusters)
+
+
+def enrichment_is_current(adata: AnnData, groupby: str = "leiden") -> bool:
+    """Return whether the stored enrichment is derived from the present cells and clusters, by their fingerprints.
+
+    One that another program computed has no fingerprint; it counts as current if it has as many clusters.
+    """
+    stored = adata.uns[f"{groupby}_nhood_enrichment"]
+    if "clusters" in stored:
+        return str(stored["clusters"]) == fingerprint_clusters(adata.obs[groupby])
+    return bool(len(stored["zscore"]) == adata.obs[groupby].nunique())

@@ -6,8 +6,8 @@ import numpy as np
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.feature_names import columns_by_marker
-from mxsplicer.tl.representations import learned_features, representation
+from mxsplicer.splicer.moment_names import columns_by_marker
+from mxsplicer.tl.representations import learned_key, representation
 
 
 def feature_names(adata: AnnData, *, use_rep: str | None = None) -> list[str]:
@@ -27,7 +27,7 @@ def feature_names(adata: AnnData, *, use_rep: str | None = None) -> list[str]:
     >>> feature_names(AnnData(obsm={"X_splicer": np.zeros((3, 2))}))
     ['feature 0', 'feature 1']
     """
-    key = use_rep or learned_features(adata)
+    key = use_rep or learned_key(adata)
     return _own_names(adata, key) or [f"feature {number}" for number in range(representation(adata, key).shape[1])]
 
 
@@ -57,7 +57,7 @@ def features_of_marker(adata: AnnData, marker: str, *, use_rep: str | None = Non
     >>> features_of_marker(adata, "CD8a")
     array([1, 3, 4])
     """
-    key = use_rep or learned_features(adata)
+    key = use_rep or learned_key(adata)
     columns = features_by_marker(adata, use_rep=key)
     if not columns:
         msg = f"the columns of {key!r} have no names, so which of them describe {marker!r} is unknown."
@@ -78,7 +78,7 @@ def features_by_marker(adata: AnnData, *, use_rep: str | None = None) -> dict[st
     use_rep
         Key of the representation; by default that of the run that embedded the cells.
     """
-    key = use_rep or learned_features(adata)
+    key = use_rep or learned_key(adata)
     representation(adata, key)
     return {name: np.array(columns) for name, columns in columns_by_marker(_own_names(adata, key)).items()}
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 from mxsplicer.embedding.h5ad import named_layers
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.tl.folds import LEFT_OUT, Folds, fold_by_group, fold_by_quadrant
-from mxsplicer.tl.standardization import StandardizedColumns, correlate_columns
+from mxsplicer.tl.standardized_columns import StandardizedColumns
 
 MIN_CELLS = 40  # in every fold
 _MIN_SLIDES = 3  # to make folds of whole slides
@@ -81,8 +81,8 @@ def add_r2(
     about |= {"targets": descriptions, "folds_by": folds.by, "n_cells_r2": int(complete.sum())}
     predicted = StandardizedColumns.of(held_out.predictions.astype(np.float32), "the prediction")
     measured = StandardizedColumns.of(mean[complete].astype(np.float32), "X")
-    about["diagonal"] = np.abs(correlate_columns(predicted, measured)).astype(np.float32)
-    about["among_markers"] = np.abs(correlate_columns(measured, measured)).astype(np.float32)
+    about["diagonal"] = np.abs(predicted.correlate(measured)).astype(np.float32)
+    about["among_markers"] = np.abs(measured.correlate(measured)).astype(np.float32)
 
 
 def _targets(

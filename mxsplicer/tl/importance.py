@@ -16,7 +16,7 @@ from mxsplicer.system.progress import track
 from mxsplicer.tl.probing import fit_fold
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of
 from mxsplicer.tl.scaling import scalers
-from mxsplicer.tl.tasks import Task, at_most
+from mxsplicer.tl.tasks import Task, at_most_per_class
 
 _MAX_CELLS = 2_000
 
@@ -78,7 +78,7 @@ def permutation_importance(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the validation fold does not choose a fit that stopped early
             predict = fit_fold(x, task, fold, scales, max_cells_per_class, seed)[0]
-        test = at_most(np.flatnonzero((task.folds.of_cell == fold) & usable), task.codes, per_class, rng)
+        test = at_most_per_class(np.flatnonzero((task.folds.of_cell == fold) & usable), task.codes, per_class, rng)
         rows, codes = task.rows[test], task.codes[test]
         donors = _permuted_within_slides(rows, slides[rows], rng)
         intact[fold] = balanced_accuracy_score(codes, predict(features(rows, rows, None)).argmax(axis=1))

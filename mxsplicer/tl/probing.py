@@ -32,7 +32,7 @@ from mxsplicer.tl.representations import (
     trained,
 )
 from mxsplicer.tl.scaling import neighbour_scaler, scalers
-from mxsplicer.tl.tasks import Task, at_most, set_task
+from mxsplicer.tl.tasks import Task, at_most_per_class, set_task
 
 T = TypeVar("T")
 
@@ -212,7 +212,7 @@ def fit_fold(
     rng = np.random.default_rng([seed, fold])
     codes = task.codes
     train, validation, _ = task.folds.train_validate_test(fold)
-    train = at_most(train, codes, max_per_class, rng)
+    train = at_most_per_class(train, codes, max_per_class, rng)
     found = []
     for each in scales:
         scale = clone(each).fit(features[train])
@@ -220,7 +220,7 @@ def fit_fold(
         found.append(_choose_c(x_train, codes[train], x_validation, codes[validation]))
     chosen = int(np.argmax([score for score, _ in found]))  # the first of equals
 
-    train = at_most(np.concatenate([train, validation]), codes, max_per_class, rng)
+    train = at_most_per_class(np.concatenate([train, validation]), codes, max_per_class, rng)
     scale = clone(scales[chosen]).fit(features[train])
     model = _logistic(found[chosen][1]).fit(scale.transform(features[train]), codes[train])
     return lambda x: np.asarray(model.predict_proba(scale.transform(x))), scale, train
@@ -264,7 +264,7 @@ def _score_neighbours(
     # classes are sampled: balanced accuracy weights all classes equally, so its expectation does not change.
     rng, n_classes = np.random.default_rng(seed), int(codes.max()) + 1
     train = np.sort(rng.permutation(train)[:_KNN_TRAIN_CELLS])
-    test = at_most(test, codes, max(_N_NEIGHBOURS, _KNN_TEST_CELLS // n_classes), rng)
+    test = at_most_per_class(test, codes, max(_N_NEIGHBOURS, _KNN_TEST_CELLS // n_classes), rng)
     neighbours = KNeighborsClassifier(min(_N_NEIGHBOURS, len(train)), algorithm="brute")
     neighbours.fit(scale.transform(features[train]), codes[train])
     return float(balanced_accuracy_score(codes[test], neighbours.predict(scale.transform(features[test]))))

@@ -40,16 +40,5 @@ def clusters_changed(adata: AnnData) -> bool:
     return str(recorded) != fingerprint_clusters(adata.obs["leiden"])
 
 
-def enrichment_is_current(adata: AnnData, groupby: str = "leiden") -> bool:
-    """Return whether the stored enrichment is derived from the present cells and clusters, by their fingerprints.
-
-    One that another program computed has no fingerprint; it counts as current if it has as many clusters.
-    """
-    stored = adata.uns[f"{groupby}_nhood_enrichment"]
-    if "clusters" in stored:
-        return str(stored["clusters"]) == fingerprint_clusters(adata.obs[groupby])
-    return bool(len(stored["zscore"]) == adata.obs[groupby].nunique())
-
-
 def _encode(values: Iterable[Any]) -> bytes:
     return "\n".join(map(str, values)).encode()

@@ -89,7 +89,7 @@ def representation(adata: AnnData, key: str) -> Any:
     return adata.obsm[key]
 
 
-def learned_features(adata: AnnData) -> str:
+def learned_key(adata: AnnData) -> str:
     """Return the key of the representation of the run that embedded the cells, such as "X_splicer" or "X_joint"."""
     method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
     return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
@@ -103,7 +103,7 @@ def key_of(name: str) -> str:
 def learned(adata: AnnData) -> dict[str, str]:
     """Return the keys of the representations that encoders computed, by name; first that of the run."""
     titles = {key: name for name, key in LEARNED.items()}
-    keys = dict.fromkeys((learned_features(adata), *LEARNED.values()))
+    keys = dict.fromkeys((learned_key(adata), *LEARNED.values()))
     return {titles.get(key, key): key for key in keys if key in adata.obsm}
 
 
@@ -151,8 +151,9 @@ def check_representation(adata: AnnData, name: str) -> None:
 def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
     """Return a representation of some cells, given in ascending order, as float32 (n, features).
 
-    Mean intensity is log1p of ``X`` in :func:`units_of` each marker, and so is the mean of the blurred image; if ``X``
-    is not raw (:func:`intensities_of`), mean intensity is ``X`` as it is. For ``"A + B"`` the features of A come first.
+    Mean intensity is log1p of ``X`` in :func:`log1p_units` each marker, and so is the mean of the blurred image; if
+    ``X`` is not raw (:func:`intensities_of`), mean intensity is ``X`` as it is. For ``"A + B"`` the features of A
+    come first.
     """
     if len(names := split_concatenated(adata, name)) > 1:
         return np.hstack([features_of(adata, one, rows) for one in names])
@@ -166,7 +167,7 @@ def features_of(adata: AnnData, name: str, rows: np.ndarray) -> np.ndarray:
         columns = features.reshape(len(rows), -1, len(STATISTICS))[:, :, STATISTICS_OF[name]]
         features = columns.reshape(len(rows), -1)
     elif name == BLURRED:
-        features = np.log1p(np.maximum(features, 0) / units_of(_some(representation(adata, key_of(name)))))
+        features = np.log1p(np.maximum(features, 0) / log1p_units(_some(representation(adata, key_of(name)))))
     if not np.isfinite(features).all():
         n_cells = (~np.isfinite(features)).any(axis=1).sum()
         msg = f"representation {name!r} has values that are not finite in {n_cells} cells."
@@ -186,7 +187,7 @@ def _mean_intensity(adata: AnnData, rows: np.ndarray, *, logarithmic: bool) -> n
         x, some = np.where(np.isnan(x), median, x), np.where(np.isnan(some), median, some)
     if found.form != "raw" and not logarithmic:
         return x
-    return np.asarray(np.log1p(np.maximum(x, 0) / units_of(some)))
+    return np.asarray(np.log1p(np.maximum(x, 0) / log1p_units(some)))
 
 
 def _some(matrix: Any) -> np.ndarray:
@@ -197,8 +198,8 @@ def _unit_rows(n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, _UNIT_CELLS, dtype=np.int64))
 
 
-def units_of(intensity: np.ndarray) -> np.ndarray:
-    """Return, per marker, the intensity that counts as 1 in a representation by log1p of intensities (n, C).
+def log1p_units(intensity: np.ndarray) -> np.ndarray:
+    """Return, per marker, the intensity that counts as 1 in the baseline representation by log1p of intensities (n, C).
 
     It is 1, except for markers with small values: counts of a few ions, or intensities between 0 and 1. There log1p
     would be almost linear, and the linear probe on it too weak a baseline (docs/paper.md, MIBI).

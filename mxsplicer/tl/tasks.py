@@ -160,7 +160,7 @@ def _count(labels: np.ndarray, parts: np.ndarray) -> pd.DataFrame:
 def _too_few_classes(
     in_parts: "pd.Series[int]", counts: pd.DataFrame, folds: Folds, min_cells: int, label: str
 ) -> InputError:
-    """Return the error that names the reason: one class, classes that are missing in whole folds, or rare classes."""
+    """Return the error on a task with too few classes: one class, classes missing in whole folds, or rare classes."""
     n_parts = counts.shape[1]
     problem = f"label {label!r} cannot be scored by {folds.by}: "
     n_enough = int((in_parts == n_parts).sum())
@@ -179,8 +179,8 @@ def _too_few_classes(
     return InputError(problem, "Label more cells, or leave out classes that are rare.")
 
 
-def at_most(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most ``n`` rows of every class of a task, drawn at random, ascending."""
+def at_most_per_class(rows: np.ndarray, codes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the rows of a task's cells with at most ``n`` of every class, drawn at random, ascending."""
     shuffled = rng.permutation(rows)
     rank = pd.Series(codes[shuffled]).groupby(codes[shuffled]).cumcount().to_numpy()
     return np.sort(shuffled[rank < n])

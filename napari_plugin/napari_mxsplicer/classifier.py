@@ -72,7 +72,7 @@ def _names_with_enough_cells(names: pd.Categorical) -> np.ndarray:
 
 
 def _fit(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the weights and the bias for features as they are, and the balanced accuracy."""
+    """Train the classifier: return the weights and the bias for features as they are, and the balanced accuracy."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict

@@ -73,7 +73,7 @@ def is_not_significant(p_values: np.ndarray) -> np.ndarray:
 
 
 def _standardized(values: np.ndarray, ranks: bool) -> np.ndarray:
-    """Scale rows to mean 0 and length 1; constant rows become zeros."""
+    """Scale rows to mean 0 and length 1, whose products are correlations; constant rows become zeros."""
     values = np.asarray(rankdata(values, axis=1) if ranks else values, dtype=np.float64)
     values = values - values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
@@ -81,8 +81,8 @@ def _standardized(values: np.ndarray, ranks: bool) -> np.ndarray:
     return np.asarray(np.divide(values, length, out=np.zeros_like(values), where=(length > 0) & ~constant))
 
 
-def local_correlation(study: Study, marker: str, feature: int, radius_um: float) -> np.ndarray:
-    """Return Pearson's r (N,) of a marker and a feature among the cells around each cell, NaN where they are few.
+def correlate_around_cells(study: Study, marker: str, feature: int, radius_um: float) -> np.ndarray:
+    """Return the panel's correlation r (N,) of a marker and a feature around each cell, NaN where neighbours are few.
 
     Raises
     ------

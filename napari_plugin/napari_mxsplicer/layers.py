@@ -105,7 +105,7 @@ def painted_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *
 
 
 def limits_of(values: np.ndarray) -> tuple[float, float]:
-    """Return contrast limits of the layer of values per cell: the 1st and the 99th percentile."""
+    """Return contrast limits of a layer that shows values of cells: the 1st and the 99th percentile."""
     values = values[:: max(1, len(values) // _ENOUGH)]  # sorting a million takes longer than painting them
     seen = values[np.isfinite(values)]
     if not seen.size:
@@ -169,7 +169,7 @@ def is_visible(one: LayerData) -> bool:
 
 
 def result_layers(path: str | Path) -> list[LayerData]:
-    """Return the layers for napari of the first slide of a result."""
+    """Return the layers of the first slide of a result, which are then added to napari."""
     study = open_study(path)
     return slide_layers(study, study.slide_names[0])
 

@@ -52,7 +52,7 @@ class LazyArray:
 
 
 class Channel(LazyArray):
-    """One channel of an image (C, Y, X), read lazily."""
+    """One channel of an image (C, Y, X), read lazily for napari."""
 
     def __init__(self, image: LazyImage, channel: int) -> None:
         super().__init__(image.shape[1:], image.dtype)
@@ -64,7 +64,7 @@ class Channel(LazyArray):
 
 
 class Labels(LazyArray):
-    """A label image (Y, X), read lazily."""
+    """A label image (Y, X), read lazily for napari."""
 
     def __init__(self, labels: LazyImage) -> None:
         super().__init__(labels.shape, labels.dtype)
@@ -76,7 +76,7 @@ class Labels(LazyArray):
 
 
 class Strided(LazyArray):
-    """Every ``step``-th pixel of an image (Y, X), for a file without coarser levels."""
+    """A lazy level that napari draws where a file has no coarser one: every ``step``-th pixel of an image (Y, X)."""
 
     def __init__(self, image: LazyImage, step: int) -> None:
         super().__init__([-(-n // step) for n in image.shape], image.dtype)

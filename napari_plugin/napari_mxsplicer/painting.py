@@ -70,7 +70,7 @@ class Paint:
 
 
 class RowNumbers(LazyArray):
-    """One level of a label image (Y, X) as row numbers: one more than the row of a cell, 0 for none."""
+    """One level of a label image (Y, X) to paint, as row numbers: one more than the row of a cell, 0 for none."""
 
     def __init__(self, labels: LazyImage, index: RowIndex) -> None:
         super().__init__(labels.shape, np.int32)

@@ -16,7 +16,7 @@ _MOST_STEPS = 50  # of undo
 
 @dataclass(frozen=True)
 class Painted:
-    """What the cells are coloured by: a learned feature, a marker, a column of obs, or computed values."""
+    """What the cells of the state are coloured by: a learned feature, a marker, a column of obs, or computed values."""
 
     kind: Literal["feature", "marker", "column", "values"]
     name: str  # the number, if it is a feature

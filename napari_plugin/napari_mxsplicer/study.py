@@ -29,8 +29,8 @@ _NO_FEATURES = ("spatial", "X_umap", "X_tsne")
 
 
 @dataclass(frozen=True, eq=False)
-class Chunks:
-    """The share of each chunk of the embedding in each feature; there is one chunk per component."""
+class ChunkShares:
+    """The share that each chunk of the study's embedding has in each feature; there is one chunk per component."""
 
     components: tuple[str, ...]
     share: np.ndarray  # (d, n), each row sums to 1
@@ -213,14 +213,14 @@ class Study:
         return any(feature in columns for columns in self.features_by_marker.values())
 
     @cached_property
-    def chunks(self) -> Chunks | None:
+    def chunks(self) -> ChunkShares | None:
         """The shares of chunks in features; None if unknown, as for other methods."""
         key = "uns/mxsplicer/chunks"
         if self.representation != "X_splicer" or not self._has(f"{key}/share"):
             return None
         share = np.asarray(self._read(f"{key}/share"), dtype=np.float32)
         components = tuple(str(name) for name in self._read(f"{key}/component"))
-        return Chunks(components, share) if share.shape == (self.n_features, len(components)) else None
+        return ChunkShares(components, share) if share.shape == (self.n_features, len(components)) else None
 
     def warm(self) -> None:
         """Read what every widget needs, so that none of them has to wait for it."""

@@ -26,7 +26,8 @@ from mxsplicer.images.slide import Slide
 from mxsplicer.images.tiff import open_tiff
 from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
-from mxsplicer.patches.extraction import extract_patches, plan_extraction_workers, stream_blocks
+from mxsplicer.patches.extraction import extract_patches, stream_blocks
+from mxsplicer.patches.extraction_plan import plan_extraction_workers
 from mxsplicer.patches.geometry import PatchGeometry, Piece
 from mxsplicer.patches.pieces import TileReader
 from mxsplicer.patches.store import PatchStore

@@ -25,7 +25,7 @@ from mxsplicer.images.opening import open_slide
 
 PROGRAM = """
 import sys
-from mxsplicer.cli import _exit_code
+from mxsplicer.cli.entry_point import _exit_code
 from mxsplicer.system.memory import measured_peak
 code = _exit_code(sys.argv[1:])
 print(f"\\npeak {measured_peak()}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
-from napari_mxsplicer.study import Chunks
+from napari_mxsplicer.study import ChunkShares
 
 from mxsplicer import load_run
 from mxsplicer.embedding.encode import encode_inputs
@@ -49,7 +49,7 @@ def measure(path: Path) -> None:
         of_all = share / share.sum(axis=1, keepdims=True)
         first, second = np.median(np.sort(of_all, axis=1)[:, -2:], axis=0)[::-1]
         sys.stdout.write(f"  {name}: shares of the leading and of the next chunk {first:.3f}, {second:.3f}\n")
-        leads = Chunks(components, share).shown(markers)
+        leads = ChunkShares(components, share).shown(markers)
         show("  the chunk's marker is the one it follows most", leads, lambda some: some == follows)
         show("  ... one of the three it follows most", leads, lambda some: (order[:3] == some).any(axis=0))
         show("  ... what moves it most", leads, lambda some: some == moves)

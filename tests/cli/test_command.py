@@ -186,7 +186,7 @@ def test_a_missing_file_is_reported_before_anything_heavy_is_imported(tmp_path, 
     more |= {"train": ["--out", "o"], "merge": ["--out", "o"]}
     look = (
         "import sys, mxsplicer.cli\n"
-        "code = mxsplicer.cli._exit_code(sys.argv[1:])\n"
+        "code = mxsplicer.cli.entry_point._exit_code(sys.argv[1:])\n"
         "heavy = {'torch', 'napari', 'scanpy', 'anndata', 'zarr', 'pandas', 'skimage'} & sys.modules.keys()\n"
         "print(code, sorted(heavy))"
     )

@@ -18,7 +18,7 @@ from mxsplicer.images.opening import open_slide
 from mxsplicer.masks.files import open_mask
 from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.result.folder import Result
-from mxsplicer.result.slides import SlideRecord, write_index
+from mxsplicer.result.slides import SlideRecord, write_records
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.training import train
@@ -45,7 +45,7 @@ def made(tmp_path_factory):
         records.append(record.as_opened(slide))
     run = train(stores, result.run, recipe=Recipe(**SMALL), device="cpu")
     embed_to_file(result.cells, run, stores, device="cpu", compression=None)
-    write_index(result, records, run="run")
+    write_records(result, records, run="run")
     pd.concat(truths).to_csv(folder / "truth.csv", index=False)
     return folder
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import (
-    Panel,
+    MarkerPanel,
     agree,
     distinct,
     find_nuclear_marker,
@@ -202,7 +202,7 @@ def test_the_same_names_in_another_order_are_refused_for_one_of_the_two_is_misla
 
 def test_names_of_the_table_replace_those_of_the_file_and_this_is_logged(caplog):
     caplog.set_level(logging.INFO, "mxsplicer")
-    panel = Panel(("DNA", "CD3E", "CD8a"), "markers.csv")
+    panel = MarkerPanel(("DNA", "CD3E", "CD8a"), "markers.csv")
 
     assert agree(panel, 3, ("DNA", "CD3e", "CD20"), name="S01.ome.tif").names == panel.names
     assert caplog.messages == ["markers.csv replaces names of S01.ome.tif: CD20 → CD8a"]
@@ -211,7 +211,7 @@ def test_names_of_the_table_replace_those_of_the_file_and_this_is_logged(caplog)
 def test_names_that_a_writer_made_up_are_replaced_without_a_word(caplog):
     caplog.set_level(logging.INFO, "mxsplicer")
 
-    agree(Panel(("DNA", "CD3e")), 2, ("Channel:0:0", "Channel:0:1"), name="S01.ome.tif")
+    agree(MarkerPanel(("DNA", "CD3e")), 2, ("Channel:0:0", "Channel:0:1"), name="S01.ome.tif")
 
     assert caplog.messages == []
 

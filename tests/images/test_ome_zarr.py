@@ -107,7 +107,7 @@ WRITTEN = {
 def test_an_ome_zarr_is_read_as_it_was_written(tmp_path, options):
     path = ome_zarr_at(tmp_path / "CRC01.ome.zarr", **options)
 
-    check_reader(ome_zarr.read, path, IMAGE.astype(np.dtype(options.get("dtype", "u2")).newbyteorder("=")))
+    check_reader(ome_zarr.read_ome_zarr, path, IMAGE.astype(np.dtype(options.get("dtype", "u2")).newbyteorder("=")))
     slide = open_slide(path)
 
     assert (slide.name, slide.markers, slide.pixel_size_um) == ("CRC01", tuple(NAMES), 0.5)

@@ -12,8 +12,9 @@ from skimage.measure import label
 
 from mxsplicer.images.opening import open_slide
 from mxsplicer.images.slide import Slide
-from mxsplicer.masks.doctor import compare_nuclei, examine
+from mxsplicer.masks.doctor import examine
 from mxsplicer.masks.files import open_mask
+from mxsplicer.masks.findings import nuclei_findings
 
 
 def tissue(shape=(400, 480), seed=0, spacing=16):
@@ -286,10 +287,10 @@ def test_a_mask_of_anything_gets_a_diagnosis(shape, n_ids, block, seed, fits):
 
 
 def test_nuclei_have_the_ids_of_the_cells_they_lie_in():
-    agree = compare_nuclei(MASK, NUCLEI, tile_px=100)[0]
-    apart = compare_nuclei(MASK, label(NUCLEI > 0).astype(np.uint32)[::-1])[0]
-    numbered_apart = compare_nuclei(MASK, label(NUCLEI > 0).astype(np.uint32))[0]
-    other = compare_nuclei(MASK, NUCLEI[:-1])[0]
+    agree = nuclei_findings(MASK, NUCLEI, tile_px=100)[0]
+    apart = nuclei_findings(MASK, label(NUCLEI > 0).astype(np.uint32)[::-1])[0]
+    numbered_apart = nuclei_findings(MASK, label(NUCLEI > 0).astype(np.uint32))[0]
+    other = nuclei_findings(MASK, NUCLEI[:-1])[0]
 
     assert not agree.wrong
     assert agree.figures["nuclei"] == agree.figures["cells"] == len(np.unique(MASK)) - 1
@@ -298,7 +299,7 @@ def test_nuclei_have_the_ids_of_the_cells_they_lie_in():
     assert "each nucleus is matched with the cell that it overlaps most" in numbered_apart.fix
     assert apart.figures["share_of_nuclei_outside_their_cells"] > 0.9
     assert other.wrong
-    assert compare_nuclei(np.where(MASK == 7, 0, MASK), NUCLEI)[0].figures["nuclei_without_cell"] == 1
+    assert nuclei_findings(np.where(MASK == 7, 0, MASK), NUCLEI)[0].figures["nuclei_without_cell"] == 1
 
 
 def test_masks_of_real_tissue_are_healthy(shared_data):

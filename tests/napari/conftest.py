@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mxsplicer.splicer.feature_names import names_of_moments
+from mxsplicer.splicer.moment_names import names_of_moments
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from napari_mxsplicer.correlations import (
     cluster_order,
+    correlate_around_cells,
     correlate_rows,
     filter_features,
     interval,
-    local_correlation,
     partners_of_feature,
     partners_of_marker,
 )
 from napari_mxsplicer.exemplars import exemplars, exemplars_by_category
 from napari_mxsplicer.neighbours import similar_rows
-from napari_mxsplicer.study import Chunks, feature_groups, open_study
+from napari_mxsplicer.study import ChunkShares, feature_groups, open_study
 from scipy.stats import spearmanr
 
 import mxsplicer
@@ -52,9 +52,9 @@ def test_a_feature_is_labelled_with_the_chunk_that_has_the_largest_share(study, 
 
     assert found.describe(7) == "chunk CD20 with DAPI (40 %)"
     for chunk, number in enumerate([1, 0, 2, 6]):  # of the last no marker
-        leads = Chunks(tuple(names), np.eye(4)[[chunk]])
+        leads = ChunkShares(tuple(names), np.eye(4)[[chunk]])
         assert leads.marker_numbers(["CD8", "CD8a", "CD20"]).tolist() == [number]
-    assert Chunks(("CD8",), np.zeros((1, 1))).describe(0) == "no chunk"
+    assert ChunkShares(("CD8",), np.zeros((1, 1))).describe(0) == "no chunk"
 
 
 def test_the_list_of_features_starts_with_levels_and_goes_on_marker_by_marker(study, named):
@@ -264,7 +264,7 @@ def test_the_filter_keeps_the_five_best_features_of_a_marker_that_is_nowhere_str
 
 
 def test_local_correlation_is_computed_over_the_cells_within_the_radius(study, adata):
-    values = local_correlation(study, "CD20", 5, 60.0)
+    values = correlate_around_cells(study, "CD20", 5, 60.0)
     points = adata.obsm["spatial"]
     row = int(np.argmin(np.hypot(*(points - points.mean(axis=0)).T)))
     near = np.hypot(*(points - points[row]).T) < 60

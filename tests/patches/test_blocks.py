@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mxsplicer.images.tiles import choose_tile
 from mxsplicer.patches.blocks import choose_block_size, order_cells, order_patches
-from mxsplicer.patches.geometry import PatchGeometry, Piece, choose_tile
+from mxsplicer.patches.geometry import PatchGeometry, Piece
 from mxsplicer.patches.pieces import TileReader, find_pieces
 from mxsplicer.patches.sampling import spread_sample
 

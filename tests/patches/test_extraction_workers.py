@@ -15,7 +15,8 @@ from mxsplicer.cells.measure import measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
 from mxsplicer.patches.cutting import prepare_cutter
-from mxsplicer.patches.extraction import extract_patches, plan_extraction_workers, stream_blocks
+from mxsplicer.patches.extraction import extract_patches, stream_blocks
+from mxsplicer.patches.extraction_plan import plan_extraction_workers
 from mxsplicer.patches.geometry import PatchGeometry
 from mxsplicer.segmentation.segment import segment
 from mxsplicer.system import dask_cluster
@@ -274,7 +275,7 @@ def test_an_extraction_killed_with_its_processes_continues_and_ends_in_the_same_
 PROGRAM = """
 import sys
 from mxsplicer.system.memory import measured_peak, parse_bytes
-from mxsplicer.cli import _exit_code
+from mxsplicer.cli.entry_point import _exit_code
 code = _exit_code(sys.argv[1:])
 print(code, measured_peak())
 """

@@ -4,7 +4,7 @@ import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.result.cohort import read_cohort
-from mxsplicer.tl.samples import check_samples
+from mxsplicer.tl.sample_tables import check_samples
 
 SLIDES = ["001", "1E2", "NA", "1.10", "Slide #7", "TRUE"]
 ROWS = [["slide", "path", "mask", "patient"], *([one, f"{one}.tif", f"{one}_mask.tif", "P#1"] for one in SLIDES)]

@@ -260,7 +260,7 @@ def test_an_interrupted_call_leaves_no_unfinished_file_and_continues(tmp_path, m
         (analysis, "complete_cells"): ["patches.zarr", "run", "embedded.h5ad"],
         (h5ad, "_update"): ["patches.zarr", "run"],
         (report, "write_report"): ["patches.zarr", "run", "cells.h5ad"],
-        (pipeline, "write_index"): ["patches.zarr", "run", "cells.h5ad", "report.html"],
+        (pipeline, "write_records"): ["patches.zarr", "run", "cells.h5ad", "report.html"],
     }
     finals = ("patches.zarr", "run", "embedded.h5ad", "cells.h5ad", "report.html", "mxsplicer.json")
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl import reading, standardization
+from mxsplicer.tl import reading, standardized_columns
 
 
 def test_correlations_are_pearsons(cells):
@@ -92,7 +92,7 @@ def test_ranks_by_steps_give_the_same_rho_as_ranks_by_sorting(seed, kind):
         "one outlier": np.append(x[:-1], np.float32(1e6)),
     }[kind]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(standardization, "_N_STEPS", 2048)  # fewer steps than cells, as beyond 65,536 cells
+        patch.setattr(standardized_columns, "_N_STEPS", 2048)  # fewer steps than cells, as beyond 65,536 cells
         adata = AnnData(shaped[:, None], obsm={"X_splicer": y[:, None]})
         tl.correlate(adata)
 

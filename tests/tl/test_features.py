@@ -6,7 +6,7 @@ from anndata import AnnData
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.feature_names import KINDS, columns_by_marker, names_of_moments
+from mxsplicer.splicer.moment_names import KINDS, columns_by_marker, names_of_moments
 from mxsplicer.tl.features import find_feature
 
 PAIRS = {"together": [(0, 1), (1, 2)], "near": [(0, 2)], "along": [(0, 1)]}

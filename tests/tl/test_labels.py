@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from mxsplicer.errors import InputError
+from mxsplicer.tl.drawn_outlines import join_outlines
 from mxsplicer.tl.labels import check_labels, join_labels, obs_name, read_table
-from mxsplicer.tl.outlines import join_outlines
-from mxsplicer.tl.samples import check_samples, join_samples
+from mxsplicer.tl.sample_tables import check_samples, join_samples
 
 
 def write(path, **columns):

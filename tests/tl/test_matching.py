@@ -6,7 +6,7 @@ import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.tl.labels import check_labels, join_labels
-from mxsplicer.tl.samples import join_samples
+from mxsplicer.tl.sample_tables import join_samples
 
 
 def two_slides(cells, n=40):

@@ -6,7 +6,7 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.errors import InputError
 from mxsplicer.tl import reading
-from mxsplicer.tl.clustering import NOTHING, suggest_names
+from mxsplicer.tl.clustering import NOTHING, suggest_cluster_names
 
 MARKERS = ["Hoechst", "CD3e", "CD8a", "CD20", "AF1"]
 
@@ -50,7 +50,7 @@ def test_clusters_that_would_share_a_name_get_the_next_marker_and_one_without_ma
     markers = ["CD3e", "CD4", "CD45RO", "PD-1"]
     profiles = pd.DataFrame([[3, 2, 1, 0.9], [3, 2, 1, 0], [0.1, 0, 0, -0.1]], index=["0", "1", "2"], columns=markers)
 
-    names = suggest_names(profiles)
+    names = suggest_cluster_names(profiles)
 
     assert names.tolist() == ["CD3e+ CD4+ CD45RO+ PD-1+", "CD3e+ CD4+ CD45RO+", NOTHING]
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mxsplicer import pl, tl
 from mxsplicer.errors import InputError
-from mxsplicer.tl.provenance import clusters_changed, enrichment_is_current, fingerprint_clusters, fingerprint_rows
+from mxsplicer.tl.enrichment import enrichment_is_current
+from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters, fingerprint_rows
 
 
 @pytest.fixture

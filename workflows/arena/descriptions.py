@@ -13,7 +13,7 @@ from sets import Cells
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from mxsplicer.tl.representations import units_of
+from mxsplicer.tl.representations import log1p_units
 
 CORRELATION_WEIGHT = 0.5  # of correlations next to compartments: there are many of them
 _AT_ONCE = 512  # cells
@@ -45,7 +45,7 @@ class Statistics:
 def measure_reference(cells: Cells) -> Reference:
     """Measure the units and the principal components of the pixels of some cells."""
     means = np.concatenate([_mean(inside, pixels) for pixels, inside in _blocks(cells)])
-    units = units_of(means)
+    units = log1p_units(means)
     rows = np.random.default_rng(0).permutation(len(means))[:_PCA_CELLS]
     pixels = _flat(np.log1p(np.maximum(cells.pixels[rows], 0) / units[:, None, None]), cells.inside[rows])
     pca = PCA(min(_COMPONENTS, len(rows) - 1, pixels.shape[1]), svd_solver="randomized", random_state=0)

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mxsplicer import drop_markers, open_mask, open_slide
-from mxsplicer.tl.probing import at_most
+from mxsplicer.tl.tasks import at_most_per_class
 
 LABELS = ("lineage", "t_cell_subtype")
 GAINS = (0.5, 2.0)
@@ -117,7 +117,7 @@ def score(
         known = np.flatnonzero((table[label].fillna("") != "").to_numpy() & np.isfinite(trained).all(axis=1))
         names = table[label].to_numpy(dtype=object).astype(str)
         codes = np.unique(names[known], return_inverse=True)[1]
-        train = known[at_most(np.arange(len(known)), codes, TRAINING_CELLS, np.random.default_rng(seed))]
+        train = known[at_most_per_class(np.arange(len(known)), codes, TRAINING_CELLS, np.random.default_rng(seed))]
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=500))
         probe.fit(trained[train], names[train])
         found = np.isfinite(changed).all(axis=1) & (changed_table[label].fillna("") != "").to_numpy()

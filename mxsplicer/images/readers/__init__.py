@@ -11,10 +11,10 @@ from mxsplicer.images.readers import imagej, ome_tiff, ome_zarr, qptiff, tiff_fo
 from mxsplicer.images.readers.image_file import ImageFile
 
 READERS: dict[str, Callable[..., ImageFile | None]] = {
-    "OME-Zarr": ome_zarr.read,
-    "folder of TIFF files": tiff_folder.read,
-    "OME-TIFF": ome_tiff.read,
-    "qptiff": qptiff.read,
-    "ImageJ": imagej.read,
-    "TIFF": tiff_stack.read,  # reads any TIFF: keep it last
+    "OME-Zarr": ome_zarr.read_ome_zarr,
+    "folder of TIFF files": tiff_folder.read_tiff_folder,
+    "OME-TIFF": ome_tiff.read_ome_tiff,
+    "qptiff": qptiff.read_qptiff,
+    "ImageJ": imagej.read_imagej,
+    "TIFF": tiff_stack.read_tiff_stack,  # reads any TIFF: keep it last
 }

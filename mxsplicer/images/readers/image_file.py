@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import numpy as np
-
 from mxsplicer.errors import InputError
 from mxsplicer.images.choosing import Candidate, Choice, choose_image
 from mxsplicer.images.lazy_images import LazyImage, Reordered, Single, Stacked
-from mxsplicer.images.tiff import TiffEntry, TiffListing, TiffSeries
+from mxsplicer.images.tiff import TiffEntry, TiffSeries
 from mxsplicer.images.units import PixelSize, choose_pixel_size, disagreement
 from mxsplicer.system.location import Location, name_of
 
@@ -57,7 +55,7 @@ class Series(Protocol):
 def read_chosen(
     path: Location, images: Sequence[Candidate], wanted: str | None, read_one: Callable[[int], ImageFile]
 ) -> ImageFile:
-    """Read the image of an image file that is the slide, or join the images that are its channels.
+    """Return the image file of the slide: of the image that is chosen, or of those that are its channels, joined.
 
     Parameters
     ----------
@@ -90,15 +88,6 @@ def join_channels(files: Sequence[ImageFile]) -> ImageFile:
     )
 
 
-def candidates(listing: TiffListing, channel_names: Sequence[tuple[str, ...]] = ()) -> list[Candidate]:
-    """Return the images in a TIFF image file as candidates for the slide."""
-    named = [*channel_names, *[()] * (len(listing.images) - len(channel_names))]
-    return [
-        Candidate(number, one.name, one.axes, one.shape, one.n_levels, one.dtype, _is_colour(one), names)
-        for number, (one, names) in enumerate(zip(listing.images, named, strict=True))
-    ]
-
-
 def image_file(
     path: Location,
     series: TiffSeries,
@@ -110,7 +99,7 @@ def image_file(
     name = name_of(path)
     unless_named = None
     shape = tuple(series.image.shape)
-    if _is_colour(TiffEntry("", series.axes, shape, 1, str(series.image.dtype), series.photometric)):
+    if TiffEntry("", series.axes, shape, 1, str(series.image.dtype), series.photometric).is_colour:
         msg = f"{name} has the axes {series.axes} {shape}: a colour (RGB) image."
         remedy = (
             "Give the multiplex image, one grey channel per marker; or name the colours by `markers`, if they are "
@@ -172,10 +161,3 @@ def _names_planes(markers: Sequence[str], series: TiffSeries) -> bool:
     """Return whether the names of channels in an image file are those of the planes along Z or T."""
     others = [n for n, axis in zip(series.image.shape, series.axes, strict=True) if axis in "ZT"]
     return others == [len(markers)] and _are_distinct(markers)
-
-
-def _is_colour(image: TiffEntry) -> bool:
-    # Integer samples are colours; float samples are markers that a writer stored as samples of a pixel.
-    if "S" not in image.axes or image.photometric not in ("RGB", "YCBCR", "PALETTE"):
-        return False
-    return image.shape[image.axes.index("S")] in (3, 4) and np.dtype(image.dtype).kind in "ui"

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from mxsplicer.images.readers.image_file import ImageFile, candidates, image_file, read_chosen
+from mxsplicer.images.choosing import candidates
+from mxsplicer.images.readers.image_file import ImageFile, image_file, read_chosen
 from mxsplicer.images.tiff import TiffSeries, list_images, open_tiff
 from mxsplicer.images.units import PixelSize
 from mxsplicer.system.location import Location
@@ -12,7 +13,7 @@ from mxsplicer.system.location import Location
 _PLACE = re.compile(r"^(?:[a-z]+\s*:\s*\d+\s*/\s*\d+[\s;,]*)+(?:-\s*)?|^ch(?:annel)?\s*\d+\s*[:-]\s*", re.IGNORECASE)
 
 
-def read(path: Location, image: str | None = None) -> ImageFile | None:
+def read_imagej(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the headers of an ImageJ stack; return None if the file is another kind of TIFF."""
     listing = list_images(path)
     if listing.kind != "imagej":

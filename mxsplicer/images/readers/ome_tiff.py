@@ -7,14 +7,15 @@ the names of channels were in ``LogicalChannel``.
 from xml.etree import ElementTree
 
 from mxsplicer.errors import InputError
+from mxsplicer.images.choosing import candidates
 from mxsplicer.images.ome_xml import channel_names
-from mxsplicer.images.readers.image_file import ImageFile, candidates, image_file, read_chosen
+from mxsplicer.images.readers.image_file import ImageFile, image_file, read_chosen
 from mxsplicer.images.tiff import TiffListing, list_images, open_tiff
 from mxsplicer.images.units import PixelSize
 from mxsplicer.system.location import Location, name_of
 
 
-def read(path: Location, image: str | None = None) -> ImageFile | None:
+def read_ome_tiff(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the headers of an OME-TIFF; return None if the file is another kind of TIFF."""
     listing = list_images(path)
     if listing.kind != "ome":

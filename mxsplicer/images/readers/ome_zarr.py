@@ -12,7 +12,7 @@ from mxsplicer.images.units import PixelSize, choose_pixel_size
 from mxsplicer.system.location import Location, absolute, below, read_small_file
 
 
-def read(path: Location, image: str | None = None) -> ImageFile | None:
+def read_ome_zarr(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the metadata of an OME-Zarr; return None if ``path`` is not a zarr group."""
     group = open_group(path)
     if group is None:

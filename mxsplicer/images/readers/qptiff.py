@@ -2,14 +2,15 @@
 
 from xml.etree import ElementTree
 
-from mxsplicer.images.readers.image_file import ImageFile, candidates, image_file, read_chosen
+from mxsplicer.images.choosing import candidates
+from mxsplicer.images.readers.image_file import ImageFile, image_file, read_chosen
 from mxsplicer.images.tiff import list_images, open_tiff
 from mxsplicer.system.location import Location
 
 _NAMES = ("Biomarker", ".//Responsivity/Filter/Name", "Name")  # best first
 
 
-def read(path: Location, image: str | None = None) -> ImageFile | None:
+def read_qptiff(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the headers of a qptiff; return None if the file is another kind of TIFF."""
     listing = list_images(path)
     if listing.kind != "qpi":

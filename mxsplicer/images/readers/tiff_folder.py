@@ -28,7 +28,7 @@ _NUMBERED = re.compile(r"(?:ch|c|channel)?[\s_-]?\d+[\s_-]+(.+)", re.IGNORECASE)
 _MOST_CROPPED = 0.02  # of a side: what registration leaves
 
 
-def read(path: Location, image: str | None = None) -> ImageFile | None:
+def read_tiff_folder(path: Location, image: str | None = None) -> ImageFile | None:
     """Read the headers of the TIFF files of a folder; return None if it has none, or ``path`` is not a folder."""
     if not isinstance(path, Path) or not path.is_dir():
         return None
@@ -76,7 +76,7 @@ def _read_set(folder: Path, files: Sequence[Path]) -> ImageFile:
 
 
 def _read_file(file: Path) -> ImageFile:
-    readers = (ome_tiff.read, qptiff.read, imagej.read, tiff_stack.read)
+    readers = (ome_tiff.read_ome_tiff, qptiff.read_qptiff, imagej.read_imagej, tiff_stack.read_tiff_stack)
     found = next(one for one in (read(file) for read in readers) if one is not None)
     if found.unless_named is not None:
         raise found.unless_named

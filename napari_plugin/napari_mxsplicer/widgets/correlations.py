@@ -8,10 +8,10 @@ from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
 from napari_mxsplicer.correlations import (
     KINDS,
     cluster_order,
+    correlate_around_cells,
     correlate_rows,
     filter_features,
     is_not_significant,
-    local_correlation,
 )
 from napari_mxsplicer.state import ALL, Painted
 from napari_mxsplicer.study import Study
@@ -90,7 +90,7 @@ class CorrelationsPart(PanelPart):
         )
         self.context.notify(f"Computing {name} ...")
         self.local_work.start(
-            local_correlation,
+            correlate_around_cells,
             study,
             marker,
             feature,

@@ -9,7 +9,7 @@ from qtpy.QtCore import QRectF, Qt, Signal
 from qtpy.QtGui import QFontMetrics
 
 from mxsplicer.pl import QUALITATIVE
-from napari_mxsplicer.study import Chunks
+from napari_mxsplicer.study import ChunkShares
 from napari_mxsplicer.widgets.theme import Theme
 
 _FAINT = 0.25  # opacity of a correlation that is not significant
@@ -54,7 +54,7 @@ class Heatmap(pg.PlotWidget):
         self._top.clicked.connect(lambda place: self._emit(self.feature_clicked, self._columns, place))
         self.theme = Theme.dark()
         self._markers: Sequence[str] = ()
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkShares | None = None
         self._names: Sequence[str] = ()
 
     def set_theme(self, theme: Theme) -> None:
@@ -75,7 +75,7 @@ class Heatmap(pg.PlotWidget):
         rows: np.ndarray,
         columns: np.ndarray,
         not_significant: np.ndarray | None = None,
-        chunks: Chunks | None = None,
+        chunks: ChunkShares | None = None,
         names: Sequence[str] = (),
     ) -> None:
         """Show correlations (markers, features) in this order, with ``names`` of all features.

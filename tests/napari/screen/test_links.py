@@ -5,7 +5,7 @@ import pytest
 from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import PAINT, ROLE
 from napari_mxsplicer.state import Painted
-from napari_mxsplicer.study import Chunks
+from napari_mxsplicer.study import ChunkShares
 from qtpy.QtCore import QPointF, Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
 
@@ -85,7 +85,7 @@ def test_the_leading_chunk_of_a_feature_is_marked_and_described(fresh, hands, mo
     _, panel = fresh
     study, heatmap = panel.state.study, panel.correlations.heatmap
     share = np.random.default_rng(0).dirichlet(np.ones(3), study.n_features)
-    monkeypatch.setattr(study, "chunks", Chunks(("CD20 rim", "CD8a", "T cells"), share), raising=False)
+    monkeypatch.setattr(study, "chunks", ChunkShares(("CD20 rim", "CD8a", "T cells"), share), raising=False)
     panel.correlations.filter.setText(">0")  # redraws
     hands.pump()
     marked = heatmap._strips[1].image[0]

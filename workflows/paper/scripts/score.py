@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import mxsplicer
 from mxsplicer import tl
 from mxsplicer.splicer.run import untrained
-from mxsplicer.tl.representations import key_of, units_of
+from mxsplicer.tl.representations import key_of, log1p_units
 
 COLUMNS = [
     "label",
@@ -90,7 +90,7 @@ def baselines(run: mxsplicer.Run, cells: list) -> dict[str, np.ndarray]:
         "adata": adata,
         "untrained": np.asarray(adata.obsm[f"X_{run.method}"]),
         "PCA of pixels": pca.transform(pixels),
-        "mean of the patch": np.log1p(means / units_of(means)),
+        "mean of the patch": np.log1p(means / log1p_units(means)),
     }
 
 

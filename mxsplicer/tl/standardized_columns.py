@@ -67,18 +67,17 @@ class StandardizedColumns:
         own = (self.values[:, one], self.mean[one], self.mean_remainder[one], self.scale[one], self.varies[one])
         return np.ascontiguousarray(StandardizedColumns(*own, copied=self.copied)[:])
 
-
-def correlate_columns(a: StandardizedColumns, b: StandardizedColumns | np.ndarray) -> np.ndarray:
-    """Return Pearson's r (A, B) of the columns of ``a`` (N, A) with standardised columns (N, B)."""
-    # Without a copy, only the mean is subtracted from the cells, and the sums are scaled: b has few columns.
-    out, sums = np.zeros((a.shape[1], b.shape[1])), np.zeros(b.shape[1])
-    for part in row_slices(len(a)):  # float32 within a slice, float64 across slices
-        of_b = b[part]
-        out += (a[part] if a.copied else a.values[part] - a.mean).T @ of_b
-        sums += of_b.sum(axis=0, dtype=np.float64)
-    if not a.copied:
-        out = (out - a.mean_remainder[:, None] * sums) * a.scale[:, None]
-    return np.asarray(np.clip(out / len(a), -1, 1))
+    def correlate(self, others: "StandardizedColumns | np.ndarray") -> np.ndarray:
+        """Return Pearson's r (A, B) of these columns (N, A) with other standardised columns (N, B)."""
+        # Without a copy, only the mean is subtracted from the cells, and the sums are scaled: there are few others.
+        out, sums = np.zeros((self.shape[1], others.shape[1])), np.zeros(others.shape[1])
+        for part in row_slices(len(self)):  # float32 within a slice, float64 across slices
+            of_others = others[part]
+            out += (self[part] if self.copied else self.values[part] - self.mean).T @ of_others
+            sums += of_others.sum(axis=0, dtype=np.float64)
+        if not self.copied:
+            out = (out - self.mean_remainder[:, None] * sums) * self.scale[:, None]
+        return np.asarray(np.clip(out / len(self), -1, 1))
 
 
 def rank_columns(values: np.ndarray, varies: np.ndarray, *, copy: bool = False) -> StandardizedColumns:

@@ -50,7 +50,7 @@ def measure_pixels(x: Tensor, inside: Tensor, intensities: Callable[[Tensor], Te
 
 
 def _reach(inside: Tensor) -> Tensor:
-    """Return how many pixels from the middle of the patch each cell reaches, in steps, at most half a patch, (B,)."""
+    """Return how many pixels from the middle moments are measured, in steps, at most half a patch, (B,)."""
     side = inside.shape[-1]
     places = torch.arange(side, device=inside.device)
     steps = torch.maximum(side // 2 - places, places - (side + 1) // 2 + 1)  # cells lie around the middle
@@ -83,7 +83,7 @@ def _covariance(centred: Tensor, area: Tensor) -> Tensor:
 
 
 def _project(centred: Tensor, inside: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the covariance with the rim, and the length of those with both coordinates, (B, C) each."""
+    """Return two pixel moments: covariance with the rim, and length of those with both coordinates, (B, C) each."""
     rim = inside - _interior(inside, area)
     places = torch.arange(inside.shape[-1], dtype=inside.dtype, device=inside.device)
     patterns = torch.stack([rim, places[:, None] * inside, places[None, :] * inside], dim=1)
@@ -94,7 +94,7 @@ def _project(centred: Tensor, inside: Tensor, area: Tensor) -> tuple[Tensor, Ten
 
 
 def _edges(centred: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return direction, energy, polarity and cubes, over the pixels whose neighbours are all inside."""
+    """Return pixel moments of edges: direction, energy, polarity and cubes, where all neighbours are inside."""
     clear = _erode(inside)
     n = clear.sum(dim=(1, 2)).clamp_min(1)[:, None]
     smooth = _gaussian(centred.shape[-1], _EDGE_PX, centred)
@@ -112,7 +112,7 @@ def _edges(centred: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
 
 
 def _away_from_the_centre(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unit vectors (x, y) from the centroid of each cell to its pixels, (B, 1, P, P) each."""
+    """Return the unit vectors (x, y) from the centroid of each cell to its pixels for moments, (B, 1, P, P) each."""
     area = inside.sum(dim=(1, 2)).clamp_min(1)
     places = torch.arange(inside.shape[-1], dtype=inside.dtype, device=inside.device)
     x = places[None, None, :] - ((inside * places[None, :]).sum(dim=(1, 2)) / area)[:, None, None]
@@ -122,7 +122,7 @@ def _away_from_the_centre(inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _interior(inside: Tensor, area: Tensor) -> Tensor:
-    """Return the cells (B, P, P) without their outer pixels."""
+    """Return the cells (B, P, P) without their outer pixels, where moments of gradients are measured."""
     interior = inside
     for _ in range(RIM_PX):
         smaller = _erode(interior)
@@ -142,7 +142,7 @@ def _smooth(maps: Tensor, deviation: float) -> Tensor:
 
 
 def _gaussian(side: int, deviation: float, like: Tensor) -> Tensor:
-    """Return the convolution by a Gaussian along an axis, 0 beyond it, as a matrix (side, side)."""
+    """Return the smoothing before pixel moments are measured, a Gaussian along an axis, as a matrix (side, side)."""
     places = torch.arange(-side + 1, side, dtype=like.dtype, device=like.device)
     kernel = torch.exp(-places.square() / (2 * deviation**2))
     kernel = kernel / kernel.sum()
@@ -151,5 +151,5 @@ def _gaussian(side: int, deviation: float, like: Tensor) -> Tensor:
 
 
 def _slope(smooth: Tensor) -> Tensor:
-    """Return the convolution ``smooth`` (side, side), followed by the difference of the neighbours on both sides."""
+    """Return the gradient along an axis for pixel moments: ``smooth`` (side, side), then differences of neighbours."""
     return (nn.functional.pad(smooth, (0, 0, 0, 1))[1:] - nn.functional.pad(smooth, (0, 0, 1, 0))[:-1]) / 2

@@ -17,7 +17,7 @@ def names_of_moments(markers: Sequence[str], pairs: Mapping[str, Sequence[Sequen
 
 
 def columns_by_marker(names: Sequence[str]) -> dict[str, list[int]]:
-    """Return the columns that each marker takes part in, ascending, so that its level comes first.
+    """Return, by the names of moments, the columns that each marker takes part in, ascending: its level comes first.
 
     Examples
     --------

@@ -10,7 +10,7 @@ from mxsplicer.system.files import check_free
 
 
 def cells_of_slide(adata: AnnData, slide: str | None) -> pd.DataFrame:
-    """Return the rows of ``adata.obs`` of the one slide that is an export's input.
+    """Check that an export is of one slide, and return the rows of ``adata.obs`` of its cells.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def cells_of_slide(adata: AnnData, slide: str | None) -> pd.DataFrame:
 
 
 def check_zarr_is_free(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError if the ``path`` of an export exists and must not be replaced, or is not a zarr group."""
+    """Check that an export may write to ``path``: raise if it must not be replaced, or is not a zarr group."""
     check_free(path, overwrite=overwrite)
     if path.exists() and not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         msg = f"{path} exists and is not a zarr group, so it is not replaced."

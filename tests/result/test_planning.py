@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from mxsplicer.errors import InputError
-from mxsplicer.result import choices, pipeline, planning
-from mxsplicer.result.choices import steps_within
+from mxsplicer.result import pipeline, planning
 from mxsplicer.result.options import Options, read_option, write_options
 from mxsplicer.result.pipeline import embed_slides
-from mxsplicer.result.planning import plan_slides, seconds_after_encoder
+from mxsplicer.result.planning import plan_slides, seconds_after_encoder, steps_within
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run
@@ -27,7 +26,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    return simulate_slide(tmp_path_factory.mktemp("choices") / "S01.ome.tiff", size_px=256, seed=1)
+    return simulate_slide(tmp_path_factory.mktemp("planning") / "S01.ome.tiff", size_px=256, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +96,15 @@ def test_a_finished_call_is_continued_and_one_that_was_begun_with_the_earlier_de
 
 
 def test_a_budget_decides_the_steps_once(simulated, options, tmp_path, monkeypatch):
-    monkeypatch.setattr(choices, "seconds_to_step", lambda *_: {"training": 0.1})
-    monkeypatch.setattr(choices, "seconds_to_embed", lambda *_: 0.0)
+    monkeypatch.setattr(planning, "seconds_to_step", lambda *_: {"training": 0.1})
+    monkeypatch.setattr(planning, "seconds_to_embed", lambda *_: 0.0)
     limited = replace(options, budget_s=3.0, recipe=replace(SMALL, epochs=100))
     training = pipeline._train
     monkeypatch.setattr(pipeline, "_train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embed_slides(simulated.image, tmp_path / "S01.mxs", options=limited, device="cpu")
     monkeypatch.setattr(pipeline, "_train", training)
-    monkeypatch.setattr(choices, "seconds_to_step", lambda *_: {"training": 0.01})  # less busy since
+    monkeypatch.setattr(planning, "seconds_to_step", lambda *_: {"training": 0.01})  # less busy since
 
     result = embed_slides(simulated.image, tmp_path / "S01.mxs", options=limited, device="cpu")
 

@@ -6,8 +6,8 @@ from scipy.spatial import KDTree
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
+from mxsplicer.tl.confounders import find_confounders, neighbourhood_intensity
 from mxsplicer.tl.correlation import partial_correlation
-from mxsplicer.tl.spillover import find_confounders, neighbourhood_intensity
 
 
 def spilled(*, of_cells: bool, seed: int = 0, n: int = 6000) -> AnnData:
