@@ -193,7 +193,7 @@ def tiny_slide(
 def tiny_store(
     path: str | Path | None = None, *, cells_at: Sequence[tuple[int, int]] = ((20, 30), (40, 70))
 ) -> PatchStore:
-    """Return the patches (16 µm, 32 pixels) of :func:`tiny_slide`, in a new folder if ``path`` is None.
+    """Return test patches (16 µm, 32 pixels), those of :func:`tiny_slide`, in a new folder if ``path`` is None.
 
     Examples
     --------

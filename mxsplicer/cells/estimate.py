@@ -59,7 +59,7 @@ def estimate_cells(slide: Slide, *, nuclear_marker: str | None = None) -> CellEs
 
 
 def _count(slide: Slide, channel: int, tissue: Tissue) -> tuple[int, float]:
-    """Count nuclei in windows of full resolution, inside the tissue; return the count and its area in mm²."""
+    """Count nuclei for an estimate, in windows of full resolution inside the tissue; return count and area in mm²."""
     um = slide.pixel_size_um
     counted, pixels = 0, 0.0
     for window, inside in _windows(slide, tissue):

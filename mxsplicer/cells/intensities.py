@@ -24,7 +24,7 @@ from mxsplicer.system.workers import map_in_order
 
 
 def measure_spread(intensities: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of each marker between the cells of a slide, (N, C) to (C,); 0 where it is unknown.
+    """Return the spread of intensities: the standard deviation of each marker between cells, (N, C) to (C,), or 0.
 
     It follows the gain of a staining or camera, and does not change with a constant offset.
     """
@@ -45,7 +45,7 @@ def measure_markers(
     budget: Budget,
     executor: str,
 ) -> dict[str, np.ndarray]:
-    """Return the mean and the wanted statistics of each cell in each marker, (N, C) float32 each."""
+    """Measure the intensities of cells: mean and the wanted statistics in each marker, (N, C) float32 each."""
     names, shape = ("mean", *wanted.names), (len(table), len(slide.markers))
     of_table = len(names) * shape[0] * shape[1] * 4
     budget.require(of_table, f"the table of {shape[0]} cells, {shape[1]} markers and {len(names)} measures")

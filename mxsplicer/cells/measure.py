@@ -33,7 +33,7 @@ _MASK_BYTES_PER_PX = 60  # memory of a tile of the mask, in crowded tissue
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The cells of one slide, in order of their id, and a ledger of all ids of the mask.
+    """The measured cells of one slide, in order of their id, and a ledger of all ids of the mask.
 
     ``table`` has the columns ``cell_id`` (uint32, the mask's value), ``x``, ``y`` (centroid in µm), ``x_px``, ``y_px``
     (in pixels; centres of pixels are whole numbers), ``area_um2``, ``eccentricity``, ``major_axis_um``,

@@ -136,7 +136,7 @@ def _column(pieces: list[PieceShapes], name: str) -> np.ndarray:
 
 
 def measure_nuclear_areas(pieces: list[PieceShapes], slide: Slide) -> tuple[dict[str, int], np.ndarray]:
-    """Return the nuclear area of each cell in pixels, after the ledger of the ids of nuclei."""
+    """Return the nuclear part of the shapes: the ledger of the ids of nuclei, and nuclear pixels of each cell."""
     cells = np.unique(_column(pieces, "cell_id"))
     seen = np.unique(np.concatenate([piece.nuclei for piece in pieces]))
     pixels = np.zeros(len(cells), dtype=np.int64)

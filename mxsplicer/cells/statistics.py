@@ -81,7 +81,7 @@ def pixel_statistics(values: np.ndarray, pixels: CellPixels, names: Sequence[str
 def _percentiles(
     values: np.ndarray, pixels: CellPixels, percents: Mapping[str, float]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield percentiles of each cell, with linear interpolation, as NumPy by default."""
+    """Yield percentiles, one statistic of each cell, with linear interpolation, as NumPy by default."""
     found = {name: np.empty(len(pixels.cells)) for name in percents}
     last = np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
     # Cells of similar size are the rows of a matrix: many short rows are sorted faster than all pixels at once.

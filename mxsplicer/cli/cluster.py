@@ -88,7 +88,7 @@ def cluster_command(
 def _is_complete(adata: "AnnData", settings: dict[str, Any], max_cells: int, *, enrichment: bool) -> bool:
     """Return whether the cells were clustered by the same `mxsplicer cluster`."""
     from mxsplicer.tl.clustering import names_fit
-    from mxsplicer.tl.provenance import clusters_changed
+    from mxsplicer.tl.fingerprints import clusters_changed
 
     about = adata.uns.get("mxsplicer_cluster", {})
     if "leiden_name" not in adata.obs or not names_fit(adata.obs["leiden"], adata.obs["leiden_name"]):

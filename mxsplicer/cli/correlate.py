@@ -112,7 +112,7 @@ def _correlation_name(prefix: str, roi: Path | None) -> str:
 
 
 def _parse_local(text: str, adata: "AnnData", use_rep: str) -> tuple[str | None, int]:
-    """Return the marker, None for all of them, and the column of the feature of an option ``local``."""
+    """Return the marker, None for all, and the feature that the option ``local`` of `mxsplicer correlate` names."""
     from mxsplicer.tl.features import find_feature
 
     marker, equals, feature = text.rpartition("=")

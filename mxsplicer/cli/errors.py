@@ -32,7 +32,7 @@ _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 def as_options(message: str, known: Collection[str]) -> str:
-    """Return a message in which every `argument` in backticks that is an option of the command is named as one.
+    """Return an error message in which every `argument` in backticks that is an option of the command is named as one.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def _written(value: str) -> list[str]:
 
 
 def similar_file(path: Path) -> str:
-    """Return a suggestion for an input file that a command does not find: a similar name in its folder."""
+    """Return what the error for a missing input file suggests: a similar name in its folder."""
     names = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, names, 1)
     if near:

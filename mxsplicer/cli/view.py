@@ -71,7 +71,7 @@ def _check_viewer() -> None:
 
 
 def _answers(display: str) -> bool:
-    """Return whether an X server accepts connections at a display such as ``:0`` or ``localhost:10.0``."""
+    """Return whether there is a screen to view on: an X server at a display such as ``:0`` or ``localhost:10.0``."""
     found = re.fullmatch(r"(?:unix)?(.*):(\d+)(?:\.\d+)?", display)
     if found is None:
         return True  # Qt knows better

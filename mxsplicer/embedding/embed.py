@@ -24,7 +24,7 @@ from mxsplicer.patches.blocks import Block
 from mxsplicer.patches.closed_form import describe_in_closed_form
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.devices import find_device
-from mxsplicer.splicer.run import Run, check_panel, weights_digest
+from mxsplicer.splicer.run import Run, channels_of_run, weights_digest
 from mxsplicer.splicer.slide_normalization import corrects_gains, run_at_gain
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def embed_blocks(
     several = [from_store(one) if isinstance(one, PatchStore) else one for one in sources]
     _check_sources(several)
     channels = {
-        s.name: check_panel(run, s.name, s.markers, s.patch_px, s.pixel_size_um, fill_missing=fill_missing)
+        s.name: channels_of_run(run, s.name, s.markers, s.patch_px, s.pixel_size_um, fill_missing=fill_missing)
         for s in several
     }
     _warn_of_missing(run, channels)

@@ -352,7 +352,7 @@ def _object_ids(files: Sequence[Path]) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _create(path: Path, elements: Mapping[str, Any], compression: str | None = "gzip") -> Iterator[h5py.File]:
-    """Create an AnnData file with some elements, the others empty, to which wide arrays are then added."""
+    """Create an h5ad file with some elements, the others empty, to which wide arrays are then added."""
     empty: dict[str, Any] = {key: {} for key in ("uns", "obsm", "varm", "layers", "obsp", "varp")}
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

@@ -21,7 +21,7 @@ from mxsplicer.patches.extraction import extract_patches
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.result.folder import open_result
 from mxsplicer.result.slides import open_images
-from mxsplicer.splicer.run import Run, check_panel, load_run, untrained
+from mxsplicer.splicer.run import Run, channels_of_run, load_run, untrained
 from mxsplicer.splicer.slide_normalization import run_at_gain
 from mxsplicer.system.progress import track
 from mxsplicer.tl.representations import PIXEL_PCA, UNTRAINED, key_of
@@ -149,7 +149,7 @@ def _find_patches(
             stores = cut
             store_of, row_of = _locate(sample, cut)
     rows = rows[store_of[rows] >= 0]
-    channels = [check_panel(run, s.slide_name, s.markers, s.patch_px, s.pixel_size_um) for s in stores]
+    channels = [channels_of_run(run, s.slide_name, s.markers, s.patch_px, s.pixel_size_um) for s in stores]
     return SamplePatches(run, rows, stores, channels, store_of, row_of, device)
 
 

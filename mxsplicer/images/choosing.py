@@ -152,7 +152,7 @@ def _listed(images: Sequence[Candidate]) -> str:
 
 
 def candidates(listing: TiffListing, channel_names: Sequence[tuple[str, ...]] = ()) -> list[Candidate]:
-    """Return the images in a TIFF image file as candidates for the slide."""
+    """Return the images in a TIFF file as candidates to choose the slide from."""
     named = [*channel_names, *[()] * (len(listing.images) - len(channel_names))]
     return [
         Candidate(number, one.name, one.axes, one.shape, one.n_levels, one.dtype, one.is_colour, names)

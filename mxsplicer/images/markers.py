@@ -261,7 +261,7 @@ def is_nuclear(marker: str) -> bool:
 
 
 def is_control(marker: str) -> bool:
-    """Return whether the name of a channel is that of a control: autofluorescence, a blank, a background.
+    """Return whether the name of a marker is that of a control: autofluorescence, a blank, a background.
 
     Examples
     --------

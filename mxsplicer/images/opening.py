@@ -26,7 +26,7 @@ _OF_FOLDERS = ("OME-Zarr", "folder of TIFF files")
 
 
 class IncompleteError(InputError):
-    """Neither the file nor the user gives the names of the channels, or the size of the pixels."""
+    """A slide cannot be opened: the names of its channels, or the size of its pixels, are not known."""
 
     def __init__(self, problem: str, remedy: str = "", *, n_channels: int, names: bool, pixel_size: bool) -> None:
         super().__init__(problem, remedy)

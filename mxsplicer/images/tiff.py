@@ -310,7 +310,7 @@ def _description(page: Any) -> str:
 
 
 def _page_names(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> tuple[str, ...]:
-    """Return the tag PageName of each page; nothing if the first has none or they are not all in this file."""
+    """Return the tag PageName of each TIFF page; nothing if the first has none or they are not all in this file."""
     if "PageName" not in pages[0].aspage().tags or any(page.parent is not tiff or page.is_virtual for page in pages):
         return ()
     tags = [page.aspage().tags.get("PageName") for page in pages]
@@ -384,7 +384,7 @@ def check_length(location: Location, size: int, end: int) -> None:
 
 
 def check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
-    """Raise if a tile or strip decodes to more than its bytes can hold, or more than should be decoded at once.
+    """Raise if a tile or strip of a TIFF decodes to more than its bytes can hold, or more than is decoded at once.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def check_segments(name: str, frame: Any, longest: int, itemsize: int) -> None:
 def check_page(
     location: Location, page: Any, offsets: np.ndarray, lengths: np.ndarray, needed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets and lengths of the ``needed`` segments of a page; raise if one is missing or misplaced."""
+    """Return offsets and lengths of the ``needed`` segments of a TIFF page; raise if one is missing or misplaced."""
     name = name_of(location)
     listed = min(len(offsets), len(lengths))
     if listed < needed:

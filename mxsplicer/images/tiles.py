@@ -107,7 +107,7 @@ def expand_window(window: Window, halo_px: int, shape_px: tuple[int, int]) -> Wi
     )
 
 
-def choose_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
+def reading_tile(tile_px: tuple[int, int], shape_px: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width that are read at once: those of the file's tiles, or multiples if tiles are thin.
 
     Of strips as wide as a large slide, as many are read at once as have the pixels of a large tile, so that each is

@@ -152,5 +152,5 @@ def _bare(unit: str) -> str:
 
 
 def same_scale(pixel_size_um: float, other_um: float) -> bool:
-    """Return whether two pixel sizes differ by at most 5 %, as calibrations of one kind of microscope do."""
+    """Return whether two pixel sizes in micrometres differ by at most 5 %, as calibrations of one microscope do."""
     return abs(pixel_size_um / other_um - 1) <= _SAME_SCALE

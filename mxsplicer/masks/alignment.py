@@ -171,7 +171,7 @@ def _peak(surface: np.ndarray, start: tuple[int, int]) -> _Match:
 
 
 def _far_shift(slide: Slide, mask: LazyImage, channel: int, fragments: Fragments) -> _Match | None:
-    """Find a shift over the whole slide: roughly on its overview, then at full resolution."""
+    """Find a shift of the mask over the whole slide: roughly on its overview, then at full resolution."""
     small, factor = overview(slide, channels=[channel])
     nuclei = small[0].astype(np.float32)
     density = np.zeros(nuclei.shape, np.float32)
@@ -191,7 +191,7 @@ def _far_shift(slide: Slide, mask: LazyImage, channel: int, fragments: Fragments
 
 
 def _busy_windows(shape: tuple[int, int], y: np.ndarray, x: np.ndarray) -> Iterable[tuple[slice, slice]]:
-    """Yield windows with many cells, spread over the slide, in which a mask is compared with the nuclei."""
+    """Yield windows with many cells, spread over the slide, in which the alignment of mask and nuclei is measured."""
     side = min(_WINDOW_PX, shape[0]), min(_WINDOW_PX, shape[1])
     grid = shape[0] // side[0], shape[1] // side[1]
     rows, columns = (y // side[0]).astype(np.int64), (x // side[1]).astype(np.int64)
@@ -235,7 +235,7 @@ def _read_reoriented(
 
 
 def _depth_inside(labels: np.ndarray, um: float) -> np.ndarray:
-    """Return how far each pixel of a mask lies inside its cell, limited to 3 µm, where nuclei begin."""
+    """Return, to align it, how far each pixel of a mask lies inside its cell, limited to 3 µm, where nuclei begin."""
     inner = labels > 0
     for axis in (0, 1):
         differ = np.diff(labels.astype(np.int64), axis=axis) != 0
@@ -256,7 +256,7 @@ def _nuclear_signal(image: np.ndarray, um: float) -> np.ndarray:
 
 
 def _without_trend(image: np.ndarray, um: float) -> np.ndarray:
-    """Subtract what varies over more than a few cells: tissue and background correlate at any shift."""
+    """Subtract what varies over more than a few cells: tissue and background correlate in any alignment."""
     flat: np.ndarray = image - ndimage.uniform_filter(image, int(24 / um) | 1, mode="nearest")
     return flat
 

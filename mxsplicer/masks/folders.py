@@ -63,7 +63,7 @@ def find_outlines(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
 
 
 def _best(ranked: Sequence[tuple[int, Path]]) -> list[Path]:
-    """Return the files of slides with the lowest rank."""
+    """Return the files in a folder with the lowest rank for their slides."""
     lowest = min((rank for rank, _ in ranked), default=0)
     return [path for rank, path in ranked if rank == lowest]
 
@@ -85,7 +85,7 @@ def _ranked(folder: Path, slide: str, slides: Collection[str], kind: Kind) -> li
 
 
 def _owner(stem: str, slides: Collection[str]) -> str | None:
-    """Return the slide with the longest name that a file's name begins with."""
+    """Return the slide with the longest name that the name of a file in a folder begins with."""
     owners = [slide for slide in slides if stem.startswith(slide) and not stem[len(slide) : len(slide) + 1].isalnum()]
     return max(owners, key=len, default=None)
 

@@ -18,12 +18,12 @@ _ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".png", ".npy", ".npz", ".z
 
 
 def is_label_file(path: Path) -> bool:
-    """Return whether a file or folder may hold a label image, by its name."""
+    """Return whether a file or folder has a format of label images, by its name."""
     return path.name.lower().endswith(_ENDINGS)
 
 
 def open_levels(location: Path | str) -> list[LazyImage]:
-    """Open the array of a label image, of any number of axes, and its coarser levels, finest first.
+    """Open the array of a label image of any format and number of axes, and its coarser levels, finest first.
 
     TIFF, ``.npy`` and zarr are read lazily; PNG and ``.npz`` are decoded as a whole.
 
@@ -53,7 +53,7 @@ def open_levels(location: Path | str) -> list[LazyImage]:
 
 
 class _NpyFile:
-    """A label image in a ``.npy`` file, mapped only while it is sliced: mapped pages count as resident memory."""
+    """A label image in the format ``.npy``, mapped only while it is sliced: mapped pages count as resident memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,7 +70,7 @@ class _NpyFile:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    """Return the array of labels in an ``.npz`` file: the only one, or the one that is named so."""
+    """Return the array of labels in a file of the format ``.npz``: the only one, or the one that is named so."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)

@@ -37,7 +37,7 @@ def seam_findings(mask: LazyImage, fragments: Fragments, cells: LabelledCells) -
 
 
 def _candidate_lines(fragments: Fragments, axis: int, diameter: float) -> np.ndarray:
-    """Return the rows (axis 0) or columns with unusually many borders of cells, the clearest first."""
+    """Return possible seams: rows (axis 0) or columns with unusually many borders of cells, the clearest first."""
     borders, inside = fragments.borders[axis], fragments.inside[axis]
     most = np.maximum(inside[1:], inside[:-1])
     share = np.zeros(len(borders))

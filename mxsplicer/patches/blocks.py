@@ -18,7 +18,7 @@ _BLOCK_BYTES = 256 << 20  # of patches before compression; each worker holds abo
 
 
 def order_cells(x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-    """Return the order of the cells along a Hilbert curve over the pixels of the slide.
+    """Return the order of the cells in blocks, along a Hilbert curve over the pixels of the slide.
 
     The curve starts at pixel (0, 0) and visits all pixels of a square of 2, 4, 8, ... pixels before it leaves it.
     """
@@ -26,7 +26,7 @@ def order_cells(x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
 
 
 def order_patches(tops: np.ndarray, lefts: np.ndarray, geometry: PatchGeometry) -> np.ndarray:
-    """Return the order of patches along a Hilbert curve over the tiles, and inside a tile along one over its pixels.
+    """Return the order of patches in blocks: along a Hilbert curve over the tiles, in a tile along one over its pixels.
 
     A patch that overlaps several tiles belongs to the tile that the curve visits last.
 

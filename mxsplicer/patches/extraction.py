@@ -150,7 +150,7 @@ def stream_blocks(
     max_bytes: int | None = None,
     executor: str = "threads",
 ) -> Iterator[Block]:
-    """Cut the patches of a slide's cells and yield them block by block, without writing anything.
+    """Extract the patches of a slide's cells and yield them block by block, without writing anything.
 
     The blocks are those that :func:`extract_patches` writes, with the same bytes, in the same order. ``block.rows``
     are positions in block order; ``block.cells["cell_id"]`` identifies the cells. Only a few blocks are cut ahead, so
@@ -235,7 +235,7 @@ def _header_of(slide: Slide, cutter: Cutter, cells: Cells, patch_size_um: float,
 
 
 def _write_blocks(writer: PatchWriter, cutter: Cutter, plan: WorkerPlan) -> None:
-    """Cut and write the blocks that an unfinished store lacks."""
+    """Cut and write the blocks that an unfinished extraction lacks."""
     done = writer.begin()
     if done:
         logger.info("%s: continues after %d of %d blocks.", writer.path, len(done), cutter.n_blocks)

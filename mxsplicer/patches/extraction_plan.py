@@ -16,7 +16,7 @@ from mxsplicer.cells.measure import Cells, measure_cells
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
-from mxsplicer.images.tiles import choose_tile
+from mxsplicer.images.tiles import reading_tile
 from mxsplicer.masks.files import check_mask
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.cutting import Cutter, prepare_cutter
@@ -212,7 +212,7 @@ def _try(slide: Slide, mask: LazyImage, min_area_um2: float, geometry: PatchGeom
 
 
 def _cut_and_pack(tile: Slide, labels: np.ndarray, cells: Cells, patch_px: int) -> tuple[float, float, float]:
-    geometry = PatchGeometry(tile.shape_px, choose_tile(tile.tile_px, tile.shape_px), patch_px)
+    geometry = PatchGeometry(tile.shape_px, reading_tile(tile.tile_px, tile.shape_px), patch_px)
     columns = (cells.table[column].to_numpy() for column in ("x_px", "y_px", "cell_id"))
     cutter, _ = prepare_cutter(tile, labels, *columns, geometry=geometry)
     (_, patches, regions), to_cut = _timed(lambda: next(cutter.cut_all([0], 0)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.slide import Slide
-from mxsplicer.images.tiles import choose_tile
+from mxsplicer.images.tiles import reading_tile
 
 Tile = tuple[int, int]  # its row and column among the tiles of the slide
 Side = Literal["whole", "top", "bottom", "left", "right"]
@@ -43,7 +43,7 @@ class PatchGeometry(NamedTuple):
         32
         """
         patch_px = _choose_patch_px(slide, patch_size_um)
-        return cls(slide.shape_px, choose_tile(slide.tile_px, slide.shape_px), patch_px)
+        return cls(slide.shape_px, reading_tile(slide.tile_px, slide.shape_px), patch_px)
 
     def touched(self, firsts: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the first and last row (axis 0) or column (axis 1) of tiles that patches overlap.
@@ -90,7 +90,7 @@ class PatchGeometry(NamedTuple):
 
 
 def in_pixels(patch_size_um: float, pixel_size_um: float) -> int:
-    """Return the side of a patch in pixels, rounded to an even number."""
+    """Return the geometry of a patch in pixels: its side, rounded to an even number."""
     if not 0 < patch_size_um < math.inf:
         msg = f"a patch of {patch_size_um} µm cannot be cut."
         raise InputError(msg, "Set `patch_size_um`, the side of a patch, to a positive number.")

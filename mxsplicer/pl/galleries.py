@@ -51,7 +51,7 @@ def cut_cells(
     markers: Sequence[str] | None = None,
     patch_size_um: float = PATCH_SIZE_UM,
 ) -> CellImages:
-    """Cut the patches of cells from their slides. Each tile of a slide is read once.
+    """Cut the patches for a gallery of cells from their slides. Each tile of a slide is read once.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def contact_sheet(
     outline: bool = True,
     scale: int = 1,
 ) -> np.ndarray:
-    """Arrange patches in rows and return one RGB image (y, x, 3) uint8, with up to four markers in colour.
+    """Arrange patches in a gallery's rows, one RGB image (y, x, 3) uint8, with up to four markers in colour.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from anndata import AnnData
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
 from mxsplicer.images.slide import Slide
-from mxsplicer.images.tiles import choose_tile
+from mxsplicer.images.tiles import reading_tile
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.pl import colors
 from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
@@ -123,7 +123,7 @@ def _tiles_of_cells(adata: AnnData, slides: Sequence[Slide]) -> tuple[np.ndarray
         if slide.name not in names:
             continue
         cells = np.flatnonzero(code_of == names.index(slide.name))
-        height, width = choose_tile(slide.tile_px, slide.shape_px)
+        height, width = reading_tile(slide.tile_px, slide.shape_px)
         across, down = -(-slide.shape_px[1] // width), -(-slide.shape_px[0] // height)
         tile[cells] = first + (y[cells] // height).astype(int) * across + (x[cells] // width).astype(int)
         margin = _size_um(adata) / slide.pixel_size_um / 2 + 1

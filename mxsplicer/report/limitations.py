@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.images.markers import is_control
 from mxsplicer.tl.enrichment import enrichment_is_current
-from mxsplicer.tl.provenance import clusters_changed
+from mxsplicer.tl.fingerprints import clusters_changed
 from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
 
 _DOMINANT_SHARE = 0.4  # of the features that are correlated most strongly with one marker

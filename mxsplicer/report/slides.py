@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
-from mxsplicer.tl.provenance import clusters_changed
+from mxsplicer.tl.fingerprints import clusters_changed
 from mxsplicer.tl.reading import rows_by_slide
 
 _RECOGNISABLE = 0.25  # of the way from chance to certainty

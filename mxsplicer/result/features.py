@@ -11,7 +11,7 @@ from anndata import AnnData
 from mxsplicer.result.folder import Result
 from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
-from mxsplicer.tl.provenance import fingerprint_rows
+from mxsplicer.tl.fingerprints import fingerprint_rows
 from mxsplicer.tl.representations import learned_key
 
 # Part of z in memory: 32 MB, and as wide as an HDF5 chunk of the AnnData file, so that each is read once.

@@ -113,7 +113,7 @@ def find_result(path: str | Path) -> Path | None:
 
 
 def open_result(path: str | Path) -> dict[str, Any]:
-    """Return the index of a finished result: its slides, markers, pixel sizes, files and fingerprints.
+    """Return the index of a finished result folder: its slides, markers, pixel sizes, files and fingerprints.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def name_cells(path: Path) -> str:
 
 @contextmanager
 def log_to(result: Result) -> Iterator[None]:
-    """Write the messages of a call to the log of its result.
+    """Write the messages of a call to the log in its result folder.
 
     If the call fails with an :class:`~mxsplicer.errors.InputError` and the folder holds nothing else, it is removed.
     """

@@ -26,7 +26,7 @@ from mxsplicer.result.slides import SlideRecord
 from mxsplicer.splicer.devices import find_device
 from mxsplicer.splicer.panels import describe_panels, every_marker, shared_markers
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run, check_panel, load_run
+from mxsplicer.splicer.run import Run, channels_of_run, load_run
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.tables import read_header
@@ -282,7 +282,7 @@ def _open_slide(job: Job, record: SlideRecord) -> JobSlide:
     if model is None:
         _check_scale(job, slide)
     else:
-        check_panel(
+        channels_of_run(
             model,
             slide.name,
             slide.markers,

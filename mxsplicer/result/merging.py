@@ -29,7 +29,7 @@ from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, wri
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
-from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters
+from mxsplicer.tl.fingerprints import clusters_changed, fingerprint_clusters
 from mxsplicer.tl.representations import learned_key
 from mxsplicer.tl.sample_tables import check_samples, join_samples
 from mxsplicer.tl.transfer import transfer_clusters
@@ -116,7 +116,7 @@ def append_slides(
     options: Options | None = None,
     **running: Any,
 ) -> Result:
-    """Add slides to a finished result: its model embeds them, and their cells join the existing clusters.
+    """Merge new slides into a finished result: its model embeds them, and their cells join the existing clusters.
 
     Nothing is trained or clustered again, and the existing rows stay as they are, to the last bit. A new cell has
     ``leiden_confidence``, the share of its neighbours' votes for its cluster; the others have none. After an

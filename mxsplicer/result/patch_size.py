@@ -16,7 +16,7 @@ _FIT_TILE_PX, _FIT_TILES = 2048, 16  # of a mask, on which the side of a patch i
 
 
 def fit_patches(job: Job) -> None:
-    """Choose the side of the patches by the measured cells, if it was not given, and count cells that are larger."""
+    """Choose the size of patches by the measured cells, if it was not given, and count cells that are larger."""
     if "larger_cells" in job.chosen or any(one.cells is None for one in job.slides):
         return
     slides = {one.name: (one.measured_cells.table, one.slide.pixel_size_um) for one in job.slides}
@@ -30,7 +30,7 @@ def fit_patches(job: Job) -> None:
 
 
 def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
-    """Choose the side of the patches of a plan as the run will, where it was not given."""
+    """Choose the size of patches for a plan as the run will, where it was not given."""
     if job.options.patch_size_um is not None:
         return
     cells = {
@@ -47,7 +47,7 @@ def fit_trials(job: Job, trials: Sequence[TrialSlide]) -> None:
 
 
 def _some_cells(trial: TrialSlide, min_area_um2: float) -> pd.DataFrame:
-    """Return the cells to choose the side of the patches by: those of a mask, or of some tiles of a large one."""
+    """Return the cells to choose the size of patches by: those of a mask, or of some tiles of a large one."""
     assert trial.mask is not None
     grid = TileGrid(trial.slide.shape_px, (_FIT_TILE_PX, _FIT_TILE_PX))
     numbers = np.random.default_rng(0).permutation(len(grid))[:_FIT_TILES]

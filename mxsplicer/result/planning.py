@@ -200,7 +200,7 @@ def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
 
 
 def choose_steps(job: Job) -> None:
-    """Choose how many steps of training a budget allows, if there is one, after the time that embedding takes.
+    """Plan how many steps of training a budget allows, if there is one, after the time that embedding takes.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def choose_steps(job: Job) -> None:
 
 
 def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:
-    """Choose how many steps fit into a budget next to the embedding, with a reserve.
+    """Plan how many steps fit into a budget next to the embedding, with a reserve.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def steps_within(budget_s: float, *, to_embed: float, per_step: float) -> int:
 
 
 def steps_by_default(job: Job, n_cells: int) -> int:
-    """Choose the number of steps of a training on a sample of so many cells, without a budget."""
+    """Plan the number of steps of a training on a sample of so many cells, without a budget."""
     n_trained = n_cells if job.options.keep_patches else min(n_cells, job.options.training_cells)
     recipe = job.options.recipe
     return recipe.count_steps(max(1, n_trained // min(recipe.batch_size, n_trained)))

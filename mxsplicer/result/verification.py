@@ -20,7 +20,7 @@ from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.result.features import open_features
 from mxsplicer.result.folder import Result, find_cells, open_result
 from mxsplicer.result.slides import SlideRecord, open_recorded, read_records
-from mxsplicer.splicer.run import Run, check_panel, load_run
+from mxsplicer.splicer.run import Run, channels_of_run, load_run
 from mxsplicer.splicer.slide_normalization import run_at_gain
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.tl.reading import read_rows
@@ -140,7 +140,7 @@ def _compare_fingerprint(what: str, place: Path | str, expected: str) -> Check:
 
 
 def _compare_features(adata: AnnData, folder: Path, rows: np.ndarray) -> Iterator[Check]:
-    """Compare the feature-major copy of z with the AnnData, if there is one."""
+    """Verify the feature-major copy of z, if there is one, by comparing it with the AnnData."""
     path = Result(folder).features
     if not path.exists():
         return
@@ -186,7 +186,7 @@ def _compare_cells(
     device: str,
 ) -> Iterator[Check]:
     obs, key = adata.obs.iloc[rows], f"X_{about['method']}"
-    channels = check_panel(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
+    channels = channels_of_run(run, slide.name, slide.markers, run.patch_px, slide.pixel_size_um, fill_missing=True)
     missing = [marker for marker, channel in enumerate(channels) if channel < 0]
     spread = about.get("spread", {}).get(slide.name)
     if spread is not None:

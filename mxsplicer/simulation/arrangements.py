@@ -53,7 +53,7 @@ def with_arrangements(keys: Keys, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _opposite_neighbours(cells: pd.DataFrame, infected: Array) -> tuple[Array, Array]:
-    """Return the directions from each T cell to its one infected neighbour and to the neighbour opposite, or nan."""
+    """Return for an arrangement the directions from T cells to their one infected neighbour and opposite it, or nan."""
     points = cells[["x", "y"]].to_numpy()
     radius = cells["radius"].to_numpy()
     tree = cKDTree(points)

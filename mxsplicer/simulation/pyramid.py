@@ -92,7 +92,7 @@ class Pyramid:
 
 
 class _Tiles:
-    """Compressed tiles of every level, stored in one file as they are rendered, then written to a TIFF in its order."""
+    """Compressed tiles of all levels of the pyramid, stored in one file, then written to a TIFF in its order."""
 
     def __init__(self, path: Path, tissue: Tissue, levels: int, channels: int) -> None:
         self._path, self._channels, self._side = path, channels, tissue.tile_px

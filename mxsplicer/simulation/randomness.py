@@ -12,7 +12,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Keys:
-    """A key for each purpose, which depends on the seed and on the number of the slide."""
+    """A key of the random numbers for each purpose, which depends on the seed and on the number of the slide."""
 
     seed: int
     slide_number: int
@@ -35,17 +35,17 @@ def hash_coordinates(key: int, *coordinates: Array) -> Array:
 
 
 def uniform(key: int, *coordinates: Array) -> Array:
-    """Return uniform numbers in [0, 1) at integer coordinates."""
+    """Return random numbers, uniform in [0, 1), at integer coordinates."""
     return np.asarray((hash_coordinates(key, *coordinates) >> np.uint64(11)) * 2.0**-53)
 
 
 def normal(key: int, *coordinates: Array) -> Array:
-    """Return standard normal numbers at integer coordinates."""
+    """Return random numbers, standard normal, at integer coordinates."""
     return np.asarray(ndtri(np.maximum(uniform(key, *coordinates), 1e-12)))
 
 
 def choose(shares: Array, chance: Array) -> Array:
-    """Return which of K classes, with shares (N, K) or (K,), each uniform number of ``chance`` (N,) selects."""
+    """Return which of K classes, with shares (N, K) or (K,), each random number of ``chance`` (N,) selects."""
     total = np.cumsum(np.broadcast_to(shares, (len(chance), np.shape(shares)[-1])), axis=1)
     return np.asarray(np.minimum((chance[:, None] >= total).sum(axis=1), total.shape[1] - 1))
 

@@ -272,7 +272,7 @@ def _expression_levels(marker: Marker, cells: pd.DataFrame) -> dict[str, Array]:
 
 
 def _camera(counts: Array, noise: Array) -> Array:
-    """Add the noise of a camera: photon noise (Poisson, in its normal limit) and read noise."""
+    """Render the noise of a camera: photon noise (Poisson, in its normal limit) and read noise."""
     electrons = (counts - OFFSET) * ELECTRONS_PER_COUNT
     spread = np.sqrt(np.maximum(electrons, 0) + READ_NOISE_ELECTRONS**2) / ELECTRONS_PER_COUNT
     seen = counts + spread * noise

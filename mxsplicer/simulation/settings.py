@@ -20,7 +20,7 @@ HALO_UM = 32.0  # beyond a block: two of the largest cells and the reach of the 
 
 @dataclass(frozen=True)
 class Marker:
-    """A simulated channel: how bright it is, in which cells and where in them."""
+    """The settings of a simulated channel: how bright it is, in which cells and where in them."""
 
     name: str
     counts: float = 0.0  # mean over a positive cell, above background

@@ -74,7 +74,7 @@ def _make_network(n: int, channels: int, patch_px: int, chunk_width: int, *, kin
 
 
 class _GroupedLinear(nn.Module):
-    """n linear layers, each on its own n-th of the features: (B, n * d) to (B, n * D)."""
+    """The linear layers of n component encoders, each on its own n-th of the features: (B, n * d) to (B, n * D)."""
 
     def __init__(self, groups: int, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()

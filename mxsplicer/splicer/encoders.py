@@ -139,7 +139,7 @@ def _convolution(channels: int, out: int, kernel: int, stride: int, groups: int)
 
 
 class Separable(nn.Module):
-    """One narrow network per channel, without connections: a feature never mixes two markers."""
+    """An encoder of one narrow network per channel, without connections: a feature never mixes two markers."""
 
     def __init__(self, in_channels: int, patch_px: int, *, width: int = 64, texture: bool = False) -> None:
         super().__init__()

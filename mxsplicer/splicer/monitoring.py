@@ -31,7 +31,7 @@ _OF_STEP = ("loss", "learning_rate", "cells_per_second", "rank", "probe")
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures of the two embeddings of a batch, chunk by chunk."""
+    """What is monitored of the two embeddings of a batch, chunk by chunk."""
 
     spread: Tensor  # (n,) standard deviation over cells, root mean square over features
     component_spread: Tensor  # (n,) the same of the other embedding
@@ -52,7 +52,7 @@ class Measures:
 
 @torch.no_grad()
 def measure(z: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Measures:
-    """Return the measures of representations (B, d), and of the two embeddings (B, D_i) of every chunk.
+    """Return what is monitored of representations (B, d), and of the two embeddings (B, D_i) of every chunk.
 
     A chunk whose two embeddings are equal was not trained: its component was not selected.
     """
@@ -78,7 +78,7 @@ def _measure_chunk(e: Tensor, e_other: Tensor) -> tuple[Tensor, ...]:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """Return RankMe (arXiv 2210.02885) of embeddings in training, (..., B, D): exp of the entropy of singular values.
+    """Return the rank that is monitored, RankMe (arXiv 2210.02885) of embeddings (..., B, D): exp of spectral entropy.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def effective_rank(rows: Tensor) -> Tensor:
 
 @dataclass
 class Watch:
-    """Warn about a chunk that is collapsed, dead or exploding, once and by name."""
+    """Monitor chunks, and warn about one that is collapsed, dead or exploding, once and by name."""
 
     chunk_names: Sequence[str]
     steps: int
@@ -227,7 +227,7 @@ def measures_at(step: int, steps: int) -> bool:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Keep the first ``step`` lines of a log; the steps after the checkpoint are repeated."""
+    """Keep the first ``step`` lines of a training's log; the steps after the checkpoint are repeated."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     path.write_text("".join(lines[:step]), encoding="utf-8")
 
@@ -242,7 +242,7 @@ def last_results(log: Path) -> dict[str, float]:
 
 
 def write_table(log: Path, path: Path) -> None:
-    """Write the measured steps of ``log.jsonl`` as a CSV table, one row per step and chunk."""
+    """Write the monitored steps of ``log.jsonl`` as a CSV table, one row per step and chunk."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     rows = [
         {name: line.get(name) for name in ("step", "epoch", "seconds", *_OF_STEP[1:])} | {"chunk": chunk} | values

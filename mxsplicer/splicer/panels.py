@@ -54,7 +54,7 @@ def known_markers(patches: np.ndarray) -> np.ndarray | None:
 
 
 def _with_markers(store: PatchStore, markers: Sequence[str]) -> PatchStoreView:
-    """Return a view of a store with these markers, in this order; those that it lacks are NaN."""
+    """Return a view of a store with the markers of a panel, in this order; those that it lacks are NaN."""
     channels = [store.markers.index(marker) if marker in store.markers else -1 for marker in markers]
     dtype = np.result_type(store.patches.dtype, np.float32) if -1 in channels else store.patches.dtype
     return PatchStoreView(store, partial(_select, channels=channels, dtype=dtype), dtype=dtype, markers=markers)

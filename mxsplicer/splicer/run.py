@@ -234,7 +234,7 @@ def untrained(run: Run, *, seed: int = 0) -> Run:
     return Run(encoder.eval(), run.normalization, run.markers, run.patch_px, run.pixel_size_um, settings)
 
 
-def check_panel(
+def channels_of_run(
     run: Run,
     slide_name: str,
     markers: Sequence[str],
@@ -244,7 +244,7 @@ def check_panel(
     in_file: Sequence[str] = (),
     fill_missing: bool = False,
 ) -> list[int]:
-    """Return the slide's channel for each marker that a run was trained on, or raise if one is missing.
+    """Return the channel of a slide for each marker of a run, or raise if one is missing.
 
     The message shows the names of the slide and the model in two columns, and those ``in_file`` if the user renamed
     them. With ``fill_missing`` a missing marker has channel -1 instead, unless all are missing.

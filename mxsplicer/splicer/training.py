@@ -183,7 +183,7 @@ def _settings(
     panel: str,
     fabric: Fabric,
 ) -> dict[str, Any]:
-    """Return the settings of a run: those of the recipe, and what they resolved to."""
+    """Return the settings of a training: those of the recipe, and what they resolved to."""
     steps = recipe.count_steps(batches.per_epoch)
     return recipe.to_settings() | {
         "views": asdict(recipe.view_plan()),

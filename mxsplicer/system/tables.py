@@ -121,7 +121,7 @@ def count_values(path: str | Path, most: int) -> dict[str, int]:
 
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the columns that have one of the names, in the order of the names.
+    """Return the columns of a table that have one of the names, in the order of the names.
 
     Capitals are ignored, and ``_`` stands for any character but letters and digits.
 
@@ -233,7 +233,7 @@ def _encoding(head: bytes, rest: Any) -> str:
 
 
 def _begin(path: Path, what: str) -> tuple[list[str], bool, Iterator[tuple[int, list[str]]]]:
-    """Return distinct names of the columns, whether rows begin with a name that the header lacks, and the rows."""
+    """Begin a table: return its distinct names of columns, whether rows begin with an unnamed one, and the rows."""
     rows = read_rows(path, what=what)
     _, header = next(rows, (0, []))
     if not header:

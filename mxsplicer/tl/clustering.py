@@ -14,7 +14,7 @@ from mxsplicer.images.markers import is_control, is_nuclear
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
-from mxsplicer.tl.provenance import fingerprint_clusters
+from mxsplicer.tl.fingerprints import fingerprint_clusters
 from mxsplicer.tl.reading import read_rows, row_slices
 from mxsplicer.tl.representations import representation
 

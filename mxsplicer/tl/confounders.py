@@ -36,7 +36,7 @@ def check_given(given: Sequence[str], markers: Sequence[str]) -> None:
 
 
 def neighbourhood_intensity(adata: AnnData, intensities: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return the intensity around each cell in each marker (N, m), and a description of where it comes from.
+    """Return a confounder of each cell in each marker, the intensity around it (N, m), and where it comes from.
 
     It is ``layers["surroundings"]`` where this was measured, with the mean of the marker for cells that have no value.
     Otherwise it is the sum over the eight nearest cells within 30 µm of their mean intensity times
@@ -65,7 +65,7 @@ def neighbourhood_intensity(adata: AnnData, intensities: np.ndarray) -> tuple[np
 
 
 def _with_means(layer: np.ndarray) -> np.ndarray:
-    """Return a layer of spill-over (N, m) whose missing values are replaced by the mean of their marker."""
+    """Return a confounder (N, m) whose missing values are replaced by the mean of their marker."""
     values = np.array(layer, dtype=np.float32)
     missing = ~np.isfinite(values)
     if missing.any():

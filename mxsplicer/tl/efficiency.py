@@ -85,7 +85,7 @@ def probe_few_labels(
 
 
 def _score_sizes(adata: AnnData, task: Task, name: str, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """Return the balanced accuracy (sizes, folds) of a representation with so many labelled cells per class."""
+    """Return balanced accuracy for label efficiency (sizes, folds), with so many labelled cells per class."""
     x, scales = features_of(adata, name, task.rows), scalers(adata, name)
 
     def score_one(size_and_fold: tuple[int, int]) -> float:

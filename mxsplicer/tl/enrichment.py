@@ -10,7 +10,7 @@ from anndata import AnnData
 from mxsplicer.errors import InputError
 from mxsplicer.system.imports import import_extra
 from mxsplicer.tl.clustering import cluster_codes
-from mxsplicer.tl.provenance import fingerprint_clusters
+from mxsplicer.tl.fingerprints import fingerprint_clusters
 
 
 def enrich_neighbourhoods(

@@ -112,7 +112,7 @@ def find_feature(adata: AnnData, feature: int | str, use_rep: str) -> int:
 
 
 def _own_names(adata: AnnData, key: str) -> list[str]:
-    """Return the names that the run gave to the columns of its representation, [] of another one."""
+    """Return the names of features that the run gave to the columns of its representation, [] of another one."""
     about = adata.uns.get("mxsplicer", {})
     names = [str(name) for name in about.get("features", ())]
     is_of_run = key == f"X_{about.get('method', 'splicer')}" and len(names) == adata.obsm[key].shape[1]

@@ -110,7 +110,7 @@ def _permuted_means(adata: AnnData, task: Task) -> FeaturesWithPermutedMarker:
 
 
 def _permuted_within_slides(rows: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return for each cell the cell whose marker it gets: another of the same slide, if there is one."""
+    """Permute a marker: return the cell from which each cell gets it, another of the same slide if there is one."""
     permuted = rows.copy()
     for slide in np.unique(slides):
         here = rng.permutation(np.flatnonzero(slides == slide))

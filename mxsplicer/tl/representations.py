@@ -137,7 +137,7 @@ def is_baseline(name: str) -> bool:
 
 
 def closed_form_keys(adata: AnnData) -> list[str]:
-    """Return the keys of ``obsm`` that hold baselines without training."""
+    """Return the keys of ``obsm`` that hold baseline representations without training."""
     return [key for key in dict.fromkeys(_FROM_PIXELS.values()) if key in adata.obsm]
 
 

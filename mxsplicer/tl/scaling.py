@@ -63,7 +63,7 @@ def neighbour_scaler(name: str) -> Any:
 
 
 def whiten_markers(adata: AnnData, name: str = COMPARTMENTS) -> np.ndarray:
-    """Return compartment statistics whitened per marker, (cells, features) float32, as neighbours are searched in them.
+    """Scale compartment statistics for neighbour search: whiten them per marker, (cells, features) float32.
 
     Parameters
     ----------

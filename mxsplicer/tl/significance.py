@@ -87,7 +87,7 @@ def p_values(r: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
 
 
 def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed: int = 0) -> PairClasses:
-    """Sort the pairs of cells of each slide into classes by distance.
+    """Sort the pairs of cells of each slide into classes by distance, which significance depends on.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def classify_pairs(points: np.ndarray, slides: np.ndarray | None = None, *, seed
 
 @dataclass(frozen=True, eq=False)
 class _Raster:
-    """The cells of a slide in square bins, for pairs whose bins are more than ``_NEAR`` apart."""
+    """The cells of a slide in square bins, for the significance over pairs whose bins are more than ``_NEAR`` apart."""
 
     rows: np.ndarray  # cells of this slide, sorted by bin
     starts: np.ndarray  # index in ``rows`` of the first cell of each occupied bin
@@ -157,7 +157,7 @@ def _power(image: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
 
 
 def _rasterise(points: np.ndarray, rows: np.ndarray, width: float, upper_um: np.ndarray) -> tuple[_Raster, np.ndarray]:
-    """Return the raster of a slide, which counts far pairs of cells, and the bin (y, x) of each of its cells."""
+    """Return the raster of a slide for significance, which counts far pairs, and the bin (y, x) of its cells."""
     bins = np.floor((points - points.min(axis=0)) / width).astype(np.int64)[:, ::-1]
     shape = (int(bins[:, 0].max()) + 1, int(bins[:, 1].max()) + 1)
     flat = bins[:, 0] * shape[1] + bins[:, 1]
@@ -184,7 +184,7 @@ def _rasterise(points: np.ndarray, rows: np.ndarray, width: float, upper_um: np.
 
 @dataclass(frozen=True, eq=False)
 class _NearPairs:
-    """A sample of the pairs whose bins are at most ``_NEAR`` apart, and how many pairs each of them represents."""
+    """A sample of near pairs for significance, at most ``_NEAR`` bins apart, and how many pairs each represents."""
 
     first: np.ndarray  # rows (P,)
     second: np.ndarray
@@ -220,7 +220,7 @@ def _draw_near_pairs(
     n: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw ``n`` times a cell, a bin near its own and a cell of that bin; return their rows and weights."""
+    """Draw pairs for significance: ``n`` times a cell, and a cell of a bin near its own; their rows and weights."""
     steps = np.arange(-_NEAR, _NEAR + 1)
     offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     offsets = offsets[np.hypot(*offsets.T) <= _NEAR]

@@ -31,7 +31,7 @@ _OBS_COLUMNS = ("slide", "cell_id", "x_px", "y_px")
 
 @dataclass(frozen=True, eq=False)
 class CellIndex:
-    """Approximate nearest-neighbour index of cells; see :func:`index_cells`."""
+    """Index of cells in which similar ones are searched approximately; see :func:`index_cells`."""
 
     use_rep: str
     metric: Metric
@@ -196,7 +196,7 @@ def _build_pynndescent(reduced: np.ndarray, seed: int) -> Any:
 
 
 class _FaissIndex:
-    """An HNSW index of faiss with the interface of pynndescent's index."""
+    """An index of similar cells by faiss, HNSW, with the interface of pynndescent's index."""
 
     def __init__(self, reduced: np.ndarray, seed: int) -> None:  # noqa: ARG002, faiss has no seed
         missing = "backend 'faiss' needs faiss; run `pip install 'mxsplicer[faiss]'`, or leave out `backend`."

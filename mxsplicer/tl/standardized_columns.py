@@ -92,7 +92,7 @@ def rank_columns(values: np.ndarray, varies: np.ndarray, *, copy: bool = False) 
 
 
 def _mid_ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks, where ties share their mean; for more than 65,536 cells to within 1/512 of their number.
+    """Return ranks to standardise, where ties share their mean; above 65,536 cells to within 1/512 of their number.
 
     Cells whose values fall into the same of 65,536 equal steps share a rank. Where one step holds more than 1/256 of
     the cells and not all of them are ties, the steps end at quantiles of the values instead, so that each holds about

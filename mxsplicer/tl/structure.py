@@ -87,7 +87,7 @@ def singular_values_of(z: np.ndarray) -> np.ndarray:
 
 
 def rank_me(singular_values: np.ndarray) -> float:
-    """Return RankMe of a representation, the effective number of dimensions: exp of the entropy of its spectrum.
+    """Return the rank of a representation as its structure: RankMe, exp of the entropy of its spectrum.
 
     Garrido et al. 2023 (arXiv 2210.02885), equation 1; features are not centred.
 

@@ -153,7 +153,7 @@ def _classes(
 
 
 def _count(labels: np.ndarray, parts: np.ndarray) -> pd.DataFrame:
-    """Return the number of cells of each class in each part; cells in the part LEFT_OUT do not count."""
+    """Return the number of cells of each class of a task in each part; cells in the part LEFT_OUT do not count."""
     return pd.crosstab(labels, parts).reindex(columns=range(int(parts.max(initial=0)) + 1), fill_value=0)
 
 

@@ -120,7 +120,7 @@ def strongest(r: np.ndarray, *, n: int = 5) -> np.ndarray:
 
 
 def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
-    """Return the features with the strongest ``r`` (markers, features) with a marker, and intervals over ``rows``."""
+    """Return the strongest correlations ``r`` (markers, features) of a marker, and intervals over ``rows``."""
     x = study.marker(study.markers[which])[rows]
     blocks = blocks_of(study, rows)
     return [
@@ -130,7 +130,7 @@ def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray
 
 
 def partners_of_feature(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
-    """Return the markers with the strongest ``r`` (markers, features) with a feature, and intervals over ``rows``."""
+    """Return the strongest correlations ``r`` (markers, features) of a feature, and intervals over ``rows``."""
     x = study.feature(which)[rows]
     names = [study.markers[place] for place in strongest(r[:, which])]
     return [_partner(name, x, study.marker(name)[rows], blocks_of(study, rows)) for name in names]
@@ -239,7 +239,7 @@ def filter_features(
 
 
 def _named_by(word: str, markers: Sequence[str]) -> list[int]:
-    """Return the marker that a word of a filter names, or the markers whose names have it."""
+    """Return the marker that a word of a filter of correlations names, or the markers whose names have it."""
     named = [place for place, marker in enumerate(markers) if marker.lower() == word.lower()]
     return named or [place for place, marker in enumerate(markers) if word.lower() in marker.lower()]
 

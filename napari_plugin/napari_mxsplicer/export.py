@@ -120,7 +120,7 @@ def notebook_code(state: State, table: np.ndarray, limits: tuple[float, float]) 
 
 
 def _column_code(study: Study, painted: Painted) -> list[str]:
-    """Return code that sets ``color`` to the painted column or marker; nothing if no file has it."""
+    """Return exported code that sets ``color`` to the painted column or marker; nothing if no file has it."""
     if painted.feature is not None:
         values = f'adata.obsm["{study.representation}"][:, {painted.name}]'
         return [f"color = {study.feature_names[painted.feature]!r}", f"adata.obs[color] = {values}"]
@@ -130,7 +130,7 @@ def _column_code(study: Study, painted: Painted) -> list[str]:
 
 
 def _look_code(state: State, table: np.ndarray, limits: tuple[float, float]) -> list[str]:
-    """Return code that sets ``look``: the colours, and grey for cells that are not selected."""
+    """Return exported code that sets ``look``: the colours, and grey for cells that are not selected."""
     lines: list[str] = []
     if state.categories:
         palette = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(len(state.categories))]
@@ -154,7 +154,7 @@ def _look_code(state: State, table: np.ndarray, limits: tuple[float, float]) -> 
 
 
 def _correlation_code(state: State) -> list[str]:
-    """Return code that draws the correlation heatmap shown."""
+    """Return exported code that draws the correlation heatmap shown."""
     study = state.study
     assert study is not None
     if not state.r.size:
@@ -176,7 +176,7 @@ def _is_listed(state: State) -> bool:
 
 
 def annotation_code(study: Study, path: Path, column: str, names: Sequence[str]) -> str:
-    """Return code that joins a column of the annotations in a file with ``adata.obs``, and sets ``color`` to it."""
+    """Return exported code that joins a column of annotations with ``adata.obs``, and sets ``color`` to it."""
     keys = ["slide", study.id_column] if "slide" in study.obs_names else [study.id_column]
     index = ["slide", "cell_id"][-len(keys) :]
     return (

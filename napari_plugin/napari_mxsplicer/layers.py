@@ -131,7 +131,7 @@ def _as_layer(one: LayerData) -> LayerData:
 
 
 def _initial_channels(slide: Slide, study: Study) -> list[int]:
-    """Return the channels to show first: the nuclei, and the marker that correlates most with a feature."""
+    """Return the layers to show first: the nuclei, and the marker that correlates most with a feature."""
     nuclear = find_nuclear_marker(slide.markers)
     wanted = [nuclear, study.markers[study.strongest()[0]]] if study.correlations else [nuclear]
     return [slide.markers.index(marker) for marker in dict.fromkeys(wanted) if marker in slide.markers] or [0]

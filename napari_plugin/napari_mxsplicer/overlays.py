@@ -79,7 +79,7 @@ class SelectionOverlay:
 
 
 class CellMarks:
-    """Rings around the picked cell, the hovered cell and the marked cells."""
+    """An overlay of rings around the picked cell, the hovered cell and the marked cells."""
 
     def __init__(self, layers: ViewerLayers, state: State) -> None:
         self._layers, self._state = layers, state
@@ -123,7 +123,7 @@ class CellMarks:
 
 
 class OutlineTool:
-    """Lets the user draw outlines in the image; the cells inside them are selected."""
+    """An overlay in which the user draws outlines; the cells inside them are selected."""
 
     def __init__(self, layers: ViewerLayers, state: State, run: Run) -> None:
         self._layers, self._state, self._run = layers, state, run

@@ -17,7 +17,7 @@ _SPARSE = 8  # ids per cell above which a table of all ids would be wasteful
 
 
 class RowIndex:
-    """Map the ids of a label image to rows of a table; joined by id, never by position."""
+    """Map the ids of a label image to the rows of a table by which it is painted; joined by id, never by position."""
 
     def __init__(self, ids: np.ndarray) -> None:
         """Index the rows 0..n-1 by their ids.

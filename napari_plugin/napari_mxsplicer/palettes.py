@@ -13,7 +13,7 @@ _ON_LIGHT = ((0.03, 0.19, 0.42), (0.27, 0.58, 0.79), (0.97, 0.97, 0.97), (0.90, 
 
 
 def diverging(*, on_dark: bool) -> np.ndarray:
-    """Return 256 colours from -1 to 1, (256, 4) uint8."""
+    """Return a palette of 256 colours from -1 to 1, (256, 4) uint8."""
     anchors = np.array(_ON_DARK if on_dark else _ON_LIGHT)
     places, at = np.linspace(0, 1, len(anchors)), np.linspace(0, 1, 256)
     rgb = np.column_stack([np.interp(at, places, anchors[:, band]) for band in range(3)])
@@ -21,14 +21,14 @@ def diverging(*, on_dark: bool) -> np.ndarray:
 
 
 def signed_colormap() -> Any:
-    """Return napari's colormap from blue through near black to orange."""
+    """Return the palette for signed values, napari's colormap from blue through near black to orange."""
     from napari.utils.colormaps import Colormap
 
     return Colormap([(*color, 1.0) for color in _ON_DARK], name=SIGNED)
 
 
 def categorical_colormap(n: int) -> Any:
-    """Return napari's colormap with one colour for each of ``n`` categories, numbered from 0; at least two."""
+    """Return the palette with one colour for each of ``n`` categories, numbered from 0; at least two."""
     from napari.utils.colormaps import Colormap
 
     colors = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(max(n, 2))]

@@ -333,7 +333,7 @@ class Study:
 
 
 def feature_groups(study: Study) -> list[tuple[str, list[int]]]:
-    """Return the features under the headings of a list: levels, then each marker, then learned features.
+    """Return the features of a study under the headings of a list: levels, then each marker, then learned features.
 
     A pair of markers is under both. Features without names are all under "".
     """
@@ -378,7 +378,7 @@ def _column(cells: Path, _changed: int, name: str) -> Any:
 
 
 def _representation(widths: Mapping[str, int]) -> str:
-    """Return the key in obsm of the learned features, or of the best substitute; "" if there are none."""
+    """Return the key of the study's learned features in obsm, or of the best substitute; "" if there are none."""
     known: Sequence[str] = ("X_splicer", "X_joint", "X_pca")
     others = [key for key, n in widths.items() if n > 2 and key not in _NO_FEATURES]
     return next((key for key in (*known, *others) if key in widths), "")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxsplicer.images.tiles import choose_tile
+from mxsplicer.images.tiles import reading_tile
 from mxsplicer.patches.blocks import choose_block_size, order_cells, order_patches
 from mxsplicer.patches.geometry import PatchGeometry, Piece
 from mxsplicer.patches.pieces import TileReader, find_pieces
@@ -73,7 +73,7 @@ def test_a_block_has_about_a_thousand_cells_unless_they_are_large(patch_bytes, c
     ],
 )
 def test_several_thin_strips_are_read_at_once_and_large_pages_in_tiles(stored, read):
-    assert choose_tile(stored, (4000, 5000)) == read
+    assert reading_tile(stored, (4000, 5000)) == read
 
 
 @settings(max_examples=60, deadline=None)

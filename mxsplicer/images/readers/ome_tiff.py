@@ -33,7 +33,7 @@ def read_ome_tiff(path: Location, image: str | None = None) -> ImageFile | None:
 
 
 def _described(listing: TiffListing, elements: list[ElementTree.Element]) -> list[ElementTree.Element]:
-    """Return the OME-XML element of each image; those whose pixels are not in the OME-TIFF have none."""
+    """Return which XML element describes each image of an OME-TIFF; none where the pixels are not in the file."""
     found, rest = [], iter(elements)
     for one in listing.images:
         height, width = (one.shape[one.axes.index(axis)] for axis in "YX")

@@ -43,7 +43,7 @@ class SIGReg(Loss):
 
 
 def normality_term(x: Tensor) -> Tensor:
-    """Return the mean over columns of the test statistic of Epps and Pulley for projections (B, slices), a scalar."""
+    """Return SIGReg's mean over columns of the statistic of Epps and Pulley for projections (B, slices), a scalar."""
     t = torch.linspace(0, _LARGEST_T, _POINTS, device=x.device)
     normal = torch.exp(-t.pow(2) / 2)
     tx = x[..., None] * t  # (B, slices, points)

@@ -35,17 +35,17 @@ class VICReg(Loss):
 
 
 def invariance_term(e_a: Tensor, e_b: Tensor) -> Tensor:
-    """Return the mean squared difference of two embeddings (B, D), a scalar."""
+    """Return VICReg's invariance, the mean squared difference of two embeddings (B, D), a scalar."""
     return (e_a - e_b).pow(2).mean()
 
 
 def variance_term(e: Tensor) -> Tensor:
-    """Return the mean over features of max(0, 1 - standard deviation) of an embedding (B, D), a scalar."""
+    """Return VICReg's mean over features of max(0, 1 - standard deviation) of an embedding (B, D), a scalar."""
     return torch.relu(1 - torch.sqrt(e.var(dim=0) + 1e-4)).mean()
 
 
 def covariance_term(e: Tensor) -> Tensor:
-    """Return the sum of the squared off-diagonal covariances of an embedding (B, D), divided by D, a scalar."""
+    """Return VICReg's sum of squared off-diagonal covariances of an embedding (B, D), divided by D, a scalar."""
     centred = e - e.mean(dim=0)
     covariance = centred.T @ centred / (e.shape[0] - 1)  # (D, D)
     return (covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()) / e.shape[1]

@@ -15,7 +15,7 @@ from napari_mxsplicer.widgets.work import LatestWorker
 
 @dataclass(frozen=True)
 class Context:
-    """What every part of the panel receives: the state, the canvas, and a function that shows a message."""
+    """The base that every part of the panel receives: the state, the canvas, and a function that shows a message."""
 
     state: State
     canvas: Canvas
@@ -23,7 +23,7 @@ class Context:
 
 
 class PanelPart(QWidget):
-    """A part of the panel, which shows the state and changes it."""
+    """The base of each part of the panel, which shows the state and changes it."""
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class PanelPart(QWidget):
 
 
 def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
-    """Return a button that may be narrower than its text."""
+    """Return a small widget, a button that may be narrower than its text."""
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
@@ -49,7 +49,7 @@ def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
 
 
 def choice(tip: str, *items: str) -> QComboBox:
-    """Return a combo box that does not grow as wide as its longest entry."""
+    """Return a small widget, a combo box that does not grow as wide as its longest entry."""
     made = QComboBox()
     made.setToolTip(tip)
     made.addItems(list(items))

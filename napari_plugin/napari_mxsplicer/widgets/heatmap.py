@@ -214,7 +214,7 @@ class Heatmap(pg.PlotWidget):
 
 
 class _Labels(pg.AxisItem):
-    """Labels of rows or columns, as many as fit, which can be clicked. Long ones of columns are written upwards."""
+    """Labels of rows or columns of the heatmap, as many as fit, which can be clicked. Long ones are written upwards."""
 
     clicked = Signal(int)
 

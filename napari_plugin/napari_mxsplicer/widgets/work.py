@@ -20,7 +20,7 @@ class _Failure:
 
 
 def _catch_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with errors as results: napari would show a raised error in a window."""
+    """Return work whose errors are results: napari would show a raised error in a window."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         try:
@@ -90,7 +90,7 @@ class LatestWorker:
 
 
 class Debounced:
-    """Call a function of the panel once, some milliseconds after the last request."""
+    """Work that is done once, some milliseconds after the last request for it."""
 
     def __init__(self, parent: QWidget, milliseconds: int, call: Callable[[], Any]) -> None:
         self._timer = QTimer(parent)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mxsplicer import pl, tl
 from mxsplicer.errors import InputError
 from mxsplicer.tl.enrichment import enrichment_is_current
-from mxsplicer.tl.provenance import clusters_changed, fingerprint_clusters, fingerprint_rows
+from mxsplicer.tl.fingerprints import clusters_changed, fingerprint_clusters, fingerprint_rows
 
 
 @pytest.fixture
