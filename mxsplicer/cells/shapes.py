@@ -35,7 +35,7 @@ class PieceShapes:
 
 
 def measure_shapes(slide: Slide, mask: LazyImage, nuclei: LazyImage | None, window: Window) -> PieceShapes:
-    """Return position, size and shape of the pieces of cells in one tile."""
+    """Measure the pieces of cells in one tile: position, size and shape."""
     labels = read_labels("mask", mask, slide, window)
     columns = _shapes(labels, window)
     none = np.empty(0, dtype=np.uint32)

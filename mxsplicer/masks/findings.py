@@ -187,7 +187,7 @@ def size_findings(median_um: float, slide: Slide) -> list[Finding]:
 
 
 def nuclei_findings(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) -> list[Finding]:
-    """Check that a mask of nuclei has the same ids at the same places as the mask of their cells."""
+    """Find nuclei in a mask of their own whose ids or places differ from those of the mask of their cells."""
     if tuple(mask.shape) != tuple(nuclei.shape):
         found = f"The nuclei are {tuple(nuclei.shape)} and the cells {tuple(mask.shape)} (Y, X)."
         return [Finding("nuclei", True, found, "They belong to different levels or slides.", "Give masks of one run.")]
@@ -222,7 +222,7 @@ def nuclei_findings(mask: LazyImage, nuclei: LazyImage, *, tile_px: int = 2048) 
 
 
 def orientation_finding(name: str, remedy: str, found: str, figures: dict[str, Any]) -> Finding:
-    """Return the finding that a mask is flipped or rotated."""
+    """Return the finding that a mask is transposed, flipped or rotated."""
     cause = "The tool that wrote the mask counts axes in another order, or from another corner."
     fix = f"Reorient the mask before it is used: {remedy if '(' in remedy else f'{remedy}(mask)'}."
     return Finding(name, True, found, cause, fix, figures)

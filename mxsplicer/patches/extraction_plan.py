@@ -241,7 +241,7 @@ def format_seconds(seconds: Mapping[str, float], dominated_by: str) -> list[str]
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many workers of an extraction cut at a time, and how much memory each may use, within a budget."""
+    """The plan of an extraction's workers: how many cut at a time, and how much memory each may use in a budget."""
 
     executor: str  # "threads", "processes" or the address of a dask scheduler
     n_workers: int
@@ -253,7 +253,7 @@ class WorkerPlan:
 def plan_extraction_workers(
     cutter: Cutter, budget: Budget, *, workers: int | None = None, executor: str = "threads", streams: bool = False
 ) -> WorkerPlan:
-    """Return as many workers of an extraction as are wanted and fit into the budget.
+    """Plan the workers of an extraction: as many as are wanted and fit into the budget.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def rows_inside(adata: AnnData, path: str | Path) -> np.ndarray:
-    """Return the rows, ascending, of the cells whose centroid lies in an outline of a GeoJSON file.
+    """Return the rows, ascending, of the cells whose centroid lies in a drawn outline of a GeoJSON file.
 
     Holes are outside. Where outlines overlap, their union counts. Outlines need no class.
 
@@ -56,7 +56,7 @@ def rows_inside(adata: AnnData, path: str | Path) -> np.ndarray:
 
 
 def cells_inside(adata: AnnData, path: str | Path | None) -> AnnData:
-    """Return the cells in the outlines of a GeoJSON file, in memory; without a file, ``adata`` itself.
+    """Return the cells in the drawn outlines of a GeoJSON file, in memory; without a file, ``adata`` itself.
 
     ``uns["mxsplicer"]["roi"]`` names the file, and the ledger counts the other cells as outside the outlines.
 
@@ -70,7 +70,7 @@ def cells_inside(adata: AnnData, path: str | Path | None) -> AnnData:
 
 @contextmanager
 def restricted(adata: AnnData, path: str | Path | None) -> Iterator[AnnData]:
-    """Yield the cells in the outlines of a GeoJSON file, and copy what the ``with`` block sets back to ``adata``.
+    """Yield the cells in drawn outlines (GeoJSON), and copy what the ``with`` block sets back to ``adata``.
 
     Cells outside the outlines get no value: NaN, or no category. Without a file, ``adata`` itself is yielded.
 
@@ -104,7 +104,7 @@ def restricted(adata: AnnData, path: str | Path | None) -> Iterator[AnnData]:
 
 
 def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
-    """Return the cells inside outlines, in memory."""
+    """Return the cells inside drawn outlines, in memory."""
     about: Mapping[str, Any] = adata.uns.get("mxsplicer", {})
     return AnnData(
         adata.X[rows],
@@ -122,7 +122,7 @@ def _subset(adata: AnnData, rows: np.ndarray, name: str) -> AnnData:
 
 
 def _ledger(obs: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ledger of each slide with the cells that are not in ``obs`` counted as outside the outlines."""
+    """Return the ledger of each slide with the cells that are not in ``obs`` counted as outside the drawn outlines."""
     if "ledger" not in about:
         return {}
     counts = obs["slide"].astype(str).value_counts()
@@ -135,7 +135,7 @@ def _ledger(obs: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def join_outlines(adata: anndata.AnnData, path: str | Path, name: str) -> str:
-    """Label cells with the class of the outline (GeoJSON, as QuPath exports annotations) that contains their centroid.
+    """Label cells with the class of the drawn outline (GeoJSON, QuPath's annotations) that contains their centroid.
 
     Where outlines overlap, the smallest counts. Cells outside all outlines have no label.
 
@@ -181,7 +181,7 @@ def outline_files_by_rows(adata: anndata.AnnData, path: Path) -> list[tuple[np.n
 
 
 def outline_files(path: Path, slides: Sequence[str]) -> dict[str, Path]:
-    """Return the file of outlines of each slide: ``path`` itself, or the files of a folder, matched by name."""
+    """Return the file of drawn outlines of each slide: ``path`` itself, or the files of a folder, matched by name."""
     if path.is_file() and len(slides) == 1:
         return {slides[0]: path}
     if not path.is_dir():
@@ -194,7 +194,7 @@ def outline_files(path: Path, slides: Sequence[str]) -> dict[str, Path]:
 
 
 def pixels_of(adata: anndata.AnnData) -> np.ndarray:
-    """Return the centroids (N, 2) of cells in the pixels of outlines, x then y."""
+    """Return the centroids (N, 2) of cells in the pixels of drawn outlines, x then y."""
     if {"x_px", "y_px"} <= set(adata.obs.columns):
         return np.asarray(adata.obs[["x_px", "y_px"]], dtype=np.float64)
     pixel_size_um = adata.uns.get("mxsplicer", {}).get("pixel_size_um")
@@ -205,7 +205,7 @@ def pixels_of(adata: anndata.AnnData) -> np.ndarray:
 
 
 def find_roi_files(roi: Path, slides: Sequence[str]) -> dict[str, Path]:
-    """Return the file of outlines of each slide; raise if a slide lacks one."""
+    """Return the file of drawn outlines of each slide; raise if a slide lacks one."""
     files = outline_files(roi, list(slides))
     missing = [slide for slide in slides if slide not in files]
     if missing:

@@ -16,7 +16,7 @@ _KNOWN = ("patient", "batch")  # columns about slides that have a meaning here, 
 
 
 def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -> None:
-    """Raise InputError if a table of samples does not describe the slides, or has no column ``groups``."""
+    """Raise InputError if a sample table does not describe the slides, or has no column ``groups``."""
     table, name = read_table(path), Path(path).name
     _rows_of_slides(table, name, slides)
     if groups is not None:
@@ -24,7 +24,7 @@ def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -
 
 
 def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[str] = ()) -> list[str]:
-    """Join the columns of a table of samples (patient, batch, ...) to ``adata.obs``, and return their names there.
+    """Join the columns of a sample table (patient, batch, ...) to ``adata.obs``, and return their names there.
 
     The table has one row per slide. Columns named in ``leave`` are not joined.
     """
@@ -43,7 +43,7 @@ def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[st
 
 
 def _rows_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> tuple[str, np.ndarray]:
-    """Return the column of a table of samples with the names of slides, and the row of every slide."""
+    """Return the column of a sample table with the names of slides, and the row of every slide."""
     wanted = Slides(tuple(slides), {})
     found = {
         column: wanted.find(table[column].to_numpy()) for column in find_columns(list(table.columns), SLIDE_COLUMNS)

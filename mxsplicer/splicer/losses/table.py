@@ -24,7 +24,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 
 
 def find_loss(name: str) -> Loss:
-    """Return a loss: by its name in the table, or of a user's class by ``module:Class``.
+    """Return a loss by its name in the table, or of a user's class by ``module:Class``.
 
     Raises
     ------

@@ -20,7 +20,7 @@ _RENAMED = {"pictures": "view_inputs", "at_step": "step_arguments", "at_cells": 
 
 
 def find_objective(name: str) -> Callable[[Parts], Objective]:
-    """Return the class of an objective: by its name in the table, or a user's class by ``module:Class``.
+    """Return the class of an objective by its name in the table, or a user's class by ``module:Class``.
 
     Raises
     ------
