@@ -50,5 +50,6 @@ from .splicer.run import Run as Run
 from .splicer.run import load_run as load_run
 from .splicer.training import train as train
 from .splicer.views import Views as Views
+from .system.tables import read_table as read_table
 
 __version__: str

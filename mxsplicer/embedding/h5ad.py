@@ -328,11 +328,11 @@ def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence
     slides, codes = list(blocks), np.repeat(np.arange(len(blocks)), lengths)
     obs: dict[str, Any] = {"cell_id": np.concatenate(list(read_blocks(files, "cells/cell_id")))}
     obs["slide"] = pd.Categorical.from_codes(codes, pd.Index(slides))
-    with np.load(files[0]) as first:
-        present = [column for column in _OBS if f"cells/{column}" in first.files]
-    for column in present:
-        obs[column] = np.concatenate(list(read_blocks(files, f"cells/{column}")))
-    object_ids = np.concatenate(list(_object_ids(files)))
+    for column in _OBS:
+        parts = list(_optional_column(files, column, np.nan))
+        if any(known for _, known in parts):
+            obs[column] = np.concatenate([values for values, _ in parts])
+    object_ids = np.concatenate([values for values, _ in _optional_column(files, "object_id", "")])
     if (object_ids != "").any():
         obs["object_id"] = object_ids.astype(object)
     if any(missing.values()):
@@ -342,12 +342,15 @@ def _obs_of(blocks: Mapping[str, Sequence[Path]], missing: Mapping[str, Sequence
     return pd.DataFrame(obs, index=names, copy=False)
 
 
-def _object_ids(files: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Yield the names of cells in the program that drew them, as one column of h5ad files; "" for others."""
+def _optional_column(files: Sequence[Path], column: str, missing: float | str) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield a column of each block, ``missing`` for all cells of a block that lacks it, and whether it has it.
+
+    Slides without a mask of nuclei lack areas of nuclei, those with a label image names of cells in another program.
+    """
     for file in files:
         with np.load(file) as block:
-            without = np.full(len(block["cells/cell_id"]), "")
-            yield block["cells/object_id"] if "cells/object_id" in block.files else without
+            known = f"cells/{column}" in block.files
+            yield block[f"cells/{column}"] if known else np.full(len(block["cells/cell_id"]), missing), known
 
 
 @contextmanager

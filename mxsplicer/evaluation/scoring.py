@@ -22,6 +22,7 @@ from mxsplicer.evaluation.scored_cells import (
     names_to_score,
     rows_with,
 )
+from mxsplicer.result.slides import image_files, read_records
 from mxsplicer.tl.defaults import MAX_IMAGE_CELLS, MAX_IMPORTANCE_CELLS, MAX_SCORED_CELLS
 from mxsplicer.tl.drawn_outlines import rows_inside
 from mxsplicer.tl.efficiency import probe_few_labels
@@ -166,7 +167,8 @@ def evaluate(
         warnings.filterwarnings("ignore", message=r".*names are not unique")  # check_names reports it once
         found.append(_Measured(notes=check_names(adata)))
         if samples is not None:
-            join_samples(adata, samples)
+            images_of_slides = image_files(read_records(result)) if result else None
+            join_samples(adata, samples, images=images_of_slides)
         names = join_labels_of(adata, labels, label, result)
         inside = np.arange(adata.n_obs) if roi is None else rows_inside(adata, roi)
         if roi is not None:

@@ -52,7 +52,7 @@ def analyse(job: Job) -> None:
         if shares is not None:
             adata.uns["mxsplicer"]["chunks"]["share"] = shares
         if options.about_slides is not None:
-            join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
+            join_samples(adata, options.about_slides, leave=FILE_COLUMNS, images=image_files(job.records))
         if not options.only_cells:
             interpret(adata, use_rep, options, job.records, job.timed)
             write_features(result.features, adata.obsm[use_rep], adata.obs_names)

@@ -1,5 +1,6 @@
 """The feature-major copy of z: a viewer reads one feature of all cells at once."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mxsplicer.system.files import atomic_write
 from mxsplicer.system.progress import track
 from mxsplicer.tl.fingerprints import fingerprint_rows
 from mxsplicer.tl.representations import learned_key
+
+logger = logging.getLogger(__name__)
 
 # Part of z in memory: 32 MB, and as wide as an HDF5 chunk of the AnnData file, so that each is read once.
 _FEATURES_AT_ONCE, _CELLS_AT_ONCE = 16, 1 << 19
@@ -50,17 +53,28 @@ def open_features(result: str | Path, names: Iterable[Any]) -> Any:
     Returns
     -------
     A zarr array, or None: the result has none, or it was written before cells were sorted, filtered or added in
-    ``cells.h5ad``. The same numbers are in ``obsm`` of ``cells.h5ad``, where reading one feature takes longer.
+    ``cells.h5ad``, or by a version that did not record its cells; the two latter are logged. The same numbers are in
+    ``obsm`` of ``cells.h5ad``, where reading one feature takes longer.
     """
-    path = Result(Path(result)).features
-    if not path.exists():
+    place = Result(Path(result))
+    if not place.features.exists():
         return None
-    features = zarr.open_array(path, mode="r")
-    return features if features.attrs.get("cells") == fingerprint_rows(names) else None
+    features = zarr.open_array(place.features, mode="r")
+    written_for = features.attrs.get("cells")
+    if written_for == fingerprint_rows(names):
+        return features
+    reason = "does not record its cells" if written_for is None else "is not of the cells as they are sorted now"
+    logger.warning(
+        "features.zarr of %s %s, so features are read from cells.h5ad, which takes longer; "
+        "`mxsplicer cluster` writes features.zarr again",
+        place.path.name,
+        reason,
+    )
+    return None
 
 
 def update_features(folder: Path, adata: AnnData) -> None:
     """Write ``features.zarr`` of a result again if its cells were sorted or filtered since it was written."""
     path = Result(folder).features
-    if path.exists() and open_features(folder, adata.obs_names) is None:
+    if path.exists() and zarr.open_array(path, mode="r").attrs.get("cells") != fingerprint_rows(adata.obs_names):
         write_features(path, adata.obsm[learned_key(adata)], adata.obs_names)

@@ -376,4 +376,5 @@ def _check_tables(options: Options, slides: Sequence[Slide]) -> None:
     if options.roi is not None:
         find_roi_files(options.roi, names)
     if options.about_slides is not None:
-        check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)
+        images = {slide.name: slide.path for slide in slides if slide.path is not None}
+        check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups, images)

@@ -25,7 +25,7 @@ from mxsplicer.result.options import Options
 from mxsplicer.result.outcomes import concerns_one_slide, describe_failure, read_outcomes, record_output
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.reporting import write_result_report
-from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, read_records, write_records
+from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files, read_records, write_records
 from mxsplicer.system.files import write_json
 from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.locks import folder_lock
@@ -82,7 +82,8 @@ def merge_results(
         msg = f"slide {twice.pop()!r} is in two of the results."
         raise InputError(msg, "Give each slide once.")
     if options.about_slides is not None:
-        check_samples(options.about_slides, names, None if options.groups == "slide" else options.groups)
+        groups = None if options.groups == "slide" else options.groups
+        check_samples(options.about_slides, names, groups, image_files(records))
     records = _with_labels(records, options.cohort)
     result = Result(Path(out), (*names, *failed))
     settings = {
@@ -147,8 +148,9 @@ def append_slides(
         settings = Result(path).read_settings()
         failed = {str(name): str(reason) for name, reason in settings.get("failed", {}).items()}
         if options.about_slides is not None:
-            check_samples(options.about_slides, [record.name for record in new], None)
-            _report_mixed(Result(path), [record.name for record in new], options.about_slides)
+            images = image_files(new)
+            check_samples(options.about_slides, [*images], None, images)
+            _report_mixed(Result(path), images, options.about_slides)
         added = _embed_new(new, Result(path), path / run, options, failed, running)
         names = [*dict.fromkeys([*settings.get("slides", [one.name for one in records]), *(one.name for one in new)])]
         result = Result(path, tuple(names))
@@ -199,13 +201,13 @@ def _embed_new(
     return added
 
 
-def _report_mixed(result: Result, names: Sequence[str], table: Path) -> None:
+def _report_mixed(result: Result, images: Mapping[str, str], table: Path) -> None:
     """Warn of columns that have numbers in the merged result and text in the table of the new slides."""
-    if not names:
+    if not images:
         return
-    index = pd.Index([str(i) for i in range(len(names))])
-    slides = AnnData(obs=pd.DataFrame({"slide": pd.Categorical(list(names))}, index=index))
-    joined = join_samples(slides, table, leave=FILE_COLUMNS)
+    index = pd.Index([str(i) for i in range(len(images))])
+    slides = AnnData(obs=pd.DataFrame({"slide": pd.Categorical(list(images))}, index=index))
+    joined = join_samples(slides, table, leave=FILE_COLUMNS, images=images)
     with open_cells(result.cells) as adata:
         mixed = mixed_columns([adata.obs[[one for one in joined if one in adata.obs]], slides.obs[joined]])
     for column in mixed:
@@ -244,7 +246,8 @@ def _append(result: Result, files: Sequence[Path], options: Options) -> None:
                 found = transfer_clusters(adata, new.obsm[use_rep], use_rep=use_rep, seed=options.seed)
                 new.obs["leiden"], new.obs["leiden_confidence"] = found.clusters, found.confidence
                 if options.about_slides is not None:
-                    join_samples(new, options.about_slides, leave=FILE_COLUMNS)
+                    images = image_files(read_records(file.parent))
+                    join_samples(new, options.about_slides, leave=FILE_COLUMNS, images=images)
                 tables.append(new.obs.copy())
                 description = _join_descriptions(description, new.uns["mxsplicer"])
                 joined.append(file)
@@ -287,7 +290,7 @@ def _join(
         adata.uns["spatialdata_attrs"] = _spatialdata_attrs(adata.obs)
         adata.uns["mxsplicer"] = description
         if options.about_slides is not None:
-            join_samples(adata, options.about_slides, leave=FILE_COLUMNS)
+            join_samples(adata, options.about_slides, leave=FILE_COLUMNS, images=image_files(records))
         interpret(adata, use_rep, options, records, timed)
         description["seconds"] = seconds
         write_features(result.features, adata.obsm[use_rep], adata.obs_names)

@@ -1,6 +1,6 @@
 """Tables of slides (samples): patient, batch and more, joined to the cells of an AnnData."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata
@@ -15,22 +15,34 @@ from mxsplicer.tl.matching import SLIDE_COLUMNS, Slides, slides_of
 _KNOWN = ("patient", "batch")  # columns about slides that have a meaning here, so their capitals do not matter
 
 
-def check_samples(path: str | Path, slides: Sequence[str], groups: str | None) -> None:
-    """Raise InputError if a sample table does not describe the slides, or has no column ``groups``."""
+def check_samples(
+    path: str | Path, slides: Sequence[str], groups: str | None, images: Mapping[str, str | Path] | None = None
+) -> None:
+    """Raise InputError if a sample table does not describe the slides, or has no column ``groups``.
+
+    The table names each slide, or its image file in ``images``.
+    """
     table, name = read_table(path), Path(path).name
-    _rows_of_slides(table, name, slides)
+    _rows_of_slides(table, name, slides, images)
     if groups is not None:
         find_label_column(list(table.columns), name, groups)
 
 
-def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[str] = ()) -> list[str]:
+def join_samples(
+    adata: anndata.AnnData,
+    path: str | Path,
+    *,
+    leave: Sequence[str] = (),
+    images: Mapping[str, str | Path] | None = None,
+) -> list[str]:
     """Join the columns of a sample table (patient, batch, ...) to ``adata.obs``, and return their names there.
 
-    The table has one row per slide. Columns named in ``leave`` are not joined.
+    The table has one row per slide, and names it or its image file in ``images``. Columns named in ``leave`` are not
+    joined.
     """
     table, name = read_table(path), Path(path).name
     slides = pd.Index(pd.unique(slides_of(adata.obs)))
-    slide, row_of_slide = _rows_of_slides(table, name, list(map(str, slides)))
+    slide, row_of_slide = _rows_of_slides(table, name, list(map(str, slides)), images)
     rows = row_of_slide[slides.get_indexer(pd.Index(slides_of(adata.obs)))]
     columns = list(table.columns)
     known = {column: name for name in _KNOWN for column in find_columns(columns, [name])}
@@ -42,9 +54,11 @@ def join_samples(adata: anndata.AnnData, path: str | Path, *, leave: Sequence[st
     ]
 
 
-def _rows_of_slides(table: pd.DataFrame, name: str, slides: Sequence[str]) -> tuple[str, np.ndarray]:
+def _rows_of_slides(
+    table: pd.DataFrame, name: str, slides: Sequence[str], images: Mapping[str, str | Path] | None
+) -> tuple[str, np.ndarray]:
     """Return the column of a sample table with the names of slides, and the row of every slide."""
-    wanted = Slides(tuple(slides), {})
+    wanted = Slides(tuple(slides), images or {})
     found = {
         column: wanted.find(table[column].to_numpy()) for column in find_columns(list(table.columns), SLIDE_COLUMNS)
     }

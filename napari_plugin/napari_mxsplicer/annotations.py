@@ -1,5 +1,6 @@
 """Annotations of cells by the user, saved next to the table."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mxsplicer import InputError, write_obs
+from mxsplicer import InputError, read_table, write_obs
 from napari_mxsplicer.study import Study
+
+_KEYS = ["slide", "cell_id"]
 
 
 class Annotations:
@@ -58,7 +61,8 @@ class Annotations:
             for column, names in columns.items():
                 table[column] = names[rows]
             temporary = self.path.with_name(self.path.name + ".partial")
-            table.to_csv(temporary, index=False)
+            # quoted: a slide "#1" begins no comment
+            table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
             temporary.replace(self.path)
         return self.path
 
@@ -69,13 +73,19 @@ class Annotations:
         return cells
 
     def _load(self) -> None:
-        table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        table = read_table(self.path, what="table of annotations")
+        table.columns = [name.casefold() if name.casefold() in _KEYS else name for name in table.columns]
+        missing = [name for name in _KEYS if name not in table]
+        if missing or not table["cell_id"].str.fullmatch(r"\d{1,12}").all():
+            problem = f"has no column {missing[0]!r}" if missing else "has cells whose id is not a number"
+            msg = f"table of annotations {self.path} {problem}."
+            raise InputError(msg, "Mend it, or move it away: a new one is begun then.")
         slides = self.study.slides
         of_cells = pd.Index(_keys(slides.codes, self.study.cell_ids))
         of_names = _keys(slides.categories.astype(str).get_indexer(table["slide"]), table["cell_id"].to_numpy(np.int64))
         rows = of_cells.get_indexer(pd.Index(of_names))
         found = rows >= 0
-        for column in table.columns.drop(["slide", "cell_id"]):
+        for column in table.columns.drop(_KEYS):
             given = pd.Categorical([name or None for name in table[column][found]])
             codes = np.full(self.study.n_cells, -1, dtype=np.int32)
             codes[rows[found]] = given.codes

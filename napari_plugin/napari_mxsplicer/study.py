@@ -3,7 +3,6 @@
 Learned features are not kept in memory: each is read when it is painted, from the feature-major copy if there is one.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,8 +17,6 @@ import pandas as pd
 import mxsplicer
 from mxsplicer import PATCH_SIZE_UM, InputError
 from mxsplicer.tl import feature_names, features_by_marker, find_confounders, names_fit, neighbourhood_intensity
-
-logger = logging.getLogger(__name__)
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
@@ -249,12 +246,6 @@ class Study:
         if self.folder is None or self.index is None:
             return None
         found = mxsplicer.open_features(self.folder, self.cell_names)
-        if found is None and mxsplicer.Result(self.folder).features.exists():
-            logger.warning(
-                "%s was sorted or filtered after the embedding, so features are read from it, which takes longer; "
-                "`mxsplicer cluster` writes features.zarr again",
-                self.cells.name,
-            )
         return found if found is not None and found.shape == (self.n_features, self.n_cells) else None
 
     def feature(self, number: int) -> np.ndarray:

@@ -16,6 +16,8 @@ from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.tl import feature_names
+from mxsplicer.tl.labels import obs_name
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_a_result_is_exported_in_every_format_at_once(command, result):
     cells = anndata.read_h5ad(result / "cells.h5ad")
     features = json.loads((result.parent / "q.geojson").read_text())["features"]
     assert len(table) == len(features) == cells.n_obs
-    np.testing.assert_allclose(table["splicer_0"], cells.obsm["X_splicer"][:, 0], rtol=1e-5)
+    np.testing.assert_allclose(table[f"splicer_{feature_names(cells)[0]}"], cells.obsm["X_splicer"][:, 0], rtol=1e-5)
     assert (result.parent / "l.ome.zarr" / "labels" / "leiden" / "0").is_dir()
     again = command("export", result, "--csv", "c.csv", "--features")
     other = command("export", result, "--csv", "c.csv")
@@ -203,9 +205,10 @@ def test_correlations_inside_outlines_are_stored_next_to_those_of_all_cells(comm
     np.testing.assert_array_equal(after.varm["splicer_correlation"], before.varm["splicer_correlation"])
     r = np.corrcoef(after.X[inside, 2], after.obsm["X_splicer"][inside, 5])[0, 1]
     np.testing.assert_allclose(after.varm["left_correlation"][2, 5], r, atol=1e-5)
-    assert after.layers["local_3_neighbourhood"].shape == after.shape
-    assert np.isnan(after.layers["local_3_neighbourhood"][~inside]).all()
-    assert np.isfinite(after.layers["local_3_neighbourhood"][inside]).any()
+    local = after.layers[f"local_{obs_name(feature_names(before)[3])}_neighbourhood"]
+    assert local.shape == after.shape
+    assert np.isnan(local[~inside]).all()
+    assert np.isfinite(local[inside]).any()
 
 
 def test_the_report_that_embed_wrote_is_complete_until_the_cells_change(command, result):

@@ -224,6 +224,44 @@ def test_names_are_saved_by_slide_and_id_and_read_again(sample, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["names.csv"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_names_are_read_as_a_spreadsheet_saves_them(sample, tmp_path, monkeypatch, encoding):
+    study, file = open_study(sample), tmp_path / "names.csv"
+    monkeypatch.setattr("napari_mxsplicer.annotations.annotations_path", lambda _: file)
+    slide, cell = study.slides[3], study.cell_ids[3]
+    file.write_text(f"Slide;Cell_ID;kind;place\n {slide} ;{cell}; Müller;NA\n", encoding=encoding)
+
+    columns = Annotations(study).columns
+
+    assert np.flatnonzero(columns["kind"] == "Müller").tolist() == [3]
+    assert np.flatnonzero(columns["place"] == "NA").tolist() == [3]
+
+
+def test_a_slide_whose_name_begins_with_a_hash_keeps_the_names_of_its_cells(two_slides, tmp_path):
+    index, cells = two_slides / "mxsplicer.json", two_slides / "cells.h5ad"
+    index.write_text(index.read_text().replace('"second"', '"#2"'))
+    adata = anndata.read_h5ad(cells)
+    adata.obs["slide"] = adata.obs["slide"].cat.rename_categories({"second": "#2"})
+    adata.write_h5ad(cells)
+    given = Annotations(open_study(two_slides))
+    given.assign("kind", np.array([1, 2, 3]), "B cell")
+    given.save()
+
+    assert np.flatnonzero(Annotations(open_study(two_slides)).columns["kind"] == "B cell").tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("cell_id,kind\n1,B\n", "has no column 'slide'"), ("slide,cell_id,kind\nS,a,B\n", "whose id is not a number")],
+)
+def test_a_table_of_names_without_its_keys_is_refused(sample, tmp_path, monkeypatch, text, problem):
+    monkeypatch.setattr("napari_mxsplicer.annotations.annotations_path", lambda _: tmp_path / "names.csv")
+    (tmp_path / "names.csv").write_text(text)
+
+    with pytest.raises(InputError, match=problem):
+        Annotations(open_study(sample))
+
+
 def test_writing_names_to_obs_changes_nothing_else_in_the_table(sample, tmp_path):
     shutil.copytree(sample, tmp_path / "sample.mxs")
     study = open_study(tmp_path / "sample.mxs")

@@ -378,6 +378,24 @@ def test_nuclei_are_measured_inside_their_cells_and_counted(tmp_path, simulated,
     np.testing.assert_array_equal(cells[adata.obs_names].obsm["X_splicer"], adata.obsm["X_splicer"])
 
 
+@pytest.mark.parametrize("with_nuclei", [0, 1])
+def test_areas_of_nuclei_are_kept_where_only_one_slide_of_a_cohort_has_nuclei(tmp_path, simulated, result, with_nuclei):
+    nuclei = tmp_path / "nuclei.tif"
+    tifffile.imwrite(nuclei, open_mask(simulated.mask)[...])
+    table = pd.DataFrame(
+        {"slide": ["A", "B"], "path": str(simulated.image), "mask": str(simulated.mask), "nuclei": "", "patient": "P"}
+    )
+    table.loc[with_nuclei, "nuclei"] = str(nuclei)
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+
+    options = Options(cohort=tmp_path / "cohort.csv", model=result.path, only_cells=True)
+    cells = anndata.read_h5ad(embed_slides([], tmp_path / "out", options=options, device="cpu").cells)
+
+    known = cells.obs["nucleus_area_um2"].notna()
+    assert known[cells.obs["slide"] == "AB"[with_nuclei]].all()
+    assert not known[cells.obs["slide"] != "AB"[with_nuclei]].any()
+
+
 def test_a_function_of_the_user_segments_the_cells(tmp_path, simulated, result, monkeypatch):
     (tmp_path / "own.py").write_text(
         "from skimage.measure import label\n\n\ndef cells(image):\n    return label(image[0] > image[0].mean())\n"

@@ -1,12 +1,13 @@
 """Rows of tables are matched with cells of their own slide only, however slides and cells are named."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
 from mxsplicer.errors import InputError
 from mxsplicer.tl.labels import check_labels, join_labels
-from mxsplicer.tl.sample_tables import join_samples
+from mxsplicer.tl.sample_tables import check_samples, join_samples
 
 
 def two_slides(cells, n=40):
@@ -196,3 +197,16 @@ def test_a_slide_of_which_the_table_has_no_cell_is_named(tmp_path, cells, caplog
 
     assert every.obs["type"].notna().equals(every.obs["slide"] == "S00")
     assert "has no cell of slide S01" in caplog.text
+
+
+def test_a_table_of_samples_may_name_slides_by_their_image_files(tmp_path):
+    adata = anndata.AnnData(obs=pd.DataFrame({"slide": ["one", "two", "one"]}, index=list("abc")))
+    (tmp_path / "samples.csv").write_text("image,patient\nscan 7.ome.tiff,P7\nscan 8.ome.tiff,P8\n")
+    images = {"one": "scan 8.ome.tiff", "two": "scan 7.ome.tiff"}
+
+    check_samples(tmp_path / "samples.csv", ["two"], "patient", images)
+    join_samples(adata, tmp_path / "samples.csv", images=images)
+
+    assert adata.obs["patient"].tolist() == ["P8", "P7", "P8"]
+    with pytest.raises(InputError, match="lacks one, two"):
+        check_samples(tmp_path / "samples.csv", ["one", "two"], None)
