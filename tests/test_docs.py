@@ -117,7 +117,7 @@ def test_defaults_are_those_of_the_command():
 def test_weights_of_moments_are_those_of_the_code():
     text = (ROOT / "docs/method.md").read_text("utf-8").split("## What z contains")[1].split("##")[0]
     documented = [float(weight) for weight in re.findall(r"\| ([0-9.]+) \|$", text, re.MULTILINE)]
-    names = ("LEVEL", "RIM", "SIDE", "SPREAD", "POLARITY", "TOGETHER", "NEAR", "ALONG", "LEARNED")
+    names = ("LEVEL", "RIM", "SIDE", "SPREAD", "POLARITY", "TOGETHER", "NEAR", "ALONG", "SHAPE", "LEARNED")
     assert documented == [getattr(moments, f"{name}_WEIGHT") for name in names]
 
 

@@ -5,15 +5,15 @@ from itertools import product
 from typing import Any
 
 KINDS = ("level", "rim", "side", "spread", "polarity")
+SHAPES = ("area of the cell", "elongation of the cell")
 _WORDS = {"together": "with", "near": "near", "along": "along"}  # between the names of two markers
 
 
 def names_of_moments(markers: Sequence[str], pairs: Mapping[str, Sequence[Sequence[int]]]) -> list[str]:
-    """Return the names of the moments of all markers, kind by kind, then of pairs of markers by kind of pair."""
+    """Return the names of the moments of all markers, kind by kind, then of pairs by kind of pair, then of shapes."""
     single = [f"{marker} {kind}" for kind in KINDS for marker in markers]
-    return single + [
-        f"{markers[a]} {word} {markers[b]}" for kind, word in _WORDS.items() for a, b in pairs.get(kind, ())
-    ]
+    of_pairs = [f"{markers[a]} {word} {markers[b]}" for kind, word in _WORDS.items() for a, b in pairs.get(kind, ())]
+    return [*single, *of_pairs, *SHAPES]
 
 
 def columns_by_marker(names: Sequence[str]) -> dict[str, list[int]]:

@@ -2,10 +2,10 @@
 
 For every marker its level, and how it is distributed over the cell: how much of it lies at the rim, how one-sided it
 is, how much its pixels vary, and whether its edges are sharper outwards or inwards. For some pairs of markers, whether
-they lie in the same pixels, near each other, and along the same direction. These are moments of the pixels, of a
-smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixel_moments`). None of them needs training, but each is
-scaled by numbers that are measured on training cells (:meth:`Moments.measure`), so that Euclidean distances between
-cells are meaningful:
+they lie in the same pixels, near each other, and along the same direction. For the cell its area and elongation. These
+are moments of the pixels, of a smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixel_moments`). None of
+them needs training, but each is scaled by numbers that are measured on training cells (:meth:`Moments.measure`), so
+that Euclidean distances between cells are meaningful:
 
 - A level is ``log(1 + mean / s)`` of the intensities, where ``s`` is the typical standard error of the mean of a cell:
   below it differences are noise. So a marker of a few counts per cell (MIBI, IMC) is resolved as well as a bright one.
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mxsplicer.splicer.moment_names import names_of_moments
+from mxsplicer.splicer.moment_names import KINDS, SHAPES, names_of_moments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.pixel_moments import PixelMoments, measure_pixels
 
@@ -37,6 +37,7 @@ from mxsplicer.splicer.pixel_moments import PixelMoments, measure_pixels
 LEVEL_WEIGHT = 1.0
 RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 8.5, 5.5, 1.1, 4.0
 TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 4.1, 30.0, 6.0
+SHAPE_WEIGHT = 0.7  # standard deviation, like that of a level
 LEARNED_WEIGHT = 0.5
 PAIRS_PER_MARKER = {"together": 2.0, "near": 0.5, "along": 0.5}  # that are kept
 _FLOOR = 2.0  # variance that is added, in units of the mean variance within a cell
@@ -47,10 +48,10 @@ _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add no
 
 
 class Moments(nn.Module):
-    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 5 C + pairs).
+    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 5 C + pairs + 2).
 
     The columns are levels, rims, sides, spreads and polarities of all markers, then pairs of markers: together, near,
-    along.
+    along, then area and elongation of the cell.
     """
 
     log_mean: Tensor
@@ -75,8 +76,9 @@ class Moments(nn.Module):
         self.n_markers = n_markers
         possible = torch.triu_indices(n_markers, n_markers, 1)
         for name, per_marker in PAIRS_PER_MARKER.items():
-            self.register_buffer(name, possible[:, : round(per_marker * n_markers)].contiguous())  # (2, pairs)
-        self.out_features = 5 * n_markers + sum(getattr(self, name).shape[1] for name in PAIRS_PER_MARKER)
+            self.register_buffer(name, possible[:, : round(per_marker * n_markers)].clone())  # (2, pairs)
+        n_pairs = sum(getattr(self, name).shape[1] for name in PAIRS_PER_MARKER)
+        self.out_features = len(KINDS) * n_markers + n_pairs + len(SHAPES)
         for name in ("log_mean", "log_shift", "background", "polarity_slope"):
             self.register_buffer(name, torch.zeros(n_markers))
         for name in ("log_std", "standard_error", "half_present", "floor", "edge_floor", "polarity_floor"):
@@ -89,9 +91,8 @@ class Moments(nn.Module):
         """Return z (B, d) of normalised patches."""
         with torch.autocast(x.device.type, enabled=False):  # second moments need all digits
             pixels = self._pixels(x.float())
-            scaled = (self._raw(pixels) - self.center) * self.scale
-            level, patterns = scaled.tensor_split([self.n_markers], dim=1)
-            return torch.cat([level, patterns * self._presences(pixels)], dim=1)
+            scaled: Tensor = (self._raw(pixels) - self.center) * self.scale * self._presences(pixels)
+            return scaled
 
     @torch.no_grad()
     def measure(self, x: Tensor, normalization: Normalization) -> None:
@@ -114,10 +115,9 @@ class Moments(nn.Module):
         self.polarity_floor.copy_((_FLOOR * pixels.cubes.mean(dim=0)).clamp_min(1e-9))
         self._subtract_rim(pixels)
         reliability = self._select_pairs(pixels)
-        raw, present = self._raw(pixels), self._presences(pixels)
-        level, patterns = raw.tensor_split([self.n_markers], dim=1)
-        self.center.copy_(torch.cat([level.mean(dim=0), _mean(patterns, present)]))
-        self.scale.copy_(self._scales(level - level.mean(dim=0), reliability))
+        raw = self._raw(pixels)
+        self.center.copy_(_mean(raw, self._presences(pixels)))
+        self.scale.copy_(self._scales(raw - self.center, reliability))
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
@@ -138,11 +138,11 @@ class Moments(nn.Module):
         return above / (above + self.half_present)
 
     def _presences(self, pixels: PixelMoments) -> Tensor:
-        """Return the weight of every pattern in each cell, (B, d - C)."""
+        """Return the weight of every column in each cell: that of levels and shapes is 1, (B, d)."""
         present = self._presence(pixels)
-        return torch.cat(
-            [present.repeat(1, 4), *(_of_both(present, getattr(self, name)) for name in PAIRS_PER_MARKER)], dim=1
-        )
+        pairs = (_of_both(present, getattr(self, name)) for name in PAIRS_PER_MARKER)
+        patterns = present.repeat(1, len(KINDS) - 1)
+        return torch.cat([torch.ones_like(present), patterns, *pairs, torch.ones_like(pixels.shape)], dim=1)
 
     def _raw(self, pixels: PixelMoments) -> Tensor:
         """Return the columns before they are centred, scaled, and weighted by presence, (B, d)."""
@@ -159,6 +159,7 @@ class Moments(nn.Module):
                 self._correlation(pixels.smooth_covariance, pixels, self.near)
                 - self.near_slope * self._correlation(pixels.covariance, pixels, self.near),
                 self._along(pixels, self.along),
+                pixels.shape,
             ],
             dim=1,
         )
@@ -212,9 +213,10 @@ class Moments(nn.Module):
         of_kept: Tensor = reliability[kept]
         return of_kept
 
-    def _scales(self, level: Tensor, reliability: Tensor) -> Tensor:
-        """Return the factor of every column, by centred levels (n, C) and the reliabilities of directions."""
+    def _scales(self, centred: Tensor, reliability: Tensor) -> Tensor:
+        """Return the factor of every column, by centred columns (n, d) and the reliabilities of directions."""
         # Between a scale of its own for every marker and one for all: a marker that varies more counts more.
+        level = centred[:, : self.n_markers]
         deviation = level.square().mean(dim=0).sqrt().clamp_min(1e-3)
         typical = (level.square().mean(dim=0) / deviation).mean().sqrt().clamp_min(1e-6)
         ones = torch.ones_like(deviation)
@@ -226,6 +228,7 @@ class Moments(nn.Module):
                 TOGETHER_WEIGHT * torch.ones_like(self.together[0], dtype=ones.dtype),
                 NEAR_WEIGHT * torch.ones_like(self.near_slope),
                 ALONG_WEIGHT * reliability,
+                SHAPE_WEIGHT / centred[:, -len(SHAPES) :].square().mean(dim=0).sqrt().clamp_min(1e-3),
             ]
         )
 

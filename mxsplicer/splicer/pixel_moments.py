@@ -31,6 +31,7 @@ class PixelMoments(NamedTuple):
     energy: Tensor  # (B, C) mean square gradient
     polarity: Tensor  # (B, C) mean of |g|² g, where g is the gradient away from the centre of the cell
     cubes: Tensor  # (B, C) mean of |g|³
+    shape: Tensor  # (B, 2) logarithms of the area in pixels and of the ratio of the axes
 
 
 def measure_pixels(x: Tensor, inside: Tensor, intensities: Callable[[Tensor], Tensor]) -> PixelMoments:
@@ -73,8 +74,31 @@ def _measure(x: Tensor, inside: Tensor, intensities: Callable[[Tensor], Tensor])
     smooth = _smooth(centred, _NEAR_PX)
     smooth = (smooth - ((smooth * mask).sum(dim=(2, 3)) / n)[..., None, None]) * mask
     return PixelMoments(
-        area, mean, variance, _covariance(centred, area), _covariance(smooth, area), rim, side, *_edges(centred, inside)
+        area,
+        mean,
+        variance,
+        _covariance(centred, area),
+        _covariance(smooth, area),
+        rim,
+        side,
+        *_edges(centred, inside),
+        _shape(inside, area),
     )
+
+
+def _shape(inside: Tensor, area: Tensor) -> Tensor:
+    """Return the logarithms of area and elongation, (B, 2): the axes are those of the ellipse of equal moments."""
+    places = torch.arange(inside.shape[-1], dtype=inside.dtype, device=inside.device)
+    columns, rows = inside.sum(dim=1), inside.sum(dim=2)  # (B, P)
+    x, y = ((counts * places).sum(dim=1) / area for counts in (columns, rows))
+    xx = (columns * (places - x[:, None]).square()).sum(dim=1) / area + 1 / 12  # a pixel has an extent
+    yy = (rows * (places - y[:, None]).square()).sum(dim=1) / area + 1 / 12
+    of_rows = (inside * (places - x[:, None])[:, None, :]).sum(dim=2)
+    xy = (of_rows * (places - y[:, None])).sum(dim=1) / area
+    difference = ((xx - yy).square() + 4 * xy.square()).sqrt()
+    minor = ((xx + yy - difference) / 2).clamp_min(1 / 12)
+    elongation = ((xx + yy + difference) / 2 / minor).log() / 2
+    return torch.stack([area.log(), elongation], dim=1)
 
 
 def _covariance(centred: Tensor, area: Tensor) -> Tensor:

@@ -31,5 +31,5 @@ def test_a_plan_is_printed_as_text_or_json_and_nothing_is_written(command, tmp_p
     assert outcome.out.startswith("cells   about ")
     assert "training" in outcome.out
     plan = json.loads(as_json.out)
-    assert plan["n_features"] == 265  # moments of 19 markers, and 112 learned
+    assert plan["n_features"] == 267  # moments of 19 markers, and 112 learned
     assert set(plan["seconds"]) >= {"patches", "embedding", "correlation and clusters"}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer.encoders import make_encoder
@@ -89,6 +90,28 @@ def test_side_does_not_depend_on_the_direction_and_pairs_depend_on_the_angle_bet
     assert z["CD3e side"][:100].min() > z["CD3e side"][100:].max()
     pair = z["CD3e with PD-1"]
     assert pair[:50].min() > pair[100:].max() > pair[100:].min() > pair[50:100].max()
+
+
+def test_area_and_elongation_are_those_of_the_cell():
+    places = np.mgrid[:PX, :PX] - PX / 2 + 0.5
+    patches, regions = cells()
+    for cell, (major, minor) in enumerate([(8, 8), (10, 5), (5, 10), (4, 4)]):
+        regions[cell] = np.where((places[0] / major) ** 2 + (places[1] / minor) ** 2 < 1, THIS_CELL, 0)
+    z, moments = moments_of(patches, regions, measured_on=patches)
+    area, elongation = z["area of the cell"], z["elongation of the cell"]
+
+    assert area[3] < area[1] < area[0]
+    assert area[1] == pytest.approx(area[2], rel=0.01)
+    assert elongation[1] == pytest.approx(elongation[2], rel=0.01)
+    assert min(elongation[1:3]) > max(elongation[[0, 3]])
+    scale = moments.scale[-1]
+    assert (elongation[1] - elongation[0]) / scale == pytest.approx(np.log(2), abs=0.05)
+
+
+@pytest.mark.parametrize("n_markers", [1, 2, 3, 5])
+def test_weights_can_be_saved_for_any_number_of_markers(tmp_path, n_markers):
+    moments = Moments(n_markers)
+    save_file(moments.state_dict(), tmp_path / "moments.safetensors")
 
 
 def test_what_lies_outside_the_cell_is_not_seen():

@@ -6,7 +6,7 @@ from anndata import AnnData
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
-from mxsplicer.splicer.moment_names import KINDS, columns_by_marker, names_of_moments
+from mxsplicer.splicer.moment_names import KINDS, SHAPES, columns_by_marker, names_of_moments
 from mxsplicer.tl.features import find_feature
 
 PAIRS = {"together": [(0, 1), (1, 2)], "near": [(0, 2)], "along": [(0, 1)]}
@@ -49,7 +49,8 @@ def test_the_features_of_a_marker_are_those_that_its_moments_are_computed_into()
     assert len(names) == moments.out_features
     columns = columns_by_marker(names)
     assert list(columns) == markers
-    assert sorted({column for some in columns.values() for column in some}) == list(range(len(names)))
+    of_markers = {column for some in columns.values() for column in some}
+    assert [name for column, name in enumerate(names) if column not in of_markers] == list(SHAPES)
 
 
 @pytest.mark.parametrize(
