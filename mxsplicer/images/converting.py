@@ -20,6 +20,7 @@ _BIOFORMATS = {
     ".sld": "SlideBook",
     ".zvi": "Zeiss ZVI",
     ".isyntax": "Philips iSyntax",
+    ".dcm": "DICOM",
 }
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pdf", ".svg")
 

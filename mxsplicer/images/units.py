@@ -45,7 +45,8 @@ class PixelSize:
         A number whose unit is not known is a problem. One pixel, nothing or no number are not a size.
         """
         sizes = []
-        for number, unit in zip((width, height), units, strict=True):
+        for given, unit_given in zip((width, height), units, strict=True):
+            number, unit = _apart(given, unit_given)
             size, um = to_number(number), um_per_unit(unit)
             if size is None or (size in (0, 1) and _bare(unit or "").removesuffix("s") in _UNCALIBRATED):
                 continue
@@ -71,7 +72,7 @@ def um_per_unit(unit: str | None) -> float | None:
 
 
 def to_number(text: object) -> float | None:
-    """Return the number in front of a unit, also with a decimal comma; None if missing, not a number or not finite.
+    """Return the number of a unit, also with a decimal comma; None if missing, not a number or not finite.
 
     Examples
     --------
@@ -85,6 +86,12 @@ def to_number(text: object) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _apart(number: object, unit: str | None) -> tuple[object, str | None]:
+    """Return a number and its unit, also where both are one text such as ``"0.5 µm"``."""
+    both = None if to_number(number) is not None else re.fullmatch(r"\s*([\d.,]+)\s*([^\d\s.,].*)", str(number))
+    return (both[1], both[2]) if both else (number, unit)
 
 
 def choose_pixel_size(sizes: Sequence[PixelSize]) -> tuple[float | None, str, str]:

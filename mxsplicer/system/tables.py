@@ -194,7 +194,7 @@ class _Lines:
             if _NOT_TEXT.search(line):
                 msg = "it is not text: it holds bytes such as zero"
                 raise csv.Error(msg)
-            if line.strip() and not line.startswith("#"):
+            if line.strip() and not line.lstrip(" ").startswith("#"):
                 yield line
 
 

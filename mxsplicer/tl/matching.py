@@ -41,7 +41,18 @@ SLIDE_COLUMNS = (
     "sample",
     "sample_id",
     "library_id",
+    "slide_id",
+    "slide_name",
+    "image_id",
+    "image_file",
+    "filename",
+    "file_name",
+    "sample_name",
     "region",
+    "roi",
+    "core",
+    "core_id",
+    "tma_core",
 )
 NAME_COLUMNS = ("obs_names", "name", "cell", "index", "")  # where the program's own names, such as S1_48, may stand
 _PLACE_COLUMNS = (  # x, y
@@ -57,11 +68,11 @@ _PLACE_COLUMNS = (  # x, y
 )
 KEY_COLUMNS = (*CELL_COLUMNS, *SLIDE_COLUMNS, *NAME_COLUMNS, *(name for pair in _PLACE_COLUMNS for name in pair))
 
-_MAYBE_TISSUE = ("region",)  # also a part of one slide
+_MAYBE_TISSUE = ("region", "roi", "core", "core_id", "tma_core")  # also a part of one slide
 _NAMED = re.compile(r"(.+)_(\d+)")  # <slide>_<cell id>
 _WHOLE = r"\d+(\.0+)?"
 _MIN_PLACES, _MIN_CORRELATION = 10, 0.9
-_MAX_LISTED = 5
+_MAX_LISTED, _LONG = 5, 80
 
 
 def match_cells(
@@ -172,7 +183,7 @@ def _slides_of_rows(table: pd.DataFrame, name: str, slides: Slides) -> tuple[str
         if (codes >= 0).any():
             return column, codes
     if len(slides.names) == 1:
-        columns = [column for column in columns if column.casefold() not in _MAYBE_TISSUE]
+        columns = [column for column in columns if column not in find_columns(columns, _MAYBE_TISSUE)]
     if not columns:
         return None, None
     others = [repr(one) for one in pd.unique(table[columns[0]]) if one]
@@ -316,4 +327,4 @@ def _log(name: str, rows: np.ndarray, n_rows: int, slide_of_cell: np.ndarray) ->
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + more
+    return ", ".join(name if len(name) <= _LONG else f"{name[:_LONG]}..." for name in names[:_MAX_LISTED]) + more

@@ -28,6 +28,7 @@ FOLDERS = {
     "MIBI": ["DAPI.tiff", "CD3.tiff", "CD20.tiff"],
     "numbered": ["01_DAPI.tif", "02_CD3.tif", "10_CD20.tif"],
     "Xenium": ["ch0000_DAPI.ome.tif", "ch0001_CD3.ome.tif", "ch0002_CD20.ome.tif"],
+    "COMET": ["scan_c00_DAPI.tif", "scan_c01_CD3.tif", "scan_c02_CD20.tif"],
     "MACSima": [f"00{i}_S_R-01_W-B-1_ROI-01_A-{name}_C-REA{i}.tif" for i, name in enumerate(NAMES)],
     "with the name of the slide": [f"Slide 1_{name}_region_002.tif" for name in NAMES],
     "capital endings": ["DAPI.TIF", "CD3.TIF", "CD20.TIFF"],
@@ -251,6 +252,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
+        ("a slide.dcm", r"a slide\.dcm is a DICOM file, which is not read. Convert it by .bioformats2raw"),
         ("a slide.czi", r"Convert it by .bioformats2raw \"a slide\.czi\" \"a slide\.zarr\"."),
         ("slide.LIF", "bioformats2raw"),
         ("slide.nd2", "bioformats2raw"),

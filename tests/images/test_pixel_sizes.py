@@ -69,6 +69,14 @@ def test_a_unit_of_any_spelling_is_understood_and_wins_over_the_resolution_tag(t
     assert ("OME-XML gives 0.5 µm per pixel and resolution tag 1" in caplog.text) == bool(tag)
 
 
+@pytest.mark.parametrize("number", ["0.5 µm", "0,5um", "500 nm"])
+@pytest.mark.parametrize("unit", ["µm", ""])
+def test_a_number_may_be_written_with_its_unit(tmp_path, number, unit):
+    slide = open_slide(sized(tmp_path / "slide.ome.tif", units(number, unit), **ONE_UM))
+
+    assert (slide.pixel_size_um, slide.pixel_size_from) == (pytest.approx(0.5), "OME-XML")
+
+
 @pytest.mark.parametrize("unit", ["furlong", "parsec", "xyz", "unknown"])
 def test_a_number_of_an_unknown_unit_is_reported_and_not_replaced(tmp_path, unit):
     path = sized(tmp_path / "slide.ome.tif", units(0.5, unit), **ONE_UM)

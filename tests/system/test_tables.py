@@ -27,7 +27,7 @@ SPELLINGS = {
     "Latin-1": joined(";").encode("latin-1"),
     "Windows": joined(";").replace("\n", "\r\n").encode("cp1252"),
     "old Mac": joined(",").replace("\n", "\r").encode(),
-    "comments": ("# my study; 2026, of\n" + joined(",").replace("\n1E2", "\n#2,left out\n1E2")).encode(),
+    "comments": ("# my study; 2026, of\n" + joined(",").replace("\n1E2", "\n#2,left out\n  # 3, too\n1E2")).encode(),
     "empty lines": ("\n" + joined(",").replace("\n", "\n\n,,\n")).encode(),
     "the spreadsheet's own line": ("sep=;\n" + joined(";")).encode(),
     "quotes": ",".join(f'"{name}"' for name in HEADER).encode() + b"\n" + joined(", ").split("\n", 1)[1].encode(),

@@ -63,7 +63,9 @@ def test_ids_are_matched_as_the_mask_or_the_program_wrote_them(tmp_path, cells, 
     assert adata.obs["type"].tolist() == wanted(adata)
 
 
-@pytest.mark.parametrize("column", ["Image", "imageid", "fov", "SLIDE", "library_id"])
+@pytest.mark.parametrize(
+    "column", ["Image", "imageid", "fov", "SLIDE", "library_id", "Slide ID", "slide_name", "filename", "ROI", "core"]
+)
 @pytest.mark.parametrize("spelling", ["{}.ome.tiff", "{}.TIF", "/a/{}.tif", "C:\\a\\{}.qptiff", "{}.tif - Image0"])
 def test_a_slide_is_known_by_its_file(tmp_path, cells, column, spelling):
     every = two_slides(cells)
@@ -74,6 +76,26 @@ def test_a_slide_is_known_by_its_file(tmp_path, cells, column, spelling):
     for adata in (every, only(every, "S00"), only(every, "S01")):
         join_labels(adata, tmp_path / "labels.csv", ["type"])
         assert adata.obs["type"].tolist() == wanted(adata)
+
+
+@pytest.mark.parametrize("column", ["Slide ID", "slide_name", "File Name", "filename", "image_id", "sample_name"])
+def test_a_table_that_names_other_slides_in_any_known_column_is_refused(tmp_path, cells, column):
+    every = two_slides(cells)
+    table_of(only(every, "S01")).rename(columns={"slide": column}).to_csv(tmp_path / "labels.csv", index=False)
+
+    with pytest.raises(InputError, match=rf"has cells of 'S01' \(column {column}\), and none of 'S00'"):
+        join_labels(only(every, "S00"), tmp_path / "labels.csv", ["type"])
+
+
+def test_a_message_about_long_names_is_short(tmp_path, cells):
+    adata = only(two_slides(cells), "S00")
+    table = table_of(adata)
+    table["slide"] = [f"{number}-{'x' * 100_000}" for number in range(len(table))]
+    table.to_csv(tmp_path / "labels.csv", index=False)
+
+    with pytest.raises(InputError, match="and none of 'S00'") as caught:
+        join_labels(adata, tmp_path / "labels.csv", ["type"])
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_slide_is_known_by_a_file_of_another_name(tmp_path, cells):

@@ -136,6 +136,9 @@ def _names_of_files(files: Sequence[Path]) -> list[str]:
     first = _n_shared(parts)
     last = _n_shared([part[first:][::-1] for part in parts])
     names = ["_".join(part[first : len(part) - last]) for part in parts]
+    numbered = [_NUMBERED.fullmatch(name) for name in names]  # COMET: scan_c00_DAPI
+    if all(numbered):
+        names = [match[1] for match in numbered if match]
     return names if all(names) else stems
 
 
