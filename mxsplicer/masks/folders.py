@@ -41,7 +41,11 @@ def find_masks(folder: Path, slides: Sequence[str], kind: Kind) -> list[Path]:
             msg = (
                 f"folder {folder} holds {len(files)} {what} whose name begins with {slide!r} ({listed}); one is needed."
             )
-            raise InputError(msg, "Give the masks one by one, in the order of the slides." if files else "")
+            example = f"{slide}_{'mask' if kind == 'cells' else kind}.tif"
+            remedy = (
+                f"Give the masks one by one, in the order of the slides, or call each as its slide, such as {example}."
+            )
+            raise InputError(msg, remedy)
     return [files[0] for files in found.values()]
 
 
@@ -77,7 +81,7 @@ def _ranked(folder: Path, slide: str, slides: Collection[str], kind: Kind) -> li
         if accepts(path):
             stem = _stem(path)
             if _owner(stem, slides) == slide:
-                ranked.append((_rank(stem[len(slide) :], kind), path))
+                ranked.append((_rank(stem[len(slide) :], kind) + 4 * (not stem.startswith(slide)), path))
         elif path.is_dir() and re.search(rf"(^|[^A-Za-z0-9]){re.escape(slide)}$", path.name):
             inside = [file for file in sorted(path.iterdir()) if accepts(file) and not file.name.startswith(".")]
             ranked += [(2 + _rank(f" {_stem(file)}", kind), file) for file in inside]
@@ -85,9 +89,17 @@ def _ranked(folder: Path, slide: str, slides: Collection[str], kind: Kind) -> li
 
 
 def _owner(stem: str, slides: Collection[str]) -> str | None:
-    """Return the slide with the longest name that the name of a file in a folder begins with."""
-    owners = [slide for slide in slides if stem.startswith(slide) and not stem[len(slide) : len(slide) + 1].isalnum()]
-    return max(owners, key=len, default=None)
+    """Return the slide with the longest name that the name of a file in a folder begins with.
+
+    Where no slide is written like the file, capitals are ignored, if just one slide is meant then.
+    """
+    slides = [slide for slide in slides if not stem[len(slide) : len(slide) + 1].isalnum()]
+    exact = [slide for slide in slides if stem.startswith(slide)]
+    if exact:
+        return max(exact, key=len)
+    alike = [slide for slide in slides if stem[: len(slide)].casefold() == slide.casefold()]
+    longest = [slide for slide in alike if len(slide) == max(map(len, alike))]
+    return longest[0] if len(longest) == 1 else None
 
 
 def _rank(remainder: str, kind: Kind) -> int:
@@ -103,6 +115,8 @@ def _rank(remainder: str, kind: Kind) -> int:
 
 
 def _may_be_mask(path: Path) -> bool:
+    if path.name.endswith("_seg.npy"):  # Cellpose's session in Python objects, next to the masks it wrote
+        return False
     return is_label_file(path) or (path.is_file() and is_geojson(path))
 
 

@@ -171,6 +171,10 @@ FOLDERS = [  # files in the folder, slides, kind, the file of each slide
     (["unmicst-a-1/cell.ome.tif", "unmicst-a-1/nuclei.ome.tif"], ["a-1"], "cells", ["unmicst-a-1/cell.ome.tif"]),
     (["unmicst-a-1/cell.ome.tif", "unmicst-a-1/nuclei.ome.tif"], ["a-1"], "nuclei", ["unmicst-a-1/nuclei.ome.tif"]),
     (["S1_cp_masks.png", "S1.ome.tif.csv"], ["S1"], "cells", ["S1_cp_masks.png"]),
+    (["S1_cp_masks.tif", "S1_seg.npy"], ["S1"], "cells", ["S1_cp_masks.tif"]),
+    (["s1_MASK.tif", "S10_mask.tif"], ["S1", "s10"], "cells", ["s1_MASK.tif", "S10_mask.tif"]),
+    (["tumor1.tif", "Tumor1.tif"], ["Tumor1"], "cells", ["Tumor1.tif"]),
+    (["tumor1.tif", "Tumor1.tif"], ["Tumor1", "tumor1"], "cells", ["Tumor1.tif", "tumor1.tif"]),
     (["S1.geojson.gz", "S2.zip.txt"], ["S1"], "cells", ["S1.geojson.gz"]),
     (["S1.OME.TIF", "S10.OME.TIF"], ["S1", "S10"], "cells", ["S1.OME.TIF", "S10.OME.TIF"]),
 ]
