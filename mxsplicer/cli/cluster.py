@@ -12,6 +12,8 @@ from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_WIDTH = 21  # of "too small or unstable"
+
 # Options of this command alone.
 _NNeighbors = Annotated[int, typer.Option(min=2, help="Nearest neighbours of each cell in the graph.")]
 _MaxCells = Annotated[
@@ -43,10 +45,10 @@ def cluster_command(
     enrichment: _Enrichment = False,
     seed: Seed = 0,
 ) -> None:
-    """Cluster the cells of a result again, compute a UMAP and suggest names; cells.h5ad is replaced at the end.
+    """Cluster the cells of a result again, compute a UMAP, and suggest names and verdicts.
 
-    With --roi only the cells inside are clustered, and the others have no cluster. Cells that were clustered with the
-    same settings are not clustered again.
+    cells.h5ad is replaced at the end. With --roi only the cells inside are clustered, and the others have no cluster.
+    Cells that were clustered with the same settings are not clustered again.
     """
     from mxsplicer import tl
     from mxsplicer.embedding.h5ad import open_cells, save_cells
@@ -71,14 +73,15 @@ def cluster_command(
             with tl.restricted(adata, roi) as cells:
                 tl.cluster(cells, max_cells=max_cells, **settings)  # type: ignore[arg-type]
                 tl.name_clusters(cells)
+                tl.explain_clusters(cells)
                 if enrichment:
                     tl.enrich_neighbourhoods(cells)
             adata.uns["mxsplicer_cluster"] |= about
             save_cells(adata, path)
-        clusters = adata.obs[["leiden", "leiden_name"]].dropna()
+        table = tl.explanation_of(adata)
         update_features(path.parent, adata)
-    for (name, suggested), cells in clusters.groupby(["leiden", "leiden_name"], observed=True):
-        typer.echo(f"{name:>3}  {len(cells):>9,} cells  {suggested.removeprefix(f'{name}: ')}")
+    for cluster, row in table.iterrows():
+        typer.echo(f"{cluster:>3}  {row['count']:>9,} cells  {row['verdict']:<{_WIDTH}}  {row['name']}")
     if complete:
         typer.echo(f"{path} is complete")
         return
@@ -93,7 +96,9 @@ def _is_complete(adata: "AnnData", settings: dict[str, Any], max_cells: int, *, 
     about = adata.uns.get("mxsplicer_cluster", {})
     if "leiden_name" not in adata.obs or not names_fit(adata.obs["leiden"], adata.obs["leiden_name"]):
         return False
-    if clusters_changed(adata) or any(about.get(name) != value for name, value in settings.items()):
+    if "mxsplicer_clusters" not in adata.uns or clusters_changed(adata):
+        return False
+    if any(about.get(name) != value for name, value in settings.items()):
         return False
     has_enrichment = "leiden_nhood_enrichment" in adata.uns
     n_cells = int(adata.obs["leiden"].notna().sum())

@@ -1,4 +1,4 @@
-"""The section "Clusters in the tissue": positions, marker profiles, suggested names and neighbourhoods."""
+"""The verdicts on clusters at the top of the page, and the section "Clusters in the tissue"."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure,
 from mxsplicer.report.tissue import MOST_SLIDES
 from mxsplicer.tl.clustering import cluster_profiles, suggest_cluster_names
 from mxsplicer.tl.enrichment import enrichment_is_current
+from mxsplicer.tl.explanation import REAL, explanation_of
 from mxsplicer.tl.reading import rows_by_slide
 
 _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
@@ -19,6 +20,30 @@ _MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
 def profiles_of(adata: AnnData) -> pd.DataFrame | None:
     """Return the marker profile of each cluster for the section on clusters, or None without clusters."""
     return cluster_profiles(adata) if "leiden" in adata.obs else None
+
+
+def verdicts_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return one row per cluster, with its name and verdict, and how many cells are in clusters that are not real."""
+    if profiles is None or profiles.empty:
+        return None
+    table = explanation_of(adata)
+    codes = {str(name): code for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories)}
+    rows = [
+        {
+            "cluster": str(cluster),
+            "color": colors.category_color(codes[str(cluster)]),
+            "n": f"{row['count']:,}",
+            "name": row["name"],
+            "markers": row["markers"] or "none",
+            "verdict": row["verdict"],
+            "flagged": row["verdict"] != REAL,
+            "reason": row["reason"],
+        }
+        for cluster, row in table.iterrows()
+    ]
+    flagged = table["verdict"] != REAL
+    share = float(table["count"][flagged].sum() / table["count"].sum())
+    return {"rows": rows, "n_flagged": int(flagged.sum()), "share": f"{share:.0%}"}
 
 
 def clusters_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:

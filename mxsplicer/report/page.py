@@ -20,7 +20,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.report import header
-from mxsplicer.report.clusters import clusters_section, profiles_of
+from mxsplicer.report.clusters import clusters_section, profiles_of, verdicts_section
 from mxsplicer.report.correlations import correlations_section
 from mxsplicer.report.examples import examples_section
 from mxsplicer.report.explorer import explorer_data
@@ -126,6 +126,7 @@ def _content(
     return {
         "title": header.title(adata),
         "summary": header.summary(adata, scores),
+        "verdicts": verdicts_section(adata, profiles),
         "tissue": tissue_section(adata, slides, masks),
         "markers": cards,
         "quality": quality_section(adata, cards),

@@ -100,6 +100,7 @@ def interpret(
         give_back()
         tl.cluster(adata, use_rep=basis, seed=options.seed)
         tl.name_clusters(adata)
+        tl.explain_clusters(adata)
     if adata.obs["slide"].nunique() > 1:
         with timed("mixing of slides"):
             _add_mixing(adata, use_rep, seed=options.seed)

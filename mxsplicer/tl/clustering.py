@@ -92,6 +92,7 @@ def cluster(
     names = [str(code) for code in range(leiden.max() + 1)]
     adata.obs["leiden"] = pd.Categorical.from_codes(leiden, categories=pd.Index(names))
     adata.obsm["X_umap"] = umap
+    adata.uns.pop("mxsplicer_clusters", None)  # explanations of the earlier clusters
     adata.uns["mxsplicer_cluster"] = {
         "use_rep": use_rep,
         "resolution": float(resolution),

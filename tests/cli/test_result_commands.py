@@ -52,6 +52,9 @@ def test_clusters_are_computed_again_in_place_and_named(command, result):
     np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
     largest = after.obs["leiden_name"].value_counts().iloc[0]
     assert done.out.splitlines()[0].split()[:3] == ["0", f"{largest:,}", "cells"]
+    table = after.uns["mxsplicer_clusters"]
+    assert table["count"].to_dict() == after.obs["leiden"].value_counts().to_dict()
+    assert all(verdict in done.out for verdict in table["verdict"])
 
 
 def test_clusters_with_the_same_settings_are_not_computed_again(command, result):

@@ -18,7 +18,7 @@ from mxsplicer.report import write_report
 NAME = "S<01></script><script>console.error(1)</script>"
 MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")
 SECTIONS = (
-    *("tissue", "markers", "cells", "training", "umap", "clusters", "examples", "correlations", "scores"),
+    *("verdicts", "tissue", "markers", "cells", "training", "umap", "clusters", "examples", "correlations", "scores"),
     *("limitations", "settings"),
 )
 
@@ -110,6 +110,15 @@ def test_the_page_has_every_section(page):
     for section in SECTIONS:
         assert f'<section id="{section}"' in text
         assert f'href="#{section}"' in text
+
+
+def test_the_page_opens_with_one_verdict_for_each_cluster(page):
+    text = page.read_text()
+
+    section = text[text.index('<section id="verdicts"') :].split("</section>")[0]
+    assert text.index("<section ") == text.index('<section id="verdicts"')
+    assert section.count('<tr><th scope="row">') == int(re.findall(r"<dt>clusters</dt><dd>(\d+)</dd>", text)[0])
+    assert "real" in section
 
 
 def test_the_page_needs_no_network_and_runs_its_own_script_alone(page):

@@ -1,0 +1,129 @@
+"""Verdicts on clusters of cells whose truth is known."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from mxsplicer import tl
+from mxsplicer.errors import InputError
+
+MARKERS = ["Hoechst", "CD163", "SMA", "CD4", "AF1"]
+POSITIVE = {"macrophage": "CD163", "fibroblast": "SMA", "next to macrophage": "SMA", "stained": "SMA", "few": "SMA"}
+
+
+@pytest.fixture
+def adata():
+    """Macrophages express CD163, which spills over to fibroblasts near them; others have more CD4 without a pattern."""
+    rng = np.random.default_rng(0)
+    sizes = {"macrophage": 200, "next to macrophage": 200, "fibroblast": 400, "stained": 150, "few": 8}
+    kind = np.repeat(list(sizes), list(sizes.values()))
+    n = len(kind)
+    intensity = rng.lognormal(np.log(50), 0.2, (n, len(MARKERS)))
+    for one, marker in POSITIVE.items():
+        intensity[kind == one, MARKERS.index(marker)] *= 40
+    intensity[kind == "next to macrophage", 1] *= 4
+    intensity[kind == "stained", 3] *= 1.8
+    intensity[kind == "few", 3] *= 2.5
+    points = rng.uniform(0, 400, (n, 2)) + np.array([1000, 0])
+    points[:400] = np.tile(10 * np.stack(np.divmod(np.arange(200), 20), axis=1), (2, 1))
+    points[200:400] += 3  # each next to one macrophage
+    z = np.hstack([np.log(intensity), 3 * np.array([[one == other for other in sizes] for one in kind])])
+    spread = rng.normal(0, 1, n)
+    names = [f"{marker} level" for marker in MARKERS] + ["CD4 spread"] + [f"learned {i}" for i in range(5)]
+    z = np.hstack([z[:, :5], spread[:, None], z[:, 5:]])
+    return AnnData(
+        intensity.astype(np.float32),
+        obs=pd.DataFrame({"leiden": pd.Categorical(kind)}, index=[f"S_{i}" for i in range(n)]),
+        var=pd.DataFrame(index=MARKERS),
+        obsm={"spatial": points, "X_splicer": z.astype(np.float32)},
+        uns={"mxsplicer": {"features": np.array(names)}},
+    )
+
+
+def test_each_kind_of_artefact_is_recognised_and_real_clusters_are_not_called_one(adata):
+    table = tl.explain_clusters(adata)
+
+    assert table["verdict"].to_dict() == {
+        "macrophage": "real",
+        "fibroblast": "real",
+        "next to macrophage": "spill-over",
+        "stained": "unspecific staining",
+        "few": "too small or unstable",
+    }
+    assert table["count"].to_dict() == adata.obs["leiden"].value_counts().to_dict()
+
+
+def test_spill_over_has_its_marker_its_source_and_its_share(adata):
+    row = tl.explain_clusters(adata).loc["next to macrophage"]
+
+    assert (row["marker"], row["source"], row["sibling"]) == ("CD163", "macrophage", "fibroblast")
+    assert row["spillover"] > 0.9
+    assert row["spillover_sibling"] < 0.2
+    assert row["name"] == "SMA+ (CD163 spill-over)"
+    assert "mostly of cluster macrophage" in row["reason"]
+
+
+def test_a_marker_that_has_its_pattern_is_not_unspecific(adata):
+    adata.obsm["X_splicer"][(adata.obs["leiden"] == "stained").to_numpy(), 5] += 2
+
+    row = tl.explain_clusters(adata).loc["stained"]
+
+    assert (row["verdict"], row["marker"]) == ("real", "CD4")
+    assert "CD4+" in row["name"]
+
+
+def test_a_cluster_that_a_channel_without_antibody_sets_apart_is_unspecific(adata):
+    adata.X[(adata.obs["leiden"] == "stained").to_numpy(), 4] *= 5
+
+    row = tl.explain_clusters(adata).loc["stained"]
+
+    assert (row["verdict"], row["marker"]) == ("unspecific staining", "AF1")
+
+
+def test_clusters_of_the_border_or_of_one_slide_are_technical(adata):
+    adata.obs["at_border"] = (adata.obs["leiden"] == "stained").to_numpy()
+    assert tl.explain_clusters(adata)["verdict"]["stained"] == "technical"
+
+    adata.obs["at_border"] = False
+    adata.obs["batch"] = np.where(adata.obs["leiden"] == "stained", "B", "A")
+    row = tl.explain_clusters(adata).loc["stained"]
+    assert (row["verdict"], "batch B" in row["reason"]) == ("technical", True)
+
+
+def test_a_cluster_scattered_among_others_in_the_representation_is_unstable(adata):
+    rows = np.flatnonzero(adata.obs["leiden"] == "fibroblast")
+    adata.obs["leiden"] = adata.obs["leiden"].cat.add_categories("random")
+    adata.obs.iloc[rows[::4], 0] = "random"
+
+    assert tl.explain_clusters(adata)["verdict"]["random"] == "too small or unstable"
+
+
+def test_tests_that_are_not_possible_are_named(adata):
+    del adata.obsm["spatial"], adata.obsm["X_splicer"]
+
+    row = tl.explain_clusters(adata).loc["next to macrophage"]
+
+    assert row["verdict"] == "real"
+    assert row["reason"].endswith("Not tested: spill-over, unspecific staining, stability.")
+
+
+def test_the_table_is_stored_and_survives_writing_and_new_clusters_make_a_new_one(adata, tmp_path):
+    table = tl.explain_clusters(adata)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad")
+
+    pd.testing.assert_frame_equal(tl.explanation_of(back), table, check_dtype=False, check_index_type=False)
+    back.obs["leiden"] = "all"
+    assert tl.explanation_of(back)["verdict"].to_dict() == {"all": "real"}
+
+
+def test_cells_without_a_cluster_are_left_out(adata):
+    adata.obs.loc[adata.obs["leiden"] == "few", "leiden"] = None
+    assert "few" not in tl.explain_clusters(adata).index
+
+    adata.obs["leiden"] = pd.Categorical([None] * adata.n_obs)
+    with pytest.raises(InputError, match="no cluster of any cell"):
+        tl.explain_clusters(adata)
