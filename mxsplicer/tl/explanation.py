@@ -267,7 +267,9 @@ class _Cells:
             return None
         points = np.asarray(self.adata.obsm["spatial"], dtype=np.float64)
         near = np.tile(np.arange(len(points))[:, None], _N_NEIGHBOURS)  # a cell without neighbours is its own
-        for rows in rows_by_slide(self.adata).values():
+        known = np.asarray(np.isfinite(points).all(axis=1))
+        for of_slide in rows_by_slide(self.adata).values():
+            rows = of_slide[known[of_slide]]
             k = min(_N_NEIGHBOURS + 1, len(rows))
             if k > 1:
                 near[rows, : k - 1] = rows[KDTree(points[rows]).query(points[rows], k=range(2, k + 1))[1]]
@@ -333,7 +335,7 @@ class _Cells:
     def _at_border(self, inside: np.ndarray) -> float:
         if "at_border" not in self.adata.obs:
             return np.nan
-        return float(self.adata.obs["at_border"].to_numpy(dtype=bool)[inside].mean())
+        return float(self.adata.obs["at_border"].isin([True]).to_numpy()[inside].mean())
 
 
 def _raised(found: _Evidence) -> str:

@@ -120,6 +120,13 @@ def test_the_table_is_stored_and_survives_writing_and_new_clusters_make_a_new_on
     assert tl.explanation_of(back)["verdict"].to_dict() == {"all": "real"}
 
 
+def test_a_cell_may_lack_a_position_and_a_flag_of_the_border(adata):
+    adata.obsm["spatial"][500] = np.nan
+    adata.obs["at_border"] = pd.array([None] * adata.n_obs, dtype="boolean")
+
+    assert tl.explain_clusters(adata)["verdict"]["next to macrophage"] == "spill-over"
+
+
 def test_cells_without_a_cluster_are_left_out(adata):
     adata.obs.loc[adata.obs["leiden"] == "few", "leiden"] = None
     assert "few" not in tl.explain_clusters(adata).index
