@@ -285,10 +285,15 @@ def split_cells(path: str | Path, places: Mapping[str, Path]) -> None:
 def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return ``obs`` of several h5ad files one below the other; categories are those of all, in order of appearance.
 
-    A column that has numbers in one table and text in another becomes text.
+    A column that has numbers in one table and text in another becomes text. One of numbers that a table lacks or leaves
+    empty has NaN there; of truth values it becomes text.
     """
     columns = list(dict.fromkeys(column for table in tables for column in table))
     mixed = mixed_columns(tables)
+    known = {name for table in tables for name in table if table[name].notna().any()}
+    tables = [
+        table.drop(columns=[one for one in table if one in known and table[one].isna().all()]) for table in tables
+    ]
     tables = [table.assign(**{name: _as_text(table[name]) for name in mixed if name in table}) for table in tables]
     joined = pd.concat([table.astype(_plain_types(table)) for table in tables])[columns]
     for column in columns:
@@ -296,6 +301,10 @@ def join_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         if all(isinstance(one.dtype, pd.CategoricalDtype) for one in own):
             categories = list(dict.fromkeys(name for one in own for name in one.cat.categories))
             joined[column] = pd.Categorical(joined[column], categories)
+        elif column not in known:
+            joined[column] = joined[column].astype(np.float64)
+        elif joined[column].isna().any() and all(one.dtype == bool for one in own):
+            joined[column] = _as_text(joined[column])
     return joined
 
 

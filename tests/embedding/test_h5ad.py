@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mxsplicer.embedding.h5ad import named_layers, open_cells, save_cells, write_cells, write_obs, write_uns
+from mxsplicer.embedding.h5ad import join_obs, named_layers, open_cells, save_cells, write_cells, write_obs, write_uns
 
 KNOWN_TO_0_10 = {
     "anndata",
@@ -97,3 +97,30 @@ def test_a_file_that_another_program_wrote_is_completed_with_plain_strings(adata
     for name in ("new", "newer"):
         assert found.obs[name].isna().tolist() == [False, True, False]
         assert found.obs[name].dropna().tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("empty", ["category", "float64", "absent"])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (np.array([61, 48]), [61.0, 48.0]),
+        (np.array([2.5, 1.0]), [2.5, 1.0]),
+        (np.array([True, False]), ["True", "False"]),
+        (pd.Categorical(["a", "b"]), ["a", "b"]),
+        (pd.array([3, 4], dtype="Int64"), [3, 4]),
+        (np.array([np.nan, np.nan]), [np.nan, np.nan]),
+    ],
+)
+def test_a_column_that_one_slide_leaves_empty_is_joined_and_written(tmp_path, values, wanted, empty, first):
+    given = pd.DataFrame({"age": values}, index=["a1", "a2"])
+    lacking = pd.DataFrame(index=["b1"])
+    if empty != "absent":
+        lacking["age"] = pd.Series([np.nan], index=["b1"], dtype=empty)
+
+    obs = join_obs([lacking, given] if first else [given, lacking])
+    write_cells(anndata.AnnData(np.ones((3, 1), np.float32), obs=obs), tmp_path / "cells.h5ad")
+
+    read = anndata.read_h5ad(tmp_path / "cells.h5ad").obs["age"]
+    assert pd.isna(read["b1"])
+    pd.testing.assert_series_equal(read[["a1", "a2"]].astype(object), pd.Series(wanted, ["a1", "a2"], object, "age"))
