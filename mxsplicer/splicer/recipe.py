@@ -130,7 +130,7 @@ class Recipe:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
     encoder: str = "resnet18+texture+moments"
-    encoder_width: int = 16  # a quarter of the paper's, for a laptop: docs/performance.md
+    encoder_width: int = 8  # an eighth of the paper's: docs/performance.md
     component_encoder: str = "lean"  # the paper's is a ResNet like the primary one
     component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little
     components_per_step: int | None = None

@@ -334,7 +334,10 @@ def feature_groups(study: Study) -> list[tuple[str, list[int]]]:
     groups = [("Levels of markers", [int(columns[0]) for columns in of_markers.values()])]
     groups += [(f"Patterns of {marker}", columns[1:].tolist()) for marker, columns in of_markers.items()]
     listed = {column for _, columns in groups for column in columns}
-    groups.append(("Learned features", [column for column in range(study.n_features) if column not in listed]))
+    others = [column for column in range(study.n_features) if column not in listed]
+    learned = [column for column in others if study.feature_names[column].startswith("learned ")]
+    groups.append(("Shape of the cell", [column for column in others if column not in learned]))
+    groups.append(("Learned features", learned))
     return [(heading, columns) for heading, columns in groups if columns]
 
 

@@ -67,7 +67,8 @@ def test_the_list_of_features_starts_with_levels_and_goes_on_marker_by_marker(st
     assert groups["Levels of markers"] == [f"{marker} level" for marker in opened.markers[:4]]
     assert groups[f"Patterns of {second}"][:4] == [f"{second} {kind}" for kind in ("rim", "side", "spread", "polarity")]
     assert all(f"{first} with {second}" in groups[f"Patterns of {marker}"] for marker in (first, second))
-    assert list(groups)[-1] == "Learned features"
+    assert list(groups)[-2:] == ["Shape of the cell", "Learned features"]
+    assert groups["Shape of the cell"] == ["area of the cell", "elongation of the cell"]
     assert groups["Learned features"][:2] == ["learned 1", "learned 2"]
     assert feature_groups(study) == [("", list(range(study.n_features)))]
 

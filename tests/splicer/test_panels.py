@@ -104,7 +104,7 @@ def test_a_marker_that_a_slide_lacks_has_no_loss(stores):
 
 @pytest.mark.parametrize(
     ("method", "normalization"),
-    [("splicer", "common"), ("splicer", "slide"), ("joint", "common"), ("sigma", "common"), ("trident", "common")],
+    [("splicer", "common"), ("splicer", "gain"), ("joint", "common"), ("sigma", "common"), ("trident", "common")],
 )
 def test_a_model_of_any_marker_is_trained_and_takes_slides_that_lack_some(stores, tmp_path, method, normalization):
     recipe = replace(SMALL, method=method, normalization=normalization)
