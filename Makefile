@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
-DEMO_STEPS ?= 50
+DEMO_STEPS ?= 40
 
 # The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
 NEWEST_PYTHON ?= python3.13
