@@ -117,6 +117,7 @@ def speed(store: PatchStore, given: argparse.Namespace, folder: Path) -> list[di
         one = with_markers(store, n_markers, wide)
         steps = 5 if given.quick else 60
         long = replace(recipe(), max_steps=2 * steps, batch_size=64 if given.quick else 512)
+        train(one, folder / f"warm-{n_markers}", recipe=replace(long, max_steps=2), device=given.device)
         seconds = {}
         for n in (steps, 2 * steps):  # the difference of two trainings is without what happens once
             started = time.perf_counter()
