@@ -12,7 +12,7 @@ DEMO_STEPS ?= 40
 # The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
 NEWEST_PYTHON ?= python3.13
 NEWEST_TESTS := tests/embedding tests/export tests/napari/test_study.py tests/cli/test_result_commands.py \
-	tests/tl/test_outlines.py tests/tl/test_provenance.py
+	tests/tl/test_drawn_outlines.py tests/tl/test_fingerprints.py
 
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
 SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')

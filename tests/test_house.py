@@ -173,3 +173,11 @@ def test_embed_help_fits_on_a_screen():
     found = {one.group(1) for line in text.splitlines() if (one := re.match(r"[\s│*]*(--[a-z][a-z-]+)", line))}
     show("options that embed --help shows", sorted(found))
     assert 1 < len(found - {"--help", "--help-all"}) <= 20
+
+
+def test_what_the_makefile_tests_with_the_newest_packages_exists():
+    named = re.search(r"NEWEST_TESTS := (.*(?:\\\n.*)*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named is not None
+    paths = named[1].replace("\\\n", " ").split()
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
