@@ -155,9 +155,9 @@ class Moments(nn.Module):
                 pixels.side / deviation,
                 deviation.log(),
                 self._polarity(pixels) - self.polarity_slope * rim,
-                self._correlation(pixels.covariance, pixels, self.together),
-                self._correlation(pixels.smooth_covariance, pixels, self.near)
-                - self.near_slope * self._correlation(pixels.covariance, pixels, self.near),
+                _correlation(pixels.covariance, deviation, self.together),
+                _correlation(pixels.smooth_covariance, deviation, self.near)
+                - self.near_slope * _correlation(pixels.covariance, deviation, self.near),
                 self._along(pixels, self.along),
                 pixels.shape,
             ],
@@ -169,11 +169,6 @@ class Moments(nn.Module):
 
     def _polarity(self, pixels: PixelMoments) -> Tensor:
         return pixels.polarity / (pixels.cubes + self.polarity_floor)
-
-    def _correlation(self, covariance: Tensor, pixels: PixelMoments, pairs: Tensor) -> Tensor:
-        first, second = pairs
-        deviation = self._deviation(pixels)
-        return covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
 
     def _directions(self, pixels: PixelMoments) -> Tensor:
         return pixels.direction / (pixels.energy.square() + self.edge_floor.square()).sqrt()[..., None]  # (B, C, 2)
@@ -193,10 +188,11 @@ class Moments(nn.Module):
         """Keep the pairs that vary most; return the reliability of the directions of those that are kept."""
         possible = torch.triu_indices(self.n_markers, self.n_markers, 1, device=pixels.area.device)
         present = _of_both(self._presence(pixels), possible)
-        together = self._correlation(pixels.covariance, pixels, possible)
+        deviation = self._deviation(pixels)
+        together = _correlation(pixels.covariance, deviation, possible)
         self.together.copy_(possible[:, _most(_variance(together, present), self.together.shape[1])])
 
-        near = self._correlation(pixels.smooth_covariance, pixels, possible)
+        near = _correlation(pixels.smooth_covariance, deviation, possible)
         slope = _slope(together, near, torch.ones_like(near))
         kept = _most(_variance(near - slope * together, present), self.near.shape[1])
         self.near.copy_(possible[:, kept])
@@ -306,6 +302,11 @@ class WithMoments(nn.Module):
         self.center.copy_(center)
         self.scale.copy_(scale)
         return shift, factor
+
+
+def _correlation(covariance: Tensor, deviation: Tensor, pairs: Tensor) -> Tensor:
+    first, second = pairs
+    return covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
 
 
 def _of_both(present: Tensor, pairs: Tensor) -> Tensor:
