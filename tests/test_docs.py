@@ -1,5 +1,6 @@
 """Every Python block of the documentation runs, and every option shown exists."""
 
+import math
 import re
 import shlex
 import shutil
@@ -121,6 +122,20 @@ def test_weights_of_moments_are_those_of_the_code():
     assert documented == [getattr(moments, f"{name}_WEIGHT") for name in names]
 
 
+def test_no_page_of_the_documentation_is_longer_than_three_screens():
+    for page in ROOT.glob("docs/*.md"):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        prose = [line for line in text.splitlines() if line.strip() and not line.startswith("    ")]
+        lines = sum(math.ceil(len(line) / 100) for line in prose)
+        assert lines <= 160, f"{page.name} has {lines} lines of 100 characters, without code"
+
+
+def test_the_first_page_lists_every_page_once():
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[[^\]]+\]\(([a-z-]+\.md)\) \|", index, re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md") if page.name != "index.md")
+
+
 def test_links_between_pages_point_to_existing_files():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -140,7 +155,7 @@ def test_readme_fields_are_those_of_a_result(reader):
     import anndata
 
     adata = anndata.read_h5ad("slide.mxs/cells.h5ad")
-    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "docs/anndata.md").read_text(encoding="utf-8")
     optional = {
         "X_joint",
         "X_untrained",

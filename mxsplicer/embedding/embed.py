@@ -63,7 +63,7 @@ def embed(
 
     Returns
     -------
-    ``X`` mean raw intensity (N, markers); ``obsm["spatial"]`` (x, y) in µm; ``obs`` as docs/reference.md lists it.
+    ``X`` mean raw intensity (N, markers); ``obsm["spatial"]`` (x, y) in µm; ``obs`` as docs/anndata.md lists it.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Patterns that differ only in the arrangement of what they consist of, not in its amount, size or place.
 
-docs/simulation.md describes the biological model of each. Positions are drawn from the pixels of each cell in the order
-of its rows, so that neighbouring blocks, which both render a cell at their border, draw alike.
+docs/simulation-arrangements.md describes the biological model of each. Positions are drawn from the pixels of each
+cell in the order of its rows, so that neighbouring blocks, which both render a cell at their border, draw alike.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Settings of the simulated tissue: its panel, cells, optics and camera. docs/simulation.md gives their sources."""
+"""Settings of the simulated tissue: panel, cells, optics, camera. docs/simulation-settings.md gives their sources."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """Simulate a slide of tissue whose truth is known: a pyramidal OME-TIFF, its mask and a table of its cells.
 
 Every cell is a function of the seed and of its place, so a slide of any size is made block by block without holding it
-in memory. docs/simulation.md lists every setting with the figure or the real image it comes from; they were fixed
-before anything was trained on them.
+in memory. docs/simulation-settings.md lists every setting with the figure or the real image it comes from; they were
+fixed before anything was trained on them.
 """
 
 import tempfile

@@ -48,8 +48,8 @@ def correlate(
 ) -> None:
     """Correlate the intensity of every marker with every learned feature.
 
-    A marker or a feature that is constant over all cells has the correlation 0. docs/correlations.md explains each
-    number. Without ``obsm["spatial"]``, what needs centroids is left out, and ``uns[...]["left_out"]`` gives the
+    A marker or a feature that is constant over all cells has the correlation 0. docs/correlation-numbers.md explains
+    each number. Without ``obsm["spatial"]``, what needs centroids is left out, and ``uns[...]["left_out"]`` gives the
     reason.
 
     Parameters

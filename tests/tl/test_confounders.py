@@ -14,8 +14,8 @@ def spilled(*, of_cells: bool, seed: int = 0, n: int = 6000) -> AnnData:
     """Return cells of which some have the faint marker "True", next to sources of the bright marker "Bright".
 
     The sources are cells, one in fifty, or fibres, which are not in the mask. A fifth of their signal spills over to a
-    cell 6 µm away, as was measured for cells that touch several bright ones (docs/simulation.md). The feature encodes
-    which cells have "True".
+    cell 6 µm away, as was measured for cells that touch several bright ones (docs/simulation-settings.md). The feature
+    encodes which cells have "True".
     """
     rng = np.random.default_rng(seed)
     points = rng.uniform(0, 10 * np.sqrt(n), (n, 2))
