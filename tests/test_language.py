@@ -51,6 +51,8 @@ AVOID = {  # name: pattern, and what to write instead
     "deviations over the folds": (r"deviations over (the )?folds", "standard deviation across folds"),
     "as good as": (r"as good as", "as accurate as; almost"),
     "one's own": (r"(of )?one's own|of (its|his|her) own kind", "custom; your own"),
+    "best partners": (r"best partners?", "most correlated"),
+    "calls of": (r"calls of the (classifier|model)", "predicted names"),
     "round and round": (r"round and round", "round-robin"),
 }
 ALLOWED = {  # a phrase that may stay: why

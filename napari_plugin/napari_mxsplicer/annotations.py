@@ -79,7 +79,7 @@ class Annotations:
         if missing or not table["cell_id"].str.fullmatch(r"\d{1,12}").all():
             problem = f"has no column {missing[0]!r}" if missing else "has cells whose id is not a number"
             msg = f"table of annotations {self.path} {problem}."
-            raise InputError(msg, "Mend it, or move it away: a new one is begun then.")
+            raise InputError(msg, "Repair it, or move it away: then a new one is created.")
         slides = self.study.slides
         of_cells = pd.Index(_keys(slides.codes, self.study.cell_ids))
         of_names = _keys(slides.categories.astype(str).get_indexer(table["slide"]), table["cell_id"].to_numpy(np.int64))

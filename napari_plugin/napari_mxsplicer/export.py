@@ -42,7 +42,7 @@ def write_figure(state: State, path: Path) -> None:
 
     study = state.study
     if study is None or state.painted is None:
-        msg = "nothing is painted yet."
+        msg = "the cells are not coloured by anything yet."
         raise InputError(msg, "Choose a feature or a marker first.")
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,7 +57,7 @@ def write_figure(state: State, path: Path) -> None:
         selected = "" if state.selection is None else f", {len(state.selection):,} selected cells"
         right.set_title(state.title + selected)
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        msg = f"{path.name!r} is not a type of figure that can be written."
+        msg = f"{path.name!r} is not a figure format that can be written."
         raise InputError(msg, "Use .png, .svg or .pdf.")
     figure.savefig(path, dpi=200)
 

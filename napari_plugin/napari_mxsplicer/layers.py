@@ -23,7 +23,7 @@ ROLE, STUDY, SLIDE, MARKER, PAINT = (
     "mxsplicer_marker",
     "mxsplicer_paint",
 )
-PAINTED = "mxsplicer painted cells"
+PAINTED = "mxsplicer coloured cells"
 # Blended additively: grey for nuclei, then colours that stand out from it with any colour vision.
 _COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
 _ENOUGH = 25_000  # cells from which percentiles are estimated

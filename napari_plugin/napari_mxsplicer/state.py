@@ -25,6 +25,7 @@ class Painted:
     categories: tuple[str, ...] = ()  # if `values` are codes
     signed: bool = False  # values from -1 to 1
     code: str = ""  # Python that sets `color` to a column of `adata.obs` with `values`
+    missing: str = "without a value"  # what cells without a value are called
 
     @property
     def feature(self) -> int | None:
@@ -186,7 +187,7 @@ class State:
             parts.append(self.study.chunks.describe(feature))
         parts.append(f"{n:,} cells")
         if self.n_without_value:
-            parts.append(f"{self.n_without_value:,} without a value")
+            parts.append(f"{self.n_without_value:,} {self.painted.missing}")
         if self.selection is not None:
             parts.append(f"{len(self.selection):,} selected")
         return ", ".join(parts)
@@ -200,7 +201,7 @@ class State:
         parts = [f"{slide}cell {study.cell_ids[row]}"]
         if self.painted is not None:
             value = self.values[row]
-            text = "no value" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+            text = self.painted.missing if np.isnan(value) else _format_value(float(value))
             if self.categories and not np.isnan(value):
                 text = self.categories[int(value)]
             parts.append(f"{self.title} {text}")
@@ -245,6 +246,10 @@ def values_of(study: Study, painted: Painted) -> tuple[np.ndarray, tuple[str, ..
         codes[codes < 0] = np.nan
         return codes, tuple(str(name) for name in found.categories)
     return np.asarray(found, dtype=np.float32), ()
+
+
+def _format_value(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -14,7 +14,7 @@ from mxsplicer.system.fingerprints import fingerprint
 def test_a_result_is_read_by_its_folder_and_by_its_index(sample):
     for path in (sample, sample / "mxsplicer.json"):
         names = [options["name"] for _, options, _ in get_reader(str(path))(str(path))]
-        assert names[-2:] == ["cells", "mxsplicer painted cells"]
+        assert names[-2:] == ["cells", "mxsplicer coloured cells"]
         assert "CD8a" in names
 
 

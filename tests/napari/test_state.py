@@ -57,6 +57,8 @@ def test_the_summary_counts_cells_without_a_value(state):
     values[:7] = np.nan
     state.paint(Painted("values", "something", values))
     assert state.summary() == f"something, {state.study.n_cells:,} cells, 7 without a value"
+    state.paint(Painted("values", "kind", values, missing="unnamed"))
+    assert state.summary() == f"kind, {state.study.n_cells:,} cells, 7 unnamed"
 
 
 def test_the_description_of_a_cell_names_its_category(state):
@@ -109,7 +111,7 @@ def test_the_figure_is_written(state, tmp_path, ending):
     assert (tmp_path / f"picture.{ending}").stat().st_size > 10_000
     if ending == "svg":
         assert f"{len(state.selection)} selected cells" in (tmp_path / "picture.svg").read_text()
-    with pytest.raises(InputError, match="not a type of figure"):
+    with pytest.raises(InputError, match="not a figure format"):
         write_figure(state, tmp_path / "picture.doc")
 
 

@@ -24,7 +24,7 @@ class Bars(QWidget):
         self._partners: Sequence[Partner] = ()
         self._theme = Theme.dark()
         self.setMouseTracking(True)
-        self.setAccessibleName("Best partners")
+        self.setAccessibleName("Most correlated")
 
     @property
     def partners(self) -> Sequence[Partner]:
@@ -73,8 +73,8 @@ class Bars(QWidget):
         """Show the interval as a tool tip."""
         one = self._at(event)
         self.setToolTip(
-            f"{one.name}: r = {one.r:+.3f}, 95 % interval over blocks of tissue {one.low:+.3f} to {one.high:+.3f}, "
-            f"{one.n:,} cells"
+            f"{one.name}: r = {one.r:+.3f}, 95 % confidence interval {one.low:+.3f} to {one.high:+.3f} "
+            f"by block bootstrap, {one.n:,} cells"
             if one
             else ""
         )

@@ -32,7 +32,7 @@ class CorrelationsPart(PanelPart):
         self.heatmap, self.filter = Heatmap(), QLineEdit()
         self._feature: int | None = None  # painted last
         self._is_filter_empty = False
-        self.kind = choice("Kind of correlation")
+        self.kind = choice("Correlation coefficient")
         self.over = choice("Cells to correlate over", ALL, IN_VIEW, SELECTED)
         self.filter.setClearButtonEnabled(True)
         self.radius = choice("Radius around each cell", *_RADII_UM)
@@ -45,9 +45,7 @@ class CorrelationsPart(PanelPart):
         where = QHBoxLayout()
         where.setSpacing(4)
         where.addWidget(
-            button(
-                "Local correlation", "Paint the correlation of the feature and the marker around each cell", self.locate
-            )
+            button("Local correlation", "Colour each cell by the correlation among the cells around it", self.locate)
         )
         where.addWidget(self.radius)
         column = QVBoxLayout(self)
@@ -151,7 +149,7 @@ class CorrelationsPart(PanelPart):
             self._rows_over(over),
             kind,
             done=lambda found: self._computed(kind, found[1], over if over == ALL else f"{found[0]:,} {over}"),
-            progress=lambda done, of: self.context.notify(f"Correlating over {over}: {done} of {of} features"),
+            progress=lambda done, of: self.context.notify(f"Correlations over {over}: {done} of {of} features"),
         )
 
     def _rows_over(self, over: str) -> Callable[[], np.ndarray]:
@@ -185,7 +183,7 @@ class CorrelationsPart(PanelPart):
         is_empty = bool(self.filter.text().strip()) and not len(passed)
         if is_empty != self._is_filter_empty:
             self._is_filter_empty = is_empty
-            self.context.notify("No feature passes the filter." if is_empty else "")
+            self.context.notify("No feature matches the filter." if is_empty else "")
         self.heatmap.show_correlations(
             r,
             study.markers,

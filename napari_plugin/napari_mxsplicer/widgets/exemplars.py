@@ -49,7 +49,9 @@ class ExemplarsPart(PanelPart):
             return
         if state.study is None or state.painted is None or opened is None or opened.slide is None:
             self.strip.show_strip(None)
-            self.note.setText("" if state.study is None else "Images of cells need an open slide image.")
+            self.note.setText(
+                "" if state.study is None else "Images of cells need the image of the slide, which is not open."
+            )
             return
         marker = state.marker if state.painted.kind != "marker" else state.painted.name
         rows = state.rows if state.selection is None else state.selection[state.is_on_slide[state.selection]]
@@ -67,7 +69,7 @@ class ExemplarsPart(PanelPart):
 
     def _show(self, strip: Strip, titles: tuple[str, ...], where: str) -> None:
         self.strip.show_strip(strip, titles)
-        self.note.setText(f"{' + '.join(strip.markers)}{where}, same contrast for all. Click a cell to go there.")
+        self.note.setText(f"{' + '.join(strip.markers)}{where}, same contrast for all. Click a cell to centre it.")
 
     def _chosen(self, row: int) -> None:
         self.state.pick(row)
@@ -84,7 +86,9 @@ class CellPart(PanelPart):
         self.values.setMinimumHeight(self.values.fontMetrics().height() * 3)
         self.images, self.search = self.worker(), self.worker()
         self.find = button("Find similar cells", "Find the cells with the most similar learned features", self._find)
-        self.clear = button("Clear", "Clear the marks", lambda: self.state.mark(np.zeros(0, dtype=np.int64)))
+        self.clear = button(
+            "Clear rings", "Remove the rings around similar cells", lambda: self.state.mark(np.zeros(0, dtype=np.int64))
+        )
         row = QHBoxLayout()
         row.addWidget(self.find)
         row.addWidget(self.clear)
@@ -136,7 +140,7 @@ class CellPart(PanelPart):
         state = self.state
         if state.study is None or state.picked is None:
             return
-        self.context.notify("Comparing the cells of this slide ...")  # only those can be shown
+        self.context.notify("Searching this slide for similar cells ...")  # only those can be shown
         self.search.start(
             similar_rows, state.study, state.picked, n=_SIMILAR, among=state.is_on_slide, done=self._found
         )

@@ -43,7 +43,7 @@ class ExportPart(PanelPart):
     def copy_code(self) -> None:
         """Copy the code to the clipboard."""
         QGuiApplication.clipboard().setText(notebook_code(self.state, *self.canvas.colours()))
-        self.context.notify("The code is on the clipboard.")
+        self.context.notify("Code copied to the clipboard.")
 
     def _write(self, write: Callable[[State, Path], None], path: Path) -> None:
         """Write the current view in a thread; later changes of the state do not affect it."""

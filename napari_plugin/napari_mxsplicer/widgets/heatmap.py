@@ -203,7 +203,7 @@ class Heatmap(pg.PlotWidget):
             return f"{self._names[feature]}: {self._chunks.describe(feature)} has the largest share"
         strongest = int(self._rows[np.abs(np.nan_to_num(self._r[self._rows, feature])).argmax()])
         marker = strongest if row < 0 else int(self._rows[row])
-        most = " (its strongest marker)" if marker == strongest else ""
+        most = " (its most correlated marker)" if marker == strongest else ""
         chance = ", not significant" if self._is_faint[marker, feature] else ""
         chunk = "" if self._chunks is None else f"; {self._chunks.describe(feature)}"
         return f"{self._names[feature]}, {self._markers[marker]}: {self._r[marker, feature]:+.2f}{chance}{most}{chunk}"

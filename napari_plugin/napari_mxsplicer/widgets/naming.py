@@ -32,9 +32,15 @@ class NamingPart(PanelPart):
         grid.addWidget(self.column, 0, 0)
         grid.addWidget(self.name, 0, 1)
         grid.addWidget(button("Name selected", "Give the selected cells this name, and save it", self.assign), 1, 0)
-        grid.addWidget(button("Show names", "Paint the names", self.show_names), 1, 1)
+        grid.addWidget(button("Show names", "Colour the cells by their names", self.show_names), 1, 1)
         grid.addWidget(button("Train classifier", "Predict the names of all cells from features", self.train), 2, 0)
-        grid.addWidget(button("Confidence", "Paint the confidence of the classifier", self.show_confidence), 2, 1)
+        grid.addWidget(
+            button(
+                "Show confidence", "Colour the cells by the confidence of their predicted names", self.show_confidence
+            ),
+            2,
+            1,
+        )
         tip = (
             "Write all names and predictions as columns of obs into the .h5ad, "
             "which is replaced when the new file is complete"
@@ -52,7 +58,7 @@ class NamingPart(PanelPart):
         """Name the selected cells."""
         rows, name = self.state.selection, self.name.text().strip()
         if self.annotations is None:
-            self.context.notify("Earlier names are still being read." if self.state.study else "")
+            self.context.notify("The saved names are still being read." if self.state.study else "")
             return
         if rows is None or not name:
             self.context.notify("Select cells by a lasso or an outline, and type their name.")
@@ -119,12 +125,12 @@ class NamingPart(PanelPart):
         )
 
     def show_confidence(self) -> None:
-        """Paint the confidence of the classifier."""
+        """Colour the cells by the confidence of their predicted names."""
         if self.predictions is None:
             self.context.notify("Train the classifier first.")
             return
         lowest = 1 / len(self.predictions.classes)
-        self.state.paint(Painted("values", "confidence of the classifier", self.predictions.confidence, (lowest, 1.0)))
+        self.state.paint(Painted("values", "confidence of predicted names", self.predictions.confidence, (lowest, 1.0)))
 
     def _trained(self, column: str, predictions: Predictions) -> None:
         self.predictions, self._trained_on = predictions, column
@@ -134,12 +140,12 @@ class NamingPart(PanelPart):
             f"(chance {1 / len(predictions.classes):.2f}). Named cells lie close together, so cells elsewhere are "
             "predicted less accurately."
         )
-        self._paint("predictions of the classifier", predictions.codes, predictions.classes)
+        self._paint("predicted names", predictions.codes, predictions.classes)
 
     def _paint(self, name: str, codes: np.ndarray, classes: tuple[str, ...], code: str = "") -> None:
         values = np.asarray(codes, dtype=np.float32)
         values[values < 0] = np.nan
-        self.state.paint(Painted("values", name, values, categories=classes, code=code))
+        self.state.paint(Painted("values", name, values, categories=classes, code=code, missing="unnamed"))
 
     def _study_changed(self) -> None:
         study = self.state.study

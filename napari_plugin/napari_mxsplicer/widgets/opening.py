@@ -23,7 +23,7 @@ class OpeningPart(PanelPart):
         grid.setSpacing(4)
         grid.addWidget(button("Open result", "Open the folder that mxsplicer embed wrote", self.ask_result), 0, 0)
         grid.addWidget(button("Load sample", "Simulate a small tissue", self.load_sample), 0, 1)
-        grid.addWidget(QLabel("Cells of an .h5ad on a labels layer:"), 1, 0, 1, 2)
+        grid.addWidget(QLabel("Show the cells of an .h5ad on a labels layer:"), 1, 0, 1, 2)
         grid.addWidget(self.labels, 2, 0)
         grid.addWidget(button("Choose .h5ad", "Choose the table of these cells", self.ask_table), 2, 1)
         viewer.layers.events.inserted.connect(self.layers_changed)

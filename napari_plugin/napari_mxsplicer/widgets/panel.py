@@ -110,7 +110,7 @@ class Panel(QWidget):
         self._sections = [
             Section("Markers and features", self.correlations),
             self._umap_section,
-            Section("Strongest correlations", self.partners),
+            Section("Most correlated", self.partners),
             exemplars,
             Section("Cell", self.cell),
             Section("Name cells", self.naming, is_open=False),
@@ -196,7 +196,7 @@ class Panel(QWidget):
         self.paint.clear()
         if study is None:
             return
-        self.paint.addItem("Paint by ...", None)
+        self.paint.addItem("Colour by ...", None)
         for name in study.paintable_columns:
             self.paint.addItem(name, Painted("column", name))
         for name in study.markers:

@@ -50,7 +50,7 @@ class PartnersPart(PanelPart):
             title, function = f"Features that correlate with {painted.name}", partners_of_marker
             number = study.markers.index(painted.name)
         else:
-            self._show("Paint a feature or a marker to see its strongest correlations.", [])
+            self._show("Colour the cells by a feature or a marker to list what correlates most with it.", [])
             return
         if state.correlation_kind != "Pearson":
             title += " (Pearson's r)"  # the intervals are for Pearson's r

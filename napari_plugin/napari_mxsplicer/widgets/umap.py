@@ -37,7 +37,7 @@ class UmapPart(PanelPart):
             self.lasso,
             button("Outline", "Draw an outline in the image to select the cells inside", self.canvas.draw_outline),
             button("Undo", "Restore the previous selection", self.state.undo),
-            button("None", "Clear the selection", lambda: self.state.select(None)),
+            button("Clear selection", "Select no cell", lambda: self.state.select(None)),
         ):
             row.addWidget(one)
         column = QVBoxLayout(self)

@@ -1,5 +1,7 @@
 """The plugin in napari: opening, samples, docks, several viewers, closing."""
 
+import re
+
 import anndata
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from napari_mxsplicer.state import Painted
 from npe2 import PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication, QRadioButton
+from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QRadioButton, QWidget
 
 PANEL = "Marker correlations"
 
@@ -50,7 +52,7 @@ def test_every_name_in_the_manifest_can_be_imported():
 
 def test_a_result_opens_by_its_index_without_a_dialog(viewer, sample):
     layers = viewer.open(str(sample / "mxsplicer.json"), plugin=None)
-    assert layers[-1].name == "mxsplicer painted cells"
+    assert layers[-1].name == "mxsplicer coloured cells"
     assert panel_of(viewer).state.study.folder == sample
 
 
@@ -81,7 +83,7 @@ def test_a_result_dropped_on_the_canvas_opens(shown_viewer, sample, dropped, n_d
     QApplication.sendEvent(target, QDropEvent(QPointF(place), copy, urls, left, none))
     timer.stop()
     assert len(asked) == n_dialogs
-    assert "mxsplicer painted cells" in shown_viewer.layers
+    assert "mxsplicer coloured cells" in shown_viewer.layers
     assert {"DAPI", "CD8a"} & {layer.name for layer in shown_viewer.layers}
 
 
@@ -265,6 +267,17 @@ def test_view_opens_the_viewer_with_the_panel(sample, monkeypatch, qapp):
     monkeypatch.setattr(napari, "run", lambda: seen.append(napari.current_viewer()))
     result = CliRunner().invoke(app, ["view", str(sample)])
     assert result.exit_code == 0, result.output
-    assert "mxsplicer painted cells" in seen[0].layers
+    assert "mxsplicer coloured cells" in seen[0].layers
     assert PANEL in " ".join(seen[0].window.dock_widgets)
     seen[0].close()
+
+
+def test_the_panel_calls_things_by_the_words_of_the_field(viewer, sample, hands):
+    panel = open_in(viewer, sample, at_once=False)
+    buttons = {one.text() for one in panel.findChildren(QAbstractButton)}
+    assert {"Clear selection", "Show confidence", "Local correlation", "Most correlated", "Export"} <= buttons
+    named = {one.accessibleName() for one in panel.findChildren(QWidget)}
+    shown = buttons | named | {one.text() for one in panel.findChildren(QLabel)}
+    shown |= {box.itemText(place) for box in panel.findChildren(QComboBox) for place in range(box.count())}
+    dialect = re.compile(r"^none$|where\?|\bpaint|\bmend\b", re.IGNORECASE)
+    assert not [text for text in shown if dialect.search(text)]
