@@ -1,7 +1,10 @@
 # `make demo` and `make test` need Python >= 3.11 with venv, make and git, and nothing else.
 
 PYTHON ?= python3
-BIN := .venv/bin
+# The folder of programs in an environment.
+SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := .venv/$(SCRIPTS)
+NEWEST := .venv-newest/$(SCRIPTS)
 # Two threads that wait for each other lose more than they gain where another process holds a core: let them sleep.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -10,14 +13,14 @@ DEMO_SIZE ?= 2048
 DEMO_STEPS ?= 40
 
 # The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
-NEWEST_PYTHON ?= python3.13
+NEWEST_PYTHON ?= $(PYTHON)
 NEWEST_TESTS := tests/embedding tests/export tests/napari/test_study.py tests/cli/test_result_commands.py \
 	tests/tl/test_drawn_outlines.py tests/tl/test_fingerprints.py
 
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
 SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')
 
-.PHONY: demo test test-newest test-panel check clean
+.PHONY: demo test dist test-install test-newest test-panel check clean
 
 demo: .venv/library
 	@mkdir -p demo
@@ -31,10 +34,25 @@ test: .venv/tests
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 	$(MAKE) test-panel
 
-test-newest:
-	@if $(NEWEST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
-		$(MAKE) .venv-newest/tests && .venv-newest/bin/pytest -q -n auto --maxprocesses 4 --dist loadfile $(NEWEST_TESTS); \
-	else echo "No Python 3.12 or newer: name one by NEWEST_PYTHON=... to test with the newest packages."; fi
+# The wheel is built from the source distribution, which is what people install elsewhere.
+dist: .venv/tests
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# A fresh environment with what pip installs: the source distribution, then the wheel and the first lines of the README.
+test-install: dist
+	rm -rf .venv-newest
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	$(NEWEST)/python -m pip install --quiet 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'
+	$(NEWEST)/python -m pip install --quiet dist/*.tar.gz
+	$(NEWEST)/mxsplicer --version
+	$(NEWEST)/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	MPLBACKEND=agg PYTHONPATH= $(NEWEST)/python tests/readme_lines.py
+
+test-newest: test-install
+	$(NEWEST)/python -m pip install --quiet "$$(echo dist/*.whl)[napari,spatialdata]" hypothesis pytest pytest-xdist
+	PYTHONPATH= $(NEWEST)/pytest -q -n auto --maxprocesses 4 --dist loadfile $(NEWEST_TESTS)
 
 test-panel: .venv/tests
 	@if [ -n "$(SCREEN)$$DISPLAY" ]; then \
@@ -48,7 +66,7 @@ check: .venv/tests
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-newest demo
+	rm -rf .venv .venv-newest demo dist
 
 # torch first, and pinned: an open range would bring the newest build with all of its GPU libraries.
 .venv/python: constraints.txt
@@ -64,9 +82,3 @@ clean:
 .venv/tests: .venv/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/library
-
-.venv-newest/tests: pyproject.toml
-	@$(NEWEST_PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'
-	.venv-newest/bin/python -m pip install --quiet --editable '.[napari,spatialdata]' hypothesis pytest pytest-xdist
-	@touch $@

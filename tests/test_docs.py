@@ -146,7 +146,7 @@ def test_links_between_pages_point_to_existing_files():
 def test_readme_shows_use_in_the_first_lines_and_then_the_two_commands():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     commands_shown = [line.split("#")[0].strip() for line in lines[:35] if line.startswith("    ")]
-    assert commands_shown[0] == "pip install ."
+    assert commands_shown[0] == "pip install mxsplicer"
     assert commands_shown[1].startswith("mxsplicer embed")
     assert commands_shown[2:4] == ["make demo", "make test"]
 

@@ -21,8 +21,10 @@ SOURCES = (
     "*.toml",
     "Makefile",
     ".ci/run",
+    ".github/**/*",
+    "packaging/**/*",
 )
-SUFFIXES = {".py", ".pyi", ".html", ".js", ".yaml", ".md", ".toml", ".smk", ""}
+SUFFIXES = {".py", ".pyi", ".html", ".js", ".yaml", ".md", ".toml", ".smk", ".nf", ".yml", ""}
 
 AVOID = {  # name: pattern, and what to write instead
     "anew": (r"anew", "again; recompute, redraw"),

@@ -136,7 +136,7 @@ class Command(TyperCommand):
 
 
 def _is_file_name(value: str | Path) -> bool:
-    return "/" in str(value) or str(value).endswith(_FILE_ENDINGS)
+    return Path(value).name != str(value) or str(value).endswith(_FILE_ENDINGS)
 
 
 def _value_of(option: str, args: list[str]) -> str | None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -126,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # SLURM and systemd end a job with SIGTERM, which is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # pipes of Windows and old terminals cannot write every letter
+            stream.reconfigure(errors="backslashreplace")
     code = _exit_code(arguments)
     gc.freeze()  # a last garbage collection over all libraries would take 0.7 s
     sys.exit(code)

@@ -1,17 +1,21 @@
-"""`mxsplicer info`: what a slide is, and what embedding it would take."""
+"""`mxsplicer info`: what a slide is and what embedding it would take; without a slide, versions and the machine."""
 
 import json
-from collections.abc import Iterator
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxsplicer.cli.options import AsJson, SlidePath, register
+from mxsplicer.cli.options import SLIDE, AsJson, register
 from mxsplicer.errors import InputError
 from mxsplicer.patches import PATCH_SIZE_UM
 
@@ -27,7 +31,7 @@ def add_info(app: typer.Typer) -> None:
 
 
 def info_command(
-    slide: SlidePath,
+    slide: Annotated[Path | None, SLIDE] = None,
     *,
     markers: Path | None,
     rename: tuple[str, ...],
@@ -40,8 +44,12 @@ def info_command(
 ) -> None:
     """Show size, scale and markers of a slide, about how many cells it has, and what patches of them take.
 
-    Of the pixels a coarse level and a few windows are read, so it takes a moment for any size.
+    Of the pixels a coarse level and a few windows are read, so it takes a moment for any size. Without a slide, the
+    versions of mxsplicer and its packages are shown, and the machine: for bug reports.
     """
+    if slide is None:
+        _show(_machine(), _rows_of_machine, as_json=as_json)
+        return
     from mxsplicer.images.markers import parse_renames
     from mxsplicer.images.opening import IncompleteError, open_slide
 
@@ -63,13 +71,59 @@ def info_command(
         if not error.names:
             opened = replace(opened, markers_from="no names; pass them by --markers")
     facts = _facts(opened, nuclear_marker, patch_size_um or PATCH_SIZE_UM, size_known=size_known)
+    _show(facts, _rows, as_json=as_json)
+
+
+def _show(facts: dict[str, Any], rows: Callable[[dict[str, Any]], Iterator[tuple[str, str]]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, text in _rows(facts):
+    for name, text in rows(facts):
         table.add_row(name, Text(text))
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    names = sorted({re.split(r"[^\w.-]", one)[0] for one in requires("mxsplicer") or ()}, key=str.lower)
+    return {
+        "mxsplicer": version("mxsplicer"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "devices": _devices(),
+        "packages": {name: found for name in names if name != "mxsplicer" and (found := _version(name))},
+    }
+
+
+def _devices() -> str:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a library of the system is missing, or of another version
+        return f"PyTorch cannot be imported ({error})"
+    gpus = [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _rows_of_machine(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    from mxsplicer.system.memory import format_bytes
+
+    yield "mxsplicer", facts["mxsplicer"]
+    yield "Python", facts["python"]
+    yield "system", f"{facts['system']}, {facts['processors']} processors, {format_bytes(facts['memory_bytes'])} memory"
+    yield "devices", facts["devices"]
+    yield "packages", ", ".join(f"{name} {found}" for name, found in facts["packages"].items())
+    yield "more", "mxsplicer info SLIDE"
 
 
 def _facts(slide: "Slide", nuclear_marker: str | None, patch_size_um: float, *, size_known: bool) -> dict[str, Any]:

@@ -36,14 +36,12 @@ from mxsplicer.system.location import locate
 logger = logging.getLogger(__name__)
 
 # Positional arguments and switches that several commands share.
-SlidePath = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SLIDE",
-        help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack, or folder of one TIFF per channel; a path or URL.",
-        show_default=False,
-    ),
-]
+SLIDE = typer.Argument(
+    metavar="SLIDE",
+    help="OME-TIFF, OME-Zarr, qptiff, ImageJ or TIFF stack, or folder of one TIFF per channel; a path or URL.",
+    show_default=False,
+)
+SlidePath = Annotated[Path, SLIDE]
 ResultPath = Annotated[
     Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
 ]

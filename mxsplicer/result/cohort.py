@@ -23,6 +23,7 @@ from mxsplicer.images.opening import slide_name
 from mxsplicer.masks.folders import Kind, find_masks
 from mxsplicer.result.options import Options, check_slides_given
 from mxsplicer.result.slides import FILE_COLUMNS, SlideRecord, image_files
+from mxsplicer.system.files import check_folder_names
 from mxsplicer.system.location import Location, locate
 from mxsplicer.system.tables import find_columns, read_table
 from mxsplicer.tl.labels import join_labels
@@ -60,10 +61,7 @@ def _check_rows(table: pd.DataFrame, name: str) -> None:
     if (twice := table["slide"].duplicated()).any():
         msg = f"table {name} names slide {table['slide'][twice].iloc[0]!r} twice."
         raise InputError(msg, "Give one row per slide.")
-    unfit = [slide for slide in table["slide"] if Path(slide).name != slide or slide.startswith(".")]
-    if unfit:
-        msg = f"slide {unfit[0]!r} of table {name} cannot name a folder."
-        raise InputError(msg, "Leave out slashes and a leading dot.")
+    check_folder_names(list(table["slide"]), f"slides of table {name}")
 
 
 def training_cells_of_slides(total: int, cells: Mapping[str, int]) -> dict[str, int]:
@@ -136,6 +134,8 @@ def _records_of_images(given: Sequence[str | Path | SlideRecord], options: Optio
         return [one if isinstance(one, SlideRecord) else SlideRecord.of_image(one) for one in given]
     images = [locate(one) for one in given if not isinstance(one, SlideRecord)]
     names = [slide_name(image) for image in images]
+    if len(names) > 1:
+        check_folder_names(names, "slides")
     masks, nuclei = _masks_of_slides(options.masks, names), _masks_of_slides(options.nuclei, names, "nuclei")
     return [
         SlideRecord.of_image(image, mask=mask, nuclei=own)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
@@ -205,7 +206,7 @@ def _ended_by_signals(processes: Processes) -> Iterator[None]:
 
 def _end_with(parent: int) -> None:
     """End this process soon after its parent process was killed, instead of waiting for half an hour."""
-    while os.getppid() == parent:
+    while os.getppid() == parent and psutil.pid_exists(parent):  # on Windows the first stays as it was
         time.sleep(1)
     os._exit(1)
 

@@ -6,8 +6,11 @@ overwritten by the next one, or continued where a module keeps its progress ther
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ from typing import Any
 from mxsplicer.errors import InputError
 
 _SUFFIX = ".partial"
+_WAITS_S = (0.05, 0.2, 0.5, 1.0)  # for a virus scanner or an indexer of Windows, which opens what was just written
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names of devices on Windows
+_UNFIT = re.compile(r"[<>:\"|?*\\/\x00-\x1f]|[. ]$")
 
 
 def partial_path(path: Path) -> Path:
@@ -78,11 +84,51 @@ def replace(temporary: Path, path: Path) -> None:
     if path.is_dir() or (path.exists() and temporary.is_dir()):  # only a file replaces a file in one step
         replaced = path.with_name(path.name + ".replaced")
         remove(replaced)
-        path.rename(replaced)
-        temporary.rename(path)
+        _patiently(lambda: path.rename(replaced))
+        _patiently(lambda: temporary.rename(path))
         remove(replaced)
     else:
-        temporary.replace(path)
+        _patiently(lambda: temporary.replace(path))
+
+
+def _patiently(rename: Callable[[], object]) -> None:
+    """Rename a file or folder; on Windows, try again for two seconds if another program has it open."""
+    for seconds in _WAITS_S if sys.platform == "win32" else ():
+        try:
+            rename()
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    rename()
+
+
+def check_folder_names(names: Sequence[str], what: str) -> None:
+    """Raise if names cannot be those of folders next to each other on this system.
+
+    Parameters
+    ----------
+    what
+        What they name, for the message: ``"slides"``.
+
+    Raises
+    ------
+    InputError
+        If a name has a slash or begins with a dot; on Windows also for its forbidden characters and names of devices,
+        and on Windows and macOS if two names differ only in capitals.
+    """
+    for name in names:
+        on_windows = sys.platform == "win32" and (_UNFIT.search(name) or _RESERVED.fullmatch(name))
+        if Path(name).name != name or name.startswith(".") or on_windows:
+            msg = f"{name!r}, one of the {what}, cannot name a folder."
+            more = ' and any of < > : " | ? *' if sys.platform == "win32" else ""
+            raise InputError(msg, f"Leave out slashes, a leading dot{more}.")
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.casefold(), name)
+        if other != name and sys.platform in ("win32", "darwin"):
+            msg = f"{what} {other!r} and {name!r} differ only in capitals: this system would give them one folder."
+            raise InputError(msg, "Rename one of them.")
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Locations of images: a path on this machine, or a URL that fsspec reads (https, s3, gs, memory, ...)."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from zipfile import ZipFile
 
@@ -9,12 +9,12 @@ from mxsplicer.errors import InputError
 
 Location = Path | str  # a str is a URL
 
-# At least two letters, since C:/ is a drive. Path objects turn "https://host" into "https:/host".
+# At least two letters, since C:/ is a drive. Path objects turn "https://host" into "https:/host", or r"https:\host".
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
-def locate(path: Path | str) -> Location:
+def locate(path: PurePath | str) -> Location:
     """Return a path as a Path and a URL as a str; ``file://`` is a path on this machine.
 
     Examples
@@ -24,7 +24,7 @@ def locate(path: Path | str) -> Location:
     >>> locate("file:///data/slide.ome.tif").as_posix()
     '/data/slide.ome.tif'
     """
-    match = _URL.fullmatch(str(path))
+    match = _URL.fullmatch(path.as_posix() if isinstance(path, PurePath) else path)
     if match is None or Path(path).exists():
         return Path(path)
     scheme, rest = match[1].lower(), match[2].rstrip("/")

@@ -133,7 +133,9 @@ def measured_peak(pid: int | None = None) -> int:
     """Return the peak of resident memory of this process, or on Linux of another running one; for tests."""
     status = Path(f"/proc/{'self' if pid is None else pid}/status")
     if status.exists() or pid is not None:
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))[1]) * 1024  # type: ignore[index]
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

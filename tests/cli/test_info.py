@@ -1,11 +1,13 @@
 """`mxsplicer info` says what a slide is, about how many cells it has, and what patches of them take."""
 
 import json
+import platform
 
 import numpy as np
 import pytest
 import tifffile
 
+import mxsplicer
 from mxsplicer.cells.estimate import estimate_cells
 from mxsplicer.images.slide import Slide
 from mxsplicer.testing import tiny_slide
@@ -32,6 +34,19 @@ def test_a_slide_is_described_as_text(command, slide):
         "nuclei counted in",
         "of 32 µm are 64 px",
     ):
+        assert part in outcome.out
+
+
+def test_without_a_slide_versions_and_machine_are_reported_for_bug_reports(command):
+    outcome = command("info")
+    facts = json.loads(command("info", "--json").out)
+
+    assert (outcome.code, outcome.err, outcome.written) == (0, "", [])
+    assert facts["mxsplicer"] == mxsplicer.__version__
+    assert facts["python"] == platform.python_version()
+    assert facts["devices"].startswith("cpu")
+    assert {"torch", "zarr", "anndata"} <= facts["packages"].keys()
+    for part in (facts["mxsplicer"], facts["system"], f"torch {facts['packages']['torch']}"):
         assert part in outcome.out
 
 

@@ -1,6 +1,5 @@
 import errno
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -223,7 +222,7 @@ def test_a_killed_extraction_continues_and_ends_in_the_same_bytes(whole, tmp_pat
         while not first_shard.exists() and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
     finally:
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.wait()
     assert first_shard.exists()
     assert not path.exists()

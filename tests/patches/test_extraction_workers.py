@@ -1,7 +1,7 @@
 """Threads, processes and clusters make the same store, even if workers die."""
 
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mxsplicer.cells.measure import measure_cells
@@ -41,7 +42,7 @@ class Deadly:
         if os.getpid() != self.parent and in_second_half and len(self.victims.read_text()) < self.n_deaths:
             with self.victims.open("a") as file:
                 file.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
+            psutil.Process().kill()
         return self.image[key]
 
 
@@ -76,7 +77,7 @@ def test_the_block_of_a_worker_that_dies_is_cut_by_another(whole, tmp_path, capl
     extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=2, executor="processes")
 
     assert victims.read_text() == "x"
-    assert "ended by signal 9" in caplog.text
+    assert re.search("ended (by signal 9|with exit code)", caplog.text)
     assert files_of(tmp_path / "a.zarr") == expected
 
 
@@ -85,7 +86,8 @@ def test_workers_that_die_repeatedly_raise_one_error_and_the_same_call_continues
     dying, victims = deadly(slide, tmp_path, n_deaths=99)
 
     with pytest.raises(
-        InputError, match=r"3 worker processes ended at block \d, the last one by signal 9\. .*continues"
+        InputError,
+        match=r"3 worker processes ended at block \d, the last one (by signal 9|with exit code \d+)\. .*continues",
     ):
         extract_patches(dying, mask, tmp_path / "a.zarr", patch_size_um=6, cells=cells, workers=1, executor="processes")
     assert victims.read_text() == "xxx"

@@ -28,11 +28,11 @@ O'Neill 2;O'Neill 2.ome.tiff;;P#2
 
 # The command, except that its process is killed when it embeds the second slide for the first time.
 KILLER = """
-import os, signal, sys
+import psutil, sys
 from pathlib import Path
 if "embed" in sys.argv and "O'Neill 2.ome.tiff" in " ".join(sys.argv) and not Path("killed").exists():
     Path("killed").touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    psutil.Process().kill()
 from mxsplicer.cli import main
 main()
 """
