@@ -1,5 +1,14 @@
 """Public names of the analyses, loaded when they are first used."""
 
+from .cell_classifier import OTHER as OTHER
+from .cell_classifier import UNKNOWN as UNKNOWN
+from .cell_classifier import CellClassifier as CellClassifier
+from .cell_classifier import Predictions as Predictions
+from .cell_classifier import annotate as annotate
+from .cell_classifier import predict_all as predict_all
+from .cell_classifier import train_classifier as train_classifier
+from .classifier_files import load_classifier as load_classifier
+from .classifier_files import save_classifier as save_classifier
 from .clustering import cluster as cluster
 from .clustering import cluster_profiles as cluster_profiles
 from .clustering import name_clusters as name_clusters
@@ -24,7 +33,10 @@ from .features import features_of_marker as features_of_marker
 from .importance import permutation_importance as permutation_importance
 from .local import local_correlation as local_correlation
 from .mixing import measure_mixing as measure_mixing
+from .naming_queue import NamingQueue as NamingQueue
+from .naming_queue import Proposal as Proposal
 from .probing import probe as probe
+from .reading import read_features as read_features
 from .scaling import whiten_markers as whiten_markers
 from .similarity import index_cells as index_cells
 from .similarity import similar as similar

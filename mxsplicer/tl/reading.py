@@ -25,6 +25,22 @@ def read_rows(matrix: Any, rows: np.ndarray) -> np.ndarray:
     return out
 
 
+def read_features(matrix: Any, rows: np.ndarray) -> np.ndarray:
+    """Read some rows, given in ascending order, as float32; of a dataset on disk only the chunks that hold them.
+
+    For scattered rows this decompresses less than :func:`read_rows`, which reads larger slices.
+    """
+    if isinstance(matrix, np.ndarray):
+        return np.asarray(matrix[rows], dtype=np.float32)
+    out = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+    height = (getattr(matrix, "chunks", None) or (AT_ONCE,))[0]
+    ends = np.flatnonzero(np.diff(rows // height)) + 1
+    for part in np.split(np.arange(len(rows)), ends) if len(rows) else []:
+        start = int(rows[part[0]])
+        out[part] = matrix[start : int(rows[part[-1]]) + 1][rows[part] - start]
+    return out
+
+
 def read_columns(matrix: Any, at_once: int = 16, *, lean: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
     """Read all columns as float32 and yield some at a time (N, w); a dataset on disk is read about once.
 
