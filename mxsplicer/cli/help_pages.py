@@ -125,8 +125,13 @@ OPTIONS: dict[str, OptionHelp] = {
         PATCHES, "Stop after embedding the cells, without clusters, scores and report: for `mxsplicer merge`."
     ),
     "model": OptionHelp(
-        MODEL, "Run folder of a trained model, or a result; trained here by default.", metavar="RUN", common=True
+        MODEL,
+        "Run folder of a trained model, or a result; builtin needs no training. By default a model is trained here, or "
+        "builtin is taken if the cells or the --budget are too few.",
+        metavar="RUN",
+        common=True,
     ),
+    "train": OptionHelp(MODEL, "Train a model, however few the cells are."),
     "fill_missing": OptionHelp(
         MODEL,
         "Where a slide lacks a marker of --model, use that marker's mean and flag the cells; otherwise the slide is "

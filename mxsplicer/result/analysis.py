@@ -39,7 +39,7 @@ _PACKAGES = ("mxsplicer", "torch", "numpy", "zarr", "tifffile", "scikit-image", 
 def analyse(job: Job) -> None:
     """Analyse the embedded cells, correlate, cluster and score them, and write the AnnData."""
     options, result = job.options, job.result
-    run = job.model or load_run(result.run, encoder=options.recipe.encoder)
+    run = job.model or load_run(result.run, encoder=job.recipe.encoder)
     use_rep = f"X_{run.method}"
     with open_cells(result.embedded) as adata:
         adata.uns["spatialdata_attrs"] = {

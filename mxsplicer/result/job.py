@@ -24,6 +24,7 @@ from mxsplicer.result.options import Options, Running, options_as_json
 from mxsplicer.result.outcomes import check_any_left, concerns_one_slide, describe_failure
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.splicer.devices import find_device
+from mxsplicer.splicer.normalization import SAMPLE_CELLS
 from mxsplicer.splicer.panels import describe_panels, every_marker, shared_markers
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, channels_of_run, load_run
@@ -120,19 +121,20 @@ class Job:
         """Whether neither the encoder nor a component sees anything but the cell."""
         if self.model is not None:
             return self.model.hides_surroundings
-        recipe = self.options.recipe
+        recipe = self.recipe
         return recipe.surroundings == "hide" and recipe.component_area == "cell"
 
     @property
     def scores_untrained(self) -> bool:
         """Whether an untrained encoder is scored too."""
-        return self.has_labels and self.options.baselines
+        trained = self.recipe.trains if self.model is None else self.model.is_trained
+        return self.has_labels and self.options.baselines and trained
 
     @property
     def trains_joint(self) -> bool:
         """Whether joint embedding is trained and scored too."""
         trains = self.model is None or self.options.keep_patches
-        method = self.model.method if self.model is not None else self.options.recipe.method
+        method = self.model.method if self.model is not None else self.recipe.method
         return self.scores_untrained and trains and method != "joint"
 
     @property
@@ -142,9 +144,17 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        """How to train: as given, in as many steps as the budget allows."""
+        """How to train: as given, in as many steps as the budget allows; or what the built-in model measures."""
+        if self.options.is_builtin or "builtin" in self.chosen:
+            return self.options.builtin_recipe
         recipe = self.options.recipe
         return replace(recipe, max_steps=self.chosen["max_steps"]) if "max_steps" in self.chosen else recipe
+
+    @property
+    def training_cells(self) -> int:
+        """How many cells are cut for the training, or to measure the scales of the built-in model."""
+        most = self.options.training_cells
+        return most if self.recipe.trains else min(most, SAMPLE_CELLS)
 
     @cached_property
     def inputs(self) -> dict[str, dict[str, str]]:
@@ -229,7 +239,8 @@ def open_job(
     names = [record.name for record in records]
     _check_names(names, out)
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
-    model = load_run(options.model, encoder=options.recipe.encoder) if options.model else None
+    trained = options.model is not None and not options.is_builtin
+    model = load_run(options.model, encoder=options.recipe.encoder) if trained else None
     job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
     if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
         size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM

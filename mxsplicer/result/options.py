@@ -8,7 +8,7 @@ that the command line can be generated from the fields.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
-from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.recipe import MOMENTS, Recipe
 from mxsplicer.system.durations import parse_duration
 from mxsplicer.system.location import Location, absolute
 from mxsplicer.system.memory import parse_bytes
@@ -35,6 +35,7 @@ NAMES = {
     "surroundings": "encoder_area",
 }
 _FIELDS = {option: field for field, option in NAMES.items()}
+BUILTIN = Path("builtin")  # the model that is not a file
 _AREAS = {"hide": "cell", "keep": "patch"}  # what the encoder sees
 # Fields without an option of their own: another option stands for them.
 WRITTEN_WITH_OTHERS = ("losses", "widths", "width_rule", "groups", "recipe", "samples")
@@ -63,9 +64,10 @@ class Options:
     patch_size_um, keep_patches, training_cells
         Side of a patch: by default that of the model, or else what 99 % of the cells fit into, or 32 if the encoder
         sees more than the cell; whether the patches of all cells are stored; and the size of the training sample.
-    model, recipe, budget_s, fill_missing
-        A trained run, or how to train one, and in how many seconds at most, embedding and baselines included; and
-        whether markers that a slide lacks are replaced by their mean.
+    model, train, recipe, budget_s, fill_missing
+        A trained run, or ``BUILTIN``, the model that needs no training; whether to train however few the cells are;
+        how, and in how many seconds at most, embedding and baselines included; and whether markers that a slide lacks
+        are replaced by their mean.
     cohort, samples, panel
         A table that names the slides, or one that describes the slides that were given; and which markers slides of
         different panels are trained on.
@@ -97,6 +99,7 @@ class Options:
     training_cells: int = 200_000
     keep_patches: bool = False
     model: Path | None = None
+    train: bool = False
     recipe: Recipe = field(default_factory=Recipe)
     budget_s: float | None = None
     labels: Path | None = None
@@ -122,8 +125,9 @@ class Options:
         parse_renames(self.rename)
         self._check_tables()
         if self.budget_s is not None and self.model is not None:
-            msg = "`budget_s` limits a training, and a trained `model` was given."
+            msg = "`budget_s` limits a training, and a `model` was given."
             raise InputError(msg, "Leave out one of them.")
+        self._check_model()
         if self.budget_s is not None and not 0 < self.budget_s < math.inf:
             msg = f"`budget_s` is {self.budget_s:g}; it must be above 0."
             raise InputError(msg)
@@ -138,6 +142,29 @@ class Options:
         if self.shows_nuclei and not self.model and not self._has_nuclei:
             msg = "`deconstruction='nucleus'` needs a mask of nuclei."
             raise InputError(msg, "Pass it as `nuclei`.")
+
+    def _check_model(self) -> None:
+        if self.train and self.model is not None:
+            msg = "`train` trains a model, and a `model` was given."
+            raise InputError(msg, "Leave out one of them.")
+        if self.is_builtin:
+            self.builtin_recipe  # noqa: B018 - raises if a setting belongs to a training
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the built-in model was asked for."""
+        return self.model == BUILTIN
+
+    @property
+    def leaves_choice(self) -> bool:
+        """Whether nothing that was given says whether to train."""
+        return self.model is None and not self.train and self.recipe == Recipe(seed=self.seed)
+
+    @property
+    def builtin_recipe(self) -> Recipe:
+        """The recipe of the built-in model."""
+        default = Recipe().encoder
+        return replace(self.recipe, encoder=MOMENTS) if self.recipe.encoder == default else self.recipe
 
     def _check_tables(self) -> None:
         if self.label and self.labels is None and self.cohort is None:
@@ -222,7 +249,7 @@ def options_as_json(options: Options) -> dict[str, Any]:
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Path):
-        return absolute(value)
+        return str(value) if value == BUILTIN else absolute(value)
     return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
@@ -267,7 +294,7 @@ def names_slides(table: Path) -> bool:
 
 def _as_toml(value: Any) -> Any:
     if isinstance(value, Path):
-        return absolute(value)
+        return str(value) if value == BUILTIN else absolute(value)
     return [_as_toml(one) for one in value] if isinstance(value, tuple | list) else value
 
 

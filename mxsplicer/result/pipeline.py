@@ -29,7 +29,7 @@ from mxsplicer.result.job import Job, JobSlide, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.outcomes import record_output
 from mxsplicer.result.patch_size import fit_patches
-from mxsplicer.result.planning import check_memory, choose_steps
+from mxsplicer.result.planning import check_memory, choose_training
 from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.settings import begin_result, is_begun, report_choices
 from mxsplicer.result.slides import SlideRecord, image_files, write_records
@@ -139,7 +139,7 @@ def check_before_writing(job: Job) -> None:
     began = time.monotonic()
     measure(job)
     fit_patches(job)
-    choose_steps(job)
+    choose_training(job)
     job.for_each_slide("labels", lambda one: _check_labels(job, one))
     if job.options.labels is not None:
         of_slides = {one.name: _matched_columns(one) for one in job.slides}
@@ -192,7 +192,7 @@ def embed_cells(job: Job) -> None:
         with job.timed("cells"):
             measure(job)
     fit_patches(job)
-    choose_steps(job)
+    choose_training(job)
     report_choices(job)
     job.save_settings()
     stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)
@@ -252,7 +252,7 @@ def _cut_stores(job: Job) -> dict[str, PatchStore]:
     """
     n_cells = {one.name: len(one.measured_cells) for one in job.slides}
     keep_all = job.options.keep_patches
-    n_sampled = n_cells if keep_all else training_cells_of_slides(job.options.training_cells, n_cells)
+    n_sampled = n_cells if keep_all else training_cells_of_slides(job.training_cells, n_cells)
 
     def cut(one: JobSlide) -> tuple[str, PatchStore]:
         path = job.result.patches_of(one.name)
@@ -288,8 +288,9 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
 
     n_cells = sum(store.n_cells for store in stores)
     steps = recipe.count_steps(max(1, n_cells // min(recipe.batch_size, n_cells)))
-    with job.timed("training" if path == job.result.run else f"training the baseline ({recipe.method})"):
-        logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
+    with job.timed(_stage_of_training(job, path, recipe)):
+        if recipe.trains:
+            logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
         return train(
             stores,
             path,
@@ -299,6 +300,12 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
             alone=True,  # other tasks of srun would wait for the lock of the result, and this one for them
             max_bytes=job.running.max_bytes,
         )
+
+
+def _stage_of_training(job: Job, path: Path, recipe: Recipe) -> str:
+    if not recipe.trains:
+        return "scales"
+    return "training" if path == job.result.run else f"training the baseline ({recipe.method})"
 
 
 def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:

@@ -89,7 +89,7 @@ def plan_extractions(job: Job, trials: Sequence[TrialSlide]) -> tuple[dict[str, 
         if trial.mask is not None
     }
     n_cells = {trial.one.name: trial.n_cells or plans[trial.one.name].n_cells_of_slide for trial in trials}
-    n_cut = training_cells_of_slides(job.options.training_cells, n_cells)
+    n_cut = training_cells_of_slides(job.training_cells, n_cells)
     seconds = dict.fromkeys(("segmentation", "cells", "patches", "embedding"), 0.0)
     for trial in trials:
         name = trial.one.name
@@ -124,7 +124,7 @@ def trial_shape(job: Job) -> TrialShape:
 
 def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:
     """Measure on trial the seconds of a step of every training of a job, by the name of its stage."""
-    recipe, device = job.options.recipe, job.running.device
+    recipe, device = job.recipe, job.running.device
     seconds = {"training": seconds_per_step(recipe, shape, device=device)}
     if job.trains_joint:
         joint = Recipe.from_settings(recipe.to_settings() | {"method": "joint"})
@@ -134,7 +134,7 @@ def seconds_to_step(job: Job, shape: TrialShape) -> dict[str, float]:
 
 def seconds_to_embed(job: Job, shape: TrialShape) -> float:
     """Measure on trial the seconds to normalise and encode one cell by all encoders of a job, on random patches."""
-    run: Run = job.model or untrained_run(job.options.recipe, shape)
+    run: Run = job.model or untrained_run(job.recipe, shape)
     encoders = PatchEncoders(
         run, {str(number): run.encoder for number in range(job.n_encoders)}, find_device(job.running.device)
     )
@@ -147,4 +147,4 @@ def seconds_to_embed(job: Job, shape: TrialShape) -> float:
 
 def count_features(job: Job) -> int:
     """Return the width of the representation, that of a trial encoder if no model is given."""
-    return (job.model or untrained_run(job.options.recipe, trial_shape(job))).features
+    return (job.model or untrained_run(job.recipe, trial_shape(job))).features

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError, describe_error
 from mxsplicer.splicer.convolutions import make_convolution
-from mxsplicer.splicer.moments import WithMoments
+from mxsplicer.splicer.moments import Moments, WithMoments
+from mxsplicer.splicer.recipe import MOMENTS
 from mxsplicer.system.imports import import_by_name, is_importable
 
 SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem that shrinks it four times
@@ -185,10 +186,16 @@ def _with_moments(n_markers: int, patch_px: int, *, make: Callable[..., nn.Modul
     return WithMoments(make(n_markers, patch_px, width=width), n_markers)
 
 
+def _moments(n_markers: int, patch_px: int, *, width: int = 64) -> nn.Module:  # noqa: ARG001 - they have no width
+    return Moments(n_markers)
+
+
 # (channels, patch_px, width=) -> a module (B, C, P, P) -> (B, d) whose `out_features` is d.
-ENCODERS: dict[str, Callable[..., nn.Module]] = _TEXTURED | {
-    f"{name}+moments": partial(_with_moments, make=make) for name, make in _TEXTURED.items()
-}
+ENCODERS: dict[str, Callable[..., nn.Module]] = (
+    _TEXTURED
+    | {f"{name}+moments": partial(_with_moments, make=make) for name, make in _TEXTURED.items()}
+    | {MOMENTS: _moments}
+)
 
 
 def make_encoder(name: str, n_markers: int, patch_px: int, *, width: int) -> nn.Module:

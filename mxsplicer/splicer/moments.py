@@ -4,7 +4,7 @@ For every marker its level, and how it is distributed over the cell: how much of
 is, how much its pixels vary, and whether its edges are sharper outwards or inwards. For some pairs of markers, whether
 they lie in the same pixels, near each other, and along the same direction. For the cell its area and elongation. These
 are moments of the pixels, of a smoothed image, and of its gradients (:mod:`mxsplicer.splicer.pixel_moments`). None of
-them needs training, but each is scaled by numbers that are measured on training cells (:meth:`Moments.measure`), so
+them needs training, but each is scaled by numbers that are measured on training cells (:meth:`Moments.prepare`), so
 that Euclidean distances between cells are meaningful:
 
 - A level is ``log(1 + mean / s)`` of the intensities, where ``s`` is the typical standard error of the mean of a cell:
@@ -39,11 +39,14 @@ RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 8.5, 5.5, 1.1, 4.0
 TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 4.1, 30.0, 6.0
 SHAPE_WEIGHT = 0.7  # standard deviation, like that of a level
 LEARNED_WEIGHT = 0.5
+LEARNED_FEATURES = 16  # that are kept
 PAIRS_PER_MARKER = {"together": 2.0, "near": 0.5, "along": 0.5}  # that are kept
 _FLOOR = 2.0  # variance that is added, in units of the mean variance within a cell
 _PRESENT = 0.5  # of the mean intensity: there a marker counts as half present
 _BACKGROUND = 0.01  # quantile of cells whose mean intensity is background
 _FAINT = 0.1  # of the median deviation of a learned feature
+_RIDGE = 0.01  # variance of moments that a regression on them adds
+_OF_LEARNED = ("projection", "slope", "center")  # buffers
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
 
 
@@ -95,7 +98,7 @@ class Moments(nn.Module):
             return scaled
 
     @torch.no_grad()
-    def measure(self, x: Tensor, normalization: Normalization) -> None:
+    def prepare(self, x: Tensor, normalization: Normalization) -> None:
         """Measure every scale, and select the pairs, on normalised patches of training cells, (n, C, P, P)."""
         self.log_mean.copy_(normalization.mean)
         self.log_std.copy_(normalization.std)
@@ -232,45 +235,46 @@ class Moments(nn.Module):
 class WithMoments(nn.Module):
     """Moments and a learned encoder next to each other: z is the moments, then the learned features.
 
-    The learned features are scaled to one common variance, ``LEARNED_WEIGHT``² of that of the levels in all, as
-    :meth:`calibrate` measures it on training cells.
+    Most of what an encoder learns of a cell is in its moments already, and repeating it costs a probe and neighbours
+    more than it adds. So a learned feature is what moments do not predict: features of the encoder are scaled to one
+    common variance, ``LEARNED_WEIGHT``² of that of the levels in all, their linear regression on the moments is
+    subtracted, and of the residuals the first principal components are kept. :meth:`calibrate` measures all of it on
+    training cells.
     """
 
+    projection: Tensor
+    slope: Tensor
     center: Tensor
-    scale: Tensor
-    initial_center: Tensor
-    initial_scale: Tensor
 
     def __init__(self, learned: nn.Module, n_markers: int) -> None:
         super().__init__()
         self.moments, self.learned = Moments(n_markers), learned
         n: int = learned.out_features  # type: ignore[assignment]
-        self.out_features = self.moments.out_features + n
-        for name in ("center", "initial_center"):
-            self.register_buffer(name, torch.zeros(n))
-        for name in ("scale", "initial_scale"):
-            self.register_buffer(name, torch.ones(n))
+        kept = min(n, LEARNED_FEATURES)
+        self.out_features = self.moments.out_features + kept
+        for prefix in ("", "initial_"):
+            self.register_buffer(f"{prefix}projection", torch.eye(n, kept))
+            self.register_buffer(f"{prefix}slope", torch.zeros(self.moments.out_features, kept))
+            self.register_buffer(f"{prefix}center", torch.zeros(kept))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, d) of normalised patches."""
-        learned = (self.learned(x) - self.center) * self.scale
-        return torch.cat([self.moments(x), learned.float()], dim=1)
+        return self._join(self.moments(x), self.learned(x).float())
 
     def prepare(self, x: Tensor, normalization: Normalization) -> None:
         """Measure all scales on training cells (n, C, P, P) before training; remembers those of the initial network."""
-        self.moments.measure(x, normalization)
+        self.moments.prepare(x, normalization)
         self.calibrate(x)
-        self.initial_center.copy_(self.center)
-        self.initial_scale.copy_(self.scale)
+        for name in _OF_LEARNED:
+            getattr(self, f"initial_{name}").copy_(getattr(self, name))
 
     @torch.no_grad()
     def reset(self, trained: "WithMoments") -> None:
         """Take the scales that a trained encoder had before its training: those of the untrained baseline."""
         self.moments.load_state_dict(trained.moments.state_dict())
-        for own, name in ((self.center, "center"), (self.scale, "scale")):
-            own.copy_(getattr(trained, f"initial_{name}"))
-        self.initial_center.copy_(self.center)
-        self.initial_scale.copy_(self.scale)
+        for name in _OF_LEARNED:
+            for own in (name, f"initial_{name}"):
+                getattr(self, own).copy_(getattr(trained, f"initial_{name}"))
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
@@ -279,29 +283,41 @@ class WithMoments(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale the learned features, as they are now, by training cells (n, C, P, P).
+        """Measure what moments do not predict of the features, as they are now, on training cells (n, C, P, P).
 
         Returns
         -------
-        ``shift`` and ``factor``, (d,): a column that was z before is now ``(z - shift) * factor``.
+        z of these cells before and after, (n, d) each.
         """
         training = self.training
         self.eval()
         batches = x.split(256)  # type: ignore[no-untyped-call]
+        moments = torch.cat([self.moments(some) for some in batches])
         features = torch.cat([self.learned(some).float() for some in batches])
         self.train(training)
-        center, deviation = features.mean(dim=0), features.std(dim=0)
+        before = self._join(moments, features)
+        deviation = features.std(dim=0)
         # A feature that hardly varies is next to rounding: it is not scaled up to the others.
         scale = 1 / (deviation.square() + (_FAINT * deviation.median()).square()).sqrt().clamp_min(1e-6)
         total = (deviation * scale).square().sum().clamp_min(1e-12)
         scale = scale * LEARNED_WEIGHT * (self.moments.n_markers / total).sqrt()
-        shift = torch.zeros(self.out_features, device=center.device)
-        factor = torch.ones_like(shift)
-        shift[-len(center) :] = (center - self.center) * self.scale
-        factor[-len(center) :] = scale / self.scale.clamp_min(1e-12)
-        self.center.copy_(center)
-        self.scale.copy_(scale)
-        return shift, factor
+        centred = moments - moments.mean(dim=0)
+        scaled = (features - features.mean(dim=0)) * scale
+        ridge = _RIDGE * len(x) * torch.eye(centred.shape[1], device=x.device)
+        slope = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ scaled)
+        residual = scaled - centred @ slope
+        _, axes = torch.linalg.eigh(residual.T @ residual)
+        axes = axes.flip(1)[:, : self.projection.shape[1]]
+        axes = axes * axes.sum(dim=0).sign()  # an axis has no direction of its own
+        self.projection.copy_(scale[:, None] * axes)
+        self.slope.copy_(slope @ axes)
+        self.center.copy_(features.mean(dim=0) @ self.projection - moments.mean(dim=0) @ self.slope)
+        return before, self._join(moments, features)
+
+    def _join(self, moments: Tensor, features: Tensor) -> Tensor:
+        with torch.autocast(moments.device.type, enabled=False):
+            learned = features @ self.projection - moments @ self.slope - self.center
+            return torch.cat([moments, learned], dim=1)
 
 
 def _correlation(covariance: Tensor, deviation: Tensor, pairs: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_RIDGE = 1e-4  # variance of a standardised feature that a regression on it adds
+
 
 class Projector(nn.Sequential):
     """Hidden layers with batch norm and ReLU, then a linear layer: (B, d) to (B, D).
@@ -25,13 +27,23 @@ class Projector(nn.Sequential):
         super().__init__(*layers, last)
 
     @torch.no_grad()
-    def follow(self, shift: Tensor, factor: Tensor) -> None:
-        """Return the same embeddings of ``(z - shift) * factor`` as of z before; both (d,).
+    def follow(self, before: Tensor, after: Tensor) -> None:
+        """Return about the same embeddings of z as it is ``after`` a change of the encoder as of z ``before``.
 
-        Batch norm standardises z, so only its running statistics change. With hidden layers nothing does: such a
-        projector is stored to be looked at, and nothing is read from it.
+        ``before`` and ``after`` are z of the same cells, (n, d): the first is expressed by the second, by least
+        squares. With hidden layers nothing changes: such a projector is stored to be looked at, and nothing is read
+        from it.
         """
-        norm = self[0]
-        if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None:
-            norm.running_mean.sub_(shift).mul_(factor)
-            norm.running_var.mul_(factor.square())
+        norm, last = self[0], self[-1]
+        if not isinstance(norm, nn.BatchNorm1d) or not isinstance(last, nn.Linear):
+            return
+        old, new = norm.eval()(before), after - after.mean(dim=0)
+        variance = new.square().mean(dim=0)
+        new = new / (variance + norm.eps).sqrt()
+        gram = new.T @ new
+        gram.diagonal().add_(_RIDGE * len(new))
+        by_new = torch.linalg.solve(gram, new.T @ (old - old.mean(dim=0)))  # (d, d)
+        last.bias.add_(last.weight @ old.mean(dim=0))
+        last.weight.copy_(last.weight @ by_new.T)
+        norm.running_mean = after.mean(dim=0)
+        norm.running_var = variance

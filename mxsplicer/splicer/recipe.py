@@ -6,7 +6,7 @@ names of these fields. Importing this module does not load torch, so the command
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxsplicer.errors import InputError
@@ -26,6 +26,7 @@ SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
 WIDTH_RULES = ("equal", "variance", "rank")
+MOMENTS = "moments"  # the encoder in which nothing is trained
 
 # Steps by default, from where more of them no longer pay: docs/performance.md.
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000
@@ -59,7 +60,8 @@ class Recipe:
     encoder, encoder_width
         The primary encoder, by name or ``"module:Class"`` (see :func:`~mxsplicer.splicer.encoders.make_encoder`), and
         the width of its first stage; ``"resnet18"`` of width 64 is the paper's. ``+texture`` adds mean and deviation
-        over early feature maps to z, ``+moments`` closed-form statistics of the cell.
+        over early feature maps to z, ``+moments`` closed-form statistics of the cell. ``"moments"`` are these alone:
+        nothing is trained, and their scales are measured on the cells.
     component_encoder, component_width
         Each component's encoder, ``"lean"`` or a whole ``"resnet18"``, and the width of its first stage.
     components_per_step
@@ -176,6 +178,13 @@ class Recipe:
         self._check_deconstruction()
         self.view_plan()
         self._check_numbers()
+        if not self.trains:
+            self._check_nothing_trains()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder has weights to train."""
+        return self.encoder != MOMENTS
 
     def components(self, markers: Sequence[str]) -> "list[Component]":
         """Return the components that patches of ``markers`` are split into.
@@ -313,6 +322,14 @@ class Recipe:
             msg = f"{found}: `deconstruction` is {self.deconstruction!r}."
             raise InputError(msg, "Give both: the word groups in `deconstruction`, and the markers of each group.")
 
+    def _check_nothing_trains(self) -> None:
+        of_slides = {"encoder", "normalization", "seed"}
+        given = [one.name for one in fields(self) if getattr(self, one.name) != _default_of(one)]
+        other = next((name for name in given if name not in of_slides), None)
+        if other is not None:
+            msg = f"`{other}` belongs to a training, and the encoder {MOMENTS} has nothing to train."
+            raise InputError(msg, f"Leave out `{other}`, or choose another `encoder`.")
+
     def _check_numbers(self) -> None:
         least = {
             "encoder_width": 1,
@@ -369,6 +386,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:
     """Return the recipe's setting of a component by its name, else by the name of its family, else None."""
     return settings.get(component.name, settings.get(component.family))
+
+
+def _default_of(one: Field[Any]) -> Any:
+    return one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
 
 
 def _check_word(argument: str, word: str, known: Iterable[str], *, own: str = "") -> None:

@@ -22,12 +22,12 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.markers import side_by_side
 from mxsplicer.images.units import same_scale
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.moments import WithMoments
+from mxsplicer.splicer.moments import Moments, WithMoments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.system.fingerprints import fingerprint, fingerprint_arrays
 from mxsplicer.system.imports import is_importable
 
-_VERSION = 2
+_VERSION = 3
 RUN_FILES = ("config.json", "model.safetensors", "projector.safetensors", "README.md", "log.jsonl", "log.csv")
 
 
@@ -67,7 +67,12 @@ class Run:
     @property
     def feature_names(self) -> list[str]:
         """What each column of z is, in words; empty if the encoder has no names for them."""
-        return self.encoder.names(self.markers) if isinstance(self.encoder, WithMoments) else []
+        return self.encoder.names(self.markers) if isinstance(self.encoder, Moments | WithMoments) else []
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the encoder has weights that were trained; those of moments alone are measured."""
+        return any(True for _ in self.encoder.parameters())
 
     @property
     def method(self) -> str:
@@ -209,8 +214,8 @@ def load_run(path: str | Path, *, encoder: str = "") -> Run:
 
 def _check_is_current(path: Path, version: int, settings: Mapping[str, Any]) -> None:
     """Raise if a run was written by a version whose encoder or normalisation of this name was another one."""
-    if version < _VERSION and (
-        str(settings["encoder"]).endswith("+moments") or settings.get("normalization") == "slide"
+    if (version < _VERSION and str(settings["encoder"]).endswith("+moments")) or (
+        settings.get("normalization") == "slide"
     ):
         msg = f"the model in {path} was trained by an earlier version of mxsplicer, whose encoder was another one."
         raise InputError(msg, "Train again.")
@@ -293,7 +298,6 @@ def _difference(
 def _model_card(run: Run) -> str:
     """Return the README of a run folder: a model card, front matter of fixed words, then what a user asks."""
     settings, scale = run.settings, run.normalization
-    slides = settings["slides"]
     ranges = zip(run.markers, scale.low.tolist(), scale.high.tolist(), strict=True)
     markers = _table(
         ("", "marker", "intensity"), [(i, m, f"{a:.4g} to {b:.4g}") for i, (m, a, b) in enumerate(ranges, 1)]
@@ -330,9 +334,7 @@ deviation over the training cells.
 
 ## Training
 
-Trained by `{run.method}` on {settings["n_cells"]:,} cells of {len(slides)} slide{"s" * (len(slides) > 1)}
-({", ".join(map(str, slides))}), for {settings["steps"]:,} steps of {settings["batch_size"]} cells, without labels.
-{_METHODS.get(run.method, "")}
+{_describe_training(run)}
 
 {_table(("setting", "value"), settings.items())}
 
@@ -350,6 +352,16 @@ to mean intensities.
 - It sees only the markers above, and no difference between intensities outside the ranges above.
 - A research tool, not for diagnosis.
 """
+
+
+def _describe_training(run: Run) -> str:
+    settings, slides = run.settings, run.settings["slides"]
+    cells = f"{settings['n_cells']:,} cells of {len(slides)} slide{'s' * (len(slides) > 1)}"
+    cells += f" ({', '.join(map(str, slides))})"
+    if not run.is_trained:
+        return f"Nothing was trained: z is moments of the pixels of a cell. Their scales were measured on\n{cells}."
+    steps = f"for {settings['steps']:,} steps of {settings['batch_size']} cells, without labels."
+    return f"Trained by `{run.method}` on {cells}, {steps}\n{_METHODS.get(run.method, '')}"
 
 
 _METHODS = {

@@ -22,7 +22,7 @@ from mxsplicer.splicer.checkpoints import begin, finish, resume
 from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.loop import EmbedStep, Loop
-from mxsplicer.splicer.moments import WithMoments
+from mxsplicer.splicer.moments import Moments, WithMoments
 from mxsplicer.splicer.normalization import SAMPLE_CELLS, Normalization, measure_normalization, sample_inputs
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
@@ -30,11 +30,11 @@ from mxsplicer.splicer.panels import check_agreement, on_one_panel
 from mxsplicer.splicer.processes import alone as only_this_process
 from mxsplicer.splicer.processes import find_processes, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run, load_run
+from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.slide_normalization import at_one_gain
 from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes, trial_views
 from mxsplicer.splicer.widths import choose_widths
-from mxsplicer.system.files import check_free
+from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
 
@@ -106,6 +106,9 @@ def train(
     recipe = recipe or Recipe()
     stores, spread = _align(stores, recipe, panel)
     markers, patch_px, pixel_size_um = check_agreement(stores)
+    if not recipe.trains:
+        check_free(path, overwrite=overwrite)
+        return _measure_moments(stores, path, recipe, spread, panel)
     processes = only_this_process() if alone else find_processes(devices, nodes)
     batches = training_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
@@ -114,8 +117,7 @@ def train(
         device, precision, processes, unused_weights=recipe.components_per_step is not None or panel == "union"
     )
     with launch(fabric, processes):
-        normalization, varies = measure_normalization(stores, seed=recipe.seed)
-        normalization = normalization if spread is None else replace(normalization, spread=spread)
+        normalization, varies = _measure_normalization(stores, recipe, spread)
         components = components_to_train(recipe, markers, varies, stores)
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
@@ -156,6 +158,38 @@ def train(
     return load_run(path, encoder=recipe.encoder)
 
 
+def _measure_normalization(
+    stores: Sequence[PatchStore], recipe: Recipe, spread: Tensor | None
+) -> tuple[Normalization, list[bool]]:
+    normalization, varies = measure_normalization(stores, seed=recipe.seed)
+    return normalization if spread is None else replace(normalization, spread=spread), varies
+
+
+def _measure_moments(
+    stores: Sequence[PatchStore], path: Path, recipe: Recipe, spread: Tensor | None, panel: str
+) -> Run:
+    """Write and return a run of moments alone: their scales are measured, and nothing is trained."""
+    markers, patch_px, pixel_size_um = check_agreement(stores)
+    normalization, _ = _measure_normalization(stores, recipe, spread)
+    encoder = Moments(len(markers)).eval()
+    encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
+    of_embedding = {"components": [], "chunk_widths": [encoder.out_features], "has_chunks": False}
+    settings = recipe.to_settings() | of_embedding | {"steps": 0} | _about_stores(stores, panel)
+    with atomic_write(path) as folder:
+        folder.mkdir()
+        save_run(Run(encoder, normalization, markers, patch_px, pixel_size_um, settings, path), folder)
+    return load_run(path)
+
+
+def _about_stores(stores: Sequence[PatchStore], panel: str) -> dict[str, Any]:
+    return {
+        "patch_size_um": stores[0].patch_size_um,
+        "slides": [store.slide_name for store in stores],
+        "n_cells": sum(store.n_cells for store in stores),
+        **({} if panel == "same" else {"panel": panel}),
+    }
+
+
 def _training_sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: Recipe) -> Tensor:
     """Return patches of training cells as the encoder sees them, of at most 256 MB, (n, C, P, P)."""
     shape = stores[0].patches.shape[1:]
@@ -194,10 +228,7 @@ def _settings(
         "steps": steps,
         "batch_size": batches.batch_size,
         "precision": str(fabric._precision.precision),
-        "patch_size_um": stores[0].patch_size_um,
-        "slides": [store.slide_name for store in stores],
-        "n_cells": batches.n_cells,
-        **({} if panel == "same" else {"panel": panel}),
+        **_about_stores(stores, panel),
         # So that an interrupted run does not continue with other code.
         **({"own_code": {name: fingerprint_code(name) for name in own}} if (own := recipe.own_code()) else {}),
     }
