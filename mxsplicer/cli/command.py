@@ -15,6 +15,7 @@ from mxsplicer.cli.errors import as_options, similar_file
 from mxsplicer.cli.old_names import POSITIONAL_OUT, find_renamed, warn_of_old_name, with_current_names
 from mxsplicer.cli.outputs import Call, running
 from mxsplicer.errors import InputError
+from mxsplicer.result.options import BUILTIN
 from mxsplicer.system.location import locate
 
 # Parameters that name files or folders which a command reads.
@@ -126,13 +127,18 @@ class Command(TyperCommand):
                 continue
             given = values.get(parameter.name)
             for one in given if isinstance(given, list | tuple) else [given]:
-                if one is None or (self.name == "evaluate" and parameter.name == "labels" and not _is_file_name(one)):
+                if one is None or self._is_word(parameter.name, one):
                     continue
                 path = locate(one)
                 if isinstance(path, Path) and not path.exists():
                     called = parameter.opts[0] if parameter.opts[0].startswith("--") else parameter.metavar
                     msg = f"{called} {path} not found."
                     raise InputError(msg, similar_file(path))
+
+    def _is_word(self, option: str, value: str | Path) -> bool:
+        """Return whether the value of an option that names a file, or another thing by a word, is the word."""
+        of_labels = self.name == "evaluate" and option == "labels" and not _is_file_name(value)
+        return of_labels or (option == "model" and Path(value) == BUILTIN)
 
 
 def _is_file_name(value: str | Path) -> bool:

@@ -126,12 +126,12 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "model": OptionHelp(
         MODEL,
-        "Run folder of a trained model, or a result; builtin needs no training. By default a model is trained here, or "
-        "builtin is taken if the cells or the --budget are too few.",
+        "Run folder of a trained model, or a result. The default, builtin, needs no training; an option of the "
+        "training trains one.",
         metavar="RUN",
         common=True,
     ),
-    "train": OptionHelp(MODEL, "Train a model, however few the cells are."),
+    "train": OptionHelp(MODEL, "Train a model on these slides, which adds learned features.", common=True),
     "fill_missing": OptionHelp(
         MODEL,
         "Where a slide lacks a marker of --model, use that marker's mean and flag the cells; otherwise the slide is "

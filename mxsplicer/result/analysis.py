@@ -180,7 +180,7 @@ def _describe_call(job: Job, run: Run) -> dict[str, Any]:
 
 def _settings_of(job: Job, run: Run) -> dict[str, Any]:
     settings = job.settings()["options"]
-    if job.model is not None:  # the run was trained with its own
+    if not job.trains:  # the run has its own
         settings |= {key: run.settings[key] for key in settings.keys() & run.settings.keys() - {"patch_size_um"}}
     settings = {
         # As JSON, because the name of a marker may not be a valid key of an HDF5 file.

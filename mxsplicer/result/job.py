@@ -125,6 +125,11 @@ class Job:
         return recipe.surroundings == "hide" and recipe.component_area == "cell"
 
     @property
+    def trains(self) -> bool:
+        """Whether a model is trained."""
+        return self.model is None and self.recipe.trains
+
+    @property
     def scores_untrained(self) -> bool:
         """Whether an untrained encoder is scored too."""
         trained = self.recipe.trains if self.model is None else self.model.is_trained
@@ -145,7 +150,7 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         """How to train: as given, in as many steps as the budget allows; or what the built-in model measures."""
-        if self.options.is_builtin or "builtin" in self.chosen:
+        if self.options.is_builtin:
             return self.options.builtin_recipe
         recipe = self.options.recipe
         return replace(recipe, max_steps=self.chosen["max_steps"]) if "max_steps" in self.chosen else recipe
@@ -239,8 +244,8 @@ def open_job(
     names = [record.name for record in records]
     _check_names(names, out)
     result = Result(Path(out) if out is not None else Path(f"{names[0]}.mxs"), tuple(names))
-    trained = options.model is not None and not options.is_builtin
-    model = load_run(options.model, encoder=options.recipe.encoder) if trained else None
+    path = None if options.is_builtin else options.model
+    model = load_run(path, encoder=options.recipe.encoder) if path else None
     job = Job(options, result, [], model, running, failed={} if overwrite else result.failed)
     if options.patch_size_um is None and (model is not None or not job.sees_cells_only):
         size = model.settings["patch_size_um"] if model is not None else PATCH_SIZE_UM

@@ -65,9 +65,9 @@ class Options:
         Side of a patch: by default that of the model, or else what 99 % of the cells fit into, or 32 if the encoder
         sees more than the cell; whether the patches of all cells are stored; and the size of the training sample.
     model, train, recipe, budget_s, fill_missing
-        A trained run, or ``BUILTIN``, the model that needs no training; whether to train however few the cells are;
-        how, and in how many seconds at most, embedding and baselines included; and whether markers that a slide lacks
-        are replaced by their mean.
+        A trained run, or ``BUILTIN``, the model that needs no training and is the default; whether to train one, as a
+        budget or a setting of the recipe that belongs to a training also asks for; how, and in how many seconds at
+        most, embedding and baselines included; and whether markers that a slide lacks are replaced by their mean.
     cohort, samples, panel
         A table that names the slides, or one that describes the slides that were given; and which markers slides of
         different panels are trained on.
@@ -147,24 +147,24 @@ class Options:
         if self.train and self.model is not None:
             msg = "`train` trains a model, and a `model` was given."
             raise InputError(msg, "Leave out one of them.")
+        if (self.train or self.budget_s is not None) and not self.recipe.trains:
+            msg = f"the encoder {MOMENTS} has nothing to train."
+            raise InputError(msg, "Leave out `encoder`, or choose another.")
         if self.is_builtin:
             self.builtin_recipe  # noqa: B018 - raises if a setting belongs to a training
 
     @property
     def is_builtin(self) -> bool:
-        """Whether the built-in model was asked for."""
-        return self.model == BUILTIN
-
-    @property
-    def leaves_choice(self) -> bool:
-        """Whether nothing that was given says whether to train."""
-        return self.model is None and not self.train and self.recipe == Recipe(seed=self.seed)
+        """Whether the built-in model is used: it was asked for, or nothing asks for a training."""
+        if self.model is not None:
+            return self.model == BUILTIN
+        untouched = self.recipe == Recipe(seed=self.seed, normalization=self.recipe.normalization)
+        return not self.train and self.budget_s is None and (untouched or not self.recipe.trains)
 
     @property
     def builtin_recipe(self) -> Recipe:
         """The recipe of the built-in model."""
-        default = Recipe().encoder
-        return replace(self.recipe, encoder=MOMENTS) if self.recipe.encoder == default else self.recipe
+        return replace(self.recipe, encoder=MOMENTS)
 
     def _check_tables(self) -> None:
         if self.label and self.labels is None and self.cohort is None:

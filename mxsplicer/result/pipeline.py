@@ -29,7 +29,7 @@ from mxsplicer.result.job import Job, JobSlide, open_job
 from mxsplicer.result.options import Options, Running
 from mxsplicer.result.outcomes import record_output
 from mxsplicer.result.patch_size import fit_patches
-from mxsplicer.result.planning import check_memory, choose_training
+from mxsplicer.result.planning import check_memory, choose_steps
 from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.settings import begin_result, is_begun, report_choices
 from mxsplicer.result.slides import SlideRecord, image_files, write_records
@@ -139,7 +139,7 @@ def check_before_writing(job: Job) -> None:
     began = time.monotonic()
     measure(job)
     fit_patches(job)
-    choose_training(job)
+    choose_steps(job)
     job.for_each_slide("labels", lambda one: _check_labels(job, one))
     if job.options.labels is not None:
         of_slides = {one.name: _matched_columns(one) for one in job.slides}
@@ -192,7 +192,7 @@ def embed_cells(job: Job) -> None:
         with job.timed("cells"):
             measure(job)
     fit_patches(job)
-    choose_training(job)
+    choose_steps(job)
     report_choices(job)
     job.save_settings()
     stores = {} if job.model and not job.options.keep_patches else _cut_stores(job)

@@ -31,7 +31,6 @@ from mxsplicer.system.memory import format_bytes
 logger = logging.getLogger(__name__)
 
 FEWEST_STEPS = 20  # of a training
-FEWEST_CELLS = 5_000  # below, a training added nothing to the built-in model: docs/benchmarks.md
 _PLANNED_SHARE = 0.85  # of a budget: steps are timed on a few, and other programs come and go
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
@@ -53,7 +52,7 @@ class EmbeddingPlan:
     n_cells: int
     n_features: int
     patch_px: int
-    steps: int  # of training; 0 with a trained model
+    steps: int  # of training; 0 without one
     disk_bytes: int  # at most at a time, in the result folder, without the mask and the training sample
     memory_bytes: int  # at most
     seconds: dict[str, float]  # by stage, under the names that a result records
@@ -97,9 +96,6 @@ def plan_slides(
         trials = [try_slide(job, one, Path(folder)) for one in job.slides]
         fit_trials(job, trials)
         seconds, n_cells, memory_bytes = plan_extractions(job, trials)
-        choose_model(job, n_cells)
-        if not job.recipe.trains:  # it cuts fewer cells
-            seconds, n_cells, memory_bytes = plan_extractions(job, trials)
     steps = _plan_training(job, n_cells, seconds)
     shape, n_features = trial_shape(job), count_features(job)
     if not job.options.only_cells:
@@ -172,7 +168,7 @@ def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
     shape = trial_shape(job)
     to_embed = seconds_to_embed(job, shape) * n_cells
     steps = 0
-    if (job.model is None and job.recipe.trains) or job.trains_joint:
+    if job.trains or job.trains_joint:
         per_step = seconds_to_step(job, shape)
         steps = steps_by_default(job, n_cells)
         if job.options.budget_s is not None:
@@ -180,7 +176,7 @@ def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
         seconds |= {stage: steps * each for stage, each in per_step.items()}
     z_bytes = 4 * n_cells * count_features(job) * job.n_encoders
     seconds["embedding"] = seconds.pop("embedding") + to_embed + z_bytes / _WRITING_SPEED  # after training
-    return steps if job.model is None and job.recipe.trains else 0
+    return steps if job.trains else 0
 
 
 def _machine_slowness() -> float:
@@ -203,41 +199,18 @@ def _bytes_after_encoder(n_cells: int, n_markers: int, n_measures: int) -> int:
     return table + max(reporting, correlating)
 
 
-def choose_training(job: Job) -> None:
-    """Plan whether to train, and for how many steps, once the cells are counted.
+def choose_steps(job: Job) -> None:
+    """Plan how many steps of training a budget allows, if there is one, after the time that embedding takes.
 
     Raises
     ------
     InputError
-        If a budget is too short for the training that was asked for, and nothing was written yet.
+        If the budget is too short for a training, and nothing was written yet.
     """
-    if any(one.cells is None for one in job.slides):
+    budget = job.options.budget_s
+    if budget is None or "max_steps" in job.chosen or any(one.cells is None for one in job.slides):
         return
     n_cells = sum(len(one.measured_cells) for one in job.slides)
-    choose_model(job, n_cells)
-    if job.recipe.trains:
-        _choose_steps(job, n_cells)
-
-
-def choose_model(job: Job, n_cells: int) -> None:
-    """Plan to take the built-in model if the choice is left, and cells or budget are too few to train."""
-    if not job.options.leaves_choice or "builtin" in job.chosen or job.is_begun:
-        return
-    if n_cells < FEWEST_CELLS:
-        job.chosen["builtin"] = f"{n_cells:,} cells are fewer than the {FEWEST_CELLS:,} from which training can pay"
-    elif job.options.budget_s is not None:
-        shape = trial_shape(job)
-        to_embed, per_step = seconds_to_embed(job, shape) * n_cells, sum(seconds_to_step(job, shape).values())
-        try:
-            steps_within(job.options.budget_s, to_embed=to_embed, per_step=per_step)
-        except InputError as error:
-            job.chosen["builtin"] = str(error)
-
-
-def _choose_steps(job: Job, n_cells: int) -> None:
-    budget = job.options.budget_s
-    if budget is None or "max_steps" in job.chosen:
-        return
     shape = trial_shape(job)
     to_embed = seconds_to_embed(job, shape) * n_cells
     per_step = sum(seconds_to_step(job, shape).values())

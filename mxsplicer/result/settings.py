@@ -115,8 +115,8 @@ def report_choices(job: Job) -> None:
         logger.info("Patches are %d px (%g µm) wide, %s%s.", job.patch_px, job.patch_size_um, why, larger)
     elif n_larger:
         logger.warning("Patches are %g µm wide%s.", job.patch_size_um, larger)
-    if "builtin" in job.chosen:
-        logger.info("The built-in model is taken, without training: %s.", str(job.chosen["builtin"]).rstrip("."))
+    if job.options.is_builtin:
+        logger.info("The built-in model is used, which needs no training; --train trains one.")
     if "max_steps" in job.chosen:
         logger.info(
             "Training takes %d steps of about %s, which leaves time of the budget for embedding, about %s.",

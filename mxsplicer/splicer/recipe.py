@@ -6,7 +6,7 @@ names of these fields. Importing this module does not load torch, so the command
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxsplicer.errors import InputError
@@ -323,9 +323,9 @@ class Recipe:
             raise InputError(msg, "Give both: the word groups in `deconstruction`, and the markers of each group.")
 
     def _check_nothing_trains(self) -> None:
-        of_slides = {"encoder", "normalization", "seed"}
-        given = [one.name for one in fields(self) if getattr(self, one.name) != _default_of(one)]
-        other = next((name for name in given if name not in of_slides), None)
+        default = Recipe(encoder=Recipe.encoder, normalization=self.normalization, seed=self.seed)
+        given = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
+        other = next((name for name in given if name != "encoder"), None)
         if other is not None:
             msg = f"`{other}` belongs to a training, and the encoder {MOMENTS} has nothing to train."
             raise InputError(msg, f"Leave out `{other}`, or choose another `encoder`.")
@@ -386,10 +386,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:
     """Return the recipe's setting of a component by its name, else by the name of its family, else None."""
     return settings.get(component.name, settings.get(component.family))
-
-
-def _default_of(one: Field[Any]) -> Any:
-    return one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
 
 
 def _check_word(argument: str, word: str, known: Iterable[str], *, own: str = "") -> None:

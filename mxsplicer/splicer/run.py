@@ -229,13 +229,18 @@ def _trusted(path: Path, named: str, given: str) -> str:
 
 
 def untrained(run: Run, *, seed: int = 0) -> Run:
-    """Return a copy of a run with an untrained encoder: the baseline that any training must beat."""
+    """Return a copy of a run with an untrained encoder: the baseline that any training must beat.
+
+    The copy of a run without training is the run itself.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = run.settings
         encoder = make_encoder(settings["encoder"], len(run.markers), run.patch_px, width=settings["encoder_width"])
     if isinstance(encoder, WithMoments) and isinstance(run.encoder, WithMoments):
         encoder.reset(run.encoder)
+    if not run.is_trained:
+        encoder.load_state_dict(run.encoder.state_dict())
     return Run(encoder.eval(), run.normalization, run.markers, run.patch_px, run.pixel_size_um, settings)
 
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.moments import LEVEL_WEIGHT, Moments, WithMoments
+from mxsplicer.splicer.moments import LEARNED_FEATURES, LEVEL_WEIGHT, Moments, WithMoments
 from mxsplicer.splicer.normalization import Normalization
 
 MARKERS = ("DAPI", "CD3e", "CD4", "PD-1")
@@ -32,7 +32,7 @@ def moments_of(patches, regions, *, measured_on=None):
     mean, std = (torch.tensor(f(inside, axis=(0, 2)), dtype=torch.float32) for f in (np.mean, np.std))
     normalization = Normalization(low, high, mean, std)
     moments = Moments(len(MARKERS)).eval()
-    moments.measure(normalization(reference, regions[:1].repeat(len(reference), axis=0)), normalization)
+    moments.prepare(normalization(reference, regions[:1].repeat(len(reference), axis=0)), normalization)
     z = moments(normalization(patches, regions)).numpy()
     return dict(zip(moments.names(MARKERS), z.T, strict=True)), moments
 
@@ -195,15 +195,48 @@ def test_panels_of_few_markers_have_fewer_pairs(n_markers):
     assert torch.isfinite(z).all()
 
 
-def test_calibration_rescales_the_learned_features_and_says_how():
+def noise_normalization() -> Normalization:
+    return Normalization(*(torch.tensor([value] * 3) for value in (0.0, 100.0, 2.0, 1.0)))
+
+
+def test_learned_features_are_what_moments_do_not_predict():
     torch.manual_seed(0)
-    encoder = make_encoder("resnet18+moments", 3, 32, width=4).eval()
+    encoder = make_encoder("resnet18+moments", 3, 16, width=4).eval()
     assert isinstance(encoder, WithMoments)
-    x = torch.randn(64, 3, 32, 32)
+    x = torch.randn(2_000, 3, 16, 16) + torch.randn(2_000, 3, 1, 1)
+    encoder.prepare(x, noise_normalization())
     with torch.no_grad():
+        for weight in encoder.learned.parameters():
+            weight.add_(torch.randn_like(weight))
         before = encoder(x)
-        shift, factor = encoder.calibrate(x)
+        changed = encoder.calibrate(x)
         after = encoder(x)
-    torch.testing.assert_close(after, (before - shift) * factor, atol=1e-3, rtol=1e-3)
-    learned = after[:, encoder.moments.out_features :]
-    assert learned.var(dim=0).sum() == pytest.approx(0.25 * 3, rel=0.1)
+    n = encoder.moments.out_features
+    torch.testing.assert_close(changed[0], before)
+    torch.testing.assert_close(changed[1], after)
+    torch.testing.assert_close(after[:, :n], before[:, :n])
+    learned = after[:, n:]
+    assert learned.shape[1] == LEARNED_FEATURES
+    correlations = torch.corrcoef(after.T)[:n, n:]
+    varies = after[:, :n].std(dim=0) > 0.3  # below, the ridge leaves something
+    assert correlations[varies].abs().max() < 0.05
+    torch.testing.assert_close(torch.corrcoef(learned.T), torch.eye(LEARNED_FEATURES), atol=1e-3, rtol=0)
+    assert learned.var(dim=0).sum() < 0.25 * 3
+
+
+def test_an_untrained_encoder_has_the_scales_from_before_the_training():
+    torch.manual_seed(0)
+    trained, new = (make_encoder("resnet18+moments", 3, 32, width=4).eval() for _ in range(2))
+    assert isinstance(trained, WithMoments)
+    assert isinstance(new, WithMoments)
+    x = torch.randn(64, 3, 32, 32)
+    trained.prepare(x, noise_normalization())
+    at_first = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    with torch.no_grad():
+        for weight in trained.learned.parameters():
+            weight.add_(torch.randn_like(weight))
+        trained.calibrate(x)
+    new.reset(trained)
+    for name in ("projection", "slope", "center"):
+        torch.testing.assert_close(new.state_dict()[name], at_first[name])
+        assert not torch.allclose(trained.state_dict()[name], at_first[name])

@@ -91,7 +91,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--size-px", type=int, default=2048, help="side of simulated slides")
     parser.add_argument("--cells-of-cp-measure", type=int, default=2000, help="of a data set; 0 for none")
     parser.add_argument("--classical-only", action="store_true", help="train and embed nothing")
-    parser.add_argument("--training-seeds", type=int, default=1, help="trainings of the default")
+    parser.add_argument("--training-seeds", type=int, default=1, help="trainings of --train; 0 for none")
     parser.add_argument("--without-joint", action="store_true", help="do not train joint embedding")
     parser.add_argument("--paper", action="store_true", help="also train --preset paper; slow")
     parser.add_argument(
@@ -120,9 +120,11 @@ def describe(data: sets.DataSet, cells: sets.Cells, given: argparse.Namespace) -
 
 
 def describe_learned(data: sets.DataSet, cells: sets.Cells, given: argparse.Namespace) -> Iterator[Described]:
-    """Yield the description of the default command, the same encoder without training, and other trainings."""
+    """Yield the description of the default command, of a training, of its encoder before it, and other trainings."""
     stem = given.work / f"{data.name.replace(' ', '_')}_{given.size_px}"
-    runs = [(learned.TRAINED, seed, ["--seed", str(seed)]) for seed in range(given.training_seeds)]
+    out = Path(f"{stem}_{learned.DEFAULT}_0.mxs")
+    yield read_learned(learned.DEFAULT, cells, out, 0.0, learned.embed(data, out, given.embed_options))
+    runs = [(learned.TRAINED, seed, ["--train", "--seed", str(seed)]) for seed in range(given.training_seeds)]
     runs += [] if given.without_joint else [(learned.JOINT, 0, ["--method", "joint"])]
     runs += [(learned.PAPER, 0, ["--preset", "paper"])] if given.paper else []
     for name, seed, options in runs:
@@ -213,10 +215,10 @@ def score_robustness(data: sets.DataSet, cells: sets.Cells, given: argparse.Name
         pairs.append((name, transform(statistics), transform(changed_statistics)))
     if not given.classical_only:
         stem = given.work / f"{data.name.replace(' ', '_')}_{given.size_px}"
-        out = Path(f"{stem}_{learned.TRAINED}_0.mxs")
-        of_changed = Path(f"{stem}_{learned.TRAINED}_changed.mxs")
+        out = Path(f"{stem}_{learned.DEFAULT}_0.mxs")
+        of_changed = Path(f"{stem}_{learned.DEFAULT}_changed.mxs")
         learned.embed(variants, of_changed, ["--model", str(learned.model_of(out))])
-        pairs.append((learned.TRAINED, learned.read(out, cells.table.obs), learned.read(of_changed, changed_table)))
+        pairs.append((learned.DEFAULT, learned.read(out, cells.table.obs), learned.read(of_changed, changed_table)))
     rows = []
     for name, features, of_changed_cells in pairs:
         found = robustness.score(features[half], cells.table.obs[half], of_changed_cells, changed_table)

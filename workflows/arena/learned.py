@@ -15,7 +15,7 @@ from sets import DataSet
 from mxsplicer.result.folder import open_result
 from mxsplicer.splicer.run import load_run, save_run, untrained
 
-TRAINED, UNTRAINED, JOINT, PAPER = "X_splicer", "untrained", "joint", "paper preset"
+DEFAULT, TRAINED, UNTRAINED, JOINT, PAPER = "X_splicer", "trained", "untrained", "joint", "paper preset"
 
 
 def embed(data: DataSet, out: Path, options: Sequence[str] = ()) -> float:
