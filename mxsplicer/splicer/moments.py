@@ -32,12 +32,12 @@ from mxsplicer.splicer.moment_names import KINDS, SHAPES, names_of_moments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.pixel_moments import PixelMoments, measure_pixels
 
-# A compromise between simulated tissue and MIBI (docs/method.md lists them). Levels have this standard deviation,
+# A compromise between simulated and real tissue (docs/method.md lists them). Levels have this standard deviation,
 # patterns are correlations times these factors.
 LEVEL_WEIGHT = 1.0
-RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 8.5, 5.5, 1.1, 4.0
-TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 4.1, 30.0, 6.0
-SHAPE_WEIGHT = 0.7  # standard deviation, like that of a level
+RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 6.2, 5.0, 1.0, 4.0
+TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 3.0, 30.0, 3.8
+SHAPE_WEIGHT = 0.65  # standard deviation, like that of a level
 LEARNED_WEIGHT = 0.5
 LEARNED_FEATURES = 16  # that are kept
 PAIRS_PER_MARKER = {"together": 2.0, "near": 0.5, "along": 0.5}  # that are kept
