@@ -10,7 +10,6 @@ export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
-DEMO_STEPS ?= 40
 
 # The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
 NEWEST_PYTHON ?= $(PYTHON)
@@ -26,7 +25,7 @@ demo: .venv/library
 	@mkdir -p demo
 	@test -f $(DEMO)_truth.csv || $(BIN)/mxsplicer simulate --out $(DEMO).ome.tiff --size-px $(DEMO_SIZE)
 	@$(BIN)/mxsplicer embed $(DEMO).ome.tiff --mask $(DEMO)_mask.ome.tiff --out $(DEMO).mxs \
-		--drop AF1 --drop Argo550 --max-steps $(DEMO_STEPS) \
+		--drop AF1 --drop Argo550 \
 		--labels $(DEMO)_truth.csv --score lineage --score t_cell_subtype --score localisation --score coincidence
 
 # A file's tests share what one of them made, so a file stays with one process.

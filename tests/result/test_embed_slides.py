@@ -123,7 +123,7 @@ def test_the_anndata_is_as_documented(adata, simulated):
     assert adata.obs["at_border"].dtype == bool
     assert adata.obs["patch_valid_fraction"].between(0, 1).all()
     assert adata.obs["lineage"].notna().all()
-    n_features = 5 * 19 + (38 + 10 + 10) + 2 + 112  # moments of each marker and of pairs, and learned
+    n_features = 5 * 19 + (38 + 10 + 10) + 2 + 16  # moments of each marker and of pairs, and learned
     for key in ("X_splicer", "X_untrained", "X_joint"):
         assert (adata.obsm[key].dtype, adata.obsm[key].shape) == (np.float32, (n, n_features))
     assert (adata.obsm["X_compartments"].shape, adata.obsm["X_blurred"].shape) == ((n, 19 * 5), (n, 19))
