@@ -194,7 +194,7 @@ def _check_key(adata: AnnData, key: str) -> None:
 
 def _about(adata: AnnData) -> dict[str, Any]:
     about = adata.uns.get("mxsplicer", {})
-    kept = {key: about[key] for key in ("method", "patch_size_um", "pixel_size_um") if key in about}
+    kept = {key: about[key] for key in ("method", "patch_size_um", "pixel_size_um", "settings") if key in about}
     return {"mxsplicer": {**kept, "intensities": intensities_of(adata)}}
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.tl.reading import rows_by_slide
-from mxsplicer.tl.representations import METHOD_TITLES, learned_key
+from mxsplicer.tl.representations import learned_key, title_of_method
 from mxsplicer.tl.verdicts import verdict
 
 
@@ -18,8 +18,7 @@ def title(adata: AnnData) -> str:
 
 def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
     """Return the numbers and the verdicts at the head of the page."""
-    method = str(adata.uns.get("mxsplicer", {}).get("method", "splicer"))
-    key = learned_key(adata)
+    method, key = title_of_method(adata), learned_key(adata)
     return {
         "n_cells": adata.n_obs,
         "roi": str(adata.uns.get("mxsplicer", {}).get("roi", "")),
@@ -27,7 +26,7 @@ def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
         "n_markers": adata.n_vars,
         "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
-        "method": "joint embedding" if method == "joint" else METHOD_TITLES.get(method, method),
+        "method": "joint embedding" if method == "joint" else method,
         "use_rep": key,
         "verdicts": verdict(scores) if scores is not None and len(scores) else [],
     }

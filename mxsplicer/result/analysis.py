@@ -27,7 +27,8 @@ from mxsplicer.system.fingerprints import fingerprint
 from mxsplicer.system.memory import give_back
 from mxsplicer.tl.harmony import harmonize
 from mxsplicer.tl.labels import join_labels, obs_name
-from mxsplicer.tl.representations import LEARNED, MEAN_INTENSITY
+from mxsplicer.tl.representations import MEAN_INTENSITY
+from mxsplicer.tl.representations import learned as learned_representations
 from mxsplicer.tl.sample_tables import join_samples
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def interpret(
 def _add_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
     """Analyse mixing: how well slides and batches can be predicted, from mean intensities and learned features."""
     learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
-    names = {key: name for name, key in LEARNED.items()}
+    names = {key: name for name, key in learned_representations(adata).items()}
     shown = [names.get(key, key) for key in learned]
     found = []
     for batch in ("slide", "batch"):

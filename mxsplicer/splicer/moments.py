@@ -19,11 +19,14 @@ that Euclidean distances between cells are meaningful:
   weight. A slide whose patterns are weak (counts of a few ions per pixel) is described by its levels.
 - What a simpler column says is subtracted: the rim's share of a polarity, and from two markers near each other that
   they lie in the same pixels.
+- A pattern that hardly varies between cells is left out: neighbours do not notice it, and a probe, which scales every
+  column to unit variance, needs more labels for it.
 - Of all pairs those are kept that vary most between cells. Whether two markers lie along the same direction varies
   also if their directions are independent; that much variance is not counted, and lowers the weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +48,17 @@ _FLOOR = 2.0  # variance that is added, in units of the mean variance within a c
 _PRESENT = 0.5  # of the mean intensity: there a marker counts as half present
 _BACKGROUND = 0.01  # quantile of cells whose mean intensity is background
 _FAINT = 0.1  # of the median deviation of a learned feature
+LEAST_PATTERN = 0.03  # variance between cells of a pattern that is kept; that of a typical level is 1
 _RIDGE = 0.01  # variance of moments that a regression on them adds
 _OF_LEARNED = ("projection", "slope", "center")  # buffers
 _LEAST_SIGNAL = 0.02  # mean square over markers of a pixel inside: views add noise and offsets of below 0.004 outside
 
 
 class Moments(nn.Module):
-    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, 5 C + pairs + 2).
+    """Closed-form moments of patches (B, C, P, P), 0 outside the cell, as z (B, d), at most 5 C + pairs + 2.
 
     The columns are levels, rims, sides, spreads and polarities of all markers, then pairs of markers: together, near,
-    along, then area and elongation of the cell.
+    along, then area and elongation of the cell; without those that hardly vary on the cells of :meth:`prepare`.
     """
 
     log_mean: Tensor
@@ -73,6 +77,7 @@ class Moments(nn.Module):
     along: Tensor
     center: Tensor
     scale: Tensor
+    kept: Tensor
 
     def __init__(self, n_markers: int) -> None:
         super().__init__()
@@ -81,21 +86,27 @@ class Moments(nn.Module):
         for name, per_marker in PAIRS_PER_MARKER.items():
             self.register_buffer(name, possible[:, : round(per_marker * n_markers)].clone())  # (2, pairs)
         n_pairs = sum(getattr(self, name).shape[1] for name in PAIRS_PER_MARKER)
-        self.out_features = len(KINDS) * n_markers + n_pairs + len(SHAPES)
+        n_columns = len(KINDS) * n_markers + n_pairs + len(SHAPES)
         for name in ("log_mean", "log_shift", "background", "polarity_slope"):
             self.register_buffer(name, torch.zeros(n_markers))
         for name in ("log_std", "standard_error", "half_present", "floor", "edge_floor", "polarity_floor"):
             self.register_buffer(name, torch.ones(n_markers))
         self.register_buffer("near_slope", torch.zeros(self.near.shape[1]))
-        self.register_buffer("center", torch.zeros(self.out_features))
-        self.register_buffer("scale", torch.ones(self.out_features))
+        self.register_buffer("center", torch.zeros(n_columns))
+        self.register_buffer("scale", torch.ones(n_columns))
+        self.register_buffer("kept", torch.arange(n_columns))
+
+    @property
+    def out_features(self) -> int:
+        """Width of z."""
+        return len(self.kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, d) of normalised patches."""
         with torch.autocast(x.device.type, enabled=False):  # second moments need all digits
             pixels = self._pixels(x.float())
             scaled: Tensor = (self._raw(pixels) - self.center) * self.scale * self._presences(pixels)
-            return scaled
+            return scaled[:, self.kept]
 
     @torch.no_grad()
     def prepare(self, x: Tensor, normalization: Normalization) -> None:
@@ -119,12 +130,29 @@ class Moments(nn.Module):
         self._subtract_rim(pixels)
         reliability = self._select_pairs(pixels)
         raw = self._raw(pixels)
-        self.center.copy_(_mean(raw, self._presences(pixels)))
+        present = self._presences(pixels)
+        self.center.copy_(_mean(raw, present))
         self.scale.copy_(self._scales(raw - self.center, reliability))
+        varies = ((raw - self.center) * self.scale * present).var(dim=0) >= LEAST_PATTERN
+        self.kept = (varies | self._is_always_kept()).nonzero().flatten()
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
-        return names_of_moments(markers, {kind: getattr(self, kind).T.tolist() for kind in PAIRS_PER_MARKER})
+        names = names_of_moments(markers, {kind: getattr(self, kind).T.tolist() for kind in PAIRS_PER_MARKER})
+        return [names[column] for column in self.kept.tolist()]
+
+    def _is_always_kept(self) -> Tensor:
+        """Return which columns are kept however little they vary: levels, spreads and shapes, (columns,)."""
+        kept = torch.zeros_like(self.scale, dtype=torch.bool)
+        for kind in ("level", "spread"):
+            first = KINDS.index(kind) * self.n_markers
+            kept[first : first + self.n_markers] = True
+        kept[-len(SHAPES) :] = True
+        return kept
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        _take_shapes(self, ("kept",), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _pixels(self, x: Tensor) -> PixelMoments:
         shown = x.square().mean(dim=1) > _LEAST_SIGNAL if self.training else (x != 0).any(dim=1)
@@ -251,11 +279,15 @@ class WithMoments(nn.Module):
         self.moments, self.learned = Moments(n_markers), learned
         n: int = learned.out_features  # type: ignore[assignment]
         kept = min(n, LEARNED_FEATURES)
-        self.out_features = self.moments.out_features + kept
         for prefix in ("", "initial_"):
             self.register_buffer(f"{prefix}projection", torch.eye(n, kept))
             self.register_buffer(f"{prefix}slope", torch.zeros(self.moments.out_features, kept))
             self.register_buffer(f"{prefix}center", torch.zeros(kept))
+
+    @property
+    def out_features(self) -> int:
+        """Width of z."""
+        return self.moments.out_features + self.projection.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, d) of normalised patches."""
@@ -264,9 +296,10 @@ class WithMoments(nn.Module):
     def prepare(self, x: Tensor, normalization: Normalization) -> None:
         """Measure all scales on training cells (n, C, P, P) before training; remembers those of the initial network."""
         self.moments.prepare(x, normalization)
+        self.slope = torch.zeros(self.moments.out_features, self.projection.shape[1], device=x.device)
         self.calibrate(x)
         for name in _OF_LEARNED:
-            getattr(self, f"initial_{name}").copy_(getattr(self, name))
+            setattr(self, f"initial_{name}", getattr(self, name).clone())
 
     @torch.no_grad()
     def reset(self, trained: "WithMoments") -> None:
@@ -274,12 +307,16 @@ class WithMoments(nn.Module):
         self.moments.load_state_dict(trained.moments.state_dict())
         for name in _OF_LEARNED:
             for own in (name, f"initial_{name}"):
-                getattr(self, own).copy_(getattr(trained, f"initial_{name}"))
+                setattr(self, own, getattr(trained, f"initial_{name}").clone())
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
-        learned = self.out_features - self.moments.out_features
+        learned = self.projection.shape[1]
         return [*self.moments.names(markers), *(f"learned {number + 1}" for number in range(learned))]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        _take_shapes(self, ("slope", "initial_slope"), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,15 +346,21 @@ class WithMoments(nn.Module):
         _, axes = torch.linalg.eigh(residual.T @ residual)
         axes = axes.flip(1)[:, : self.projection.shape[1]]
         axes = axes * axes.sum(dim=0).sign()  # an axis has no direction of its own
-        self.projection.copy_(scale[:, None] * axes)
-        self.slope.copy_(slope @ axes)
-        self.center.copy_(features.mean(dim=0) @ self.projection - moments.mean(dim=0) @ self.slope)
+        self.projection, self.slope = scale[:, None] * axes, slope @ axes
+        self.center = features.mean(dim=0) @ self.projection - moments.mean(dim=0) @ self.slope
         return before, self._join(moments, features)
 
     def _join(self, moments: Tensor, features: Tensor) -> Tensor:
         with torch.autocast(moments.device.type, enabled=False):
             learned = features @ self.projection - moments @ self.slope - self.center
             return torch.cat([moments, learned], dim=1)
+
+
+def _take_shapes(module: nn.Module, names: Sequence[str], state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Give buffers, whose length depends on how many moments vary, the shapes that a file has."""
+    for name in names:
+        if prefix + name in state_dict:
+            setattr(module, name, torch.empty_like(state_dict[prefix + name]))
 
 
 def _correlation(covariance: Tensor, deviation: Tensor, pairs: Tensor) -> Tensor:

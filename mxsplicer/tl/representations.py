@@ -10,9 +10,11 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.closed_form import STATISTICS, log_units
+from mxsplicer.splicer.recipe import MOMENTS as WITHOUT_TRAINING
 from mxsplicer.tl.reading import read_rows
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}
+BUILT_IN = "built-in model"  # the title of "splicer" where nothing was trained
 UNTRAINED = "untrained encoder"
 LEARNED = {title: f"X_{method}" for method, title in METHOD_TITLES.items()} | {UNTRAINED: "X_untrained"}  # keys of obsm
 COMPARTMENTS = "compartment statistics"  # mean of the rim, mean of the interior, standard deviation in the cell
@@ -32,7 +34,7 @@ _MAX_LOG = 30  # above log1p of any intensity, whatever the base
 _MAX_LISTED = 5
 STATISTICS_OF = {COMPARTMENTS: (0, 1, 4), MOMENTS: (0, 1, 2, 3)}  # columns of X_compartments, of each marker
 _FROM_PIXELS = {COMPARTMENTS: "X_compartments", MOMENTS: "X_compartments", BLURRED: "X_blurred"}
-_KEYS = {**LEARNED, **_FROM_PIXELS, PIXEL_PCA: "X_pixel_pca"}
+_KEYS = {**LEARNED, BUILT_IN: LEARNED[METHOD_TITLES["splicer"]], **_FROM_PIXELS, PIXEL_PCA: "X_pixel_pca"}
 _COMPUTED = (MEAN_INTENSITY, LOG_INTENSITY, INTENSITY_AND_SHAPE, INTENSITY_PCA)  # from X and obs
 
 
@@ -95,6 +97,14 @@ def learned_key(adata: AnnData) -> str:
     return next((key for key in (f"X_{method}", "X_splicer", "X_joint") if key in adata.obsm), "X_splicer")
 
 
+def title_of_method(adata: AnnData) -> str:
+    """Return the title of what embedded the cells: that of the method, or of the built-in model."""
+    if adata.uns.get("mxsplicer", {}).get("settings", {}).get("encoder") == WITHOUT_TRAINING:
+        return BUILT_IN
+    method = learned_key(adata).removeprefix("X_")
+    return METHOD_TITLES.get(method, method)
+
+
 def key_of(name: str) -> str:
     """Return the key of ``obsm`` of a representation; any other name is the key itself."""
     return _KEYS.get(name, name)
@@ -102,7 +112,7 @@ def key_of(name: str) -> str:
 
 def learned(adata: AnnData) -> dict[str, str]:
     """Return the keys of the representations that encoders computed, by name; first that of the run."""
-    titles = {key: name for name, key in LEARNED.items()}
+    titles = {key: name for name, key in LEARNED.items()} | {learned_key(adata): title_of_method(adata)}
     keys = dict.fromkeys((learned_key(adata), *LEARNED.values()))
     return {titles.get(key, key): key for key in keys if key in adata.obsm}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
-from mxsplicer.tl.representations import CONCATENATED, UNTRAINED, is_baseline, trained
+from mxsplicer.tl.representations import BUILT_IN, CONCATENATED, UNTRAINED, is_baseline, trained
 
 _MIN_DIFFERENCE = 0.01  # of balanced accuracy; a smaller difference does not count
 _SIGNIFICANCE_LEVEL = 0.05
@@ -83,6 +83,10 @@ def _best(by_name: pd.DataFrame, own: str, way: str, metric: str, gain: str) -> 
 
 
 def _training(by_name: pd.DataFrame, own: str) -> str:
+    if own == BUILT_IN:
+        return (
+            "Nothing was trained. `mxsplicer embed --train` adds learned features; its verdict says whether they help."
+        )
     if UNTRAINED not in by_name.index:
         return "Whether training was needed was not measured: the untrained encoder has no score."
     row = _row(by_name, UNTRAINED)

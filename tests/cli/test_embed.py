@@ -22,7 +22,7 @@ def test_help_groups_the_options_under_headings(command, name):
 
 def test_a_plan_is_printed_as_text_or_json_and_nothing_is_written(command, tmp_path):
     slide = simulate_slide(tmp_path / "S01.ome.tiff", size_px=256)
-    arguments = ("embed", slide.image, "--mask", slide.mask, "--plan", "--encoder-width", 8, "--patch-size-um", 8)
+    arguments = ("embed", slide.image, "--mask", slide.mask, "--plan", "--train", "--patch-size-um", 8)
 
     outcome = command(*arguments)
     as_json = command(*arguments, "--json", "--max-memory", "3G")
@@ -31,5 +31,5 @@ def test_a_plan_is_printed_as_text_or_json_and_nothing_is_written(command, tmp_p
     assert outcome.out.startswith("cells   about ")
     assert "training" in outcome.out
     plan = json.loads(as_json.out)
-    assert plan["n_features"] == 267  # moments of 19 markers, and 112 learned
+    assert plan["n_features"] == 171  # moments of 19 markers, and 16 learned
     assert set(plan["seconds"]) >= {"patches", "embedding", "correlation and clusters"}

@@ -15,6 +15,13 @@ PX = 24
 DISC = np.hypot(*(np.mgrid[:PX, :PX] - PX / 2 + 0.5)) < 8
 
 
+@pytest.fixture(autouse=True)
+def all_patterns(request, monkeypatch):
+    """Keep patterns that hardly vary between cells of noise, but for the tests of that."""
+    if "hardly_vary" not in request.node.name:
+        monkeypatch.setattr("mxsplicer.splicer.moments.LEAST_PATTERN", 0.0)
+
+
 def cells(n=200, seed=0, *, change=None):
     """Return raw patches (n, 4, P, P) of round cells of noise, and their regions."""
     rng = np.random.default_rng(seed)
@@ -197,6 +204,24 @@ def test_panels_of_few_markers_have_fewer_pairs(n_markers):
 
 def noise_normalization() -> Normalization:
     return Normalization(*(torch.tensor([value] * 3) for value in (0.0, 100.0, 2.0, 1.0)))
+
+
+def test_patterns_that_hardly_vary_are_left_out_and_the_rest_is_as_before(monkeypatch):
+    def brighten_the_rim(patches, rng):
+        rim = DISC & (np.hypot(*(np.mgrid[:PX, :PX] - PX / 2 + 0.5)) > 6)
+        patches[:100, 1, rim] *= 4
+
+    patches, regions = cells(change=brighten_the_rim)
+    few, _ = moments_of(patches, regions)
+    monkeypatch.setattr("mxsplicer.splicer.moments.LEAST_PATTERN", 0.0)
+    every, _ = moments_of(patches, regions)
+    assert set(few) < set(every)
+    assert "CD3e rim" in few
+    assert "DAPI rim" not in few
+    assert {f"{marker} {kind}" for marker in MARKERS for kind in ("level", "spread")} <= set(few)
+    for name, column in few.items():
+        np.testing.assert_array_equal(column, every[name])
+        assert column.var() >= 0.03 or name.endswith(("level", "spread", "of the cell"))
 
 
 def test_learned_features_are_what_moments_do_not_predict():
