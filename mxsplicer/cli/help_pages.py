@@ -173,7 +173,6 @@ OPTIONS: dict[str, OptionHelp] = {
         "Weight of one component's loss, 1 by default: more for a faint marker that matters, such as CD8a=4. Repeat "
         "for several.",
         metavar="NAME=WEIGHT",
-        common=True,
         kind=list[str],
     ),
     "redundancy_weight": OptionHelp(

@@ -64,7 +64,7 @@ def test_a_marker_that_shows_nothing_is_named_as_a_dead_chunk(tmp_path, caplog, 
     store = extract_patches(slide, mask, tmp_path / "patches.zarr", patch_size_um=16)
 
     with caplog.at_level(logging.WARNING):
-        train(store, tmp_path / "run", replace(SMALL, epochs=15))
+        train(store, tmp_path / "run", replace(SMALL, epochs=15, encoder="resnet18+texture"))
 
     warnings = [message for message in caplog.messages if message.startswith("chunk CD20 is dead at step")]
     assert len(warnings) == 1
