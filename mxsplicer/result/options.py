@@ -16,7 +16,8 @@ from mxsplicer.cells import MIN_AREA_UM2
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import parse_renames
 from mxsplicer.segmentation import EXPANSION_UM, NUCLEUS_DIAMETER_UM
-from mxsplicer.splicer.recipe import MOMENTS, Recipe
+from mxsplicer.splicer.moment_names import MOMENTS
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.system.durations import parse_duration
 from mxsplicer.system.location import Location, absolute
 from mxsplicer.system.memory import parse_bytes

@@ -116,7 +116,7 @@ def report_choices(job: Job) -> None:
     elif n_larger:
         logger.warning("Patches are %g µm wide%s.", job.patch_size_um, larger)
     if job.options.is_builtin:
-        logger.info("The built-in model is used, which needs no training; --train trains one.")
+        logger.info("Nothing is trained: the built-in model is used.")
     if "max_steps" in job.chosen:
         logger.info(
             "Training takes %d steps of about %s, which leaves time of the budget for embedding, about %s.",

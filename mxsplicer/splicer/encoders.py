@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mxsplicer.errors import InputError, describe_error
 from mxsplicer.splicer.convolutions import make_convolution
+from mxsplicer.splicer.moment_names import MOMENTS
 from mxsplicer.splicer.moments import Moments, WithMoments
-from mxsplicer.splicer.recipe import MOMENTS
 from mxsplicer.system.imports import import_by_name, is_importable
 
 SMALL_PATCH_PX = 40  # up to here a patch has no pixels to spare for a stem that shrinks it four times

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+MOMENTS = "moments"  # the encoder that has no other columns, and nothing to train
 KINDS = ("level", "rim", "side", "spread", "polarity")
 SHAPES = ("area of the cell", "elongation of the cell")
 _WORDS = {"together": "with", "near": "near", "along": "along"}  # between the names of two markers

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxsplicer.errors import InputError
+from mxsplicer.splicer.moment_names import MOMENTS
 from mxsplicer.system.imports import is_importable
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
 WIDTH_RULES = ("equal", "variance", "rank")
-MOMENTS = "moments"  # the encoder in which nothing is trained
 
 # Steps by default, from where more of them no longer pay: docs/performance.md.
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000

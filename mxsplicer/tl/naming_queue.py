@@ -179,7 +179,7 @@ class NamingQueue:
         n
             Number of cells, fewer if the pool has no more.
         only
-            Name of a class whose doubtful cells are wanted.
+            Name of a class whose uncertain cells are wanted.
         """
         free = ~self._skipped[self._pool] & (self._codes[self._pool] == _UNNAMED)
         if self.classifier is None:
@@ -284,7 +284,7 @@ class NamingQueue:
         codes = p.argmax(axis=1)
         found: list[Proposal] = []
         taken = ~free
-        makers = (self._doubtful,) if only else (self._unlike, self._doubtful, self._unnamed_cluster, self._doubtful)
+        makers = (self._uncertain,) if only else (self._unlike, self._uncertain, self._unnamed_cluster, self._uncertain)
         turn = int((self._codes >= 0).sum())
         for step in range(4 * n):
             if len(found) == n:
@@ -326,8 +326,8 @@ class NamingQueue:
             f"cluster {names[sizes.argmax()]} has no named cell"
         )
 
-    def _doubtful(self, p: np.ndarray, codes: np.ndarray, taken: np.ndarray, only: str) -> tuple[int | None, str]:
-        """Return the most doubtful cell of the class with the fewest named cells."""
+    def _uncertain(self, p: np.ndarray, codes: np.ndarray, taken: np.ndarray, only: str) -> tuple[int | None, str]:
+        """Return the most uncertain cell of the class with the fewest named cells."""
         assert self.classifier is not None
         classes = [*self.classifier.classes, UNKNOWN]
         top = np.sort(p, axis=1)

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.closed_form import STATISTICS, log_units
-from mxsplicer.splicer.recipe import MOMENTS as WITHOUT_TRAINING
+from mxsplicer.splicer.moment_names import MOMENTS as WITHOUT_TRAINING
 from mxsplicer.tl.reading import read_rows
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}

@@ -84,9 +84,7 @@ def _best(by_name: pd.DataFrame, own: str, way: str, metric: str, gain: str) -> 
 
 def _training(by_name: pd.DataFrame, own: str) -> str:
     if own == BUILT_IN:
-        return (
-            "Nothing was trained. `mxsplicer embed --train` adds learned features; its verdict says whether they help."
-        )
+        return "Nothing was trained, so whether learned features would help was not measured."
     if UNTRAINED not in by_name.index:
         return "Whether training was needed was not measured: the untrained encoder has no score."
     row = _row(by_name, UNTRAINED)

@@ -12,7 +12,8 @@ from mxsplicer.result.options import BUILTIN, Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.verification import verify
 from mxsplicer.simulation import simulate_slide
-from mxsplicer.splicer.recipe import MOMENTS, Recipe
+from mxsplicer.splicer.moment_names import MOMENTS
+from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import load_run
 
 ONLY_CELLS = {"only_cells": True, "per_slide": False}

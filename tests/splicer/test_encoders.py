@@ -5,7 +5,7 @@ import torch
 
 from mxsplicer.errors import InputError
 from mxsplicer.splicer.encoders import ENCODERS, ResNet, Separable, make_encoder
-from mxsplicer.splicer.recipe import MOMENTS
+from mxsplicer.splicer.moment_names import MOMENTS
 
 
 @pytest.fixture(params=ENCODERS)
