@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ main()
 """
 
 
-def run(folder, *more):
+def run(folder, *more, profile="local"):
     config = {
         "samples": "samples.csv",
         "out": "my study",
@@ -48,8 +49,8 @@ def run(folder, *more):
         "train": SMALL,
     }
     given = [f"{name}={value}" for name, value in config.items()]
-    profile = ["--profile", str(WORKFLOW / "profiles" / "local"), "--retries", "0", "--cores", "2", *more]
-    command = [sys.executable, "-m", "snakemake", "-s", str(WORKFLOW / "Snakefile"), *profile, "--config", *given]
+    options = ["--profile", str(WORKFLOW / "profiles" / profile), "--retries", "0", *more]
+    command = [sys.executable, "-m", "snakemake", "-s", str(WORKFLOW / "Snakefile"), *options, "--config", *given]
     path = os.pathsep.join([str(WORKFLOW.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -62,7 +63,7 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     (tmp_path / "samples.csv").write_text(TABLE)
 
-    killed = run(tmp_path)
+    killed = run(tmp_path, "--cores", "2")
 
     study = tmp_path / "my study"
     assert killed.returncode != 0
@@ -74,7 +75,7 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert [plan and plan["memory_bytes"] > 0 for plan in plans] == [True, True, None]
     made = {file: file.stat().st_mtime_ns for file in study.rglob("*.json") if file.is_file()}
 
-    again = run(tmp_path)
+    again = run(tmp_path, "--cores", "2")
 
     assert again.returncode == 0, again.stderr
     assert {file: file.stat().st_mtime_ns for file in made} == made, "finished files were made again"
@@ -88,3 +89,29 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert (status.state, {item.name: item.state for item in status.items}["肿瘤"]) == ("done", "failed")
     dry_run = run(tmp_path, "--dry-run")
     assert "nothing to be done" in (dry_run.stdout + dry_run.stderr).lower()
+
+
+@pytest.mark.parametrize(("profile", "gpus"), [("local", 0), ("gpu", 1), ("slurm", 1)])
+def test_every_profile_plans_all_jobs(tmp_path, profile, gpus):
+    if profile == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm")
+    (tmp_path / "samples.csv").write_text("slide,path,mask\na,a.tiff,m.tiff\nb,b.tiff,\n")
+
+    done = run(tmp_path, "--dry-run", profile=profile)
+
+    assert done.returncode == 0, done.stderr
+    planned = done.stdout + done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
+    assert jobs == {
+        "all": "1",
+        "segment": "2",
+        "plan": "2",
+        "extract": "2",
+        "train": "1",
+        "embed": "2",
+        "merge": "1",
+        "total": "11",
+    }
+    for rule in ("train", "embed"):
+        resources = re.search(rf"rule {rule}:.*?resources: ([^\n]*)", planned, re.DOTALL)[1]
+        assert f"gpu={gpus}" in resources
