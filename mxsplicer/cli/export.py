@@ -10,6 +10,7 @@ import typer
 from mxsplicer.cli.options import Overwrite, register
 from mxsplicer.cli.outputs import Output
 from mxsplicer.errors import InputError
+from mxsplicer.export.web import MAX_MEGAPIXELS
 from mxsplicer.system import progress
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ _LabelsZarr = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; for several slides, a folder."),
 ]
+_Web = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A page with tissue, UMAP, correlations and example cells: open DIR/index.html, also offline.",
+    ),
+]
+_WebMegapixels = Annotated[
+    float,
+    typer.Option(
+        help="Finest level of the page: the first with at most so many million pixels per channel, so 10,000 x 10,000 "
+        "px stay sharp. 1e6 keeps every level."
+    ),
+]
 
 
 def add_export(app: typer.Typer) -> None:
@@ -57,21 +72,31 @@ def export_command(
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="The same table as Parquet.")] = None,
     features: _Features = False,
     labels_zarr: _LabelsZarr = None,
+    web: _Web = None,
+    web_megapixels: _WebMegapixels = MAX_MEGAPIXELS,
     groupby: Annotated[str, typer.Option(help="Column of obs to export as classes.")] = "leiden",
     roi: Path | None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write cells, outlines and clusters of a result in the formats of other programs."""
-    if not any((spatialdata, geojson, csv, parquet, labels_zarr)):
+    if not any((spatialdata, geojson, csv, parquet, labels_zarr, web)):
         msg = "Nothing to export."
-        raise InputError(msg, "Pass --spatialdata, --geojson, --csv, --parquet or --labels-zarr.")
+        raise InputError(msg, "Pass --web, --spatialdata, --geojson, --csv, --parquet or --labels-zarr.")
     wanted = {
         kind: Output(path, options={"result", "roi", *_DEPENDS_ON[kind]})
-        for kind, path in _paths(spatialdata, geojson, csv, parquet, labels_zarr).items()
+        for kind, path in _paths(spatialdata, geojson, csv, parquet, labels_zarr, web).items()
     }
     wanted = {kind: one for kind, one in wanted.items() if not one.is_complete(overwrite=overwrite)}
     if wanted:
-        job = _Export(result, roi, groupby=groupby, features=features, simplify_px=simplify_px, image=image)
+        job = _Export(
+            result,
+            roi,
+            groupby=groupby,
+            features=features,
+            simplify_px=simplify_px,
+            image=image,
+            web_megapixels=web_megapixels,
+        )
         with progress.shown():
             job.write({kind: one.path for kind, one in wanted.items()}, overwrite=overwrite)
         for one in wanted.values():
@@ -85,11 +110,12 @@ _DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "geojson": ("groupby", "simplify_px"),
     "labels_zarr": ("groupby",),
     "spatialdata": ("image",),
+    "web": ("groupby", "web_megapixels"),
 }
 
 
 def _paths(*paths: Path | None) -> dict[str, Path]:
-    kinds = ("spatialdata", "geojson", "csv", "parquet", "labels_zarr")
+    kinds = ("spatialdata", "geojson", "csv", "parquet", "labels_zarr", "web")
     return {kind: path for kind, path in zip(kinds, paths, strict=True) if path is not None}
 
 
@@ -104,11 +130,13 @@ class _Export:
     features: bool
     simplify_px: float
     image: bool
+    web_megapixels: float
 
     def write(self, paths: Mapping[str, Path], *, overwrite: bool) -> None:
         """Write the cells in each of the formats."""
         from mxsplicer import export
         from mxsplicer.embedding.h5ad import open_cells
+        from mxsplicer.result.features import open_features
         from mxsplicer.result.folder import find_cells, open_result
         from mxsplicer.result.slides import open_images
         from mxsplicer.tl.drawn_outlines import cells_inside
@@ -135,8 +163,21 @@ class _Export:
                 export.write_spatialdata(
                     adata, paths["spatialdata"], slides=slides, masks=masks, image=self.image, overwrite=overwrite
                 )
-        for path in paths.values():
-            typer.echo(path)
+            if "web" in paths:
+                rows = None if self.roi is None else every.obs_names.get_indexer(adata.obs_names)
+                export.write_web(
+                    adata,
+                    paths["web"],
+                    slides=slides,
+                    masks=masks,
+                    groupby=self.groupby,
+                    max_megapixels=self.web_megapixels,
+                    features=open_features(self.result, every.obs_names) if self.roi is None else None,
+                    rows=rows,
+                    overwrite=overwrite,
+                )
+        for kind, path in paths.items():
+            typer.echo(path / "index.html" if kind == "web" else path)
 
     def _write_slide(
         self,

@@ -13,15 +13,19 @@ from skimage.segmentation import find_boundaries
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide, drop_markers
+from mxsplicer.images.tiles import reading_tile
 from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.patches.cutting import cut_patches
 from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame
+from mxsplicer.tl.clustering import cluster_codes
 
 _GAP_PX = 2
 _HEADROOM = 1.4  # leaves room for the sum of several colours, which would be white without it
 _OUTLINE = np.array([255, 255, 255])
+_LEAST_UM = 24.0  # of the image of an example cell
+_PIXELS_TO_READ = 1.5e9  # over all markers: about a minute of decoding
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,3 +212,54 @@ def _gallery_rows(
         return adata.obs.loc[names], rows, []
     names = list(dict.fromkeys(labels))
     return table, [[i for i, label in enumerate(labels) if label == name] for name in names], names
+
+
+def gallery_size_um(adata: AnnData) -> float:
+    """Return the side of an image of an example cell in micrometres, wide enough to show the neighbours."""
+    return max(_LEAST_UM, float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM)))
+
+
+def examples_within_reach(
+    adata: AnnData, slides: Sequence[Slide], n_markers: int, *, groupby: str = "leiden"
+) -> tuple[np.ndarray | None, int]:
+    """Return which example cells may be shown, and on how many tiles they lie; None and 0 if all may be shown.
+
+    Cells from all over a large slide would need nearly all of it to be decoded. So some tiles are chosen, those of
+    cells drawn at random from each cluster, and the cells that lie completely inside them.
+    """
+    tile, inside, tile_pixels = _tiles_of_cells(adata, slides)
+    most = max(8, int(_PIXELS_TO_READ / tile_pixels / max(n_markers, 1)))
+    if len(np.unique(tile[tile >= 0])) <= most:
+        return None, 0
+    clusters, codes = cluster_codes(adata, groupby)
+    rng = np.random.default_rng(0)
+    usable = inside & (tile >= 0)
+    chosen: set[int] = set()
+    for code in range(len(clusters)):
+        rows = np.flatnonzero((codes == code) & usable)
+        drawn = rng.choice(rows, min(len(rows), max(1, most // len(clusters))), replace=False) if len(rows) else rows
+        chosen |= set(tile[drawn].tolist())
+    return usable & np.isin(tile, list(chosen)), len(chosen)
+
+
+def _tiles_of_cells(adata: AnnData, slides: Sequence[Slide]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the tile of each possible example cell (-1 without a slide), whether its patch lies inside, and pixels."""
+    slide_of = adata.obs["slide"].astype(str).astype("category").cat
+    names, code_of = [str(name) for name in slide_of.categories], slide_of.codes.to_numpy()
+    x, y = adata.obs["x_px"].to_numpy(), adata.obs["y_px"].to_numpy()
+    tile = np.full(adata.n_obs, -1, dtype=np.int64)
+    inside = np.zeros(adata.n_obs, dtype=bool)
+    first, tile_pixels = 0, 1
+    for slide in slides:
+        if slide.name not in names:
+            continue
+        cells = np.flatnonzero(code_of == names.index(slide.name))
+        height, width = reading_tile(slide.tile_px, slide.shape_px)
+        across, down = -(-slide.shape_px[1] // width), -(-slide.shape_px[0] // height)
+        tile[cells] = first + (y[cells] // height).astype(int) * across + (x[cells] // width).astype(int)
+        margin = gallery_size_um(adata) / slide.pixel_size_um / 2 + 1
+        inside[cells] = np.logical_and(
+            *(np.minimum(at % side, side - at % side) >= margin for at, side in ((y[cells], height), (x[cells], width)))
+        )
+        first, tile_pixels = first + across * down, max(tile_pixels, height * width)
+    return tile, inside, tile_pixels

@@ -10,19 +10,15 @@ from anndata import AnnData
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.markers import find_nuclear_marker, is_control, is_nuclear
 from mxsplicer.images.slide import Slide
-from mxsplicer.images.tiles import reading_tile
-from mxsplicer.patches import PATCH_SIZE_UM
 from mxsplicer.pl import colors
-from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells
+from mxsplicer.pl.galleries import CellImages, contact_sheet, cut_cells, examples_within_reach, gallery_size_um
 from mxsplicer.report.figures import inline_pixels
-from mxsplicer.tl.clustering import NOTHING, cluster_codes, suggest_cluster_names
+from mxsplicer.tl.clustering import NOTHING, suggest_cluster_names
 from mxsplicer.tl.examples import KINDS, pick_examples
 from mxsplicer.tl.representations import learned_key
 
 _CELLS = 8  # of each kind
 _SIDE_PX = 64  # of a cell on the page, at least
-_LEAST_UM = 24.0  # wide enough to show the neighbours
-_PIXELS_TO_READ = 1.5e9  # over all markers: about a minute of decoding
 _COLUMNS = ("slide", "cell_id", "x_px", "y_px")
 
 
@@ -42,9 +38,9 @@ def examples_section(
         if any(marker in markers for markers in markers_of.values())
         and all(marker in slide.markers for slide in slides)
     ]
-    among, n_tiles = _choose_tiles(adata, slides, len(wanted))
+    among, n_tiles = examples_within_reach(adata, slides, len(wanted))
     examples = pick_examples(adata, use_rep=use_rep, n=_CELLS, among=among)
-    size_um = _size_um(adata)
+    size_um = gallery_size_um(adata)
     images = cut_cells(examples, slides, masks, markers=wanted, patch_size_um=size_um)
     shown = {name: [marker for marker in markers if marker in wanted] for name, markers in markers_of.items()}
     return {"sheets": _draw_sheets(profiles, examples, images, shown), "size_um": f"{size_um:g}", "n_tiles": n_tiles}
@@ -77,10 +73,6 @@ def _draw_sheets(
     return sheets
 
 
-def _size_um(adata: AnnData) -> float:
-    return max(_LEAST_UM, float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM)))
-
-
 def _brightest_markers(row: "pd.Series[float]") -> list[str]:
     """Return the markers in a cluster's example images: the nuclear one and the three brightest others."""
     names = [str(name) for name in row.index]
@@ -88,47 +80,3 @@ def _brightest_markers(row: "pd.Series[float]") -> list[str]:
     others = row.drop([name for name in names if is_nuclear(name) or is_control(name)])
     bright = [str(name) for name in others.sort_values(ascending=False, kind="stable").index[:3]]
     return [nuclear, *bright] if nuclear else bright
-
-
-def _choose_tiles(adata: AnnData, slides: Sequence[Slide], n_markers: int) -> tuple[np.ndarray | None, int]:
-    """Return which example cells may be shown, and on how many tiles they lie; None and 0 if all may be shown.
-
-    Cells from all over a large slide would need nearly all of it to be decoded. So some tiles are chosen, those of
-    cells drawn at random from each cluster, and the cells that lie completely inside them.
-    """
-    tile, inside, tile_pixels = _tiles_of_cells(adata, slides)
-    most = max(8, int(_PIXELS_TO_READ / tile_pixels / max(n_markers, 1)))
-    if len(np.unique(tile[tile >= 0])) <= most:
-        return None, 0
-    clusters, codes = cluster_codes(adata, "leiden")
-    rng = np.random.default_rng(0)
-    usable = inside & (tile >= 0)
-    chosen: set[int] = set()
-    for code in range(len(clusters)):
-        rows = np.flatnonzero((codes == code) & usable)
-        drawn = rng.choice(rows, min(len(rows), max(1, most // len(clusters))), replace=False) if len(rows) else rows
-        chosen |= set(tile[drawn].tolist())
-    return usable & np.isin(tile, list(chosen)), len(chosen)
-
-
-def _tiles_of_cells(adata: AnnData, slides: Sequence[Slide]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the tile of each possible example cell (-1 without a slide), whether its patch lies inside, and pixels."""
-    slide_of = adata.obs["slide"].astype(str).astype("category").cat
-    names, code_of = [str(name) for name in slide_of.categories], slide_of.codes.to_numpy()
-    x, y = adata.obs["x_px"].to_numpy(), adata.obs["y_px"].to_numpy()
-    tile = np.full(adata.n_obs, -1, dtype=np.int64)
-    inside = np.zeros(adata.n_obs, dtype=bool)
-    first, tile_pixels = 0, 1
-    for slide in slides:
-        if slide.name not in names:
-            continue
-        cells = np.flatnonzero(code_of == names.index(slide.name))
-        height, width = reading_tile(slide.tile_px, slide.shape_px)
-        across, down = -(-slide.shape_px[1] // width), -(-slide.shape_px[0] // height)
-        tile[cells] = first + (y[cells] // height).astype(int) * across + (x[cells] // width).astype(int)
-        margin = _size_um(adata) / slide.pixel_size_um / 2 + 1
-        inside[cells] = np.logical_and(
-            *(np.minimum(at % side, side - at % side) >= margin for at, side in ((y[cells], height), (x[cells], width)))
-        )
-        first, tile_pixels = first + across * down, max(tile_pixels, height * width)
-    return tile, inside, tile_pixels

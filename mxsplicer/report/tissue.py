@@ -8,14 +8,13 @@ from anndata import AnnData
 
 from mxsplicer import pl
 from mxsplicer.images.lazy_images import LazyImage
-from mxsplicer.images.markers import find_nuclear_marker, is_nuclear
 from mxsplicer.images.slide import Slide
 from mxsplicer.pl import colors
+from mxsplicer.pl.contrast import contrasting_markers
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 
 MOST_SLIDES = 60  # images of slides on one page
 _WINDOW_UM = 150.0
-_CELLS_FOR_CONTRAST = 20_000
 
 
 def tissue_section(adata: AnnData, slides: Sequence[Slide], masks: Sequence[LazyImage]) -> dict[str, Any] | None:
@@ -23,7 +22,7 @@ def tissue_section(adata: AnnData, slides: Sequence[Slide], masks: Sequence[Lazy
     if not slides:
         return None
     shown = slides[:MOST_SLIDES]
-    markers = [marker for marker in _contrasting_markers(adata) if all(marker in slide.markers for slide in shown)]
+    markers = [marker for marker in contrasting_markers(adata) if all(marker in slide.markers for slide in shown)]
     largest = int(np.argmax([(adata.obs["slide"] == slide.name).sum() for slide in slides]))
     window = _draw_window(adata, slides[largest], masks[largest], markers) if masks else None
     return {
@@ -68,26 +67,6 @@ def _describe(slide: Slide) -> dict[str, str]:
         "markers": f"{len(slide.markers)} ({slide.markers_from})",
         "storage": f"{slide.storage}; {slide.images_in_file}" if slide.images_in_file else slide.storage,
     }
-
-
-def _contrasting_markers(adata: AnnData) -> list[str]:
-    """Return the markers in the images of the tissue: the nuclear one and three with high contrast between cells."""
-    names = [str(name) for name in adata.var_names]
-    nuclear = find_nuclear_marker(names)
-    some = adata.X[:: max(1, adata.n_obs // _CELLS_FOR_CONTRAST)]
-    logged = np.log1p(np.maximum(some.toarray() if hasattr(some, "toarray") else np.asarray(some), 0))
-    contrast = np.percentile(logged, 98, axis=0) - np.percentile(logged, 40, axis=0)
-    sd = logged.std(axis=0)
-    z = (logged - logged.mean(axis=0)) / np.where(sd > 0, sd, 1)
-    chosen = [names.index(nuclear)] if nuclear else []
-    nuclear_stains = {i for i, name in enumerate(names) if is_nuclear(name)}
-    while len(chosen) < min(len(colors.CHANNELS), len(names)):
-        free = [i for i in range(len(names)) if i not in chosen and (i not in nuclear_stains or len(names) <= 4)]
-        if not free:
-            break
-        similarity = np.abs(z[:, free].T @ z[:, chosen]).max(axis=1, initial=0) / len(z)
-        chosen.append(free[int(np.argmax(contrast[free] * (1 - similarity)))])
-    return [names[i] for i in chosen]
 
 
 def _densest_window(adata: AnnData, slide: Slide) -> tuple[slice, slice]:

@@ -1,3 +1,6 @@
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,3 +38,13 @@ def tissue():
         uns={"mxsplicer": {"pixel_size_um": 0.5}, "spatialdata_attrs": {"region": "elsewhere"}},
     )
     return slide, mask, adata
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Return a page in a headless Chromium."""
+    module = runpy.run_path(str(Path(__file__).with_name("browser.py")))
+    if module["CHROMIUM"] is None:
+        pytest.skip("Chromium is not installed")
+    with module["browser"](tmp_path / "profile") as page:
+        yield page

@@ -1,0 +1,127 @@
+# ruff: noqa: T201
+"""How large the web page of many cells is, how much memory writing it takes, and how long colouring takes in Chromium.
+
+    python tests/benchmarks/bench_web.py --cells 1000000
+
+Times of drawing are those of a software renderer where the machine has no graphics card.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from mxsplicer.export import write_web
+from mxsplicer.images.lazy_images import Windowed
+from mxsplicer.images.slide import Slide
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+from browser import browser
+
+CELL_PX = 12
+
+
+class Squares(Windowed):
+    """A mask of square cells in rows, computed where it is read."""
+
+    def __init__(self, across: int) -> None:
+        super().__init__((across * CELL_PX, across * CELL_PX), np.uint32)
+        self.across = across
+
+    def read(self, picks):
+        """Return the pixels at ``picks``."""
+        y, x = (np.asarray(pick) for pick in picks)
+        cells = (y // CELL_PX)[:, None] * self.across + (x // CELL_PX)[None] + 1
+        inside = (y % CELL_PX > 0)[:, None] & (x % CELL_PX > 0)[None]
+        return np.where(inside, cells, 0).astype(np.uint32)
+
+
+class Stained(Windowed):
+    """Channels of square cells, brighter in some of them."""
+
+    def __init__(self, mask: Squares, channels: int) -> None:
+        super().__init__((channels, *mask.shape), np.uint16)
+        self.mask = mask
+
+    def read(self, picks):
+        """Return the pixels at ``picks``."""
+        cells = self.mask.read(picks[1:])
+        return np.stack([((cells * (2 * channel + 3)) % 251 * 40 * (cells > 0)) for channel in picks[0]]).astype(
+            np.uint16
+        )
+
+
+def make(n: int, features: int) -> tuple[AnnData, Slide, Squares]:
+    across = int(np.ceil(np.sqrt(n)))
+    n, rng = across * across, np.random.default_rng(0)
+    mask = Squares(across)
+    names = ("Hoechst", "CD3e", "CD20", "Pan-CK")
+    slide = Slide("large", Stained(mask, len(names)), names, pixel_size_um=0.5)
+    row, column = np.divmod(np.arange(n), across)
+    clusters = (row // 40 * 7 + column // 40 * 3) % 20
+    obs = pd.DataFrame({"cell_id": np.arange(1, n + 1, dtype=np.uint32), "slide": pd.Categorical(["large"] * n)})
+    obs["x_px"], obs["y_px"] = (column + 0.5) * CELL_PX, (row + 0.5) * CELL_PX
+    obs["leiden"] = pd.Categorical([str(one) for one in clusters], categories=[str(one) for one in range(20)])
+    obs.index = [f"large_{cell}" for cell in obs["cell_id"]]
+    angle = clusters * 2 * np.pi / 20
+    umap = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 8 + rng.normal(size=(n, 2))
+    z = (rng.normal(size=(n, features)) + clusters[:, None] % 5).astype(np.float32)
+    x = rng.gamma(2, 500, (n, len(names))).astype(np.float32)
+    adata = AnnData(
+        x,
+        obs=obs,
+        var=pd.DataFrame(index=list(names)),
+        obsm={"X_umap": umap, "X_splicer": z, "spatial": obs[["x_px", "y_px"]].to_numpy() / 2},
+    )
+    return adata, slide, mask
+
+
+def measure(folder: Path) -> None:
+    """Open the page, and colour its cells by one column after the other, as a click does."""
+    with browser(Path(tempfile.mkdtemp())) as page:
+        began = time.monotonic()
+        page.open((folder / "index.html").as_uri())
+        page.wait("document.documentElement.dataset.ready === 'yes'", seconds=300)
+        seconds = time.monotonic() - began
+        first = {url for url in page.urls if url.startswith("file:") and "/tiles/" not in url}
+        size = sum(Path(url.removeprefix("file://")).stat().st_size for url in first)
+        print(f"opened after {seconds:.1f} s; {size / 1e6:.1f} MB in {len(first)} files before tiles")
+        page.wait("tiles.inFlight === 0 && tiles.wanted.length === 0")
+        for name in ("CD3e", "feature 1", "leiden", "feature 2", "CD3e", "leiden"):
+            times = page.run(COLOUR.replace("NAME", name))
+            print(f"{name:>10}", {key: round(value) for key, value in times.items()})
+        print("errors:", page.errors)
+
+
+# Loading, upload and drawing in milliseconds; "frame" also waits until the picture is complete.
+COLOUR = """(async () => {
+  const began = performance.now();
+  await colourBy(content.columns.find((one) => one.name === "NAME"));
+  gl.readPixels(0, surface.height - 1, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+  views.umap.picture.getImageData(0, 0, 1, 1);
+  views.tissue.picture.getImageData(0, 0, 1, 1);
+  return { ...timing, frame: performance.now() - began };
+})()"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--features", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bench_web")
+    options = parser.parse_args()
+    adata, slide, mask = make(options.cells, options.features)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    write_web(adata, options.out, slides=[slide], masks=[mask], overwrite=True)
+    seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{adata.n_obs:,} cells, {slide.shape_px} px: {seconds:.0f} s, {(peak - before) / 1024:.0f} MB more memory")
+    for part in ("data", "examples", "tiles"):
+        sizes = [path.stat().st_size for path in (options.out / part).rglob("*.js")]
+        print(f"{part}: {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files")
+    measure(options.out)
