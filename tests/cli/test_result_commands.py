@@ -1,7 +1,9 @@
 """What is done with a finished result on the command line: cluster, export, report, verify."""
 
+import base64
 import json
 import shutil
+import zlib
 
 import anndata
 import h5py
@@ -180,6 +182,23 @@ def test_every_export_can_be_restricted_to_outlines(command, result, left):
     assert len(json.loads((result.parent / "q.geojson").read_text())["features"]) == len(left)
     labels = zarr.open_array(result.parent / "l.zarr" / "labels" / "cells" / "0", mode="r")[:]
     assert {f"S01_{cell}" for cell in np.unique(labels[labels > 0])} == left
+
+
+def test_a_web_page_is_exported_and_refers_to_the_rows_of_all_cells(command, result, left):
+    done = command("export", result, "--web", "page")
+    inside = command("export", result, "--web", "inside", "--roi", "left.geojson")
+    again = command("export", result, "--web", "page")
+    other = command("export", result, "--web", "page", "--web-megapixels", 0.01)
+
+    names = anndata.read_h5ad(result / "cells.h5ad").obs_names
+    assert (done.code, done.out, inside.code) == (0, "page/index.html\n", 0)
+    text = (result.parent / "inside" / "data" / "rows.js").read_text()
+    rows = np.frombuffer(zlib.decompress(base64.b64decode(text.split('"')[3])), "<u4")
+    assert set(names[rows]) == left
+    assert not (result.parent / "page" / "data" / "rows.js").exists()
+    assert (again.code, again.written, again.out) == (0, [], "page is complete\n")
+    assert (other.code, other.written) == (2, [])
+    assert "page exists and was made from something else (other web-megapixels)" in " ".join(other.err.split())
 
 
 def test_clusters_can_be_restricted_to_outlines(command, result, left):
