@@ -138,6 +138,7 @@ class _Export:
         from mxsplicer.embedding.h5ad import open_cells
         from mxsplicer.result.features import open_features
         from mxsplicer.result.folder import find_cells, open_result
+        from mxsplicer.result.reporting import record_web_page
         from mxsplicer.result.slides import open_images
         from mxsplicer.tl.drawn_outlines import cells_inside
         from mxsplicer.tl.representations import learned_key
@@ -176,6 +177,8 @@ class _Export:
                     rows=rows,
                     overwrite=overwrite,
                 )
+                if self.roi is None:
+                    record_web_page(self.result, paths["web"])
         for kind, path in paths.items():
             typer.echo(path / "index.html" if kind == "web" else path)
 

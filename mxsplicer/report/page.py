@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from markupsafe import Markup
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
@@ -36,6 +37,7 @@ from mxsplicer.report.spectrum import spectrum_section
 from mxsplicer.report.tissue import tissue_section
 from mxsplicer.report.training import training_section
 from mxsplicer.report.umap import umap_section
+from mxsplicer.report.web_link import web_link
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.tl.clustering import suggest_cluster_names
 from mxsplicer.tl.correlation import correlation_key
@@ -56,6 +58,7 @@ def write_report(
     log: str | Path | None = None,
     scores: pd.DataFrame | None = None,
     failed: Mapping[str, str] | None = None,
+    web_page: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write one HTML page with the methods, the results and their limitations.
@@ -79,6 +82,8 @@ def write_report(
         What :func:`mxsplicer.tl.probe` returned; by default ``adata.uns["mxsplicer_probe"]``.
     failed
         Slides that failed, each with the reason.
+    web_page
+        Folder of :func:`mxsplicer.export.write_web` to link to.
     overwrite
         Replace an existing page.
 
@@ -100,7 +105,8 @@ def write_report(
         scores = adata.uns.get("mxsplicer_probe")
     with mpl.rc_context(STYLE):
         content = _content(adata, slides, masks, Path(log) if log is not None else None, scores, failed or {})
-    page = _template().render(content)
+    link = web_link(path, None if web_page is None else Path(web_page))
+    page = _template().render(content, web_page=Markup(link))
     with atomic_write(path, shared=True) as temporary:
         temporary.write_text(page, encoding="utf-8")
     logger.info("Report of %d cells: %s (%.1f MB)", adata.n_obs, path, len(page) / 1e6)

@@ -199,6 +199,13 @@ def test_a_web_page_is_exported_and_refers_to_the_rows_of_all_cells(command, res
     assert (again.code, again.written, again.out) == (0, [], "page is complete\n")
     assert (other.code, other.written) == (2, [])
     assert "page exists and was made from something else (other web-megapixels)" in " ".join(other.err.split())
+    link = '<p id="web-page"><a href="../page/index.html">'
+    assert link in (result / "report.html").read_text()
+    command("report", result, "--overwrite")
+    assert link in (result / "report.html").read_text()
+    shutil.rmtree(result.parent / "page")
+    command("report", result, "--overwrite")
+    assert '<p id="web-page"></p>' in (result / "report.html").read_text()
 
 
 def test_clusters_can_be_restricted_to_outlines(command, result, left):

@@ -3,6 +3,7 @@ import json
 import zlib
 from dataclasses import replace
 
+import anndata
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -146,6 +147,25 @@ def test_a_large_slide_is_halved_to_the_limit_and_read_from_its_pyramid(cells, s
 
     described = read(folder, "data/index")["slides"][0]
     assert (described["step"], described["um"], described["levels"][0]) == (2, 1.0, [210, 150])
+
+
+def test_the_rows_of_several_slides_are_those_of_the_table(cells, tmp_path):
+    slide, mask, adata = cells
+    other = adata.copy()
+    other.obs["slide"] = other.obs["slide"].cat.rename_categories({"S 1": "S 2"})
+    other.obs_names = [name.replace("S 1", "S 2") for name in other.obs_names]
+    both = anndata.concat([adata, other[::-1]])
+    both.obs["slide"] = both.obs["slide"].astype("category")
+    slides = [slide, replace(slide, name="S 2", image=slide.image[::-1], markers=("CD4", "DAPI"))]
+
+    folder = write_web(both, tmp_path / "page", slides=slides, masks=[mask, mask])
+
+    index = read(folder, "data/index")
+    second = numbers(folder, "tiles/1/0/cells/0_0", "<u4").reshape(300, 420)
+    assert both.obs_names[second[201, 25] - 1] == "S 2_9003"
+    assert [one["name"] for one in index["slides"][1]["channels"]] == ["CD4", "DAPI"]
+    np.testing.assert_array_equal(numbers(folder, "data/slide", "<u2"), both.obs["slide"].cat.codes)
+    assert not index["has_names"]
 
 
 class Unread:

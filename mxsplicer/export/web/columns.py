@@ -1,7 +1,7 @@
 """Columns of the web page: what cells can be coloured by, in 8 bits, each in a script of its own.
 
 Number 255 (of 16 bits: 65535) is a missing value. Numbers between the percentiles 0.5 and 99.5 become 0 to 254, and
-intensities are logarithmic before.
+raw intensities are logarithmic before.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from mxsplicer.tl.clustering import names_of_clusters
 from mxsplicer.tl.explanation import explanation_of
 from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.reading import count_column_groups, read_columns
+from mxsplicer.tl.representations import intensities_of
 
 _MISSING = 255
 _MOST_CATEGORIES = 1000  # more are ids, not categories
@@ -50,15 +51,17 @@ def write_columns(
         columns.append({"key": f"data/{key}", **about})
 
     for key, name, column in _of_obs(adata, groupby):
-        about, codes = _of_numbers(column) if _is_number(column) else _of_categories(column)
+        is_number = _is_number(column) and name != groupby
+        about, codes = _of_numbers(column) if is_number else _of_categories(column)
         if name == groupby:
             known = names_of_clusters(adata, groupby=groupby)
             about["labels"] = [known.get(one, one) for one in about["categories"]]
             about["notes"] = _verdicts(adata, groupby, about["categories"])
         add(key, codes, name=name, group="Clusters" if name == groupby else "Cells", **about)
+    is_raw = intensities_of(adata).form == "raw"
     for key, name, values in _of_markers(adata):
-        about, codes = number(np.log1p(np.maximum(values, 0)))
-        add(key, codes, name=name, group="Markers", is_log=True, **about)
+        about, codes = number(np.log1p(np.maximum(values, 0)) if is_raw else values)
+        add(key, codes, name=name, group="Markers", is_log=is_raw, **about)
     for key, name, values in _of_features(adata, use_rep, features):
         about, codes = number(values)
         add(key, codes, name=name, group="Features", **about)
@@ -112,7 +115,7 @@ def _of_obs(adata: AnnData, groupby: str) -> Iterator[tuple[str, str, "pd.Series
     names = sorted(map(str, adata.obs.columns), key=lambda name: name != groupby)
     for place, name in enumerate(name for name in names if name not in _WITHOUT and name != f"{groupby}_name"):
         values = adata.obs[name]
-        if _is_number(values) or (values.nunique() <= _MOST_CATEGORIES):
+        if name == groupby or _is_number(values) or values.nunique() <= _MOST_CATEGORIES:
             yield f"obs_{place}", name, values
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import as_file, files
+from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,8 @@ def _write_cells(folder: Path, adata: AnnData, slides: Sequence[Slide], rows: np
     found = {"has_umap": "X_umap" in adata.obsm, "has_names": False, "has_rows": rows is not None}
     if found["has_umap"]:
         write_script(folder, "data/umap", pack(_quantize(_unit_square(np.asarray(adata.obsm["X_umap"])[:, :2])).T))
-    expected = [f"{names[slide]}_{cell}" for slide, cell in zip(slide_of, ids, strict=True)]
-    if list(adata.obs_names) != expected:
+    expected = (f"{names[slide]}_{cell}" for slide, cell in zip(slide_of.tolist(), ids.tolist(), strict=True))
+    if any(map(ne, adata.obs_names, expected)):
         found["has_names"] = True
         write_script(folder, "data/names", list(map(str, adata.obs_names)))
     if rows is not None:
