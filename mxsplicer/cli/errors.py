@@ -25,6 +25,7 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "executor": ("executor",),
     "page": ("mask_page", "nuclei_page"),
     "n_cells": ("cells",),
+    "max_megapixels": ("web_megapixels",),
 }
 _VALUES = {("surroundings", "hide"): "cell", ("surroundings", "keep"): "patch"}
 

@@ -24,21 +24,19 @@ from mxsplicer.images.slide import Slide
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from browser import browser
 
-CELL_PX = 12
-
 
 class Squares(Windowed):
     """A mask of square cells in rows, computed where it is read."""
 
-    def __init__(self, across: int) -> None:
-        super().__init__((across * CELL_PX, across * CELL_PX), np.uint32)
-        self.across = across
+    def __init__(self, across: int, cell_px: int) -> None:
+        super().__init__((across * cell_px, across * cell_px), np.uint32)
+        self.across, self.cell_px = across, cell_px
 
     def read(self, picks):
         """Return the pixels at ``picks``."""
         y, x = (np.asarray(pick) for pick in picks)
-        cells = (y // CELL_PX)[:, None] * self.across + (x // CELL_PX)[None] + 1
-        inside = (y % CELL_PX > 0)[:, None] & (x % CELL_PX > 0)[None]
+        cells = (y // self.cell_px)[:, None] * self.across + (x // self.cell_px)[None] + 1
+        inside = (y % self.cell_px > 0)[:, None] & (x % self.cell_px > 0)[None]
         return np.where(inside, cells, 0).astype(np.uint32)
 
 
@@ -57,16 +55,16 @@ class Stained(Windowed):
         )
 
 
-def make(n: int, features: int) -> tuple[AnnData, Slide, Squares]:
+def make(n: int, features: int, cell_px: int) -> tuple[AnnData, Slide, Squares]:
     across = int(np.ceil(np.sqrt(n)))
     n, rng = across * across, np.random.default_rng(0)
-    mask = Squares(across)
+    mask = Squares(across, cell_px)
     names = ("Hoechst", "CD3e", "CD20", "Pan-CK")
     slide = Slide("large", Stained(mask, len(names)), names, pixel_size_um=0.5)
     row, column = np.divmod(np.arange(n), across)
     clusters = (row // 40 * 7 + column // 40 * 3) % 20
     obs = pd.DataFrame({"cell_id": np.arange(1, n + 1, dtype=np.uint32), "slide": pd.Categorical(["large"] * n)})
-    obs["x_px"], obs["y_px"] = (column + 0.5) * CELL_PX, (row + 0.5) * CELL_PX
+    obs["x_px"], obs["y_px"] = (column + 0.5) * cell_px, (row + 0.5) * cell_px
     obs["leiden"] = pd.Categorical([str(one) for one in clusters], categories=[str(one) for one in range(20)])
     obs.index = [f"large_{cell}" for cell in obs["cell_id"]]
     angle = clusters * 2 * np.pi / 20
@@ -113,9 +111,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=1_000_000)
     parser.add_argument("--features", type=int, default=4)
+    parser.add_argument("--cell-px", type=int, default=12, help="side of a cell; more of it is a larger slide")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bench_web")
     options = parser.parse_args()
-    adata, slide, mask = make(options.cells, options.features)
+    adata, slide, mask = make(options.cells, options.features, options.cell_px)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
     write_web(adata, options.out, slides=[slide], masks=[mask], overwrite=True)
@@ -124,4 +124,5 @@ if __name__ == "__main__":
     for part in ("data", "examples", "tiles"):
         sizes = [path.stat().st_size for path in (options.out / part).rglob("*.js")]
         print(f"{part}: {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files")
-    measure(options.out)
+    if not options.no_browser:
+        measure(options.out)

@@ -295,6 +295,7 @@ def test_outlines_without_a_cell_are_refused_everywhere(command, result, left, a
     ("arguments", "sentence"),
     [
         (("export", "S01.mxs"), "Nothing to export"),
+        (("export", "S01.mxs", "--web", "page", "--web-megapixels", "0"), "--web-megapixels is 0"),
         (("export", "nowhere.mxs", "--csv", "c.csv"), "RESULT nowhere.mxs not found"),
         (("cluster", "nowhere.mxs"), "RESULT nowhere.mxs not found"),
         (("cluster", "S01.mxs", "--use-rep", "X_pca"), "representation 'X_pca' was not found"),

@@ -47,8 +47,9 @@ void main() {
   uint cell = cellAt(place);
   if (cell == 0u) discard;
   int step = max(1, int(reach + 0.5));
-  bool edge = cellAt(place + ivec2(step, 0)) != cell || cellAt(place - ivec2(step, 0)) != cell
-    || cellAt(place + ivec2(0, step)) != cell || cellAt(place - ivec2(0, step)) != cell;
+  bool edge = (outlined || cell == chosen)
+    && (cellAt(place + ivec2(step, 0)) != cell || cellAt(place - ivec2(step, 0)) != cell
+      || cellAt(place + ivec2(0, step)) != cell || cellAt(place - ivec2(0, step)) != cell);
   if (cell == chosen && edge) { drawn = vec4(1); return; }
   int row = int(cell - 1u);
   uint value = texelFetch(values, ivec2(row % ${ACROSS}, row / ${ACROSS}), 0).r;

@@ -246,8 +246,8 @@ function describe() {
   const { slides, n } = content, markers = content.columns.filter((one) => one.group === "Markers").length;
   const named = slides.length === 1 ? slides[0].name : `${whole(slides.length)} slides`;
   at("title").textContent = document.title = `${named}: ${whole(n)} cells, ${markers} markers`;
-  const finest = slides.map((one) => `${one.name}: ${number(one.um)} µm`), coarser = slides.some((one) => one.step > 1);
-  const pixels = slides.length === 1 ? `${number(slides[0].um)} µm` : finest.slice(0, 4).join(", ") + (finest.length > 4 ? ", …" : "");
+  const coarser = slides.some((one) => one.step > 1), sizes = [...new Set(slides.map((one) => number(one.um)))];
+  const pixels = `${sizes.slice(0, 4).join(", ")}${sizes.length > 4 ? ", …" : ""} µm`;
   at("about").textContent = `Written by ${content.made_by}. Pixels of the images: ${pixels}${coarser ? ", coarser than the slide" : ""}; intensities of images are in 8 bits, for display. Rows count from 0, in the order of cells.h5ad.`;
 }
 

@@ -257,24 +257,28 @@ function paintUmap(view) {
   const least = Math.min(view.width, view.height), closer = Math.sqrt(view.zoom / least);
   const size = Math.round(Math.max(1, Math.min(9, (least / Math.sqrt(n) / 2.2) * closer)) * view.ratio), half = size >> 1;
   const scale = (view.zoom / 65535) * view.ratio;
-  const left = width / 2 - view.x * view.zoom * view.ratio - half, top = height / 2 - view.y * view.zoom * view.ratio - half;
-  const isNumber = state.column.kind === "number", corner = size > 3 ? (half + 0.3) ** 2 : Infinity;
+  const left = width / 2 - view.x * view.zoom * view.ratio - half + 0.5, top = height / 2 - view.y * view.zoom * view.ratio - half + 0.5;
+  const isNumber = state.column.kind === "number", disc = []; // steps to the pixels of a point from its first
+  for (let dy = 0; dy < size; dy++) {
+    for (let dx = 0; dx < size; dx++) {
+      if (size < 4 || (dx - half) ** 2 + (dy - half) ** 2 <= (half + 0.3) ** 2) disc.push(dy * width + dx);
+    }
+  }
   for (let row = 0; row < n; row++) {
     const x = umap[row], code = codes[row] & 0x7fff;
     let colour = colours[code];
     if (x === 65535 || colour < 0x1000000) continue; // without a position, or hidden
-    const column = Math.round(x * scale + left), line = Math.round(umap[n + row] * scale + top);
+    const column = Math.floor(x * scale + left), line = Math.floor(umap[n + row] * scale + top);
     if (column < 0 || line < 0 || column + size > width || line + size > height) continue;
-    let rank = isNumber ? (code === 255 ? 1 : 2 + (code >> 1)) : 1 + ((Math.imul(row, 2654435761) >>> 25));
+    let rank = isNumber ? (code === 255 ? 1 : 2 + (code >> 1)) : 1 + (Math.imul(row, 2654435761) >>> 25);
     if (!selected || selected[row]) rank += 120;
     else colour = 0xffe0e0e0;
-    for (let dy = 0; dy < size; dy++) {
-      for (let dx = 0; dx < size; dx++) {
-        const place = (line + dy) * width + column + dx;
-        if (order[place] > rank || (dx - half) ** 2 + (dy - half) ** 2 > corner) continue;
-        order[place] = rank;
-        pixels[place] = colour;
-      }
+    const first = line * width + column;
+    for (let i = 0; i < disc.length; i++) {
+      const place = first + disc[i];
+      if (order[place] > rank) continue;
+      order[place] = rank;
+      pixels[place] = colour;
     }
   }
   view.picture.putImageData(view.pixels, 0, 0);
