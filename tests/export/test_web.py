@@ -1,4 +1,5 @@
 import base64
+import io
 import json
 import zlib
 from dataclasses import replace
@@ -168,6 +169,23 @@ def test_the_rows_of_several_slides_are_those_of_the_table(cells, tmp_path):
     assert not index["has_names"]
 
 
+def test_a_pyramid_that_lacks_the_last_row_of_the_slide_is_read(cells, small_tiles, tmp_path, monkeypatch):
+    slide, mask, adata = cells
+    monkeypatch.setattr("mxsplicer.export.web.tiles._OVERVIEW_PX", 100)
+    adata = adata[adata.obs["y_px"] < 240].copy()
+    del adata.obsm["X_splicer"]
+    image = np.broadcast_to(np.arange(257, dtype=np.uint16)[:, None] * 100, (2, 257, 420))
+    slide = replace(slide, image=image, pyramid=(image[:, :256:2, ::2],))  # 128 rows, of which 129 are needed
+
+    folder = write_web(adata, tmp_path / "page", slides=[slide], masks=[mask[:257]], max_megapixels=0.05)
+
+    described = read(folder, "data/index")["slides"][0]
+    assert described["levels"][0] == [210, 129]
+    last_rows = joined(folder, described, 0, "0")[-2:].astype(int)
+    assert np.abs(np.diff(last_rows, axis=0)).max() <= 4
+    assert last_rows.min() > 100
+
+
 class Unread:
     """An image that must not be read."""
 
@@ -246,8 +264,13 @@ def test_the_page_opens_from_a_disk_and_its_parts_are_linked(cells, page, tmp_pa
     page.click("#legend .entry:nth-child(3) button")
     count = int((adata.obs["leiden"] == "1").sum())
     page.wait(f"at('selection').textContent.startsWith('{count} cells selected')")
-    rows = page.run("namesOf([...state.selected.keys()].filter((row) => state.selected[row]))")
-    assert [one["name"] for one in rows] == list(adata.obs_names[adata.obs["leiden"] == "1"])
+    page.run("URL.createObjectURL = (blob) => { window.saved = blob.text(); return 'data:,'; }")
+    page.click("#save")
+    saved = pd.read_csv(io.StringIO(page.wait("window.saved")))
+    assert saved.columns.tolist() == ["name", "row", "slide", "cell_id"]
+    np.testing.assert_array_equal(saved["row"], np.flatnonzero(adata.obs["leiden"] == "1"))
+    assert saved["name"].tolist() == adata.obs_names[saved["row"]].tolist()
+    assert saved["cell_id"].tolist() == adata.obs["cell_id"].iloc[saved["row"]].tolist()
     # The heatmap, by keyboard: the second feature of the first row.
     page.run("at('heatmap').focus()")
     page.press("ArrowRight")

@@ -179,7 +179,9 @@ def _reader(image: LazyImage, channel: int, step: int, brightness: Brightness) -
     def read(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         out = np.zeros((bottom - top, right - left), np.uint8)
         for first, last in _strips(top, bottom, right - left, step):
-            pixels = np.asarray(image[channel, first * step : last * step, left * step : right * step])
+            # A level of a pyramid may lack the last row or column of the slide, which its neighbour then stands for.
+            y, x = (min(at * step, side - 1) for at, side in zip((first, left), image.shape[1:], strict=True))
+            pixels = np.asarray(image[channel, y : max(y + 1, last * step), x : max(x + 1, right * step)])
             averaged = _block_average(pixels, step, (last - first, right - left))
             out[first - top : last - top] = brightness.encode(averaged)
         return out
@@ -225,7 +227,7 @@ def _in_blocks(read: Read, sides: tuple[int, int]) -> Read:
 
 def _block_average(pixels: np.ndarray, step: int, shape: tuple[int, int]) -> np.ndarray:
     """Return the mean of ``step`` x ``step`` pixels; blocks at the border of the slide repeat its last pixels."""
-    if step == 1:
+    if pixels.shape == shape:
         return pixels
     missing = [(0, side * step - length) for side, length in zip(shape, pixels.shape, strict=True)]
     padded = np.pad(pixels, missing, mode="edge").astype(np.float32)
