@@ -124,14 +124,42 @@ def contact_sheet(
     of_markers = [limits[images.markers[channel]] for channel in chosen]
     for down, row in enumerate(rows):
         for right, cell in enumerate(row):
-            rgb = colors.composite(images.patches[cell, chosen], of_markers)
-            rgb = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
-            if outline:
-                inside = (images.regions[cell] == THIS_CELL).repeat(scale, axis=0).repeat(scale, axis=1)
-                rgb[find_boundaries(inside, mode="outer")] = _OUTLINE
+            region = images.regions[cell] if outline else None
+            rgb = draw_cell(images.patches[cell, chosen], of_markers, region=region, scale=scale)
             top, left = down * (side + _GAP_PX), right * (side + _GAP_PX)
             sheet[top : top + side, left : left + side] = rgb
     return sheet
+
+
+def draw_cell(
+    patch: np.ndarray,
+    limits: Sequence[tuple[float, float]],
+    *,
+    region: np.ndarray | None = None,
+    scale: int = 1,
+    channel_colors: Sequence[str] = colors.CHANNELS,
+) -> np.ndarray:
+    """Return the image of one cell, RGB (y, x, 3) uint8, with up to four markers in colour.
+
+    Parameters
+    ----------
+    patch
+        Channels (C, P, P), those of the first colours.
+    limits
+        For each channel the intensities to show as black and as full.
+    region
+        Region (P, P) of each pixel, 1 for this cell, which gets a white outline; without it there is none.
+    scale
+        Pixels of the image for one pixel of the patch, along each side.
+    channel_colors
+        One per channel, as ``#rrggbb``; by default blue, orange, pink and turquoise.
+    """
+    rgb = colors.composite(patch, limits, channel_colors)
+    rgb = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
+    if region is not None:
+        inside = (region == THIS_CELL).repeat(scale, axis=0).repeat(scale, axis=1)
+        rgb[find_boundaries(inside, mode="outer")] = _OUTLINE
+    return np.asarray(rgb)
 
 
 def gallery(

@@ -25,8 +25,10 @@ from .drawn_outlines import rows_inside as rows_inside
 from .efficiency import probe_few_labels as probe_few_labels
 from .enrichment import enrich_neighbourhoods as enrich_neighbourhoods
 from .examples import pick_examples as pick_examples
+from .explanation import REAL as REAL
 from .explanation import explain_clusters as explain_clusters
 from .explanation import explanation_of as explanation_of
+from .explanation import stored_explanation as stored_explanation
 from .features import feature_names as feature_names
 from .features import features_by_marker as features_by_marker
 from .features import features_of_marker as features_of_marker

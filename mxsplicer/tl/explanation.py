@@ -102,12 +102,19 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
 
 def explanation_of(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     """Return the table that :func:`explain_clusters` stored, or a new one if it is not of the present clusters."""
+    stored = stored_explanation(adata, key)
+    return _explain(adata, key) if stored is None else stored
+
+
+def stored_explanation(adata: AnnData, key: str = "leiden") -> pd.DataFrame | None:
+    """Return the table that :func:`explain_clusters` stored; None without one, or if it is not of these clusters."""
     table = adata.uns.get("mxsplicer_clusters")
     if table is not None and key in adata.obs:
-        counts = adata.obs[key].dropna().astype(str).value_counts()
-        if dict(counts) == dict(zip(table.index.astype(str), table["count"], strict=True)):
+        counts = adata.obs[key].value_counts()
+        present = {str(name): int(n) for name, n in counts.items() if n}
+        if present == dict(zip(table.index.astype(str), table["count"], strict=True)):
             return pd.DataFrame(table)
-    return _explain(adata, key)
+    return None
 
 
 def _explain(adata: AnnData, key: str) -> pd.DataFrame:

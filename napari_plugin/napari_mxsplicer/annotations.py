@@ -1,15 +1,14 @@
 """Annotations of cells by the user, saved next to the table."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mxsplicer import InputError, read_table, write_obs
+from mxsplicer import InputError, read_table
 from napari_mxsplicer.study import Study
 
 _KEYS = ["slide", "cell_id"]
@@ -36,12 +35,7 @@ class Annotations:
         InputError
             If the name of the column is invalid, or the table has a column of this name already.
         """
-        if not column or not all(one.isalnum() or one in "_-." for one in column):
-            msg = f"{column!r} is not a valid column name: letters, digits, '_', '-' and '.' are allowed."
-            raise InputError(msg)
-        if column in self.study.obs_names and column not in self.columns:
-            msg = f"the table has a column {column!r} already."
-            raise InputError(msg, "Choose another name.")
+        self.check_column(column, known=self.columns)
         codes, known = np.full(self.study.n_cells, -1, dtype=np.int32), []
         if column in self.columns:
             codes[:], known = self.columns[column].codes, list(self.columns[column].categories)
@@ -51,6 +45,28 @@ class Annotations:
         codes[rows] = known.index(name) if name else -1
         self.columns[column] = pd.Categorical.from_codes(codes, pd.Index(known)).remove_unused_categories()
         self.is_saved = False
+
+    def replace(self, column: str, names: pd.Categorical | None) -> None:
+        """Restore the names of a column, or remove the column."""
+        self.columns.pop(column, None)
+        if names is not None:
+            self.columns[column] = names
+        self.is_saved = False
+
+    def check_column(self, column: str, *, known: Collection[str]) -> None:
+        """Raise unless a column of this name may be written; those that are ``known`` may be replaced.
+
+        Raises
+        ------
+        InputError
+            If the name of the column is not valid, or the table has a column of this name already.
+        """
+        if not column or not all(one.isalnum() or one in "_-." for one in column):
+            msg = f"{column!r} is not a valid column name: letters, digits, '_', '-' and '.' are allowed."
+            raise InputError(msg)
+        if column in self.study.obs_names and column not in known:
+            msg = f"the table has a column {column!r} already."
+            raise InputError(msg, "Choose another name.")
 
     def save(self) -> Path:
         """Write all names to :attr:`path`, which is replaced when the new file is complete."""
@@ -65,12 +81,6 @@ class Annotations:
             table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
             temporary.replace(self.path)
         return self.path
-
-    def write_to_table(self, more: Mapping[str, Any] | None = None) -> Path:
-        """Write all names as columns of ``obs`` into the ``.h5ad``, with ``more`` columns (N,) such as predictions."""
-        cells = self.study.cells
-        self.study.obs_names = write_obs(cells, {**self.columns, **(more or {})})
-        return cells
 
     def _load(self) -> None:
         table = read_table(self.path, what="table of annotations")

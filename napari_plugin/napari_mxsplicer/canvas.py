@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, limits_of
+from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, first_painted, limits_of, limits_of_codes
 from napari_mxsplicer.overlays import CellMarks, OutlineTool, Run, SelectionOverlay
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
-from napari_mxsplicer.state import Painted, State
+from napari_mxsplicer.state import State
 from napari_mxsplicer.viewer_layers import ViewerLayers, set_visible
 
 
@@ -180,12 +180,13 @@ class Canvas:
         self._listen_to_colours(layer)
         study = about[STUDY]
         self._state.open(study, about[SLIDE], about[PAINT].rows)
-        if self._state.painted is None and study.n_features:
-            marker, feature = study.strongest()
-            self._is_opening = True  # the channel is visible already, together with the nuclei
-            self._state.show_marker(study.markers[marker] if study.correlations else None)
-            self._is_opening = False
-            self._state.paint(Painted("feature", str(feature)))
+        first = first_painted(study)
+        if self._state.painted is None and first is not None:
+            if first.feature is not None and study.correlations:
+                self._is_opening = True  # the channel is visible already, together with the nuclei
+                self._state.show_marker(study.markers[study.strongest()[0]])
+                self._is_opening = False
+            self._state.paint(first)
 
     def _paint(self) -> None:
         layer, state = self.layer("painted"), self._state
@@ -200,7 +201,7 @@ class Canvas:
         layer.refresh(extent=False, thumbnail=False)
         if state.categories:
             layer.colormap = categorical_colormap(len(state.categories))
-            layer.contrast_limits = (-0.5, max(len(state.categories), 2) - 0.5)
+            layer.contrast_limits = limits_of_codes(len(state.categories))
         elif state.painted.signed:
             layer.colormap = signed_colormap()
             layer.contrast_limits = (-1, 1)

@@ -1,15 +1,17 @@
 """Exemplar cells of what is painted, such as those with the highest and lowest values, and their images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mxsplicer import cut_patches, drop_markers, find_nuclear_marker
-from mxsplicer.pl import composite, contrast_limits
+from mxsplicer.pl import CHANNELS, draw_cell
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.study import Study
 
 KINDS = ("highest", "middle", "lowest")
+HEADROOM = 1.4  # the sum of several colours would be white without it
 _ENDS = 0.01  # fraction of the cells from which each kind is drawn
 
 
@@ -64,15 +66,46 @@ def cut_strip(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str |
     """Cut exemplar cells ``rows`` (kinds, n) out of the slide, as large as patches; the marker is orange."""
     slide = opened.slide
     assert slide is not None
-    assert study.xy_px is not None
     nuclear = find_nuclear_marker(slide.markers)
     wanted = [one for one in dict.fromkeys((nuclear, marker)) if one in slide.markers] or [slide.markers[0]]
-    few = drop_markers(slide, [one for one in slide.markers if one not in wanted])
-    present = rows[rows >= 0]
-    x, y = study.xy_px[present].T
-    patches, _ = cut_patches(few, opened.labels[0], x, y, study.cell_ids[present], patch_size_um=study.patch_size_um)
-    # The same limits for all cells, so that a bright cell looks brighter than a faint one.
-    limits = [contrast_limits(patches[:, channel]) for channel in range(patches.shape[1])]
-    out = np.zeros((*rows.shape, *patches.shape[2:], 3), dtype=np.uint8)
-    out[rows >= 0] = np.stack([composite(patch, limits) for patch in patches]) if len(patches) else 0
-    return Strip(out, rows, few.markers)
+    images = cut_images(study, opened, rows[rows >= 0], wanted)
+    out = np.zeros((*rows.shape, *images.shape[1:]), dtype=np.uint8)
+    out[rows >= 0] = images
+    return Strip(out, rows, tuple(wanted))
+
+
+def cut_images(
+    study: Study,
+    opened: OpenedSlide,
+    rows: np.ndarray,
+    markers: Sequence[str],
+    *,
+    outlined: bool = True,
+    scale: int = 1,
+    channel_colors: Sequence[str] = CHANNELS,
+) -> np.ndarray:
+    """Cut cells ``rows`` (n,) out of the slide, as images (n, P, P, 3) uint8 as large as patches; each is outlined.
+
+    The contrast of a marker is that of the slide, so that a cell without it looks dark in every image.
+    """
+    patches, regions = cut_cells(study, opened, rows, markers)
+    limits = [(low, low + HEADROOM * (high - low)) for low, high in map(opened.limits, markers)]
+    images = [
+        draw_cell(patch, limits, region=region if outlined else None, scale=scale, channel_colors=channel_colors)
+        for patch, region in zip(patches, regions, strict=True)
+    ]
+    side = scale * patches.shape[-1]
+    return np.stack(images) if images else np.zeros((0, side, side, 3), dtype=np.uint8)
+
+
+def cut_cells(
+    study: Study, opened: OpenedSlide, rows: np.ndarray, markers: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut patches (n, markers, P, P) of cells out of the slide, and the regions (n, P, P) of their pixels."""
+    slide = opened.slide
+    assert slide is not None
+    assert study.xy_px is not None
+    few = drop_markers(slide, [one for one in slide.markers if one not in markers])
+    x, y = study.xy_px[rows].T
+    patches, regions = cut_patches(few, opened.labels[0], x, y, study.cell_ids[rows], patch_size_um=study.patch_size_um)
+    return patches[:, few.channels_of(markers)], regions

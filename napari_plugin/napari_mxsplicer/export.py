@@ -1,6 +1,6 @@
 """Export: correlations as a table, a figure, and code that draws the same figure in a notebook."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +175,23 @@ def _is_listed(state: State) -> bool:
     return state.selection is not None and len(state.selection) <= _MOST_LISTED
 
 
-def annotation_code(study: Study, path: Path, column: str, names: Sequence[str]) -> str:
-    """Return exported code that joins a column of annotations with ``adata.obs``, and sets ``color`` to it."""
+def annotation_code(
+    study: Study, path: Path | None, column: str, names: Sequence[str], *, of_clusters: Mapping[str, str] | None = None
+) -> str:
+    """Return exported code that adds a column of names to ``adata.obs``, and sets ``color`` to it.
+
+    ``path`` is the file with the names of single cells, which override ``of_clusters``.
+    """
     keys = ["slide", study.id_column] if "slide" in study.obs_names else [study.id_column]
     index = ["slide", "cell_id"][-len(keys) :]
-    return (
-        f"color = {column!r}\n"
-        f"names = pd.read_csv({str(path.resolve())!r}).set_index({index!r})[color]\n"
-        f"names = names.astype(pd.CategoricalDtype({list(names)!r}))\n"
-        f"adata.obs = adata.obs.join(names, on={keys!r})"
-    )
+    lines = [f"color = {column!r}"]
+    of_cells = f"pd.read_csv({str(path.resolve())!r}).set_index({index!r})[color]" if path else ""
+    if of_clusters:
+        lines.append(f"names = adata.obs[{study.clustering!r}].astype(str).map({dict(of_clusters)!r})")
+        if of_cells:
+            lines.append(f"of_cells = adata.obs[{keys!r}].join({of_cells}, on={keys!r})[color]")
+            lines.append("names = of_cells.fillna(names)")
+    else:
+        lines.append(f"names = adata.obs[{keys!r}].join({of_cells}, on={keys!r})[color]")
+    lines.append(f"adata.obs[color] = names.astype(pd.CategoricalDtype({list(names)!r}))")
+    return "\n".join(lines)

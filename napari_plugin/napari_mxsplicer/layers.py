@@ -1,7 +1,7 @@
 """The layers of a slide for napari: an image per marker, the painted cells, and the label image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from mxsplicer import InputError, LazyImage, Slide, find_nuclear_marker, open_re
 from mxsplicer.pl import contrast_limits
 from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
+from napari_mxsplicer.palettes import categorical_colormap
+from napari_mxsplicer.state import Painted, values_of
 from napari_mxsplicer.study import Study, open_study
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -41,6 +43,20 @@ class OpenedSlide:
     numbers: tuple[RowNumbers, ...]  # the same as row numbers
     paint: Paint
     rows: np.ndarray  # of the cells of this slide in the study
+    _limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def channel(self, marker: str) -> list[LazyImage]:
+        """Return the levels of a marker's channel, finest first."""
+        assert self.slide is not None
+        channel = self.slide.markers.index(marker)
+        return with_coarser([Channel(level, channel) for level in (self.slide.image, *self.slide.pyramid)])
+
+    def limits(self, marker: str) -> tuple[float, float]:
+        """Return the intensities of a marker to show as black and as full on this slide, wherever it is shown."""
+        if marker not in self._limits:
+            assert self.slide is not None
+            self._limits[marker] = _limits(self.channel(marker), has_coarse=bool(self.slide.pyramid))
+        return self._limits[marker]
 
 
 def open_slide(study: Study, name: str) -> OpenedSlide:
@@ -74,13 +90,13 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
     visible = _initial_channels(slide, study)
     out: list[LayerData] = []
     for channel, marker in enumerate(slide.markers):
-        levels = with_coarser([Channel(level, channel) for level in (slide.image, *slide.pyramid)])
+        levels = opened.channel(marker)
         options = {
             "name": several + marker,
             "colormap": _COLORMAPS[visible.index(channel)] if channel in visible else "gray",
             "visible": channel in visible,
             "blending": "additive",
-            "contrast_limits": _limits(levels, has_coarse=bool(slide.pyramid)),
+            "contrast_limits": opened.limits(marker),
             "metadata": {**common, ROLE: "marker", MARKER: marker},
         }
         out.append((*_data(levels), options | place, "image"))
@@ -91,7 +107,7 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
 
 
 def painted_layer(study: Study, opened: OpenedSlide, place: Mapping[str, Any], *, prefix: str = "") -> LayerData:
-    """Return the layer for napari of painted cells, by the feature that correlates most with a marker."""
+    """Return the layer for napari of painted cells, by :func:`first_painted`."""
     values, options = _initial_paint(study, opened)
     opened.paint.set(values)
     options |= {
@@ -114,11 +130,28 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
+def first_painted(study: Study) -> Painted | None:
+    """Return what cells are coloured by at first: their clusters, else the feature that a marker follows most."""
+    if study.clustering:
+        return Painted("column", study.clustering)
+    return Painted("feature", str(study.strongest()[1])) if study.n_features else None
+
+
 def _initial_paint(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
-    if not study.n_features:
+    painted = first_painted(study)
+    if painted is None:
         return np.full(len(opened.rows), np.nan), {"contrast_limits": (0.0, 1.0)}
-    values = study.feature(study.strongest()[1])[opened.rows]
-    return values, {"contrast_limits": limits_of(values), "colormap": "viridis", "opacity": 0.7}
+    values, categories = values_of(study, painted)
+    values, opacity = values[opened.rows], {"opacity": 0.7}
+    if categories:
+        colormap, limits = categorical_colormap(len(categories)), limits_of_codes(len(categories))
+        return values, {"contrast_limits": limits, "colormap": colormap, **opacity}
+    return values, {"contrast_limits": limits_of(values), "colormap": "viridis", **opacity}
+
+
+def limits_of_codes(n: int) -> tuple[float, float]:
+    """Return contrast limits of a layer that shows codes of ``n`` categories."""
+    return -0.5, max(n, 2) - 0.5
 
 
 def _data(levels: Sequence[Any]) -> tuple[Any]:
@@ -131,9 +164,10 @@ def _as_layer(one: LayerData) -> LayerData:
 
 
 def _initial_channels(slide: Slide, study: Study) -> list[int]:
-    """Return the layers to show first: the nuclei, and the marker that correlates most with a feature."""
+    """Return the layers to show first: the nuclei, and without clusters the marker that a feature follows most."""
     nuclear = find_nuclear_marker(slide.markers)
-    wanted = [nuclear, study.markers[study.strongest()[0]]] if study.correlations else [nuclear]
+    by_feature = study.correlations and not study.clustering
+    wanted = [nuclear, study.markers[study.strongest()[0]]] if by_feature else [nuclear]
     return [slide.markers.index(marker) for marker in dict.fromkeys(wanted) if marker in slide.markers] or [0]
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from psygnal import Signal
 
 from napari_mxsplicer.study import Study
+
+if TYPE_CHECKING:
+    from napari_mxsplicer.names import Names
 
 ALL = "all cells"  # that correlations are computed over
 _MOST_BRIGHT = 4  # markers named in the description of a cell
@@ -47,6 +50,8 @@ class State:
     hovered_changed = Signal()
     marked_changed = Signal()
     correlations_changed = Signal()
+    names_changed = Signal()
+    columns_changed = Signal()  # of obs
     _SIGNALS: ClassVar[tuple[str, ...]] = (
         "study_changed",
         "painted_changed",
@@ -56,6 +61,8 @@ class State:
         "hovered_changed",
         "marked_changed",
         "correlations_changed",
+        "names_changed",
+        "columns_changed",
     )
 
     def __init__(self) -> None:
@@ -76,10 +83,28 @@ class State:
         self.p_values: np.ndarray | None = None
         self.correlated_over = ALL
         self._undo: list[np.ndarray | None] = []
+        self.names: Names | None = None  # None until they are read
+
+    def use_names(self, names: "Names | None") -> None:
+        """Set the names that the user gives; later changes of them are changes of the state."""
+        if self.names is not None:
+            self.names.changed.disconnect(self._names_changed)
+        self.names = names
+        if names is not None:
+            names.changed.connect(self._names_changed)
+        self._names_changed()
+
+    def _names_changed(self) -> None:
+        self.names_changed.emit()
+        painted, names = self.painted, self.names
+        if names is not None and painted is not None and (painted.kind, painted.name) == ("values", names.column):
+            self.paint(names.painted())
 
     def open(self, study: Study, slide: str | None, rows: np.ndarray) -> None:
         """Show another study, or another slide of it; the selection and the marks are cleared."""
         same = study is self.study
+        if not same:
+            self.use_names(None)
         self.study, self.slide, self.rows = study, slide, rows
         self.is_on_slide = np.zeros(study.n_cells, dtype=bool)
         self.is_on_slide[rows] = True
@@ -99,6 +124,7 @@ class State:
     def close(self) -> None:
         """Close the study, whose layers were removed."""
         if self.study is not None:
+            self.use_names(None)
             self.study, self.slide, self.selection, self.painted = None, None, None, None
             self.picked = self.hovered = None
             self._undo = []

@@ -22,6 +22,8 @@ _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id",
 CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
 _ENOUGH = 25_000  # cells from which percentiles of a marker are estimated
 _BRIGHT = 0.1  # share of the cells
+_CLUSTERINGS = ("leiden", "louvain", "phenograph", "clusters", "cluster", "seurat_clusters")
+_MOST_CLUSTERS = 200
 _NO_FEATURES = ("spatial", "X_umap", "X_tsne")
 
 
@@ -65,9 +67,7 @@ class Study:
             self.markers = [str(name) for name in anndata.io.read_elem(file["var"]).index]
             widths = {key: one.shape[1] for key, one in file["obsm"].items() if hasattr(one, "shape") and one.ndim == 2}
             self.obs_names = list(file["obs"].attrs["column-order"])
-            names = file["obs"][file["obs"].attrs["_index"]]
-            # Strings of pandas are a group.
-            self.n_cells = len(names["values"] if isinstance(names, h5py.Group) else names)
+            self.n_cells = len(_values_of(file["obs"][file["obs"].attrs["_index"]]))
             varm = {key: anndata.io.read_elem(file["varm"][key]) for key in file.get("varm", {})}
         self.representation = _representation(widths)
         self.n_features = widths[self.representation] if self.representation else 0
@@ -81,7 +81,7 @@ class Study:
     @cached_property
     def id_column(self) -> str:
         """The column of obs that holds the id of each cell in the label image."""
-        attributes = self._read("uns/spatialdata_attrs") if self._has("uns/spatialdata_attrs") else {}
+        attributes = self.read("uns/spatialdata_attrs") if self.has("uns/spatialdata_attrs") else {}
         for name in (attributes.get("instance_key"), *_ID_COLUMNS):
             if name in self.obs_names:
                 return str(name)
@@ -94,7 +94,7 @@ class Study:
     @cached_property
     def cell_ids(self) -> np.ndarray:
         """The id (N,) of each cell in the label image of its slide."""
-        return np.asarray(self._read(f"obs/{self.id_column}")).astype(np.int64)
+        return np.asarray(self.read(f"obs/{self.id_column}")).astype(np.int64)
 
     @property
     def cell_names(self) -> Any:
@@ -108,7 +108,7 @@ class Study:
         """The slide (N,) of each cell, a Categorical."""
         if "slide" not in self.obs_names:
             return pd.Categorical([self.cells.stem]).take(np.zeros(self.n_cells, dtype=np.int8))
-        return pd.Categorical(self._read("obs/slide"))
+        return pd.Categorical(self.read("obs/slide"))
 
     @property
     def slide_names(self) -> list[str]:
@@ -127,37 +127,42 @@ class Study:
         """Centroids (N, 2), x then y, in pixels of the slide; None if unknown."""
         for x, y in (("x_px", "y_px"), ("X_centroid", "Y_centroid")):
             if x in self.obs_names and y in self.obs_names:
-                columns = [np.asarray(self._read(f"obs/{name}"), dtype=np.float64) for name in (x, y)]
+                columns = [np.asarray(self.read(f"obs/{name}"), dtype=np.float64) for name in (x, y)]
                 return np.column_stack(columns)
         return None
 
     @cached_property
     def spatial_um(self) -> np.ndarray | None:
         """Centroids (N, 2), x then y, in micrometres; None if unknown."""
-        return np.asarray(self._read("obsm/spatial"))[:, :2] if self._has("obsm/spatial") else None
+        return np.asarray(self.read("obsm/spatial"))[:, :2] if self.has("obsm/spatial") else None
 
     @cached_property
     def umap(self) -> np.ndarray | None:
         """Position of each cell in the UMAP (N, 2), float32, or in what replaces it; None if there is none."""
         if not self.umap_key:
             return None
-        return np.asarray(self._read(f"obsm/{self.umap_key}"), dtype=np.float32)[:, :2]
+        return np.asarray(self.read(f"obsm/{self.umap_key}"), dtype=np.float32)[:, :2]
 
     @cached_property
     def umap_key(self) -> str:
         """The key of obsm with the UMAP, else t-SNE or PCA; "" if there is none."""
-        return next((key for key in ("X_umap", "X_tsne", "X_pca") if self._has(f"obsm/{key}")), "")
+        return next((key for key in ("X_umap", "X_tsne", "X_pca") if self.has(f"obsm/{key}")), "")
 
     @cached_property
     def _intensities(self) -> np.ndarray:
         """Mean intensities (markers, N), contiguous per marker."""
-        x = self._read("X")
+        x = self.read("X")
         return np.ascontiguousarray((x.toarray() if hasattr(x, "toarray") else x).T, dtype=np.float32)
+
+    @property
+    def intensities(self) -> np.ndarray:
+        """Mean intensities (N, markers), float32."""
+        return self._intensities.T
 
     @property
     def has_neighbourhood_intensity(self) -> bool:
         """Whether the neighbourhood intensity, which the partial correlation needs, can be computed."""
-        return self._has("obsm/spatial") or self._has("layers/surroundings")
+        return self.has("obsm/spatial") or self.has("layers/surroundings")
 
     @cached_property
     def neighbourhood_intensity(self) -> np.ndarray:
@@ -176,8 +181,8 @@ class Study:
             obs=pd.DataFrame({"slide": self.slides}, index=pd.RangeIndex(self.n_cells).astype(str)),
             var=pd.DataFrame(index=self.markers),
         )
-        if self._has("layers/surroundings"):
-            cells.layers["surroundings"] = self._read("layers/surroundings")
+        if self.has("layers/surroundings"):
+            cells.layers["surroundings"] = self.read("layers/surroundings")
         else:
             cells.obsm["spatial"] = self.spatial_um
         return neighbourhood_intensity(cells, self._intensities.T)[0]
@@ -186,13 +191,13 @@ class Study:
     def confounders(self) -> list[str]:
         """The markers that the partial correlation adjusts for: those of the stored one, else found by name."""
         key = f"uns/{self.representation.removeprefix('X_')}_correlation/given"
-        return [str(one) for one in self._read(key)] if self._has(key) else find_confounders(self.markers)
+        return [str(one) for one in self.read(key)] if self.has(key) else find_confounders(self.markers)
 
     @cached_property
     def _named(self) -> anndata.AnnData:
         """What names the features, in a table without cells."""
-        keys = [key for key in ("method", "features") if self._has(f"uns/mxsplicer/{key}")]
-        about = {key: self._read(f"uns/mxsplicer/{key}") for key in keys}
+        keys = [key for key in ("method", "features") if self.has(f"uns/mxsplicer/{key}")]
+        about = {key: self.read(f"uns/mxsplicer/{key}") for key in keys}
         return anndata.AnnData(obsm={self.representation: np.empty((0, self.n_features))}, uns={"mxsplicer": about})
 
     @cached_property
@@ -213,10 +218,10 @@ class Study:
     def chunks(self) -> ChunkShares | None:
         """The shares of chunks in features; None if unknown, as for other methods."""
         key = "uns/mxsplicer/chunks"
-        if self.representation != "X_splicer" or not self._has(f"{key}/share"):
+        if self.representation != "X_splicer" or not self.has(f"{key}/share"):
             return None
-        share = np.asarray(self._read(f"{key}/share"), dtype=np.float32)
-        components = tuple(str(name) for name in self._read(f"{key}/component"))
+        share = np.asarray(self.read(f"{key}/share"), dtype=np.float32)
+        components = tuple(str(name) for name in self.read(f"{key}/component"))
         return ChunkShares(components, share) if share.shape == (self.n_features, len(components)) else None
 
     def warm(self) -> None:
@@ -236,9 +241,13 @@ class Study:
 
     def brightest(self, row: int) -> list[tuple[str, float]]:
         """Return the markers in which a cell is among the brightest tenth, with its top fraction, brightest first."""
+        return [(marker, share) for marker, share in self.ranked(row) if share <= _BRIGHT]
+
+    def ranked(self, row: int) -> list[tuple[str, float]]:
+        """Return all markers with the fraction of the cells that are brighter than a cell, its brightest first."""
         known, values = self._sorted_intensities, self._intensities[:, row]
         above = [1 - np.searchsorted(one, value) / len(one) for one, value in zip(known, values, strict=True)]
-        return [(self.markers[place], above[place]) for place in np.argsort(above) if above[place] <= _BRIGHT]
+        return [(self.markers[place], above[place]) for place in np.argsort(above)]
 
     @cached_property
     def _features(self) -> Any:
@@ -280,6 +289,37 @@ class Study:
         marker, feature = np.unravel_index(int(np.nanargmax(r)), r.shape)
         return int(marker), int(feature)
 
+    @cached_property
+    def groupings(self) -> list[str]:
+        """Categorical columns of obs with at most two hundred categories, those that usually hold clusters first."""
+        left_out = {self.id_column, "slide", "region", *self._outdated_names}
+        found = []
+        with h5py.File(self.cells, "r") as file:
+            for name in self.obs_names:
+                one = file["obs"][name]
+                is_categorical = isinstance(one, h5py.Group) and one.attrs.get("encoding-type") == "categorical"
+                if is_categorical and name not in left_out and not name.endswith("_name"):
+                    found += [name] if 0 < len(_values_of(one["categories"])) <= _MOST_CLUSTERS else []
+        return sorted(found, key=lambda name: _CLUSTERINGS.index(name) if name in _CLUSTERINGS else len(_CLUSTERINGS))
+
+    @property
+    def clustering(self) -> str:
+        """The column of obs with the clusters; "" if there is none."""
+        return self.groupings[0] if self.groupings else ""
+
+    @cached_property
+    def clusters(self) -> pd.Categorical:
+        """The cluster (N,) of each cell."""
+        return pd.Categorical(self.column(self.clustering))
+
+    @cached_property
+    def cluster_counts(self) -> dict[str, int]:
+        """The number of cells of each cluster that has any, in the order of the clusters."""
+        if not self.clustering:
+            return {}
+        counts = np.bincount(self.clusters.codes[self.clusters.codes >= 0], minlength=len(self.clusters.categories))
+        return {str(name): int(n) for name, n in zip(self.clusters.categories, counts, strict=True) if n}
+
     def column(self, name: str) -> Any:
         """Return a column (N,) of obs: a Categorical or an array."""
         return _column(self.cells, self.cells.stat().st_mtime_ns, name)
@@ -287,8 +327,8 @@ class Study:
     @cached_property
     def patch_size_um(self) -> float:
         """The side of the patches that the encoder was trained on, in micrometres; the default if it is not known."""
-        known = self._has("uns/mxsplicer/patch_size_um")
-        return float(self._read("uns/mxsplicer/patch_size_um")) if known else PATCH_SIZE_UM
+        known = self.has("uns/mxsplicer/patch_size_um")
+        return float(self.read("uns/mxsplicer/patch_size_um")) if known else PATCH_SIZE_UM
 
     @cached_property
     def described_columns(self) -> list[str]:
@@ -314,11 +354,13 @@ class Study:
         stored = {kind: found[prefix + end] for kind, end in CORRELATION_SUFFIXES.items() if prefix + end in found}
         return stored, found.get(f"{prefix}_correlation_p")
 
-    def _has(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
+        """Return whether the file has an element."""
         with h5py.File(self.cells, "r") as file:
             return key in file
 
-    def _read(self, key: str) -> Any:
+    def read(self, key: str) -> Any:
+        """Return an element of the file."""
         with h5py.File(self.cells, "r") as file:
             return anndata.io.read_elem(file[key])
 
@@ -369,6 +411,11 @@ def _column(cells: Path, _changed: int, name: str) -> Any:
     with h5py.File(cells, "r") as file:
         found = anndata.io.read_elem(file["obs"][name])
     return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
+
+
+def _values_of(strings: Any) -> Any:
+    """Return the dataset of strings; those of pandas are a group with a mask."""
+    return strings["values"] if isinstance(strings, h5py.Group) else strings
 
 
 def _representation(widths: Mapping[str, int]) -> str:

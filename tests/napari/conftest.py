@@ -70,3 +70,23 @@ def two_slides(sample, tmp_path):
     adata.obs["slide"] = pd.Categorical(np.where(np.arange(adata.n_obs) % 2, "second", first["name"]))
     adata.write_h5ad(folder / "cells.h5ad")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clustered(sample, tmp_path_factory) -> Path:
+    """Return the sample with eighteen clusters, whose verdicts are stored; read only."""
+    from mxsplicer import tl
+
+    folder = shutil.copytree(sample, tmp_path_factory.mktemp("clustered") / "clustered.mxs")
+    adata = anndata.read_h5ad(folder / "cells.h5ad")
+    code = pd.factorize(adata.obs["lineage"])[0] % 6 + 6 * (np.arange(adata.n_obs) % 3)
+    adata.obs["leiden"] = pd.Categorical.from_codes(code, [str(one) for one in range(18)])
+    tl.explain_clusters(adata)
+    adata.write_h5ad(folder / "cells.h5ad")
+    return folder
+
+
+@pytest.fixture
+def own_clustered(clustered, tmp_path) -> Path:
+    """Return a copy of the sample with clusters, in which names can be saved."""
+    return shutil.copytree(clustered, tmp_path / "own.mxs")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
 
 from napari_mxsplicer.canvas import Canvas
@@ -38,6 +38,21 @@ class PanelPart(QWidget):
     def set_theme(self, theme: Theme) -> None:
         """Use the colours of napari's theme."""
 
+    def action_of(self, key: Any) -> Callable[[], Any] | None:
+        """Return what a key does in this part, by its event; None if nothing."""
+        return None
+
+    def event(self, event: Any) -> bool:
+        """Handle the keys of this part, before napari's shortcuts do."""
+        if event.type() in (QEvent.Type.ShortcutOverride, QEvent.Type.KeyPress):
+            action = self.action_of(event)
+            if action is not None:
+                event.accept()
+                if event.type() == QEvent.Type.KeyPress:
+                    action()
+                return True
+        return bool(super().event(event))
+
 
 def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
     """Return a small widget, a button that may be narrower than its text."""
@@ -48,9 +63,18 @@ def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:
     return made
 
 
+class FromTheTop(QComboBox):
+    """A combo box whose list opens at its beginning, wherever the current entry stands."""
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Open the list."""
+        super().showPopup()
+        self.view().scrollToTop()
+
+
 def choice(tip: str, *items: str) -> QComboBox:
     """Return a small widget, a combo box that does not grow as wide as its longest entry."""
-    made = QComboBox()
+    made = FromTheTop()
     made.setToolTip(tip)
     made.addItems(list(items))
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)

@@ -1,6 +1,7 @@
 """The correlation heatmap with its controls: kind of correlation, cells, and features."""
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
@@ -31,7 +32,7 @@ class CorrelationsPart(PanelPart):
         super().__init__(context)
         self.heatmap, self.filter = Heatmap(), QLineEdit()
         self._feature: int | None = None  # painted last
-        self._is_filter_empty = False
+        self._is_filter_empty = self._is_stale = False
         self.kind = choice("Correlation coefficient")
         self.over = choice("Cells to correlate over", ALL, IN_VIEW, SELECTED)
         self.filter.setClearButtonEnabled(True)
@@ -118,7 +119,16 @@ class CorrelationsPart(PanelPart):
         if study is not None and study.n_features and not study.correlations:
             self._compute()
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Compute the correlations over the selection when this part becomes visible."""
+        super().showEvent(event)
+        if self._is_stale:
+            self._selection_changed()
+
     def _selection_changed(self) -> None:
+        self._is_stale = not self.isVisible()
+        if self._is_stale:  # computed when they are looked at
+            return
         if self.over.currentText() == SELECTED or (self.state.selection is not None and len(self.state.selection) > 2):
             self.over.setCurrentText(SELECTED if self.state.selection is not None else ALL)
             self._compute()

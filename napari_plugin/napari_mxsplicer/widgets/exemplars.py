@@ -1,5 +1,7 @@
 """Exemplar cells of what is painted, and the picked cell with the cells most similar to it."""
 
+from typing import Any
+
 import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
 
@@ -39,8 +41,9 @@ class ExemplarsPart(PanelPart):
         """Use the colours of napari's theme."""
         self.strip.set_theme(theme)
 
-    def refresh(self) -> None:
-        """Show exemplars of what is painted; called when this part is unfolded."""
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Show exemplars of what is painted when this part becomes visible."""
+        super().showEvent(event)
         self._later.start()
 
     def _cut(self) -> None:
@@ -69,7 +72,7 @@ class ExemplarsPart(PanelPart):
 
     def _show(self, strip: Strip, titles: tuple[str, ...], where: str) -> None:
         self.strip.show_strip(strip, titles)
-        self.note.setText(f"{' + '.join(strip.markers)}{where}, same contrast for all. Click a cell to centre it.")
+        self.note.setText(f"{' + '.join(strip.markers)}{where}, one contrast for the slide. Click a cell to centre it.")
 
     def _chosen(self, row: int) -> None:
         self.state.pick(row)
@@ -110,6 +113,11 @@ class CellPart(PanelPart):
     def set_theme(self, theme: Theme) -> None:
         """Use the colours of napari's theme."""
         self.strip.set_theme(theme)
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Show the cell when this part becomes visible."""
+        super().showEvent(event)
+        self._later.start()
 
     @property
     def _row(self) -> int | None:

@@ -1,16 +1,20 @@
 """The panel: which feature correlates with which marker, and where; all of its parts show one state."""
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
+from napari_mxsplicer.names import Names
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import feature_groups
 from napari_mxsplicer.widgets.base import Context, add_heading, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader
+from napari_mxsplicer.widgets.clusters import ClustersPart
 from napari_mxsplicer.widgets.correlations import CorrelationsPart
 from napari_mxsplicer.widgets.exemplars import CellPart, ExemplarsPart
 from napari_mxsplicer.widgets.export import ExportPart
@@ -25,18 +29,21 @@ from napari_mxsplicer.widgets.work import Debounced, LatestWorker
 if TYPE_CHECKING:
     import napari.viewer
 
-_WIDTH_PX = 320  # the least that shows everything
+NAMES = "names"  # what cells can be painted by: the names that the user gave
+_WIDTH_PX, _PREFERRED_PX = 320, 460  # the least that shows everything; so that the table of clusters has room
 
 
 class Panel(QWidget):
     """The marker correlations of the study on the canvas."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
-        self._is_docked = False
+        self._is_docked, self._shown = False, None
         super().__init__(parent)
         self.viewer, self.state = viewer, State()
         self._outline_worker, self._warming = LatestWorker(self.notify), LatestWorker(self.notify)
         self._slide_worker = LatestWorker(self._slide_failed)
+        self._names_worker, self._saver = LatestWorker(self.notify), LatestWorker(self.notify)
+        self.tabs = QTabWidget()
         self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
         self.summary, self.message = QLabel(), QLabel()
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
@@ -50,10 +57,10 @@ class Panel(QWidget):
         self._cleanup = Cleanup(
             viewer,
             self.canvas,
-            [self._warming, self._outline_worker, self._slide_worker, *works],
+            [self._warming, self._outline_worker, self._slide_worker, self._names_worker, *works],
             self._themed,
             self.opening.layers_changed,
-            self.naming.save_now,
+            NamesKeeper(self.state, self.clusters.finish_typing),
         )
         self.destroyed.connect(self._cleanup)
         self._themed()
@@ -64,9 +71,10 @@ class Panel(QWidget):
         context = Context(self.state, self.canvas, self.notify)
         self.correlations, self.umap = CorrelationsPart(context), UmapPart(context)
         self.partners, self.exemplars, self.cell = PartnersPart(context), ExemplarsPart(context), CellPart(context)
-        self.naming, self.export = NamingPart(context), ExportPart(context)
+        self.clusters, self.naming, self.export = ClustersPart(context), NamingPart(context), ExportPart(context)
         self.opening = OpeningPart(context, self.viewer, self.add_layers)
         self.parts = (
+            self.clusters,
             self.correlations,
             self.umap,
             self.partners,
@@ -91,7 +99,8 @@ class Panel(QWidget):
         state.marker_changed.connect(self._loader.add_channel)
         self.slides.activated.connect(self._slide_chosen)
         self.paint.activated.connect(self._paint_chosen)
-        self.naming.columns_changed.connect(self._fill_paint)
+        state.columns_changed.connect(self._fill_paint)
+        state.names_changed.connect(self._names_changed)
         self.viewer.events.theme.connect(self._themed)
 
     def _arrange(self) -> None:
@@ -99,37 +108,35 @@ class Panel(QWidget):
         self.summary.setAccessibleName("What is shown")
         self.message.setWordWrap(True)
         self.notify("")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(6, 0, 6, 6)
-        column.setSpacing(4)
-        exemplars = Section("Images of cells", self.exemplars)
-        exemplars.opened.connect(self.exemplars.refresh)
-        self._opening = Section("Open", self.opening)
         self._umap_section = Section("UMAP", self.umap)
-        self._sections = [
+        cells = [self._umap_section, Section("Cell", self.cell), Section("Name cells", self.naming)]
+        features = [
             Section("Markers and features", self.correlations),
-            self._umap_section,
             Section("Most correlated", self.partners),
-            exemplars,
-            Section("Cell", self.cell),
-            Section("Name cells", self.naming, is_open=False),
-            Section("Export", self.export, is_open=False),
+            Section("Images of cells", self.exemplars),
         ]
-        for section in (*self._sections, self._opening):
-            column.addWidget(section)
-        column.addStretch(1)
-        column.setSizeConstraint(QLayout.SizeConstraint.SetMinimumSize)  # grow at once instead of squeezing widgets
-        area = QScrollArea()
-        area.setWidget(inner)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        files = [Section("Open", self.opening), Section("Export", self.export)]
+        self._export_section = files[1]
+        self.tabs.setDocumentMode(True)
+        self.tabs.addTab(self.clusters, "Clusters")
+        self.tabs.addTab(_scrolled(cells), "Cells")
+        self.tabs.addTab(_scrolled(features), "Features")
+        self.tabs.addTab(_scrolled(files), "Files")
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
         outer.addLayout(self._header())
-        outer.addWidget(area, 1)
+        outer.addWidget(self.tabs, 1)
         self.setMinimumWidth(_WIDTH_PX)
+
+    def reveal(self, part: QWidget) -> None:
+        """Show the tab of a part, and scroll to it."""
+        for place in range(self.tabs.count()):
+            page = self.tabs.widget(place)
+            if page is part or page.isAncestorOf(part):
+                self.tabs.setCurrentIndex(place)
+                if isinstance(page, QScrollArea):
+                    page.ensureWidgetVisible(part)
 
     def _header(self) -> QVBoxLayout:
         """Return the rows that stay visible while the rest is scrolled."""
@@ -146,7 +153,7 @@ class Panel(QWidget):
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Leave most of the window to the tissue."""
-        return QSize(_WIDTH_PX + 30, 900)
+        return QSize(_PREFERRED_PX, 900)
 
     def notify(self, message: str) -> None:
         """Show a message below the summary; "" hides it."""
@@ -175,9 +182,9 @@ class Panel(QWidget):
     def _study_changed(self) -> None:
         study = self.state.study
         self._loader.study_changed()
-        for section in self._sections:
-            section.setVisible(study is not None)
-        self._opening.unfold(study is None)
+        for place in range(self.tabs.count() - 1):
+            self.tabs.setTabVisible(place, study is not None)
+        self._export_section.setVisible(study is not None)
         self.slides.clear()
         self.slides.setVisible(study is not None and len(study.slide_names) > 1)
         self.paint.setVisible(study is not None)
@@ -188,29 +195,51 @@ class Panel(QWidget):
             self.slides.setCurrentText(self.state.slide or "")
             self._warming.start(study.warm, done=lambda _: None)
             self._prepare.start()
+        if study is not self._shown:
+            self._shown = study
+            self.tabs.setCurrentIndex(self.tabs.count() - 1 if study is None else 0)
+            if study is not None:
+                self._names_worker.start(Names, study, done=self.state.use_names)
         self._summarize()
 
+    def _names_changed(self) -> None:
+        """List the names if there are any, and save those of cells in a thread."""
+        names = self.state.names
+        if names is not None and not names.cells.is_saved:
+            self._saver.start(names.cells.save, done=lambda _: None)
+        if (names is not None and bool(names.classes)) != (self.paint.findData(NAMES) >= 0):
+            self._fill_paint()
+
     def _fill_paint(self) -> None:
-        """List what cells can be painted by: columns of obs, markers, and the features in groups."""
-        study = self.state.study
+        """List what cells can be coloured by: clusters and names first, then markers, other columns, and features."""
+        study, names = self.state.study, self.state.names
         self.paint.clear()
         if study is None:
             return
         self.paint.addItem("Colour by ...", None)
-        for name in study.paintable_columns:
-            self.paint.addItem(name, Painted("column", name))
-        for name in study.markers:
-            self.paint.addItem(name, Painted("marker", name))
-        for heading, columns in feature_groups(study):
-            if heading:
+        groups = {"Clusters and names": [(name, Painted("column", name)) for name in study.groupings]}
+        if names is not None and names.classes:
+            groups["Clusters and names"].insert(1 if study.groupings else 0, ("names", NAMES))
+        groups["Markers"] = [(name, Painted("marker", name)) for name in study.markers]
+        others = [name for name in study.paintable_columns if name not in study.groupings]
+        groups["Other columns"] = [(name, Painted("column", name)) for name in others]
+        features = feature_groups(study)
+        groups |= {
+            heading or "Features": [(study.feature_names[one], Painted("feature", str(one))) for one in columns]
+            for heading, columns in features
+        }
+        for heading, entries in groups.items():
+            if entries:
                 add_heading(self.paint, heading)
-            for number in columns:
-                self.paint.addItem(study.feature_names[number], Painted("feature", str(number)))
+            for text, data in entries:
+                self.paint.addItem(text, data)
         self._show_painted()
 
     def _show_painted(self) -> None:
-        painted = self.state.painted
-        listed = (place for place in range(1, self.paint.count()) if self.paint.itemData(place) == painted)
+        painted, names = self.state.painted, self.state.names
+        is_of_names = painted is not None and painted.kind == "values" and names is not None
+        wanted = NAMES if is_of_names and names.column == painted.name else painted
+        listed = (place for place in range(1, self.paint.count()) if self.paint.itemData(place) == wanted)
         self.paint.setCurrentIndex(0 if painted is None else next(listed, 0))
 
     def _summarize(self) -> None:
@@ -218,7 +247,9 @@ class Panel(QWidget):
 
     def _paint_chosen(self, place: int) -> None:
         painted = self.paint.itemData(place)
-        if painted is not None:
+        if painted == NAMES:
+            self.naming.show_names()
+        elif painted is not None:
             if painted.kind == "marker":
                 self.state.show_marker(painted.name)
             self.state.paint(painted)
@@ -239,6 +270,39 @@ class Panel(QWidget):
     def _slide_failed(self, message: str) -> None:
         self.notify(message)
         self.slides.setCurrentText(self.state.slide or "")
+
+
+class NamesKeeper:
+    """Takes over the name that is being typed and saves all names, before the panel is closed."""
+
+    def __init__(self, state: State, finish_typing: Callable[[], None]) -> None:
+        self._state, self._finish_typing = state, finish_typing
+
+    def __call__(self) -> None:
+        """Save."""
+        with suppress(RuntimeError):  # Qt deleted the widgets already
+            self._finish_typing()
+        names = self._state.names
+        if names is not None and not names.cells.is_saved:
+            names.cells.save()
+
+
+def _scrolled(sections: Sequence[Section]) -> QScrollArea:
+    """Return a page of sections that scrolls."""
+    inner = QWidget()
+    column = QVBoxLayout(inner)
+    column.setContentsMargins(6, 0, 6, 6)
+    column.setSpacing(4)
+    for one in sections:
+        column.addWidget(one)
+    column.addStretch(1)
+    column.setSizeConstraint(QLayout.SizeConstraint.SetMinimumSize)  # grow at once instead of squeezing widgets
+    area = QScrollArea()
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setWidget(inner)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area
 
 
 class Cleanup:

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 
 
 class Section(QWidget):
     """A title with content below it, which can be folded."""
-
-    opened = Signal()
 
     def __init__(self, title: str, content: QWidget, *, is_open: bool = True, parent: Any = None) -> None:
         super().__init__(parent)
@@ -44,5 +42,3 @@ class Section(QWidget):
     def _fold(self, is_open: bool) -> None:
         self._title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self.content.setVisible(is_open)
-        if is_open:
-            self.opened.emit()

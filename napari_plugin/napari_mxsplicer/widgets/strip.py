@@ -7,7 +7,7 @@ from qtpy.QtCore import QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtWidgets import QWidget
 
-from napari_mxsplicer.exemplars import KINDS, Strip
+from napari_mxsplicer.exemplars import Strip
 from napari_mxsplicer.widgets.theme import Theme
 
 _TITLE_PX = 15
@@ -23,8 +23,9 @@ class PatchStrip(QWidget):
         super().__init__(parent)
         self._strip: Strip | None = None
         self._images: list[list[QImage | None]] = []
-        self._titles: tuple[str, ...] = KINDS
+        self._titles: tuple[str, ...] = ()
         self._theme = Theme.dark()
+        self._least = (0, 1)
         self.setAccessibleName("Images of cells")
 
     @property
@@ -37,12 +38,17 @@ class PatchStrip(QWidget):
         self._theme = theme
         self.update()
 
-    def show_strip(self, strip: Strip | None, titles: tuple[str, ...] = KINDS) -> None:
+    def reserve(self, lines: int, columns: int) -> None:
+        """Keep room for so many images, so that what is below does not move when they come."""
+        self._least, self._titles = (lines, columns), ()
+        self._resized()
+
+    def show_strip(self, strip: Strip | None, titles: tuple[str, ...] = ()) -> None:
         """Show other cells."""
         self._strip, self._titles, self._images = strip, titles, []
         if strip is not None:
             self._images = [
-                [_to_qimage(one) if row >= 0 else None for one, row in zip(images, rows, strict=True)]
+                [to_qimage(one) if row >= 0 else None for one, row in zip(images, rows, strict=True)]
                 for images, rows in zip(strip.images, strip.rows, strict=True)
             ]
         self._resized()
@@ -59,34 +65,45 @@ class PatchStrip(QWidget):
         painter.setPen(QColor(self._theme.text))
         side = self._side()
         for line, images in enumerate(self._images):
-            top = line * (side + _TITLE_PX + _GAP_PX)
-            painter.drawText(QRectF(0, top, self.width(), _TITLE_PX), Qt.AlignmentFlag.AlignLeft, self._titles[line])
+            top = self._top(line)
+            title = QRectF(0, top - _TITLE_PX, self.width(), _TITLE_PX)
+            painter.drawText(title, Qt.AlignmentFlag.AlignLeft, self._title(line))
             for place, image in enumerate(images):
                 if image is not None:
-                    painter.drawImage(QRectF(place * (side + _GAP_PX), top + _TITLE_PX, side, side), image)
+                    painter.drawImage(QRectF(place * (side + _GAP_PX), top, side, side), image)
 
     def mousePressEvent(self, event: Any) -> None:  # noqa: N802
         """Emit the cell that was clicked."""
         if self._strip is None or not self._images:
             return
-        side = self._side()
-        line = int(event.position().y() // (side + _TITLE_PX + _GAP_PX))
+        side, y = self._side(), event.position().y()
         place = int(event.position().x() // (side + _GAP_PX))
-        if 0 <= line < len(self._images) and 0 <= place < len(self._images[line]):
-            row = int(self._strip.rows[line, place])
-            if row >= 0:
-                self.chosen.emit(row)
+        for line, images in enumerate(self._images):
+            if 0 <= y - self._top(line) < side and 0 <= place < len(images):
+                row = int(self._strip.rows[line, place])
+                if row >= 0:
+                    self.chosen.emit(row)
+
+    def _title(self, line: int) -> str:
+        return self._titles[line] if line < len(self._titles) else ""
+
+    def _top(self, line: int) -> int:
+        """Return where the images of a line begin, below its title if it has one."""
+        titles = sum(bool(self._title(one)) or not one for one in range(line + 1))
+        return line * (self._side() + _GAP_PX) + titles * _TITLE_PX
 
     def _side(self) -> int:
-        n = len(self._images[0]) if self._images else 1
+        n = max(len(self._images[0]) if self._images else 1, self._least[1])
         return max(8, (int(self.width()) - _GAP_PX * (n - 1)) // n)
 
     def _resized(self) -> None:
-        self.setFixedHeight(max(_TITLE_PX, len(self._images) * (self._side() + _TITLE_PX + _GAP_PX)))
+        lines = max(len(self._images), self._least[0])
+        self.setFixedHeight(self._top(lines) if lines else _TITLE_PX)
         self.update()
 
 
-def _to_qimage(image: np.ndarray) -> QImage:
+def to_qimage(image: np.ndarray) -> QImage:
+    """Return an image (y, x, 3) uint8 to draw."""
     height, width = image.shape[:2]
     # A copy, because QImage does not keep the array alive.
     return QImage(np.ascontiguousarray(image).tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()

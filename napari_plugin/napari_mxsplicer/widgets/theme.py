@@ -16,12 +16,14 @@ class Theme:
     text: str
     faint: str
     accent: str
+    warning: str
+    raised: str  # the background of a row that is selected
     is_dark: bool
 
     @classmethod
     def dark(cls) -> "Theme":
         """Return the colours of napari's default theme."""
-        return cls("#262930", "#f0f1f2", "#6a7380", "#ffd166", is_dark=True)
+        return cls("#262930", "#f0f1f2", "#6a7380", "#ffd166", "#ffb454", "#414851", is_dark=True)
 
     @classmethod
     def of(cls, name: str) -> "Theme":
@@ -31,7 +33,15 @@ class Theme:
         theme = get_theme(name)
         background, text, faint = (theme_color(getattr(theme, key)) for key in ("background", "text", "secondary"))
         dark = sum(int(background[i : i + 2], 16) for i in (1, 3, 5)) < 384
-        return cls(background, text, faint, "#ffd166" if dark else "#b3005e", is_dark=dark)
+        accent, warning = ("#ffd166", "#ffb454") if dark else ("#b3005e", "#a34700")
+        raised = theme_color(theme.foreground)
+        return cls(background, text, faint, accent, warning, raised, is_dark=dark)
+
+    @property
+    def muted(self) -> str:
+        """The colour of text that is less important."""
+        both = zip(*([int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in (self.text, self.background)), strict=True)
+        return "#" + "".join(f"{round(0.65 * text + 0.35 * background):02x}" for text, background in both)
 
     def diverging(self) -> np.ndarray:
         """Return 256 colours from -1 to 1, (256, 4) uint8."""

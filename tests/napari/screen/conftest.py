@@ -36,6 +36,7 @@ def fresh(shown):
     from napari_mxsplicer.state import Painted
 
     viewer, panel = shown
+    panel.reveal(panel.clusters)
     panel.correlations.filter.clear()
     panel.state.select(None)
     panel.state.pick(None)

@@ -10,9 +10,17 @@ from qtpy.QtCore import QPointF, Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QScrollArea
 
 
+def show(panel, part):
+    """Show the tab of a part of the panel."""
+    panel.reveal(part)
+    for _ in range(5):
+        QApplication.processEvents()
+
+
 def on_heatmap(panel, row, column):
     """Return the widget and the pixel of a row and a column of the heatmap."""
     heatmap = panel.correlations.heatmap
+    show(panel, panel.correlations)
     point = heatmap.mapFromScene(heatmap.getViewBox().mapViewToScene(QPointF(column + 0.5, row + 0.5)))
     return heatmap.viewport(), point.x(), point.y()
 
@@ -20,6 +28,7 @@ def on_heatmap(panel, row, column):
 def on_umap(panel, x, y):
     """Return the pixel of a point of the UMAP on its widget."""
     scatter = panel.umap.scatter
+    show(panel, panel.umap)
     point = scatter.mapFromScene(scatter.getViewBox().mapViewToScene(QPointF(x, y)))
     return point.x(), point.y()
 
@@ -120,6 +129,7 @@ def test_the_cell_under_the_pointer_is_described_and_a_click_picks_it(fresh, han
     assert panel.state.hovered == row
     assert f"cell {study.cell_ids[row]}," in panel.cell.values.text()
 
+    show(panel, panel.cell)
     hands.click(canvas, x, y)
     assert panel.state.picked == row
     ring = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "marks")
@@ -152,6 +162,8 @@ def test_a_lasso_in_the_umap_selects_cells_everywhere_and_undo_restores_the_sele
 
     inside = ((xy > (left, bottom)) & (xy < (right, top))).all(axis=1)
     hands.wait_until(lambda: state.selection is not None)
+    assert state.correlated_over == "all cells"
+    show(panel, panel.correlations)
     selected = np.isin(np.arange(len(xy)), state.selection)
     assert (selected == inside).mean() > 0.95
     hands.wait_until(lambda: state.correlated_over != "all cells")
@@ -198,6 +210,7 @@ def test_an_outline_drawn_in_the_image_selects_the_cells_inside(fresh, hands):
 def test_a_click_on_a_partner_of_a_feature_shows_the_marker(fresh, hands):
     _, panel = fresh
     panel.state.paint(Painted("feature", "9"))
+    show(panel, panel.partners)
     best = panel.state.study.markers[int(np.abs(panel.state.r[:, 9]).argmax())]
     hands.wait_until(lambda: bool(panel.partners.bars.partners) and panel.partners.bars.partners[0].name == best)
     hands.click(panel.partners.bars, 10, 8)
@@ -208,6 +221,7 @@ def test_a_click_on_the_image_of_a_cell_centres_the_canvas_on_it(fresh, hands):
     viewer, panel = fresh
     panel.state.paint(Painted("marker", "CD20"))
     panel.state.show_marker("CD20")
+    show(panel, panel.exemplars)
     strip = panel.exemplars.strip
     hands.wait_until(lambda: strip.strip is not None and "CD20" in strip.strip.markers)
     values = panel.state.values[strip.strip.rows]
@@ -225,13 +239,16 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
     panel.paint.activated.emit(panel.paint.currentIndex())
     hands.pump()
     assert "T&nbsp;cell" in panel.umap.legend.text()
+    show(panel, panel.umap)
     assert not panel.umap.scale.isVisible()
+    show(panel, panel.exemplars)
     strip = panel.exemplars.strip
     hands.wait_until(lambda: strip.strip is not None and len(strip.strip.rows) == len(panel.state.categories))
     assert (panel.state.values[strip.strip.rows[1]] == 1).all()
-    panel.findChild(QScrollArea).ensureWidgetVisible(panel.umap.legend)
+    show(panel, panel.umap.legend)
     hands.click(panel.umap.legend, 24, 8)
     np.testing.assert_array_equal(panel.state.selection, np.flatnonzero(panel.state.values == 0))
+    show(panel, panel.exemplars)
     hands.wait_until(lambda: len(strip.strip.rows) == 1)
     panel.state.undo()
     layer = visible(viewer, "painted")[0]
@@ -245,17 +262,17 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
 
 def test_named_cells_are_saved_and_a_classifier_predicts_the_others(fresh, hands, tmp_path, monkeypatch):
     _, panel = fresh
-    naming, study = panel.naming, panel.state.study
-    hands.wait_until(lambda: naming.annotations is not None)
-    monkeypatch.setattr(naming.annotations, "path", tmp_path / "annotations.csv")
+    naming, study, state = panel.naming, panel.state.study, panel.state
+    hands.wait_until(lambda: state.names is not None)
+    monkeypatch.setattr(state.names.cells, "path", tmp_path / "annotations.csv")
     lineage = np.asarray(study.column("lineage"))
     for name in ("epithelial", "T cell"):
         rows = np.flatnonzero(lineage == name)
         panel.state.select(rows[: len(rows) // 2])
         naming.name.setText(name)
         naming.assign()
-    hands.wait_until(lambda: naming.annotations.is_saved and not naming.files.is_busy)
-    assert (tmp_path / "annotations.csv").is_file()
+    hands.wait_until(lambda: state.names.cells.is_saved)
+    hands.wait_until((tmp_path / "annotations.csv").is_file)
     naming.train()
     hands.wait_until(lambda: naming.predictions is not None)
     true = np.isin(lineage, naming.predictions.classes)
@@ -312,4 +329,5 @@ def test_everything_fits_330_pixels(fresh, hands, painted):
     hands.wait_until(lambda: bool(panel.partners.title.text()))
     hands.qtbot.wait(300)  # for delayed texts
     assert panel.minimumSizeHint().width() <= 330
-    assert panel.findChild(QScrollArea).widget().minimumSizeHint().width() <= 330
+    for area in panel.findChildren(QScrollArea):
+        assert area.widget() is None or area.widget().minimumSizeHint().width() <= 330
