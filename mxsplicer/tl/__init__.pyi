@@ -5,6 +5,8 @@ from .cell_classifier import UNKNOWN as UNKNOWN
 from .cell_classifier import CellClassifier as CellClassifier
 from .cell_classifier import Predictions as Predictions
 from .cell_classifier import annotate as annotate
+from .cell_classifier import check_same_model as check_same_model
+from .cell_classifier import model_of as model_of
 from .cell_classifier import predict_all as predict_all
 from .cell_classifier import train_classifier as train_classifier
 from .classifier_files import load_classifier as load_classifier

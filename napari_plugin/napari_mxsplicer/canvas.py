@@ -20,6 +20,9 @@ def run_now(function: Callable[..., Any], *arguments: Any, done: Callable[[Any],
     return done(function(*arguments))
 
 
+_CLOSE = 2.5  # pixels of the screen for a micrometre
+
+
 class Canvas:
     """Connect a viewer and a state until :meth:`disconnect`."""
 
@@ -109,6 +112,12 @@ class Canvas:
         at = self._layers.positions(np.array([row]))
         if len(at):
             camera_of(self._viewer).center = tuple(at[0])
+
+    def show_closely(self, row: int) -> None:
+        """Move a cell to the middle of the canvas, and zoom in where cells would be too small to see."""
+        self.centre_on(row)
+        camera = camera_of(self._viewer)
+        camera.zoom = max(camera.zoom, _CLOSE)
 
     def find_in_view(self) -> Callable[[], np.ndarray]:
         """Return a function that finds the rows of the cells in the current field of view."""

@@ -28,6 +28,7 @@ class Step:
     column: str
     before: Any
     after: Any
+    rows: np.ndarray | None = None  # of single cells
 
 
 class Names:
@@ -86,7 +87,7 @@ class Names:
         """
         before = self.cells.columns.get(self.column)
         self.cells.assign(self.column, rows, name)
-        self._remember(Step(None, self.column, before, self.cells.columns[self.column]))
+        self._remember(Step(None, self.column, before, self.cells.columns[self.column], np.asarray(rows)))
         self.changed.emit()
 
     @property

@@ -16,7 +16,16 @@ import pandas as pd
 
 import mxsplicer
 from mxsplicer import PATCH_SIZE_UM, InputError
-from mxsplicer.tl import feature_names, features_by_marker, find_confounders, names_fit, neighbourhood_intensity
+from mxsplicer.tl import (
+    CellClassifier,
+    check_same_model,
+    feature_names,
+    features_by_marker,
+    find_confounders,
+    model_of,
+    names_fit,
+    neighbourhood_intensity,
+)
 
 _ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
@@ -196,9 +205,24 @@ class Study:
     @cached_property
     def _named(self) -> anndata.AnnData:
         """What names the features, in a table without cells."""
-        keys = [key for key in ("method", "features") if self.has(f"uns/mxsplicer/{key}")]
+        keys = [key for key in ("method", "features", "fingerprints") if self.has(f"uns/mxsplicer/{key}")]
         about = {key: self.read(f"uns/mxsplicer/{key}") for key in keys}
         return anndata.AnnData(obsm={self.representation: np.empty((0, self.n_features))}, uns={"mxsplicer": about})
+
+    @property
+    def model(self) -> str:
+        """The fingerprint of the weights of the encoder that computed the features; "" if unknown."""
+        return model_of(self._named, self.representation)
+
+    def check_classifier(self, classifier: CellClassifier) -> None:
+        """Raise unless a classifier takes the features of this study.
+
+        Raises
+        ------
+        InputError
+            If it was trained on features of another model.
+        """
+        check_same_model(self._named, classifier)
 
     @cached_property
     def feature_names(self) -> list[str]:

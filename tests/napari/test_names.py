@@ -65,6 +65,8 @@ def test_names_are_written_to_the_table_on_request_and_again(study):
     counts = study.cluster_counts
     assert after.obs["cell_type"].value_counts().to_dict() == {"B cell": counts["5"], "T cell": counts["6"]}
     pd.testing.assert_frame_equal(after.obs.drop(columns="cell_type"), before.obs)
+    np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
+    assert not list(study.cells.parent.glob("*.partial"))
     assert Names(open_study(study.folder)).column == "cell_type"
 
 

@@ -10,7 +10,6 @@ import pytest
 from matplotlib import pyplot as plt
 from napari_mxsplicer.annotations import Annotations
 from napari_mxsplicer.canvas import Canvas
-from napari_mxsplicer.classifier import Predictions
 from napari_mxsplicer.correlations import correlate_rows, is_not_significant
 from napari_mxsplicer.export import annotation_code, notebook_code, write_correlations, write_figure
 from napari_mxsplicer.layers import ROLE, SLIDE, limits_of, result_layers, slide_layers
@@ -262,28 +261,6 @@ def test_a_table_of_names_without_its_keys_is_refused(sample, tmp_path, monkeypa
 
     with pytest.raises(InputError, match=problem):
         Annotations(open_study(sample))
-
-
-def test_writing_names_to_obs_changes_nothing_else_in_the_table(sample, tmp_path):
-    shutil.copytree(sample, tmp_path / "sample.mxs")
-    study = open_study(tmp_path / "sample.mxs")
-    before = anndata.read_h5ad(study.cells)
-    given = Annotations(study)
-    n = study.n_cells
-    calls = Predictions(("B cell", "odd"), np.arange(n) % 2, np.linspace(0.5, 1, n, dtype=np.float32), 0.9, 3)
-    for _ in range(2):  # a second time in place of the first
-        given.assign("kind", np.array([3, 4, 9]), "B cell")
-        assert given.write_to_table(calls.columns("kind")) == study.cells
-    after = anndata.read_h5ad(study.cells)
-    assert np.flatnonzero(after.obs["kind"] == "B cell").tolist() == [3, 4, 9]
-    assert after.obs["kind"].isna().sum() == after.n_obs - 3
-    assert list(after.obs["kind_called"][:3]) == ["B cell", "odd", "B cell"]
-    np.testing.assert_array_equal(after.obs["kind_confidence"], calls.confidence)
-    pd.testing.assert_frame_equal(after.obs.drop(columns=["kind", "kind_called", "kind_confidence"]), before.obs)
-    np.testing.assert_array_equal(after.obsm["X_splicer"], before.obsm["X_splicer"])
-    assert not list(study.cells.parent.glob("*.partial"))
-    again = open_study(tmp_path / "sample.mxs")
-    assert list(again.column("kind")[[3, 4]]) == ["B cell"] * 2
 
 
 @pytest.mark.parametrize("column", ["", "a b", "lineage"])

@@ -21,6 +21,7 @@ from napari_mxsplicer.widgets.export import ExportPart
 from napari_mxsplicer.widgets.naming import NamingPart
 from napari_mxsplicer.widgets.opening import OpeningPart
 from napari_mxsplicer.widgets.partners import PartnersPart
+from napari_mxsplicer.widgets.queue import QueuePart
 from napari_mxsplicer.widgets.section import Section
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.umap import UmapPart
@@ -71,10 +72,12 @@ class Panel(QWidget):
         context = Context(self.state, self.canvas, self.notify)
         self.correlations, self.umap = CorrelationsPart(context), UmapPart(context)
         self.partners, self.exemplars, self.cell = PartnersPart(context), ExemplarsPart(context), CellPart(context)
-        self.clusters, self.naming, self.export = ClustersPart(context), NamingPart(context), ExportPart(context)
+        self.clusters, self.queue = ClustersPart(context), QueuePart(context)
+        self.naming, self.export = NamingPart(context), ExportPart(context)
         self.opening = OpeningPart(context, self.viewer, self.add_layers)
         self.parts = (
             self.clusters,
+            self.queue,
             self.correlations,
             self.umap,
             self.partners,
@@ -119,6 +122,7 @@ class Panel(QWidget):
         self._export_section = files[1]
         self.tabs.setDocumentMode(True)
         self.tabs.addTab(self.clusters, "Clusters")
+        self.tabs.addTab(self.queue, "Queue")
         self.tabs.addTab(_scrolled(cells), "Cells")
         self.tabs.addTab(_scrolled(features), "Features")
         self.tabs.addTab(_scrolled(files), "Files")
@@ -240,7 +244,9 @@ class Panel(QWidget):
         is_of_names = painted is not None and painted.kind == "values" and names is not None
         wanted = NAMES if is_of_names and names.column == painted.name else painted
         listed = (place for place in range(1, self.paint.count()) if self.paint.itemData(place) == wanted)
-        self.paint.setCurrentIndex(0 if painted is None else next(listed, 0))
+        place = 0 if painted is None else next(listed, 0)
+        self.paint.setItemText(0, "Colour by ..." if place or painted is None else self.state.title)
+        self.paint.setCurrentIndex(place)
 
     def _summarize(self) -> None:
         self.summary.setText(self.state.summary())

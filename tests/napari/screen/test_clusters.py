@@ -1,5 +1,7 @@
 """The table of clusters on a screen: what the panel opens with, and naming by mouse and keys."""
 
+from contextlib import suppress
+
 import anndata
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ def opened(own_clustered, qapp, hands):
     panel.window().activateWindow()  # keys of shortcuts go to the active window
     hands.wait_until(panel.isActiveWindow)
     yield viewer, panel
-    panel.disconnect_all()
+    with suppress(RuntimeError):  # closed by the test
+        panel.disconnect_all()
     viewer.close()
 
 

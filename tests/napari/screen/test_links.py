@@ -260,27 +260,20 @@ def test_a_category_is_painted_in_its_colours_with_a_legend(fresh, hands):
     np.testing.assert_allclose([float(low), float(high)], layer.contrast_limits, rtol=0.01)
 
 
-def test_named_cells_are_saved_and_a_classifier_predicts_the_others(fresh, hands, tmp_path, monkeypatch):
+def test_names_of_selected_cells_are_saved_and_shown(fresh, hands, tmp_path, monkeypatch):
     _, panel = fresh
     naming, study, state = panel.naming, panel.state.study, panel.state
     hands.wait_until(lambda: state.names is not None)
     monkeypatch.setattr(state.names.cells, "path", tmp_path / "annotations.csv")
-    lineage = np.asarray(study.column("lineage"))
-    for name in ("epithelial", "T cell"):
-        rows = np.flatnonzero(lineage == name)
-        panel.state.select(rows[: len(rows) // 2])
-        naming.name.setText(name)
-        naming.assign()
-    hands.wait_until(lambda: state.names.cells.is_saved)
+    state.select(np.flatnonzero(np.asarray(study.column("lineage")) == "T cell")[:9])
+    naming.name.setText("T cell")
+    naming.assign()
     hands.wait_until((tmp_path / "annotations.csv").is_file)
-    naming.train()
-    hands.wait_until(lambda: naming.predictions is not None)
-    true = np.isin(lineage, naming.predictions.classes)
-    predicted = np.array(naming.predictions.classes)[naming.predictions.codes]
-    assert (predicted == lineage)[true].mean() > 0.8
-    assert panel.state.categories == naming.predictions.classes
-    naming.show_confidence()
-    assert panel.state.values.min() >= 0.5
+    hands.wait_until(lambda: state.names.cells.is_saved)
+    assert state.categories == ("T cell",)
+    assert np.isfinite(state.values).sum() == 9
+    state.names.undo()
+    assert state.names.classes == []
 
 
 def test_correlations_over_the_cells_in_view_are_computed_in_a_thread(fresh, hands):
