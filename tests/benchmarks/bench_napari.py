@@ -165,7 +165,7 @@ def measure_reading(n_cells: int) -> None:
 def measure_panel(viewer: Any, side: int) -> None:
     """Open a result, and measure what each action takes on the interface thread."""
     with TemporaryDirectory() as folder:
-        result = _write_result(Path(folder), side)
+        result = write_result(Path(folder), side)
         clock, processor = time.perf_counter(), time.thread_time()
         panel = open_in(viewer, result, at_once=False)
         viewer.screenshot(flash=False)
@@ -204,7 +204,7 @@ def measure_panel(viewer: Any, side: int) -> None:
 def measure_memory(viewer: Any, width_px: int) -> None:
     """Open a result of few cells on a slide, view many places of it at full size, and print the memory used."""
     with TemporaryDirectory() as folder:
-        result = _write_result(Path(folder), 100, step=width_px // 100)
+        result = write_result(Path(folder), 100, step=width_px // 100)
         size = sum(path.stat().st_size for path in Path(folder).glob("*.tiff")) / 2**20
         before = _resident()
         panel = open_in(viewer, result)
@@ -226,7 +226,7 @@ def measure_channels(viewer: Any, n: int) -> None:
     """Open a result of many markers, and measure how long the interface blocks while channels appear and change."""
     markers = [f"M{number}" for number in range(n)]
     with TemporaryDirectory() as folder:
-        result = _write_result(Path(folder), 100, step=40, markers=markers)
+        result = write_result(Path(folder), 100, step=40, markers=markers)
         clock, processor = time.perf_counter(), time.thread_time()
         panel = open_in(viewer, result, at_once=False)
         viewer.screenshot(flash=False)
@@ -272,8 +272,20 @@ def _settle(done: Callable[[], bool], *, seconds: float = 120, after: float = 0.
         time.sleep(0.002)
 
 
-def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Sequence[str] = _MARKERS) -> Path:
-    """Write a result of cells on a grid, whose tables and images are as large as real ones of as many cells."""
+def write_result(
+    folder: Path,
+    side: int,
+    *,
+    step: int = _STEP_PX,
+    markers: Sequence[str] = _MARKERS,
+    n_features: int = _FEATURES,
+    n_clusters: int = 0,
+    compression: str | None = "zlib",
+) -> Path:
+    """Write a result of cells on a grid, whose tables and images are as large as real ones of as many cells.
+
+    Features of cells of one cluster are alike.
+    """
     n, rng, levels = side * side, np.random.default_rng(4), _pyramid(_labels(side, step=step).astype(np.uint32))
     stacks = [np.stack([(level % (11 * k + 7)).astype(np.uint16) for k in range(len(markers))]) for level in levels]
     for name, pages, axes in (("mask", levels, "YX"), ("image", stacks, "CYX")):
@@ -281,9 +293,12 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Seq
             for number, page in enumerate(pages):
                 about = {"axes": axes} | ({"Channel": {"Name": list(markers)}} if axes == "CYX" else {})
                 coarser = {"subfiletype": 1} if number else {"subifds": len(pages) - 1, "metadata": about}
-                file.write(page, tile=(512, 512), compression="zlib", photometric="minisblack", **coarser)
+                file.write(page, tile=(512, 512), compression=compression, photometric="minisblack", **coarser)
     y, x = np.divmod(np.arange(n), side)
-    z = rng.normal(size=(n, _FEATURES)).astype(np.float32)
+    z = rng.standard_normal((n, n_features), dtype=np.float32)
+    clusters = rng.integers(0, max(n_clusters, 1), n)
+    if n_clusters:
+        z += 3 * rng.standard_normal((n_clusters, n_features), dtype=np.float32)[clusters]
     adata = AnnData(
         rng.gamma(2, 9, (n, len(markers))).astype(np.float32),
         obs=pd.DataFrame(
@@ -298,7 +313,10 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Seq
         var=pd.DataFrame(index=list(markers)),
         obsm={"X_splicer": z, "X_umap": rng.normal(size=(n, 2)).astype(np.float32)},
     )
-    adata.varm["splicer_correlation"] = rng.uniform(-1, 1, (len(markers), _FEATURES)).astype(np.float32)
+    adata.varm["splicer_correlation"] = rng.uniform(-1, 1, (len(markers), n_features)).astype(np.float32)
+    if n_clusters:
+        adata.obs["leiden"] = pd.Categorical.from_codes(clusters, pd.RangeIndex(n_clusters).astype(str))
+        adata.uns["mxsplicer_clusters"] = _explanation(clusters, markers, n_clusters)
     result = folder / "slide.mxs"
     result.mkdir()
     adata.write_h5ad(result / "cells.h5ad")
@@ -316,6 +334,13 @@ def _write_result(folder: Path, side: int, *, step: int = _STEP_PX, markers: Seq
     index = {"format": "mxsplicer result", "version": 1, "slides": [entry], "files": files}
     (result / "mxsplicer.json").write_text(json.dumps(index))
     return result
+
+
+def _explanation(clusters: np.ndarray, markers: Sequence[str], n: int) -> pd.DataFrame:
+    """Return a table of verdicts such as `explain_clusters` stores."""
+    names = [f"{markers[code % len(markers)]}+" for code in range(n)]
+    about = {"count": np.bincount(clusters, minlength=n), "name": names, "verdict": "real", "reason": "Not compared."}
+    return pd.DataFrame(about, index=pd.Index([str(code) for code in range(n)], name="cluster"))
 
 
 def measure_napari_itself(viewer: Any, side: int) -> None:
