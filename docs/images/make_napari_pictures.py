@@ -7,50 +7,78 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import napari
 import numpy as np
 from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.state import Painted
+from napari_mxsplicer.widgets.cluster_model import NAME
 from PIL import Image
-from qtpy.QtWidgets import QApplication, QScrollArea
+from qtpy.QtWidgets import QApplication
 
 ROOT = Path(__file__).parents[2]
 
 
+NAMES = {
+    "0": "Tumour",
+    "1": "CD4 T cell",
+    "3": "B cell",
+    "4": "Fibroblast",
+    "5": "CD8 T cell",
+    "6": "Macrophage",
+    "8": "Endothelium",
+}
+
+
 def main() -> None:
     """Open the demo, follow the steps of the page, and take screenshots."""
+    result = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "demo/tissue.mxs"
+    with TemporaryDirectory() as folder:
+        show(linked(result, Path(folder) / result.name))
+
+
+def linked(result: Path, folder: Path) -> Path:
+    """Return a folder with the files of a result, next to which names are saved without changing it."""
+    folder.mkdir()
+    for one in result.iterdir():
+        if one.suffix != ".csv":
+            (folder / one.name).symlink_to(one.resolve())
+    return folder
+
+
+def show(result: Path) -> None:
+    """Open a result, and take the screenshots."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1440, 960)
-    panel = open_in(viewer, sys.argv[1] if len(sys.argv) > 1 else ROOT / "demo/tissue.mxs", at_once=False)
+    panel = open_in(viewer, result, at_once=False)
     settle(lambda: panel.canvas.layer("cells") is not None and panel.canvas.layer("marks") is not None)
-    state = panel.state
-    area = panel.findChild(QScrollArea).verticalScrollBar()
-    marker = state.study.markers.index("CD20")
-    state.show_marker("CD20")
-    state.paint(Painted("feature", str(int(state.r[marker].argmax()))))
-    settle(lambda: bool(panel.partners.bars.partners))
+    state, clusters, queue = panel.state, panel.clusters, panel.queue
+    settle(lambda: state.names is not None and clusters.model.rowCount() > 0 and not clusters.cutting.is_busy)
     take(viewer, "napari.png")
 
-    viewer.scene.camera.zoom *= 2.5
+    for cluster, name in NAMES.items():
+        state.names.name_cluster(cluster, name)
+    flagged = next((row for row, one in enumerate(clusters.model.clusters) if one.is_flagged), 0)
+    clusters.table.setCurrentIndex(clusters.model.index(flagged, NAME))
+    settle(lambda: clusters.strip.strip is not None)
+    take(viewer, "napari_clusters.png")
+
+    clusters.leave()
+    panel.reveal(queue)
+    settle(lambda: queue.images.view is not None and not queue.cutting.is_busy)
+    take(viewer, "napari_queue.png")
+
+    panel.reveal(panel.umap)
+    viewer.reset_view()
+    state.pick(None)
     state.paint(Painted("column", "lineage"))
     xy = state.study.umap
     middle = np.median(xy[np.asarray(state.study.column("lineage")) == "B cell"], axis=0)
     state.select(np.flatnonzero(((xy - middle) ** 2).sum(axis=1) < 2))
-    settle(lambda: state.correlated_over != "all cells")
+    settle(lambda: state.selection is not None)
     take(viewer, "napari_selection.png")
-
-    state.select(None)
-    settle(lambda: state.correlated_over == "all cells")
-    state.paint(Painted("marker", "CD20"))
-    settle(lambda: panel.exemplars.strip.strip is not None and bool(panel.partners.bars.partners))
-    state.pick(int(panel.exemplars.strip.strip.rows[0, 0]))
-    panel.canvas.centre_on(state.picked)
-    panel.cell._find()
-    settle(lambda: len(state.marked) > 0)
-    settle(lambda: panel.cell.strip.strip is not None and (panel.cell.strip.strip.rows >= 0).sum() > 6)
-    area.setValue(area.maximum())
-    take(viewer, "napari_cells.png")
+    panel.disconnect_all()
     viewer.close()
 
 
