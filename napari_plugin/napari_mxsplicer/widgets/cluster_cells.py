@@ -20,8 +20,10 @@ class ClusterTable(QTableView):
     """The table, which leaves keys that edit no name to the part of the panel that it belongs to."""
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
-        """Begin a name by any key that writes a character."""
-        if event.text().isprintable() and not event.matches(QKeySequence.StandardKey.Undo):
+        """Begin a name by Enter, or by any key that writes a character."""
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.edit(self.currentIndex())
+        elif event.text().isprintable() and not event.matches(QKeySequence.StandardKey.Undo):
             super().keyPressEvent(event)
         else:
             event.ignore()
@@ -56,7 +58,6 @@ class ClusterDelegate(QStyledItemDelegate):
         editor = NameEditor(parent)
         editor.setPlaceholderText(f"Name of cluster {index.data(CLUSTER).name}")
         editor.undo.connect(self.undo)
-        editor.destroyed.connect(self._editor_destroyed)
         self._editor = editor
         return editor
 
@@ -86,9 +87,11 @@ class ClusterDelegate(QStyledItemDelegate):
             editor, self._editor = self._editor, None
             self.closeEditor.emit(editor)
 
-    def _editor_destroyed(self, gone: Any) -> None:
-        if gone is self._editor:
+    def destroyEditor(self, editor: QWidget, index: Any) -> None:  # noqa: N802
+        """Forget the line."""
+        if editor is self._editor:
             self._editor = None
+        super().destroyEditor(editor, index)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Any) -> None:
         """Draw a field."""

@@ -22,7 +22,7 @@ class ClusterModel(QAbstractTableModel):
         super().__init__()
         self.clusters: Sequence[Cluster] = ()
         self.row_of: dict[str, int] = {}
-        self.name: Callable[[str, str], None] = lambda _cluster, _name: None  # called with each new name
+        self.name: Callable[[str, str], None] | None = None  # called with each new name; None: names are not known yet
         self._names: Mapping[str, str] = {}
         self._images: dict[str, list[QImage]] = {}
 
@@ -68,7 +68,7 @@ class ClusterModel(QAbstractTableModel):
     def flags(self, index: QModelIndex) -> Any:
         """Return that rows can be selected, and names edited."""
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == NAME else flags
+        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == NAME and self.name else flags
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return what a field shows."""
@@ -89,7 +89,7 @@ class ClusterModel(QAbstractTableModel):
 
     def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:  # noqa: N802
         """Name a cluster."""
-        if role != Qt.ItemDataRole.EditRole or index.column() != NAME:
+        if role != Qt.ItemDataRole.EditRole or index.column() != NAME or self.name is None:
             return False
         self.name(self.clusters[index.row()].name, str(value))
         return True

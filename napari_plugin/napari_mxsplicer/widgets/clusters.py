@@ -104,6 +104,11 @@ class ClustersPart(PanelPart):
         super().showEvent(event)
         self.reason.setFixedHeight(self.reason.fontMetrics().lineSpacing() * 3 + 6)
 
+    def hideEvent(self, event: Any) -> None:  # noqa: N802
+        """Take over the name that is being typed, before another tab is shown or the window is closed."""
+        self.finish_typing()
+        super().hideEvent(event)
+
     def set_theme(self, theme: Theme) -> None:
         """Use the colours of napari's theme."""
         self.delegate.theme = theme
@@ -231,10 +236,9 @@ class ClustersPart(PanelPart):
         self.model.show_names({} if names is None else names.of_clusters)
         self.undo_button.setEnabled(names is not None and names.can_undo)
         self.redo_button.setEnabled(names is not None and names.can_redo)
-        if names is not None:
-            self.model.name = self._name
-            if names.note:
-                self.reason.setText(names.note)
+        self.model.name = None if names is None else self._name
+        if names is not None and names.note:
+            self.reason.setText(names.note)
 
     def _name(self, cluster: str, name: str) -> None:
         try:

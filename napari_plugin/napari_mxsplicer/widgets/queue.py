@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout
 
 from mxsplicer import InputError
@@ -45,6 +45,7 @@ class QueuePart(PanelPart):
         self.why, self.progress, self.note = QLabel(), QLabel(), QLabel()
         self.images, self.ahead = CellImages(), PatchStrip()
         self.new_name, self.buttons = QLineEdit(), list[QPushButton]()
+        self._shortcuts = list[QShortcut]()  # while this part is visible
         self._grid = QGridLayout()
         self._arrange()
         self.state.names_changed.connect(self._names_changed)
@@ -97,6 +98,11 @@ class QueuePart(PanelPart):
         column.addLayout(tools)
         self.ahead.chosen.connect(self._chosen)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        for key in (*(Qt.Key(Qt.Key.Key_1 + number) for number in range(_MOST_KEYS)), _OTHER_KEY, _SKIP_KEY):
+            shortcut = QShortcut(QKeySequence(key), self)  # for when the image has the focus
+            shortcut.activated.connect(partial(self._press, key))
+            shortcut.setEnabled(False)
+            self._shortcuts.append(shortcut)
 
     def set_theme(self, theme: Theme) -> None:
         """Use the colours of napari's theme."""
@@ -107,8 +113,16 @@ class QueuePart(PanelPart):
         """Propose cells when this part becomes visible."""
         super().showEvent(event)
         self.setFocus()
+        for one in self._shortcuts:
+            one.setEnabled(True)
         if self.session is None:
             self._begin()
+
+    def hideEvent(self, event: Any) -> None:  # noqa: N802
+        """Leave the keys to napari."""
+        super().hideEvent(event)
+        for one in self._shortcuts:
+            one.setEnabled(False)
 
     @property
     def current(self) -> Proposal | None:
@@ -127,12 +141,21 @@ class QueuePart(PanelPart):
             return self.undo
         if key.matches(QKeySequence.StandardKey.Redo):
             return self.redo
-        if key.modifiers() & ~Qt.KeyboardModifier.KeypadModifier or self.new_name.hasFocus():
-            return None
-        actions: dict[Any, Callable[[], Any]] = {_OTHER_KEY: partial(self.answer, OTHER), _SKIP_KEY: self.skip}
+        is_plain = not key.modifiers() & ~Qt.KeyboardModifier.KeypadModifier
+        return self._actions.get(key.key()) if is_plain else None
+
+    @property
+    def _actions(self) -> dict[int, Callable[[], Any]]:
+        """What the keys without modifiers do."""
+        actions: dict[int, Callable[[], Any]] = {_OTHER_KEY: partial(self.answer, OTHER), _SKIP_KEY: self.skip}
         for number, name in enumerate(self.classes[:_MOST_KEYS]):
             actions[Qt.Key.Key_1 + number] = partial(self.answer, name)
-        return actions.get(key.key())
+        return actions
+
+    def _press(self, key: int) -> None:
+        action = self._actions.get(key)
+        if action is not None:
+            action()
 
     def answer(self, name: str) -> None:
         """Name the current cell, and go to the next one."""

@@ -24,6 +24,8 @@ def opened(own_clustered, qapp, hands):
     panel.state.names.name_cluster("1", "T cell")
     panel.reveal(panel.queue)
     hands.wait_until(lambda: panel.queue.images.view is not None)
+    panel.window().activateWindow()
+    hands.wait_until(panel.isActiveWindow)
     yield panel
     panel.disconnect_all()
     viewer.close()
@@ -45,7 +47,9 @@ def test_keys_name_the_cells_that_are_proposed(opened, hands, monkeypatch, tmp_p
         expected[settled(panel, hands)] = name
         hands.press(queue, key)
     skipped = settled(panel, hands)
-    hands.press(queue, Qt.Key.Key_S)
+    canvas = hands.canvas(panel.viewer)
+    canvas.setFocus()
+    hands.press(canvas, Qt.Key.Key_S)  # while the image has the focus, too
     expected[settled(panel, hands)] = "Macrophage"
     hands.qtbot.keyClicks(queue.new_name, "Macrophage")
     hands.press(queue.new_name, Qt.Key.Key_Return)
