@@ -4,7 +4,7 @@
 FROM python:3.11-slim AS wheel
 WORKDIR /source
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt build && python -m build --wheel --outdir /wheel
+RUN pip install --no-cache-dir build==1.6.1 && python -m build --wheel --outdir /wheel
 
 FROM python:3.11-slim
 ARG TORCH=cpu

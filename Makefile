@@ -34,10 +34,10 @@ test: .venv/tests
 	$(MAKE) test-panel
 
 # The wheel is built from the source distribution, which is what people install elsewhere.
-dist: .venv/tests
+dist: .venv-dist/installed
 	rm -rf dist
-	$(BIN)/python -m build
-	$(BIN)/twine check --strict dist/*
+	.venv-dist/$(SCRIPTS)/python -m build
+	.venv-dist/$(SCRIPTS)/python -m twine check --strict dist/*
 
 # A fresh environment with what pip installs: the source distribution, then the wheel and the first lines of the README.
 test-install: dist
@@ -65,7 +65,7 @@ check: .venv/tests
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-newest demo dist
+	rm -rf .venv .venv-dist .venv-newest demo dist
 
 # torch first, and pinned: an open range would bring the newest build with all of its GPU libraries.
 .venv/python: constraints.txt
@@ -81,3 +81,9 @@ clean:
 .venv/tests: .venv/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/library
+
+# Apart from the tested set: twine needs a newer packaging.
+.venv-dist/installed: Makefile
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/$(SCRIPTS)/python -m pip install --quiet build==1.6.1 twine==7.0.0
+	@touch $@
