@@ -7,6 +7,7 @@ let content, drawing, tiles;
 
 function report(error) {
   console.error(error);
+  if (!content) at("about").hidden = true;
   at("problem").hidden = false;
   at("problem").textContent = error.message;
 }
