@@ -115,6 +115,7 @@ def _cluster_sample(z: np.ndarray, resolution: float, n_neighbors: int, seed: in
         k = min(n_neighbors, len(z) - 1)
         sc.pp.neighbors(cells, n_neighbors=k, use_rep="z", transformer="sklearn", random_state=seed)
         sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+        logger.info("%d clusters are found; the UMAP follows", cells.obs["leiden"].nunique())
         init = "spectral" if len(z) > 50 else "random"  # spectral initialisation needs more cells than eigenvectors
         sc.tl.umap(cells, init_pos=init, random_state=seed)
     return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
