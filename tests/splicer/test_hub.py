@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from mxsplicer.errors import InputError
 from mxsplicer.splicer import training
 from mxsplicer.splicer.hub import pull, push
+from mxsplicer.splicer.moment_names import MOMENTS
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.testing import tiny_store
 
@@ -63,9 +64,13 @@ def hub(tmp_path):
     return Hub(tmp_path / "hub")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    recipe = Recipe(encoder_width=8, component_width=4, chunk_width=8, batch_size=8, epochs=1)
+@pytest.fixture(
+    scope="module",
+    params=[Recipe(component_width=4, batch_size=8, epochs=1), Recipe(encoder=MOMENTS)],
+    ids=["trained", "built-in"],
+)
+def run(request, tmp_path_factory):
+    recipe = request.param
     return training.train(
         tiny_store(cells_at=CELLS), tmp_path_factory.mktemp("hub") / "run", recipe=recipe, device="cpu"
     )
