@@ -31,12 +31,13 @@ _NOISE = 1e-6  # variance of a log intensity that counts as nothing
 def scalers(adata: AnnData, name: str) -> list[Any]:
     """Return scikit-learn transformers, any of which may scale a representation; fit them on training cells.
 
-    There is one, except for ``"A + B"``: there A has a weight of 0, 0.1 or 1, and the caller chooses on validation
-    cells. Otherwise many features of A that add nothing could crowd out the few of B.
+    The caller chooses on validation cells: every representation as it stands, with the weights that it gives its
+    features, or each feature with unit variance (compartment statistics whitened). For ``"A + B"`` A has a weight of 0,
+    0.1 or 1. Otherwise many features of A that add nothing could crowd out the few of B.
     """
     first, *second = split_concatenated(adata, name)
     if not second:
-        return [_make_scaler(name)]
+        return [StandardScaler(with_std=False), _make_scaler(name)]
     width = features_of(adata, first, np.arange(1)).shape[1]
     second_block = ("second", _make_scaler(second[0]), slice(width, None))
     return [

@@ -21,13 +21,15 @@ FEW = 20  # labels of a class
 NEIGHBOURS = 20
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 CLUSTER_NEIGHBOURS = 15
+SCALES = (StandardScaler(with_std=False), StandardScaler())
 METRICS = ("linear", "neighbours", "few_labels")
 
 
 def score_folds(features: np.ndarray, task: Task, *, seed: int = 0) -> pd.DataFrame:
     """Return balanced accuracies of a description (n cells of the task, d), one row per fold.
 
-    The linear probe and that with few labels scale the features; neighbours take them as they are, as scanpy does.
+    The linear probe and that with few labels take the features of any description as they are, or with unit variance,
+    whichever predicts the validation fold better; neighbours take them as they are, as scanpy does.
     """
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # weakly regularised fits may stop early
@@ -40,7 +42,7 @@ def _score_folds(features: np.ndarray, task: Task, seed: int) -> Iterator[dict[s
         train = np.flatnonzero(task.folds.of_cell != fold)
         scores = {"fold": fold}
         for name, per_class in (("linear", TRAINING_CELLS), ("few_labels", FEW)):
-            predict, _, _ = fit_fold(features, task, fold, [StandardScaler()], per_class, seed)
+            predict, _, _ = fit_fold(features, task, fold, SCALES, per_class, seed)
             scores[name] = balanced_accuracy_score(task.codes[test], predict(features[test]).argmax(axis=1))
         near = KNeighborsClassifier(min(NEIGHBOURS, len(train)), algorithm="brute")
         near.fit(features[train], task.codes[train])
