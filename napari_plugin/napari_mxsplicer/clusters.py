@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anndata
 import h5py
@@ -68,7 +69,7 @@ def _clusters(study: Study, table: pd.DataFrame | None) -> list[Cluster]:
     codes = {str(name): code for code, name in enumerate(study.clusters.categories)}
     found = []
     for name, count in study.cluster_counts.items():
-        about: dict[str, str] = {} if table is None else table.loc[name, ["name", "verdict", "reason"]].to_dict()
+        about: dict[Any, Any] = {} if table is None else table.loc[name, ["name", "verdict", "reason"]].to_dict()
         suggested = about.get("name", "")
         found.append(
             Cluster(
@@ -130,7 +131,7 @@ def draw_examples(study: Study, code: int, rows: np.ndarray, n: int, *, seed: in
     """Draw cells (n,) or fewer of a cluster at random among ``rows``; the first ones are the same for any ``n``."""
     members = rows[study.clusters.codes[rows] == code]
     if not len(members):
-        return members
+        return np.asarray(members)
     drawn = np.random.default_rng(seed).integers(0, len(members), max(_MOST_DRAWN, 2 * n)).tolist()
     rest = range(len(members)) if len(members) <= _MOST_DRAWN else ()
     return np.asarray(members[list(dict.fromkeys([*drawn, *rest]))[:n]])

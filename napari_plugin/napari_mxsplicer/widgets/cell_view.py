@@ -75,7 +75,7 @@ class CellImages(QWidget):
             painter.drawText(QRectF(x, y + small, small, _LINE_PX), Qt.AlignmentFlag.AlignHCenter, shown)
 
     def _side(self) -> float:
-        return max(60.0, _LARGE * self.width())
+        return float(max(60.0, _LARGE * self.width()))
 
     def _resized(self) -> None:
         self.setFixedHeight(round(self._side()) + _LINE_PX + 2)

@@ -11,7 +11,7 @@ from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
 from napari_mxsplicer.names import Names
 from napari_mxsplicer.state import Painted, State
-from napari_mxsplicer.study import feature_groups
+from napari_mxsplicer.study import Study, feature_groups
 from napari_mxsplicer.widgets.base import Context, add_heading, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader
 from napari_mxsplicer.widgets.clusters import ClustersPart
@@ -38,7 +38,8 @@ class Panel(QWidget):
     """The marker correlations of the study on the canvas."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
-        self._is_docked, self._shown = False, None
+        self._is_docked = False
+        self._shown: Study | None = None
         super().__init__(parent)
         self.viewer, self.state = viewer, State()
         self._outline_worker, self._warming = LatestWorker(self.notify), LatestWorker(self.notify)
@@ -221,9 +222,11 @@ class Panel(QWidget):
         if study is None:
             return
         self.paint.addItem("Colour by ...", None)
-        groups = {"Clusters and names": [(name, Painted("column", name)) for name in study.groupings]}
+        groups: dict[str, list[tuple[str, Any]]] = {}
+        first: list[tuple[str, Any]] = [(name, Painted("column", name)) for name in study.groupings]
         if names is not None and names.classes:
-            groups["Clusters and names"].insert(1 if study.groupings else 0, ("names", NAMES))
+            first.insert(1 if first else 0, ("names", NAMES))
+        groups["Clusters and names"] = first
         groups["Markers"] = [(name, Painted("marker", name)) for name in study.markers]
         others = [name for name in study.paintable_columns if name not in study.groupings]
         groups["Other columns"] = [(name, Painted("column", name)) for name in others]
@@ -241,8 +244,9 @@ class Panel(QWidget):
 
     def _show_painted(self) -> None:
         painted, names = self.state.painted, self.state.names
-        is_of_names = painted is not None and painted.kind == "values" and names is not None
-        wanted = NAMES if is_of_names and names.column == painted.name else painted
+        wanted: Any = painted
+        if painted is not None and names is not None and (painted.kind, painted.name) == ("values", names.column):
+            wanted = NAMES
         listed = (place for place in range(1, self.paint.count()) if self.paint.itemData(place) == wanted)
         place = 0 if painted is None else next(listed, 0)
         self.paint.setItemText(0, "Colour by ..." if place or painted is None else self.state.title)

@@ -274,7 +274,9 @@ class QueuePart(PanelPart):
         self.note.setText(f"{100 * found.share_unknown:.0f} % of the cells are unknown. {about}")
         names = found.names
         classes = tuple(str(name) for name in names.categories)
-        self.state.paint(Painted("values", "predicted names", np.float32(names.codes), categories=classes))
+        self.state.paint(
+            Painted("values", "predicted names", np.asarray(names.codes, dtype=np.float32), categories=classes)
+        )
 
     def _written(self, columns: list[str]) -> None:
         assert self.state.study is not None
@@ -397,7 +399,7 @@ class QueuePart(PanelPart):
             self._grid.removeWidget(one)
             one.hide()
             one.deleteLater()
-        calls = [*(partial(self.answer, name) for name in (*classes, OTHER)), self.skip]
+        calls: list[Callable[[], Any]] = [*(partial(self.answer, name) for name in (*classes, OTHER)), self.skip]
         tips = [*(f"Name this cell {name}" for name in classes), "None of the classes", "Leave it without a name"]
         self.buttons = [button(text, tip, call) for text, tip, call in zip(wanted, tips, calls, strict=True)]
         for place, one in enumerate(self.buttons):

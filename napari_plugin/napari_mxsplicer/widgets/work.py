@@ -48,7 +48,7 @@ class LatestWorker:
         function: Callable[..., Any],
         *arguments: Any,
         done: Callable[[Any], None],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[..., Any] | None = None,
         **options: Any,
     ) -> Any:
         """Run a function or a generator; ``done`` gets its result unless a newer one was started."""
