@@ -5,11 +5,14 @@ PYTHON ?= python3
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := .venv/$(SCRIPTS)
 NEWEST := .venv-newest/$(SCRIPTS)
+DOCS := .venv/docs/$(SCRIPTS)
 # Two threads that wait for each other lose more than they gain where another process holds a core: let them sleep.
 export OMP_WAIT_POLICY := PASSIVE
 
 DEMO := demo/tissue
 DEMO_SIZE ?= 2048
+
+SITE := build/site
 
 # The newest releases of all packages, anndata 0.13 and pandas 3 among them, need a newer Python than the tested set.
 NEWEST_PYTHON ?= $(PYTHON)
@@ -19,7 +22,7 @@ NEWEST_TESTS := tests/embedding tests/export tests/napari/test_study.py tests/cl
 # The panel's tests open windows; xvfb-run gives them a screen where there is none.
 SCREEN := $(if $(shell command -v xvfb-run),xvfb-run -a -s '-screen 0 1600x1000x24')
 
-.PHONY: demo test dist test-install test-newest test-panel check clean
+.PHONY: demo test dist test-install test-newest test-panel check docs docs-links clean
 
 demo: .venv/library
 	@mkdir -p demo
@@ -64,8 +67,18 @@ check: .venv/tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Warnings are errors: a link to a page or heading that does not exist, a page that the navigation lacks, and more.
+docs: .venv/docs/installed
+	$(DOCS)/python -m sphinx -q -W --keep-going -b html -d build/docs-cache docs $(SITE)
+	@echo "The site is $(SITE)/index.html"
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then $(BIN)/python -m webbrowser -t "file://$(CURDIR)/$(SITE)/index.html"; fi
+
+# Links to other sites; needs the network.
+docs-links: .venv/docs/installed
+	$(DOCS)/python -m sphinx -q -W --keep-going -b linkcheck -d build/docs-cache docs build/links
+
 clean:
-	rm -rf .venv .venv-dist .venv-newest demo dist
+	rm -rf .venv .venv-dist .venv-newest demo dist build docs/generated
 
 # torch first, and pinned: an open range would bring the newest build with all of its GPU libraries.
 .venv/python: constraints.txt
@@ -81,6 +94,14 @@ clean:
 .venv/tests: .venv/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/library
+
+# Sphinx's environment sees the library's packages after its own, so that they are not installed twice.
+.venv/docs/installed: docs/requirements.txt | .venv/library
+	$(BIN)/python -m venv .venv/docs
+	$(DOCS)/python -m pip install --quiet --requirement docs/requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(DOCS)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/library.pth"
+	@touch $@
 
 # Apart from the tested set: twine needs a newer packaging.
 .venv-dist/installed: Makefile

@@ -1,5 +1,7 @@
 """Every Python block of the documentation runs, and every option shown exists."""
 
+import importlib
+import inspect
 import math
 import re
 import shlex
@@ -134,6 +136,22 @@ def test_the_first_page_lists_every_page_once():
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[[^\]]+\]\(([a-z-]+\.md)\) \|", index, re.MULTILINE)
     assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md") if page.name != "index.md")
+
+
+def test_pages_for_developers_are_marked():
+    section = (ROOT / "docs/index.md").read_text(encoding="utf-8").split("## For developers")[1].split("\n## ")[0]
+    pages = {ROOT / "docs" / name for name in re.findall(r"\]\(([a-z-]+\.md)\)", section)}
+    marked = {page for page in ROOT.glob("docs/*.md") if "\n*For developers.* " in page.read_text(encoding="utf-8")}
+    assert marked == pages
+
+
+@pytest.mark.parametrize("package", ["mxsplicer", "mxsplicer.tl", "mxsplicer.pl", "mxsplicer.export"])
+def test_every_public_function_and_class_has_a_docstring_for_its_page(package):
+    module = importlib.import_module(package)
+    things = {name: getattr(module, name) for name in module.__all__}
+    described = {name: thing for name, thing in things.items() if callable(thing)}
+    assert described
+    assert [name for name, thing in described.items() if not inspect.getdoc(thing)] == []
 
 
 def test_links_between_pages_point_to_existing_files():

@@ -16,7 +16,7 @@ SOURCES = (
     "tests/**/*",
     "workflows/**/*",
     "docs/*.md",
-    "docs/images/*.py",
+    "docs/**/*.py",
     "*.md",
     "*.toml",
     "Makefile",
