@@ -8,7 +8,6 @@ RUN pip install --no-cache-dir build==1.6.1 && python -m build --wheel --outdir 
 
 FROM python:3.11-slim
 ARG TORCH=cpu
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Nextflow measures its processes with ps.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends procps && rm -rf /var/lib/apt/lists/*
