@@ -329,6 +329,7 @@ def write_result(
         "markers": list(markers),
         "markers_table": None,
         "pixel_size_um": 0.5,
+        "shape_px": list(levels[0].shape),
     }
     files = {"cells": "cells.h5ad", "features": "features.zarr"}
     index = {"format": "mxsplicer result", "version": 1, "slides": [entry], "files": files}
