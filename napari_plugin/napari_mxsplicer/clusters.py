@@ -127,9 +127,10 @@ def _ends(markers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*markers[:1], *markers[-1:])))
 
 
-def draw_examples(study: Study, code: int, rows: np.ndarray, n: int, *, seed: int = 0) -> np.ndarray:
-    """Draw cells (n,) or fewer of a cluster at random among ``rows``; the first ones are the same for any ``n``."""
-    members = rows[study.clusters.codes[rows] == code]
+def draw_examples(study: Study, code: int, rows: np.ndarray | None, n: int, *, seed: int = 0) -> np.ndarray:
+    """Draw cells (n,) or fewer of a cluster at random, among ``rows`` or all; the first are the same for any ``n``."""
+    codes = study.clusters.codes
+    members = np.flatnonzero(codes == code) if rows is None else rows[codes[rows] == code]
     if not len(members):
         return np.asarray(members)
     drawn = np.random.default_rng(seed).integers(0, len(members), max(_MOST_DRAWN, 2 * n)).tolist()

@@ -141,10 +141,9 @@ def training_names(names: Names) -> pd.Categorical:
     codes = np.full(study.n_cells, -1, dtype=np.int16)
     own = names.cells.columns.get(names.column)
     rows = [] if own is None else [np.flatnonzero(own.codes >= 0)]
-    everything = np.arange(study.n_cells)
     for code, cluster in enumerate(study.clusters.categories if names.of_clusters else ()):
         if str(cluster) in names.of_clusters:
-            rows.append(draw_examples(study, code, everything, _SEEDS))
+            rows.append(draw_examples(study, code, None, _SEEDS))
     for some in rows:
         codes[some] = of_cells.codes[some]
     return pd.Categorical.from_codes(codes, of_cells.categories)
