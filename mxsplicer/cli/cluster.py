@@ -72,8 +72,8 @@ def cluster_command(
             adata.uns.pop("leiden_nhood_enrichment", None)
             with tl.restricted(adata, roi) as cells:
                 tl.cluster(cells, max_cells=max_cells, **settings)  # type: ignore[arg-type]
-                tl.name_clusters(cells)
                 tl.explain_clusters(cells)
+                tl.name_clusters(cells)
                 if enrichment:
                     tl.enrich_neighbourhoods(cells)
             adata.uns["mxsplicer_cluster"] |= about
@@ -90,8 +90,8 @@ def cluster_command(
 
 def _is_complete(adata: "AnnData", settings: dict[str, Any], max_cells: int, *, enrichment: bool) -> bool:
     """Return whether the cells were clustered by the same `mxsplicer cluster`."""
-    from mxsplicer.tl.clustering import names_fit
     from mxsplicer.tl.fingerprints import clusters_changed
+    from mxsplicer.tl.naming import names_fit
 
     about = adata.uns.get("mxsplicer_cluster", {})
     if "leiden_name" not in adata.obs or not names_fit(adata.obs["leiden"], adata.obs["leiden_name"]):

@@ -23,7 +23,7 @@ from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.pl import colors
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.progress import track
-from mxsplicer.tl.clustering import names_of_clusters
+from mxsplicer.tl.naming import names_of_clusters
 
 _TILE_PX, _MARGIN_PX = 2048, 128  # cells that extend further are read again with a wider margin
 _UNNAMED = "no cluster"

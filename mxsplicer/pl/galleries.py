@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,12 @@ from mxsplicer.patches.store import THIS_CELL
 from mxsplicer.pl import colors
 from mxsplicer.pl.axes import axes_or_new, hide_ticks_and_frame
 from mxsplicer.tl.clustering import cluster_codes
+from mxsplicer.tl.reading import row_slices
+from mxsplicer.tl.representations import intensities_of
 
 _GAP_PX = 2
 _HEADROOM = 1.4  # leaves room for the sum of several colours, which would be white without it
+_HEADROOM_OF_MEANS = 2.2  # the same, and pixels are brighter than the mean of their cell
 _OUTLINE = np.array([255, 255, 255])
 _LEAST_UM = 24.0  # of the image of an example cell
 _PIXELS_TO_READ = 1.5e9  # over all markers: about a minute of decoding
@@ -38,13 +42,48 @@ class CellImages:
     markers: tuple[str, ...]  # (C,)
 
     def limits(self) -> dict[str, tuple[float, float]]:
-        """Return for each marker the intensities to show as black and as full, the same for all cells."""
+        """Return for each marker the intensities to show as black and as full, by the pixels of these cells alone."""
         shown = self.patches[self.found]
-        limits = (colors.contrast_limits(shown[:, channel]) for channel in range(len(self.markers)))
         return {
-            marker: (low, low + _HEADROOM * (high - low))
-            for marker, (low, high) in zip(self.markers, limits, strict=True)
+            marker: _with_headroom(*colors.contrast_limits(shown[:, channel]), _HEADROOM)
+            for channel, marker in enumerate(self.markers)
         }
+
+
+def limits_of_all_cells(adata: AnnData, markers: Sequence[str]) -> dict[str, tuple[float, float]] | None:
+    """Return for each marker the intensities to show as black and as full in a gallery of any cells.
+
+    They are percentiles 1 and 99.8 of the mean intensities of all cells, on all slides, so that a cell without a marker
+    looks as if it had none whichever cells are shown with it. Above the second is some headroom.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw intensities in ``X``.
+    markers
+        Names of markers.
+
+    Returns
+    -------
+    The limits by marker; None if ``X`` is not raw, or lacks one of the markers.
+    """
+    names = adata.var_names.astype(str).tolist()
+    if intensities_of(adata).form != "raw" or not set(markers) <= set(names):
+        return None
+    limits = {}
+    for marker in markers:
+        column = np.concatenate([_column(adata.X[part], names.index(marker)) for part in row_slices(adata.n_obs)])
+        limits[marker] = _with_headroom(*colors.contrast_limits(column), _HEADROOM_OF_MEANS)
+    return limits
+
+
+def _column(rows: Any, number: int) -> np.ndarray:
+    column = rows[:, number]
+    return np.asarray(column.toarray() if hasattr(column, "toarray") else column).ravel()
+
+
+def _with_headroom(low: float, high: float, times: float) -> tuple[float, float]:
+    return low, low + times * (high - low)
 
 
 def cut_cells(
@@ -175,7 +214,10 @@ def gallery(
     columns: int = 8,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show images of cells, cut from their slides, with the same contrast for all cells.
+    """Show images of cells, cut from their slides, with one contrast per marker.
+
+    It is that of all cells in ``adata``, whichever are shown; see the percentiles in :func:`limits_of_all_cells`. If
+    ``X`` is not raw it is that of the cells shown, and the title reports it.
 
     Parameters
     ----------
@@ -189,7 +231,7 @@ def gallery(
     markers
         One to four names; the first is blue, as nuclei usually are.
     limits
-        For each marker the intensities to show as black and as full. Pass them to compare several galleries.
+        For each marker the intensities to show as black and as full, instead of those of all cells.
     patch_size_um
         Side of a patch; by default as in the embedding.
     outline
@@ -202,7 +244,9 @@ def gallery(
     table, rows, names = _gallery_rows(adata, cells, columns)
     size_um = patch_size_um or float(adata.uns.get("mxsplicer", {}).get("patch_size_um", PATCH_SIZE_UM))
     images = cut_cells(table, slides, masks, markers=markers[: len(colors.CHANNELS)], patch_size_um=size_um)
-    sheet = contact_sheet(images, rows, markers=markers, limits=limits or images.limits(), outline=outline, scale=2)
+    of_all = limits or limits_of_all_cells(adata, images.markers)
+    shown = images.limits() if of_all is None else of_all
+    sheet = contact_sheet(images, rows, markers=markers, limits=shown, outline=outline, scale=2)
     ax = axes_or_new(ax, (0.9 * max(map(len, rows), default=1) + 1, 0.9 * len(rows) + 0.5))
     ax.imshow(sheet, interpolation="nearest")
     hide_ticks_and_frame(ax)
@@ -215,7 +259,8 @@ def gallery(
         for marker, color in zip(images.markers, colors.CHANNELS, strict=False)
     ]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False, fontsize=9)
-    ax.set_title(f"{size_um:g} µm wide", fontsize=9)
+    note = "; contrast of these cells alone" if of_all is None else ""
+    ax.set_title(f"{size_um:g} µm wide{note}", fontsize=9)
     return ax
 
 

@@ -7,14 +7,14 @@ from anndata import AnnData
 
 from mxsplicer import pl
 from mxsplicer.pl import colors
+from mxsplicer.report.examples import Examples
 from mxsplicer.report.figures import InlineImage, grid_of_slides, inline_figure, new_figure
 from mxsplicer.report.tissue import MOST_SLIDES
-from mxsplicer.tl.clustering import cluster_profiles, suggest_cluster_names
+from mxsplicer.tl.clustering import cluster_profiles
 from mxsplicer.tl.enrichment import enrichment_is_current
 from mxsplicer.tl.explanation import REAL, explanation_of
+from mxsplicer.tl.naming import names_of_clusters
 from mxsplicer.tl.reading import rows_by_slide
-
-_MOST_BRIGHT, _BRIGHT_Z = 4, 0.5
 
 
 def profiles_of(adata: AnnData) -> pd.DataFrame | None:
@@ -22,19 +22,36 @@ def profiles_of(adata: AnnData) -> pd.DataFrame | None:
     return cluster_profiles(adata) if "leiden" in adata.obs else None
 
 
-def verdicts_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return one row per cluster, with its name and verdict, and how many cells are in clusters that are not real."""
-    if profiles is None or profiles.empty:
+def explained_clusters(adata: AnnData, profiles: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return the verdict on each cluster for the first table, or None without clusters."""
+    return None if profiles is None or profiles.empty else explanation_of(adata)
+
+
+def verdicts_section(adata: AnnData, table: pd.DataFrame | None, examples: Examples | None) -> dict[str, Any] | None:
+    """Return one row per cluster, with its name, example cells and verdict, and how many are not real.
+
+    Parameters
+    ----------
+    adata
+        Clustered cells.
+    table
+        What :func:`mxsplicer.tl.explain_clusters` returned.
+    examples
+        Example cells of the clusters.
+    """
+    if table is None or table.empty:
         return None
-    table = explanation_of(adata)
     codes = {str(name): code for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories)}
+    names = names_of_clusters(adata)
     rows = [
         {
             "cluster": str(cluster),
             "color": colors.category_color(codes[str(cluster)]),
             "n": f"{row['count']:,}",
-            "name": row["name"],
+            "share": f"{row['count'] / adata.n_obs:.1%}",
+            "name": names.get(str(cluster), row["name"]).removeprefix(f"{cluster}: "),
             "markers": row["markers"] or "none",
+            "cells": None if examples is None else examples.draw_first(str(cluster)),
             "verdict": row["verdict"],
             "flagged": row["verdict"] != REAL,
             "reason": row["reason"],
@@ -43,18 +60,18 @@ def verdicts_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str,
     ]
     flagged = table["verdict"] != REAL
     share = float(table["count"][flagged].sum() / table["count"].sum())
-    return {"rows": rows, "n_flagged": int(flagged.sum()), "share": f"{share:.0%}"}
+    size_um = "" if examples is None else f"{examples.size_um:g}"
+    return {"rows": rows, "n_flagged": int(flagged.sum()), "share": f"{share:.0%}", "size_um": size_um}
 
 
 def clusters_section(adata: AnnData, profiles: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return figures of the clusters in the tissue and of their marker profiles, and a table of the clusters."""
+    """Return figures of the clusters in the tissue and of their marker profiles."""
     if profiles is None:
         return None
     names = list(rows_by_slide(adata))
     return {
         "positions": _draw_positions(adata, names[:MOST_SLIDES]),
         "heatmap": _draw_profiles(adata, len(profiles)),
-        "rows": _table(adata, profiles),
         "not_shown": max(0, len(names) - MOST_SLIDES),
         "neighbourhoods": _draw_neighbourhoods(adata, len(profiles)),
     }
@@ -84,24 +101,3 @@ def _draw_neighbourhoods(adata: AnnData, n_clusters: int) -> InlineImage | None:
     figure = new_figure(min(9.6, 2.2 + 0.24 * n_clusters), min(9, 1.6 + 0.22 * n_clusters))
     pl.neighbourhoods(adata, ax=figure.subplots())
     return inline_figure(figure, "Heatmap: which clusters are neighbours in the tissue.", vector=True)
-
-
-def _table(adata: AnnData, profiles: pd.DataFrame) -> list[dict[str, Any]]:
-    counts = adata.obs["leiden"].value_counts()
-    suggested = suggest_cluster_names(profiles)
-    rows = []
-    for code, name in enumerate(adata.obs["leiden"].astype("category").cat.categories):
-        if name not in profiles.index:
-            continue
-        brightest = profiles.loc[name].sort_values(ascending=False)[:_MOST_BRIGHT]
-        rows.append(
-            {
-                "name": name,
-                "color": colors.category_color(code),
-                "n": f"{counts[name]:,}",
-                "share": f"{counts[name] / adata.n_obs:.1%}",
-                "suggested": suggested[str(name)],
-                "bright": ", ".join(brightest.index[brightest.to_numpy() > _BRIGHT_Z]) or "none",
-            }
-        )
-    return rows

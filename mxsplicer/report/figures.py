@@ -21,11 +21,12 @@ STYLE: dict[Any, Any] = {"text.parse_math": False, "svg.hashsalt": "mxsplicer", 
 
 @dataclass(frozen=True)
 class InlineImage:
-    """A figure or image inside the page: its data URI, its description in words, and its width in pixels."""
+    """A figure or image inside the page: its data URI, its description in words, and its size in pixels."""
 
     source: str
     alt: str
     width: int
+    height: int  # with the width it reserves the space, so that sections stay where links point to
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,14 +46,15 @@ def inline_figure(figure: Figure, alt: str, *, dpi: int = 150, vector: bool = Fa
         else:
             figure.savefig(file, format="webp", dpi=dpi, pil_kwargs={"quality": 88, "method": 4})
     kind = "svg+xml" if vector else "webp"
-    return InlineImage(_data_uri(file.getvalue(), kind), alt, round(figure.get_size_inches()[0] * 96))
+    width, height = (round(96 * side) for side in figure.get_size_inches())
+    return InlineImage(_data_uri(file.getvalue(), kind), alt, width, height)
 
 
 def inline_pixels(pixels: np.ndarray, alt: str) -> InlineImage:
     """Return an image (y, x) or (y, x, 3) of uint8 as a figure inside the page, WebP."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="webp", quality=85, method=4)
-    return InlineImage(_data_uri(file.getvalue(), "webp"), alt, pixels.shape[1])
+    return InlineImage(_data_uri(file.getvalue(), "webp"), alt, pixels.shape[1], pixels.shape[0])
 
 
 def grid_of_slides(names: Sequence[str], draw: Callable[[str, Axes], object], alt: str) -> InlineImage:

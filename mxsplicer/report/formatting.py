@@ -1,8 +1,10 @@
 """Numbers and names as the page formats them."""
 
+import re
 from collections.abc import Sequence
 
 _MOST_LISTED = 8
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])+")
 
 
 def format_number(value: float) -> str:
@@ -24,6 +26,17 @@ def format_ratio(ratio: float) -> str:
 def shorten(name: str) -> str:
     """Return a name formatted for a title or an axis of the page, at most 24 characters."""
     return name if len(name) <= 24 else f"{name[:21]}…"
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the files of the page's settings and errors, without the absolute folders they are in.
+
+    Examples
+    --------
+    >>> without_folders("'/data/S01/mask.tif' of https://example.org/a/b.tif"), without_folders("masks/S01.tif")
+    ("'mask.tif' of https://example.org/a/b.tif", 'masks/S01.tif')
+    """
+    return _FOLDERS.sub("", text)
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -1,13 +1,11 @@
-"""The head of the page: its title, the numbers of cells, markers and clusters, and the verdicts."""
+"""The head of the page: its title, and the numbers of cells, markers and clusters."""
 
 from typing import Any
 
-import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.tl.reading import rows_by_slide
 from mxsplicer.tl.representations import learned_key, title_of_method
-from mxsplicer.tl.verdicts import verdict
 
 
 def title(adata: AnnData) -> str:
@@ -16,8 +14,8 @@ def title(adata: AnnData) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} slides"
 
 
-def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
-    """Return the numbers and the verdicts at the head of the page."""
+def summary(adata: AnnData) -> dict[str, Any]:
+    """Return the numbers at the head of the page."""
     method, key = title_of_method(adata), learned_key(adata)
     return {
         "n_cells": adata.n_obs,
@@ -28,5 +26,4 @@ def summary(adata: AnnData, scores: pd.DataFrame | None) -> dict[str, Any]:
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
         "method": "joint embedding" if method == "joint" else method,
         "use_rep": key,
-        "verdicts": verdict(scores) if scores is not None and len(scores) else [],
     }

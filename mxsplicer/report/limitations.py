@@ -9,6 +9,7 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
 from mxsplicer.images.markers import is_control
+from mxsplicer.tl.clustering import cluster_profiles
 from mxsplicer.tl.enrichment import enrichment_is_current
 from mxsplicer.tl.fingerprints import clusters_changed
 from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
@@ -141,7 +142,7 @@ def _of_correlations(adata: AnnData, key: str) -> Iterator[str]:
         if share[first] >= _DOMINANT_SHARE:
             yield (
                 f"{share[first]:.0%} of the features are correlated with {names[first]} more strongly than with any "
-                "other marker: clusters and UMAP mainly reflect this marker."
+                f"other marker{_dominance(adata, names[first])}."
             )
     is_control_channel = np.array([is_control(name) for name in names])
     controls = _where(names, is_control_channel & (strongest >= _STRONG_R))
@@ -158,6 +159,19 @@ def _of_correlations(adata: AnnData, key: str) -> Iterator[str]:
             "these markers."
         )
     yield from _of_spill_over_and_significance(adata, key, names, strongest)
+
+
+def _dominance(adata: AnnData, marker: str) -> str:
+    """Return whether the clusters, too, differ mainly in one marker, to end a sentence with."""
+    if "leiden" not in adata.obs:
+        return ""
+    profiles = cluster_profiles(adata)
+    counts = adata.obs["leiden"].astype(str).value_counts().reindex(profiles.index.astype(str)).to_numpy()
+    between = counts @ profiles.to_numpy() ** 2  # variance between clusters, of each standardised marker
+    share = float(between[list(profiles.columns).index(marker)] / max(between.sum(), 1e-9))
+    if share < _DOMINANT_SHARE:
+        return ""
+    return f", and it has {share:.0%} of the differences between clusters: they mainly reflect this marker"
 
 
 def _of_spill_over_and_significance(adata: AnnData, key: str, names: list[str], strongest: np.ndarray) -> Iterator[str]:

@@ -14,9 +14,6 @@ for (const field of document.querySelectorAll("input[data-filter]")) {
     if (status) status.textContent = words.length ? `${shown} of ${items.length}` : "";
   });
 }
-// Collapsed parts are printed too.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
-
 // The cells: a canvas that shows them on the UMAP or in the tissue, by cluster or by marker.
 const holder = document.getElementById("cells-data");
 if (holder) {

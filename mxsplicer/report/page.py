@@ -21,16 +21,16 @@ from mxsplicer.errors import InputError
 from mxsplicer.images.lazy_images import LazyImage
 from mxsplicer.images.slide import Slide
 from mxsplicer.report import header
-from mxsplicer.report.clusters import clusters_section, profiles_of, verdicts_section
+from mxsplicer.report.clusters import clusters_section, explained_clusters, profiles_of, verdicts_section
 from mxsplicer.report.correlations import correlations_section
-from mxsplicer.report.examples import examples_section
+from mxsplicer.report.examples import cut_examples, examples_section
 from mxsplicer.report.explorer import explorer_data
 from mxsplicer.report.figures import STYLE
 from mxsplicer.report.ledger import ledger_section
 from mxsplicer.report.limitations import limitations_section
 from mxsplicer.report.markers import marker_cards
 from mxsplicer.report.quality import quality_section
-from mxsplicer.report.scores import mixing_tables, scores_section
+from mxsplicer.report.scores import mixing_tables, score_overview, scores_section
 from mxsplicer.report.settings import settings_section, stage_times
 from mxsplicer.report.slides import slides_section
 from mxsplicer.report.spectrum import spectrum_section
@@ -39,7 +39,6 @@ from mxsplicer.report.training import training_section
 from mxsplicer.report.umap import umap_section
 from mxsplicer.report.web_link import web_link
 from mxsplicer.system.files import atomic_write, check_free
-from mxsplicer.tl.clustering import suggest_cluster_names
 from mxsplicer.tl.correlation import correlation_key
 from mxsplicer.tl.reading import read_rows
 from mxsplicer.tl.representations import learned_key
@@ -128,11 +127,15 @@ def _content(
     key = learned_key(adata)
     rows = np.sort(np.random.default_rng(0).choice(adata.n_obs, min(_SAMPLE, adata.n_obs), replace=False))
     z = read_rows(adata.obsm[key], rows) if key in adata.obsm else None
-    cells = explorer_data(adata, {} if profiles is None else dict(suggest_cluster_names(profiles)))
+    explained = explained_clusters(adata, profiles)
+    examples = cut_examples(adata, profiles, explained, slides, masks)
+    verdicts = verdicts_section(adata, explained, examples)
+    names = {} if verdicts is None else {row["cluster"]: row["name"] for row in verdicts["rows"]}
+    cells = explorer_data(adata, names)
     return {
         "title": header.title(adata),
-        "summary": header.summary(adata, scores),
-        "verdicts": verdicts_section(adata, profiles),
+        "summary": header.summary(adata),
+        "verdicts": verdicts,
         "tissue": tissue_section(adata, slides, masks),
         "markers": cards,
         "quality": quality_section(adata, cards),
@@ -142,9 +145,10 @@ def _content(
         "umap": umap_section(adata),
         "explorer": None if cells is None else json.dumps(cells, ensure_ascii=True).replace("<", "\\u003c"),
         "clusters": clusters_section(adata, profiles),
-        "examples": examples_section(adata, profiles, slides, masks),
+        "examples": examples_section(examples, names),
         "correlations": correlations_section(adata),
         "scores": scores_section(scores, evaluated),
+        "overview": score_overview(scores),
         "mixing": mixing_tables(evaluated),
         "notes": [str(one) for one in evaluated.get("notes", [])],
         "slides": slides_section(adata, failed),

@@ -11,7 +11,7 @@ from mxsplicer.pl import colors
 from mxsplicer.pl.axes import plain_number
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
 from mxsplicer.tl.probing import TRAINED_GAINS
-from mxsplicer.tl.representations import is_baseline, trained
+from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
 from mxsplicer.tl.verdicts import verdict
 
 _MOST_CURVES = 10
@@ -66,6 +66,40 @@ def scores_section(table: pd.DataFrame | None, about: Mapping[str, Any]) -> list
             }
         )
     return labels
+
+
+def score_overview(table: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return the scores of every representation for every label: the learned one first, then the untrained encoder.
+
+    Parameters
+    ----------
+    table
+        What :func:`mxsplicer.tl.probe` returned.
+    """
+    if table is None or table.empty:
+        return None
+    labels = [str(label) for label in table["label"].unique()]
+    judged = _judged(table)
+    mean = table.groupby("representation")["balanced_accuracy"].mean().sort_values(ascending=False, kind="stable")
+    first = [name for name in (judged, UNTRAINED) if name in mean.index]
+    rows = []
+    for name in [*first, *(str(name) for name in mean.index if name not in first)]:
+        of_name = table[table["representation"] == name]
+        of_name = of_name.set_index(of_name["label"].astype(str))
+        cells = [
+            {
+                "value": f"{of_name[metric][label]:.2f}" if label in of_name.index else "–",
+                "best": label in of_name.index and _is_best(table, label, metric, float(of_name[metric][label])),
+            }
+            for label in labels
+            for metric in ("balanced_accuracy", "knn_balanced_accuracy")
+        ]
+        rows.append({"name": name, "judged": name == judged, "cells": cells})
+    return {"labels": labels, "rows": rows}
+
+
+def _is_best(table: pd.DataFrame, label: str, metric: str, value: float) -> bool:
+    return value >= float(table[metric][table["label"].astype(str) == label].max())
 
 
 def mixing_tables(about: Mapping[str, Any]) -> list[Table]:

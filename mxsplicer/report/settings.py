@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mxsplicer.report.formatting import without_folders
 from mxsplicer.system.durations import format_duration
 
 # In the order in which they run; HDF5 returns them in alphabetical order.
@@ -50,5 +51,5 @@ def _order_of(name: str) -> int:
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(str(one) for one in value)
-    return str(value)
+        return ", ".join(_text(one) for one in value)
+    return without_folders(str(value))

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from mxsplicer.pl import colors
 from mxsplicer.report.figures import InlineImage, inline_figure, new_figure
+from mxsplicer.report.formatting import without_folders
 from mxsplicer.tl.fingerprints import clusters_changed
 from mxsplicer.tl.reading import rows_by_slide
 
@@ -33,7 +34,7 @@ def slides_section(adata: AnnData, failed: Mapping[str, str]) -> dict[str, Any] 
     mixing = pd.DataFrame(adata.uns["mxsplicer_mixing"]) if "mxsplicer_mixing" in adata.uns else None
     about = list(_ABOUT) if clusters_changed(adata) else [*_ABOUT, _CONFIDENCE]
     return {
-        "failed": list(failed.items()),
+        "failed": [(name, without_folders(reason)) for name, reason in failed.items()],
         "mixing": None if mixing is None else _mixing(mixing),
         "warnings": [] if mixing is None else recognisable_batches(mixing),
         "missing": _missing(adata),

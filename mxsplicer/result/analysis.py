@@ -100,8 +100,8 @@ def interpret(
         tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation", lean=True)
         give_back()
         tl.cluster(adata, use_rep=basis, seed=options.seed)
-        tl.name_clusters(adata)
         tl.explain_clusters(adata)
+        tl.name_clusters(adata)
     if adata.obs["slide"].nunique() > 1:
         with timed("mixing of slides"):
             _add_mixing(adata, use_rep, seed=options.seed)

@@ -13,9 +13,6 @@ from .classifier_files import load_classifier as load_classifier
 from .classifier_files import save_classifier as save_classifier
 from .clustering import cluster as cluster
 from .clustering import cluster_profiles as cluster_profiles
-from .clustering import name_clusters as name_clusters
-from .clustering import names_fit as names_fit
-from .clustering import names_of_clusters as names_of_clusters
 from .confounders import find_confounders as find_confounders
 from .confounders import neighbourhood_intensity as neighbourhood_intensity
 from .correlation import correlate as correlate
@@ -37,6 +34,9 @@ from .features import features_of_marker as features_of_marker
 from .importance import permutation_importance as permutation_importance
 from .local import local_correlation as local_correlation
 from .mixing import measure_mixing as measure_mixing
+from .naming import name_clusters as name_clusters
+from .naming import names_fit as names_fit
+from .naming import names_of_clusters as names_of_clusters
 from .naming_queue import NamingQueue as NamingQueue
 from .naming_queue import Proposal as Proposal
 from .probing import probe as probe

@@ -1,4 +1,4 @@
-"""Clusters of cells: Leiden and UMAP, the marker profile of each cluster, and names from its bright markers."""
+"""Clusters of cells: Leiden and UMAP, and the marker profile of each cluster."""
 
 import logging
 import warnings
@@ -10,7 +10,6 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
-from mxsplicer.images.markers import is_control, is_nuclear
 from mxsplicer.system.imports import import_extra
 from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
@@ -23,8 +22,6 @@ logger = logging.getLogger(__name__)
 _N_COMPONENTS = 50
 _MIN_CELLS = 3
 _N_VOTES = 5  # sampled cells that vote on the cluster of each other cell
-
-NOTHING = "nothing stands out"
 
 
 def cluster(
@@ -191,125 +188,6 @@ def cluster_profiles(adata: AnnData, *, groupby: str = "leiden") -> pd.DataFrame
         columns=adata.var_names.astype(str),
     )
     return table.loc[sorted(table.index, key=lambda name: (len(name), name) if name.isdigit() else (99, name))]
-
-
-def name_clusters(
-    adata: AnnData, *, groupby: str = "leiden", threshold: float = 0.7, most: int = 3, key_added: str | None = None
-) -> pd.Series:
-    """Suggest a name for each cluster by the markers that are bright in it, as "CD8a+ CD3e+".
-
-    A name lists the markers whose mean of log1p intensity in the cluster is at least ``threshold`` standard deviations
-    above the mean of all cells; if there are none, the markers as far below ("CD45-"). Nuclear stains and channels
-    without an antibody (autofluorescence, blanks) are never used. Clusters that would share a name get further markers
-    that distinguish them, if there are any. The names describe intensities, not cell types: clusters are found from the
-    learned features, and may differ in other properties than intensity.
-
-    Parameters
-    ----------
-    adata
-        Cells with clusters in ``obs`` and intensities in ``X``.
-    groupby
-        Column of the clusters.
-    threshold
-        In standard deviations.
-    most
-        Largest number of markers in a name that no other cluster has.
-    key_added
-        Column of ``obs`` for the names; ``<groupby>_name`` by default.
-
-    Returns
-    -------
-    The name of each cluster.
-
-    Sets
-    ----
-    ``adata.obs[key_added]``
-        Categorical, "3: CD8a+ CD3e+" for each cell of cluster 3.
-    """
-    names = suggest_cluster_names(cluster_profiles(adata, groupby=groupby), threshold=threshold, most=most)
-    of_cluster, codes = cluster_codes(adata, groupby)
-    categories = [f"{name}: {names[name]}" if name in names else name for name in of_cluster]
-    codes = np.where(codes == len(of_cluster), -1, codes)
-    adata.obs[key_added or f"{groupby}_name"] = pd.Categorical.from_codes(codes, categories=pd.Index(categories))
-    return names
-
-
-def names_of_clusters(adata: AnnData, *, groupby: str = "leiden") -> dict[str, str]:
-    """Return the name of each cluster in ``obs["<groupby>_name"]``, "3: CD8a+ CD3e+"; empty without such a column.
-
-    Where the names are those of earlier clusters, because the cells were clustered again by another program, names are
-    suggested again and a warning is logged.
-    """
-    column = f"{groupby}_name"
-    if column not in adata.obs:
-        return {}
-    clusters, names = adata.obs[groupby], adata.obs[column]
-    if not names_fit(clusters, names):
-        logger.warning(
-            'obs["%s"] has the names of earlier clusters, not of those in obs["%s"]; names are suggested again from X',
-            column,
-            groupby,
-        )
-        suggested = suggest_cluster_names(cluster_profiles(adata, groupby=groupby))
-        return {str(cluster): f"{cluster}: {name}" for cluster, name in suggested.items()}
-    known = names.notna().to_numpy()
-    first = names[known].groupby(clusters[known].astype(str).to_numpy(), observed=True).first()
-    return {str(cluster): str(name) for cluster, name in first.items()}
-
-
-def names_fit(clusters: Any, names: Any) -> bool:
-    """Return whether names describe these clusters: each cluster has one name, which begins with no other number.
-
-    Parameters
-    ----------
-    clusters, names
-        Cluster and name (N,) of each cell; missing values are ignored.
-
-    Examples
-    --------
-    >>> names_fit(["0", "1"], ["0: CD3e+", "1: CD20+"]), names_fit(["0", "1"], ["1: CD20+", "0: CD3e+"])
-    (True, False)
-    """
-    both = pd.DataFrame({"cluster": np.asarray(clusters, dtype=object), "name": np.asarray(names, dtype=object)})
-    pairs = both.dropna().drop_duplicates().astype(str)
-    if pairs["cluster"].duplicated().any():
-        return False
-    known = set(pairs["cluster"])
-    numbers = pairs["name"].str.partition(":")[0]
-    is_number = numbers.isin(known) | numbers.str.fullmatch(r"\d+")
-    return bool((~is_number | (numbers == pairs["cluster"])).all())
-
-
-def suggest_cluster_names(profiles: pd.DataFrame, *, threshold: float = 0.7, most: int = 3) -> pd.Series:
-    """Suggest a name for each cluster in a table from :func:`cluster_profiles`; see :func:`name_clusters`.
-
-    Examples
-    --------
-    >>> profiles = pd.DataFrame([[2.0, 0.9, 0.0], [-1.0, 0.1, 0.2]], index=["0", "1"], columns=["CD8a", "CD3e", "CD20"])
-    >>> suggest_cluster_names(profiles).tolist()
-    ['CD8a+ CD3e+', 'CD8a-']
-    """
-    usable = [name for name in profiles.columns if not is_nuclear(name) and not is_control(name)]
-    words = {str(name): _words(row, threshold) for name, row in profiles[usable].iterrows()}
-    names = {name: " ".join(of_it[:most]) or NOTHING for name, of_it in words.items()}
-    length = most
-    while shared := _shared(names, words, length):
-        length += 1
-        names |= {name: " ".join(words[name][:length]) for name in shared}
-    return pd.Series(names, name="name", dtype=object)
-
-
-def _words(row: "pd.Series[float]", threshold: float) -> list[str]:
-    """Return the markers for the name of a cluster with their sign, the most extreme first."""
-    ordered = row.sort_values(ascending=False, kind="stable")
-    bright = [f"{marker}+" for marker, z in ordered.items() if z >= threshold]
-    return bright or [f"{marker}-" for marker, z in ordered[::-1].items() if z <= -threshold]
-
-
-def _shared(names: dict[str, str], words: dict[str, list[str]], length: int) -> list[str]:
-    """Return the clusters that share their name with another cluster and have a further word."""
-    counts = pd.Series(names).value_counts()
-    return [name for name, suggested in names.items() if counts[suggested] > 1 and len(words[name]) > length]
 
 
 def cluster_codes(adata: AnnData, groupby: str) -> tuple[list[str], np.ndarray]:

@@ -1,7 +1,7 @@
 """What sets each cluster apart, and whether it is a kind of cell or an artefact of measurement."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -10,25 +10,29 @@ from scipy.spatial import KDTree
 
 from mxsplicer.errors import InputError
 from mxsplicer.images.markers import is_control, is_nuclear
-from mxsplicer.tl.clustering import NOTHING, cluster_codes
+from mxsplicer.tl.clustering import cluster_codes
+from mxsplicer.tl.defaults import N_NEIGHBORS, RESOLUTION
 from mxsplicer.tl.features import feature_names
+from mxsplicer.tl.fingerprints import clusters_changed
+from mxsplicer.tl.marker_words import LARGE_EFFECT, NOTHING, distinct_names, marker_words
 from mxsplicer.tl.reading import read_rows, row_slices, rows_by_slide
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, intensities_of, learned_key
+from mxsplicer.tl.stability import SHARE, jaccard_of_clusters, sampled_rows
+from mxsplicer.tl.technical import Technical, TechnicalEffects
 
 REAL, SPILLOVER, UNSPECIFIC = "real", "spill-over", "unspecific staining"
 TECHNICAL, UNSTABLE = "technical", "too small or unstable"
 
 _N_NEIGHBOURS, _TIMES_BRIGHTER = 6, 2.0
-_MIN_EFFECT = 0.8  # a large effect, in Cohen's terms
 _MIN_SPILLOVER = 0.5  # share of cells next to a brighter one
 _MAX_CONTRAST = 0.2  # effect on the spread within the cell, below which a marker is raised evenly
 _MAX_FOLD = 3.0  # unspecific staining varies less among clusters of one kind of cell
 _MIN_CELLS = 20
-_MIN_OWN = 0.5  # share of the nearest neighbours in the representation that are of the same cluster
-_N_SIMILAR, _MAX_SIMILAR_CELLS = 15, 10_000
+_MIN_JACCARD = 0.5
+_N_SIMILAR = 3  # clusters that are compared for technical effects
 _MIN_BORDER, _BORDER_TIMES = 0.5, 5.0
-_ONE_SLIDE, _OTHER_SLIDE = 0.95, 0.05
 _MOST_MARKERS = 3
+_BORDER = "border of the slide"
 
 
 @dataclass
@@ -48,8 +52,13 @@ class _Evidence:
     spillover_sibling: float = np.nan
     contrast: float = np.nan
     at_border: float = np.nan
-    own_neighbours: float = np.nan
+    technical: str = ""  # which technical effect
+    split_from: str = ""  # the cluster that it splits from
+    separated: float = np.nan
+    likewise: float = np.nan
+    jaccard: float = np.nan
     reason: str = ""
+    words: list[str] = field(default_factory=list)  # of the name
 
 
 def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
@@ -60,15 +69,22 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     mean of the two variances. *The marker* is the one that is raised most against the sibling. The verdict is the first
     of these that holds:
 
-    - ``"too small or unstable"``: fewer than 20 cells; or of the 15 nearest neighbours of its cells in the
-      representation, less than half are of the cluster;
-    - ``"technical"``: half of its cells, and five times the share of all cells, are at the border of the slide; or 95 %
-      of its cells, and at most 5 % of its sibling's, are of one slide or batch;
+    - ``"too small or unstable"``: fewer than 20 cells;
+    - ``"technical"``: half of its cells, and five times the share of all cells, are at the border of the slide;
     - ``"spill-over"``: the marker has an effect of at least 0.8; and at least half of the cells, more than of the
       sibling's, have among their six nearest neighbours one with at least twice their own intensity in it;
+    - ``"technical"``: a seam, uneven illumination or staining, blur, a slide or a batch. The place of a cell (its 20
+      nearest cells of either cluster, its slide or its batch) separates the cluster from one of the three most similar
+      clusters with an AUROC of at least 0.85; and at least 75 % of the other cells, of three or more clusters, differ
+      between these places likewise, by 0.5 to 1.5 times as much, each compared with the five cells in the other places
+      that agree with it in everything else. If one of the two clusters has 1.5 times the place of the other, only the
+      smaller one is flagged. Blur is tested by the spread of all markers within the cell, compared with cells of equal
+      level, which a cluster out of focus and other cells there lack (at least 0.25 times as much);
     - ``"unspecific staining"``: the marker has an effect of at least 0.8; and it is a channel without an antibody, or
       it is at most three times as bright as in the sibling and has no more contrast inside the cell (the effect on its
       column ``"CD4 spread"`` is below 0.2);
+    - ``"too small or unstable"``: in random 80 % of at most 10,000 cells, clustered with other seeds, the most similar
+      cluster has a mean Jaccard index below 0.5;
     - ``"real"``: none of them.
 
     Parameters
@@ -83,7 +99,8 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     One row per cluster: ``count``; ``name``; ``sibling``; ``markers``, the effects against all other cells, such as
     "CD3e+2.1 CD4+1.0"; ``markers_from_sibling``; ``verdict``; ``reason``, a sentence with the numbers and the tests
     that were not possible; and the numbers: ``marker``, ``effect``, ``source`` (the cluster that the marker spills over
-    from), ``spillover`` and ``spillover_sibling`` (shares of cells), ``contrast``, ``at_border``, ``own_neighbours``.
+    from), ``spillover`` and ``spillover_sibling`` (shares of cells), ``contrast``, ``at_border``, ``technical`` (which
+    effect), ``split_from``, ``separated`` (AUROC), ``likewise`` (share of other cells), ``jaccard``.
 
     Sets
     ----
@@ -109,7 +126,7 @@ def explanation_of(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
 def stored_explanation(adata: AnnData, key: str = "leiden") -> pd.DataFrame | None:
     """Return the table that :func:`explain_clusters` stored; None without one, or if it is not of these clusters."""
     table = adata.uns.get("mxsplicer_clusters")
-    if table is not None and key in adata.obs:
+    if table is not None and key in adata.obs and table.index.name in (key, "cluster"):
         counts = adata.obs[key].value_counts()
         present = {str(name): int(n) for name, n in counts.items() if n}
         if present == dict(zip(table.index.astype(str), table["count"], strict=True)):
@@ -119,8 +136,11 @@ def stored_explanation(adata: AnnData, key: str = "leiden") -> pd.DataFrame | No
 
 def _explain(adata: AnnData, key: str) -> pd.DataFrame:
     cells = _Cells(adata, key)
-    index = pd.Index([cells.names[k] for k in cells.present], name="cluster")
-    return pd.DataFrame([vars(cells.judge(k)) for k in cells.present], index=index)
+    found = [cells.judge(k) for k in cells.present]
+    names = distinct_names({cells.names[k]: one.words for k, one in zip(cells.present, found, strict=True)})
+    table = pd.DataFrame([vars(one) for one in found], index=pd.Index(names.index, name=key)).drop(columns="words")
+    table["name"] = [_with_artefact(name, one) for name, one in zip(names, found, strict=True)]
+    return table
 
 
 class _Cells:
@@ -142,14 +162,16 @@ class _Cells:
         self.overall, self.sd = clustered.mean(axis=0, dtype=np.float64), clustered.std(axis=0, dtype=np.float64)
         self.features, self.feature_mean, self.feature_variance = self._patterns()
         self.neighbours = self._neighbours()
-        self.own = self._own_neighbours()
+        self.technical = TechnicalEffects(adata, self.names, self.codes, _divide(self.logged - self.overall, self.sd))
+        self.jaccard = self._jaccard(key)
 
     def judge(self, k: int) -> _Evidence:
         """Return the evidence on a cluster, its verdict and the reason."""
         effects = self._effects_on_others(k)
-        found = _Evidence(int(self.counts[k]), markers=self._listed(effects), own_neighbours=self.own[k])
+        found = _Evidence(int(self.counts[k]), markers=self._listed(effects), jaccard=float(self.jaccard[k]))
         found.at_border = self._at_border(self.codes == k)
-        s = self._sibling(k)
+        similar = self._similar(k)
+        s = similar[0] if similar else None
         if s is not None:
             found.sibling = self.names[s]
             against = _cohen(self.mean, self.variance, k, s)
@@ -159,92 +181,95 @@ class _Cells:
             found.spillover, found.source = self._spillover(k, raised)
             found.spillover_sibling = self._spillover(s, raised)[0]
             found.contrast = self._contrast(raised, k, s)
-        found.verdict, found.reason = self._verdict(found, k, s)
-        found.name = self._name(found, effects)
+        technical = self.technical.of(k, similar) if found.count >= _MIN_CELLS else Technical()
+        found.technical, found.split_from = technical.kind, technical.other
+        found.separated, found.likewise = technical.separated, technical.likewise
+        found.verdict, found.reason = self._verdict(found, k, s, technical)
+        found.words = self._words(found, effects)
         return found
 
-    def _verdict(self, found: _Evidence, k: int, s: int | None) -> tuple[str, str]:
-        if found.count < _MIN_CELLS:
-            return UNSTABLE, f"It has {found.count} cells; {_MIN_CELLS} are needed."
-        if found.own_neighbours < _MIN_OWN:
-            return UNSTABLE, f"Of the nearest neighbours of its cells, {found.own_neighbours:.0%} are of the cluster."
-        if technical := self._technical(found, k, s):
-            return TECHNICAL, technical
+    def _verdict(self, found: _Evidence, k: int, s: int | None, technical: Technical) -> tuple[str, str]:
+        if limited := self._too_few_or_at_border(found):
+            return limited
         if s is None:
             return REAL, "Not compared: it is the only cluster."
-        return self._artefact(found, k, s) or (REAL, self._why_real(found, k, s))
+        if artefact := self._artefact(found, k, s, technical):
+            return artefact
+        if found.jaccard < _MIN_JACCARD:
+            return UNSTABLE, (
+                f"Other seeds and random {SHARE:.0%} of the cells give other clusters (Jaccard {found.jaccard:.2f})."
+            )
+        return REAL, self._why_real(found, k, s, technical.note)
 
-    def _artefact(self, found: _Evidence, k: int, s: int) -> tuple[str, str] | None:
-        if found.effect < _MIN_EFFECT:
+    def _too_few_or_at_border(self, found: _Evidence) -> tuple[str, str] | None:
+        if found.count < _MIN_CELLS:
+            return UNSTABLE, f"It has {found.count} cells; {_MIN_CELLS} are needed."
+        everywhere = self._at_border(self.codes < self.n)
+        if not found.at_border >= max(_MIN_BORDER, _BORDER_TIMES * everywhere):
             return None
-        raised = _raised(found)
-        if is_control(found.marker):
-            return UNSPECIFIC, f"{raised}, a channel without an antibody."
+        found.technical = _BORDER
+        return TECHNICAL, (
+            f"{found.at_border:.0%} of its cells are at the border of the slide ({everywhere:.0%} of all cells)."
+        )
+
+    def _artefact(self, found: _Evidence, k: int, s: int, technical: Technical) -> tuple[str, str] | None:
         if self._is_spillover(found):
             return SPILLOVER, (
-                f"{raised}; {found.spillover:.0%} of its cells have a neighbour twice as bright, mostly of cluster "
-                f"{found.source} ({found.spillover_sibling:.0%} in cluster {found.sibling})."
+                f"{_raised(found)}; {found.spillover:.0%} of its cells have a neighbour twice as bright, mostly of "
+                f"cluster {found.source} ({found.spillover_sibling:.0%} in cluster {found.sibling})."
             )
-        if self._is_unspecific(found, k, s):
-            return UNSPECIFIC, f"{raised}, but its contrast inside the cell is not (d = {found.contrast:.1f})."
+        if technical.kind:
+            return TECHNICAL, technical.reason
+        if unspecific := self._unspecific(found, k, s):
+            return UNSPECIFIC, unspecific
         return None
 
     def _is_spillover(self, found: _Evidence) -> bool:
         # Cells that express the marker are brighter than the sibling's, so fewer of them have a brighter neighbour.
+        if found.effect < LARGE_EFFECT or is_control(found.marker):
+            return False
         return bool(found.spillover >= _MIN_SPILLOVER and found.spillover > found.spillover_sibling)
 
-    def _is_unspecific(self, found: _Evidence, k: int, s: int) -> bool:
+    def _unspecific(self, found: _Evidence, k: int, s: int) -> str:
+        """Return why the staining of a cluster is unspecific, "" if it is not."""
+        if found.effect < LARGE_EFFECT:
+            return ""
+        if is_control(found.marker):
+            return f"{_raised(found)}, a channel without an antibody."
         j = self.markers.index(found.marker)
         fold = float(np.exp(self.mean[k, j] - self.mean[s, j]))
-        return bool(found.contrast < _MAX_CONTRAST and fold <= _MAX_FOLD and not is_nuclear(found.marker))
+        if found.contrast < _MAX_CONTRAST and fold <= _MAX_FOLD and not is_nuclear(found.marker):
+            return f"{_raised(found)}, but its contrast inside the cell is not (d = {found.contrast:.1f})."
+        return ""
 
-    def _why_real(self, found: _Evidence, k: int, s: int) -> str:
+    def _why_real(self, found: _Evidence, k: int, s: int, seen: str) -> str:
         untested = []
         if np.isnan(found.spillover):
             untested.append("spill-over")
         if np.isnan(found.contrast):
             untested.append("unspecific staining")
-        if np.isnan(found.own_neighbours):
+        if self.technical.sharpness is None:
+            untested.append("focus")
+        if np.isnan(found.jaccard):
             untested.append("stability")
-        note = f" Not tested: {', '.join(untested)}." if untested else ""
-        if found.effect >= _MIN_EFFECT:
+        note = (f" {seen}." if seen else "") + (f" Not tested: {', '.join(untested)}." if untested else "")
+        if found.effect >= LARGE_EFFECT:
             near = "" if np.isnan(found.spillover) else f"; {found.spillover:.0%} have a neighbour twice as bright"
             return f"{_raised(found)}{near}.{note}"
         against = _cohen(self.mean, self.variance, k, s)
         lowest = int(np.argmin(against))
-        if against[lowest] <= -_MIN_EFFECT:
+        if against[lowest] <= -LARGE_EFFECT:
             low = f"{self.markers[lowest]} is lower than in cluster {found.sibling} (d = {against[lowest]:.1f})"
             return f"{low}, and no marker is raised.{note}"
         pattern = self._strongest_pattern(k, s)
-        return f"No marker differs from cluster {found.sibling} by 0.8 standard deviations{pattern}.{note}"
+        return f"No marker differs from cluster {found.sibling} by {LARGE_EFFECT} standard deviations{pattern}.{note}"
 
-    def _technical(self, found: _Evidence, k: int, s: int | None) -> str:
-        at_border, everywhere = found.at_border, self._at_border(self.codes < self.n)
-        if at_border >= max(_MIN_BORDER, _BORDER_TIMES * everywhere):
-            return f"{at_border:.0%} of its cells are at the border of the slide ({everywhere:.0%} of all cells)."
-        for column in ("slide", "batch"):
-            if s is None or column not in self.adata.obs or self.adata.obs[column].nunique() < 2:
-                continue
-            of_cell = self.adata.obs[column].astype(str).to_numpy()
-            values, counts = np.unique(of_cell[self.codes == k], return_counts=True)
-            value, share = values[counts.argmax()], counts.max() / counts.sum()
-            of_sibling = float((of_cell[self.codes == s] == value).mean())
-            if share >= _ONE_SLIDE and of_sibling <= _OTHER_SLIDE:
-                return (
-                    f"{share:.0%} of its cells are of {column} {value} ({of_sibling:.0%} in cluster {found.sibling})."
-                )
-        return ""
-
-    def _name(self, found: _Evidence, effects: np.ndarray) -> str:
-        """Return the markers raised most against all cells, and that against the sibling, without an artefact's."""
-        order = [self.markers[j] for j in np.argsort(-effects, kind="stable") if effects[j] >= _MIN_EFFECT]
-        if found.effect >= _MIN_EFFECT:
-            order = [*order[: _MOST_MARKERS - 1], found.marker] if found.marker not in order[:_MOST_MARKERS] else order
-        artefact = {SPILLOVER: "spill-over", UNSPECIFIC: "unspecific"}.get(found.verdict, "")
-        left_out = {found.marker} if artefact else set()
-        usable = [m for m in order if m not in left_out and not is_nuclear(m) and not is_control(m)]
-        name = " ".join(f"{marker}+" for marker in usable[:_MOST_MARKERS]) or NOTHING
-        return f"{name} ({found.marker} {artefact})" if artefact else name
+    def _words(self, found: _Evidence, effects: np.ndarray) -> list[str]:
+        """Return the words of the name: markers raised against all cells and the sibling, without an artefact's."""
+        distinct = [found.marker] if found.effect >= LARGE_EFFECT else []
+        artefact = distinct if found.verdict in (SPILLOVER, UNSPECIFIC) else []
+        of_marker = dict(zip(self.markers, effects.tolist(), strict=True))
+        return marker_words(of_marker, also=[] if artefact else distinct, without=artefact)
 
     def _effects_on_others(self, k: int) -> np.ndarray:
         """Return the effect (C,) of each marker in a cluster against all other cells that have a cluster."""
@@ -258,15 +283,16 @@ class _Cells:
 
     def _listed(self, effects: np.ndarray) -> str:
         order = np.argsort(-np.abs(effects), kind="stable")[:_MOST_MARKERS]
-        return " ".join(f"{self.markers[j]}{effects[j]:+.1f}" for j in order if abs(effects[j]) >= _MIN_EFFECT)
+        return " ".join(f"{self.markers[j]}{effects[j]:+.1f}" for j in order if abs(effects[j]) >= LARGE_EFFECT)
 
-    def _sibling(self, k: int) -> int | None:
+    def _similar(self, k: int) -> list[int]:
+        """Return the clusters most similar to one, of those with enough cells if there are any; the sibling first."""
         others = [j for j in self.present if j != k]
-        if not others:
-            return None
         others = [j for j in others if self.counts[j] >= _MIN_CELLS] or others
+        if not others:
+            return []
         distance = (_divide(self.mean[others] - self.mean[k], self.sd) ** 2).sum(axis=1)
-        return others[int(np.argmin(distance))]
+        return [others[i] for i in np.argsort(distance, kind="stable")[:_N_SIMILAR]]
 
     def _neighbours(self) -> np.ndarray | None:
         """Return the rows (N, 6) of the nearest neighbours on the same slide, or None if they cannot be compared."""
@@ -319,30 +345,36 @@ class _Cells:
         j = int(np.abs(effects).argmax())
         return f"; {self.features[j]} differs most (d = {effects[j]:+.1f})"
 
-    def _own_neighbours(self) -> np.ndarray:
-        """Return the mean share of the nearest neighbours in the representation that are of the same cluster."""
-        from sklearn.neighbors import NearestNeighbors
-
-        out = np.full(self.n, np.nan)
+    def _jaccard(self, key: str) -> np.ndarray:
+        """Return how well Leiden finds each cluster again; NaN where it cannot be tested."""
         about = self.adata.uns.get("mxsplicer_cluster", {})
-        key = str(about.get("use_rep", learned_key(self.adata)))
-        rows = np.flatnonzero(self.codes < self.n)
-        if key not in self.adata.obsm or len(rows) <= _N_SIMILAR:
-            return out
-        if len(rows) > _MAX_SIMILAR_CELLS:
-            rows = np.sort(np.random.default_rng(0).choice(rows, _MAX_SIMILAR_CELLS, replace=False))
-        z, codes = read_rows(self.adata.obsm[key], rows), self.codes[rows]
-        near = NearestNeighbors(n_neighbors=_N_SIMILAR).fit(z).kneighbors(return_distance=False)
-        same = (codes[near] == codes[:, None]).mean(axis=1)
-        for k in np.unique(codes):
-            if (codes == k).sum() > _N_SIMILAR:  # fewer cannot fill a neighbourhood
-                out[k] = same[codes == k].mean()
+        representation = str(about.get("use_rep", learned_key(self.adata)))
+        out = np.full(self.n, np.nan)
+        if key != "leiden" or clusters_changed(self.adata) or representation not in self.adata.obsm:
+            return out  # clusters of another method or of unknown settings
+        rows = sampled_rows(np.flatnonzero(self.codes < self.n))
+        found = jaccard_of_clusters(
+            read_rows(self.adata.obsm[representation], rows),
+            self.codes[rows],
+            resolution=float(about.get("resolution", RESOLUTION)),
+            n_neighbors=int(about.get("n_neighbors", N_NEIGHBORS)),
+        )
+        out[: len(found)] = found
         return out
 
     def _at_border(self, inside: np.ndarray) -> float:
         if "at_border" not in self.adata.obs:
             return np.nan
         return float(self.adata.obs["at_border"].isin([True]).to_numpy()[inside].mean())
+
+
+def _with_artefact(name: str, found: _Evidence) -> str:
+    artefact = {
+        SPILLOVER: f"{found.marker} spill-over",
+        UNSPECIFIC: f"{found.marker} unspecific",
+        TECHNICAL: found.technical,
+    }.get(found.verdict)
+    return f"{name} ({artefact})" if artefact else name
 
 
 def _raised(found: _Evidence) -> str:

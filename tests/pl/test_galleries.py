@@ -88,6 +88,26 @@ def test_a_gallery_shows_names_examples_or_similar_cells(two, kind):
     assert (height, width) == (34 * rows - 2, 34 * columns - 2)
 
 
+def test_a_gallery_has_the_contrast_of_all_cells_whichever_are_shown(two):
+    slides, masks, adata = two
+    dim = int(adata[:, "CD20"].X[:, 0].argmin())
+    options = {"slides": slides, "masks": masks, "markers": ["CD20"], "patch_size_um": 8, "outline": False}
+
+    def brightness(changed, name):
+        axes = pl.gallery(changed, cells=[name], ax=Figure().subplots(), **options)
+        return axes.images[0].get_array().max(), axes.get_title()
+
+    name = adata.obs_names[dim]
+    brighter = adata.copy()
+    brighter.X[(dim + 1) % 8, 2] *= 50
+    scaled = adata.copy()
+    scaled.X -= scaled.X.mean(axis=0)
+
+    assert brightness(brighter, name)[0] < brightness(adata, name)[0]
+    assert brightness(adata, name)[1] == "8 µm wide"
+    assert brightness(scaled, name)[1] == "8 µm wide; contrast of these cells alone"
+
+
 def test_a_cell_that_does_not_exist_is_named(two):
     slides, masks, adata = two
 

@@ -47,6 +47,22 @@ def test_features_that_represent_one_marker_or_autofluorescence_or_nothing_are_r
     assert "No feature represents CD8a (|r| below 0.15 for all)" in text
 
 
+@pytest.mark.parametrize("is_true", [True, False])
+def test_clusters_are_called_those_of_one_marker_only_where_they_are(is_true):
+    adata, z = cells()
+    adata.varm["splicer_correlation"][1, :30] = 0.9
+    rows = adata.obs["leiden"] == "0"
+    adata.X[rows.to_numpy(), 1] *= 20
+    if not is_true:
+        for marker in (0, 2, 3, 4):
+            adata.X[(adata.obs["leiden"] == "1").to_numpy(), marker] *= 20
+
+    text = limitations_of(adata, z)
+
+    assert "of the features are correlated with CD3e more strongly than with any other marker" in text
+    assert ("of the differences between clusters: they mainly reflect this marker" in text) == is_true
+
+
 def test_correlations_that_spill_over_or_chance_could_explain_are_reported():
     adata, z = cells()
     partial = adata.varm["splicer_correlation"].copy()

@@ -18,8 +18,8 @@ from mxsplicer.report import write_report
 NAME = "S<01></script><script>console.error(1)</script>"
 MARKERS = ("Hoechst", "CD3e", "$CK_{7}", "<script>alert(1)</script>", "Empty")
 SECTIONS = (
-    *("verdicts", "tissue", "markers", "cells", "training", "umap", "clusters", "examples", "correlations", "scores"),
-    *("limitations", "settings"),
+    *("verdicts", "scores", "limitations", "tissue", "markers", "cells", "umap", "clusters", "examples"),
+    *("correlations", "training", "settings"),
 )
 
 
@@ -62,7 +62,7 @@ def make_cells(slides):
     about = {
         "version": "0.1.0",
         "versions": {"torch": "2.13.0"},
-        "settings": {"loss": "vicreg", "markers": list(MARKERS)},
+        "settings": {"loss": "vicreg", "markers": list(MARKERS), "labels": "/data/of/S01/truth.csv"},
         "fingerprints": {"weights": "abcd", "slides": {slide.name: {"image": "ef01"} for slide, _, _ in slides}},
         "ledger": {slide.name: {"in mask": 403, "kept": 400, "too small": 3} for slide, _, _ in slides},
         "seconds": {"train": 75.0, "embed": 2.0},
@@ -70,7 +70,8 @@ def make_cells(slides):
         "patch_size_um": 8.0,
     }
     obsm = {"spatial": points, "X_splicer": z}
-    return AnnData(intensity, obs=obs, var=pd.DataFrame(index=list(MARKERS)), obsm=obsm, uns={"mxsplicer": about})
+    uns = {"mxsplicer": about, "mxsplicer_cluster": {"use_rep": "X_not_stored"}}
+    return AnnData(intensity, obs=obs, var=pd.DataFrame(index=list(MARKERS)), obsm=obsm, uns=uns)
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,9 @@ def page(tmp_path_factory):
 def test_the_page_has_every_section(page):
     text = page.read_text()
 
-    for section in SECTIONS:
-        assert f'<section id="{section}"' in text
-        assert f'href="#{section}"' in text
+    places = [text.index(f'<section id="{section}"') for section in SECTIONS]
+    assert places == sorted(places)
+    assert all(f'href="#{section}"' in text for section in SECTIONS)
 
 
 def test_the_page_opens_with_one_verdict_for_each_cluster(page):
@@ -117,8 +118,9 @@ def test_the_page_opens_with_one_verdict_for_each_cluster(page):
 
     section = text[text.index('<section id="verdicts"') :].split("</section>")[0]
     assert text.index("<section ") == text.index('<section id="verdicts"')
-    assert section.count('<tr><th scope="row">') == int(re.findall(r"<dt>clusters</dt><dd>(\d+)</dd>", text)[0])
-    assert "real" in section
+    n_clusters = int(re.findall(r"<dt>clusters</dt><dd>(\d+)</dd>", text)[0])
+    assert section.count('<tr><th scope="row">') == section.count("<img ") == n_clusters
+    assert section.count("<strong>real</strong>") == n_clusters
 
 
 def test_the_page_needs_no_network_and_runs_its_own_script_alone(page):
@@ -151,6 +153,39 @@ def test_every_image_has_a_description(page):
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
 
 
+def test_every_image_reserves_its_space_so_that_links_lead_to_their_section(page):
+    images = re.findall(r"<img [^>]*>", page.read_text())
+
+    assert all(re.search(r'width="[1-9]\d*" height="[1-9]\d*"', image) for image in images)
+    assert not any("lazy" in image for image in images)
+
+
+def test_files_are_named_without_the_folders_of_this_machine(page):
+    text = page.read_text()
+
+    assert '<td class="wide">truth.csv</td>' in text
+    assert "/data/of" not in text
+
+
+def test_scores_of_all_labels_have_every_baseline_in_one_table(page):
+    text = page.read_text()
+
+    table = text[text.index('aria-label="Scores of all descriptions"') :].split("</table>")[0]
+    rows = re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>((?:<td>.*?</td>)+)</tr>', table)
+    assert rows[0][0] == "SpliCER"
+    assert {name for name, _ in rows} >= {"SpliCER", "mean intensity", "PCA of mean intensity"}
+    assert all(cells.count("<td>") == 2 for _, cells in rows)
+    assert "<strong>1.00</strong>" in table
+
+
+@pytest.mark.parametrize("section", ["training", "settings"])
+def test_losses_and_settings_are_folded_away(page, section):
+    text = page.read_text()
+
+    content = text[text.index(f'<section id="{section}"') :].split("</section>")[0]
+    assert content.index("<details>") < content.index("<table>")
+
+
 def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
     text = page.read_text()
 
@@ -164,7 +199,9 @@ def test_the_page_reports_the_verdict_the_ledger_and_the_limitations(page):
 
 
 def test_the_strongest_feature_of_a_marker_is_called_by_its_name(page):
-    (row,) = re.findall(r'<tr><th scope="row">CD3e</th><td class="left">(.*?)</td>', page.read_text())
+    (row,) = re.findall(
+        r'<tr><th scope="row">CD3e</th><td><div.*?</div></td><td class="left">(.*?)</td>', page.read_text()
+    )
 
     assert re.fullmatch(r"CD3e moment &lt;[012]&gt;", row)
 

