@@ -15,9 +15,9 @@ from anndata import AnnData
 from mxsplicer.export.web.scripts import pack, write_script
 from mxsplicer.pl import colors
 from mxsplicer.system.progress import track
-from mxsplicer.tl.clustering import names_of_clusters
 from mxsplicer.tl.explanation import explanation_of
 from mxsplicer.tl.features import feature_names
+from mxsplicer.tl.naming import names_of_clusters
 from mxsplicer.tl.reading import count_column_groups, read_columns
 from mxsplicer.tl.representations import intensities_of
 
