@@ -9,6 +9,7 @@ from .cells.measure import measure_cells as measure_cells
 from .embedding.embed import embed as embed
 from .embedding.embed import embed_to_file as embed_to_file
 from .embedding.h5ad import open_cells as open_cells
+from .embedding.h5ad import open_h5ad as open_h5ad
 from .embedding.h5ad import write_obs as write_obs
 from .embedding.sources import from_slide as from_slide
 from .embedding.sources import from_store as from_store

@@ -34,17 +34,15 @@ def view_command(
     ] = None,
 ) -> None:
     """Open a result in napari, with a panel that shows which feature follows which marker."""
+    from napari_mxsplicer.opening import add_to, read_layers
+
+    layers = read_layers(result, slide=slide, mask=mask)  # before napari, which takes seconds to start
     _check_viewer()
     import napari
-    from napari_mxsplicer.opening import open_in
     from qtpy.QtCore import QThreadPool
 
     viewer = napari.Viewer(title=f"{result.name} - mxsplicer", show=False)
-    try:
-        open_in(viewer, result, slide=slide, mask=mask, at_once=False)
-    except InputError:
-        viewer.close()
-        raise
+    add_to(viewer, layers)
     viewer.show()
     gc.freeze()  # to look for garbage among all that was imported holds the window for 0.2 s at a time
     napari.run()

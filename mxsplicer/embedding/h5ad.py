@@ -36,6 +36,7 @@ from mxsplicer.system.progress import track
 # An HDF5 chunk of z: reading all features of some cells and some features of all cells take about as long.
 _ROWS, _FEATURES = 4096, 16
 _ROWS_IN_MEMORY = 1 << 14  # of z, while cells are copied
+_ELEMENTS = ("X", "obs", "var", "varm", "layers", "uns", "obsm")  # groups of a file of anndata 0.8 or newer
 
 _OBS = (
     "x_px",
@@ -52,13 +53,67 @@ _OBS = (
 
 
 @contextmanager
+def open_h5ad(path: str | Path, *, needed: Collection[str] = _ELEMENTS) -> Iterator[h5py.File]:
+    """Open an h5ad file for reading, and name it in the error if it is damaged.
+
+    Parameters
+    ----------
+    path
+        The file.
+    needed
+        Groups that it must have.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist, is not an AnnData file, is truncated, or its data cannot be decoded, also in the
+        ``with`` block.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"file {path} was not found."
+        raise InputError(msg)
+    if not h5py.is_hdf5(path):
+        what = "is empty" if not path.stat().st_size else "is not an HDF5 file"
+        msg = f"{path} {what}, so it is not an AnnData file (.h5ad)."
+        raise InputError(msg, "Copy it again, or write it again with anndata.")
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in needed if name not in file]
+            missing += [name for name in ("obs", "var") if name in file and not isinstance(file[name], h5py.Group)]
+            if missing:
+                msg = f"{path} is not an AnnData file of version 0.8 or newer: it lacks {', '.join(missing)}."
+                raise InputError(msg, "Read it with anndata and write it again.")
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = _damage(error)
+        if reason is None:
+            raise
+        msg = f"{path} is damaged or incomplete ({reason})."
+        raise InputError(msg, "Copy it again, or write it again.") from error
+
+
+def _damage(error: Exception) -> str | None:
+    """Return what HDF5 reports about a damaged h5ad file; None for other errors, such as a full disk."""
+    text = str(error.args[0] if error.args else error).partition("\n")[0]
+    if getattr(error, "errno", None) is not None or not text.startswith(("Unable to", "Can't")):
+        return None
+    return None if "doesn't exist" in text else text.partition("(")[2].rpartition(")")[0] or text
+
+
+@contextmanager
 def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
     """Open an h5ad file with its learned representations left on disk.
 
     In the ``with`` block ``obsm["X_splicer"]`` and the like are h5py datasets, from which slices are read when they are
     needed. Everything else is in memory and may be changed there; the file stays as it is.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read (:func:`open_h5ad`).
     """
-    with h5py.File(path, "r") as file:
+    with open_h5ad(path) as file:
         read = {key: anndata.io.read_elem(file[key]) for key in ("X", "obs", "var", "varm", "layers", "uns")}
         obsm = {key: one if _is_wide(one) else anndata.io.read_elem(one) for key, one in file["obsm"].items()}
         give_back()  # reading holds the table of millions of cells twice
@@ -205,7 +260,7 @@ def write_uns(path: str | Path, entries: Mapping[str, Any]) -> None:
 
 def read_uns(path: str | Path, key: str = "") -> Any:
     """Return ``uns`` of an h5ad file, or one entry of it."""
-    with h5py.File(path, "r") as file:
+    with open_h5ad(path, needed=("uns",)) as file:
         return anndata.io.read_elem(file[f"uns/{key}" if key else "uns"])
 
 

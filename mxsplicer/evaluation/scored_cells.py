@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from mxsplicer.embedding.h5ad import open_cells
+from mxsplicer.embedding.h5ad import open_cells, open_h5ad
 from mxsplicer.errors import InputError
 from mxsplicer.masks.geojson import is_geojson
 from mxsplicer.result.folder import find_result, name_cells, open_result
@@ -39,17 +38,8 @@ def find_cells(path: str | Path) -> tuple[Path, Path | None]:
     given = Path(path)
     result = given if given.is_dir() else given.parent
     cells = given / open_result(given)["files"]["cells"] if given.is_dir() else given
-    if not cells.is_file():
-        msg = f"file {cells} was not found."
-        raise InputError(msg)
-    if not h5py.is_hdf5(cells):
-        msg = f"{cells} is not an AnnData file (h5ad)."
-        raise InputError(msg)
-    with h5py.File(cells, "r") as file:
-        missing = [key for key in ("X", "obs", "var", "obsm", "varm", "layers", "uns") if key not in file]
-    if missing:
-        msg = f"{cells} is not an AnnData file of version 0.8 or newer: it lacks {', '.join(missing)}."
-        raise InputError(msg)
+    with open_h5ad(cells):
+        pass  # raises if it is not an AnnData file
     own = find_result(result) is not None and open_result(result)["files"]["cells"] == cells.name
     return cells, result if own else None
 
@@ -199,6 +189,6 @@ def _about(adata: AnnData) -> dict[str, Any]:
 
 
 def _obs_names(path: Path) -> Any:
-    with h5py.File(path, "r") as file:
+    with open_h5ad(path) as file:
         obs = file["obs"]
         return anndata.io.read_elem(obs[obs.attrs["_index"]])

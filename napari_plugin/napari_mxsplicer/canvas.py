@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mxsplicer import find_nuclear_marker
 from napari_mxsplicer.layers import PAINT, ROLE, SLIDE, STUDY, OpenedSlide, first_painted, limits_of, limits_of_codes
 from napari_mxsplicer.overlays import CellMarks, OutlineTool, Run, SelectionOverlay
 from napari_mxsplicer.palettes import CATEGORIES, SIGNED, categorical_colormap, signed_colormap
 from napari_mxsplicer.state import State
-from napari_mxsplicer.viewer_layers import ViewerLayers, set_visible
+from napari_mxsplicer.viewer_layers import ViewerLayers, set_visible, show_scale_bar
 
 
 def run_now(function: Callable[..., Any], *arguments: Any, done: Callable[[Any], Any]) -> Any:
@@ -34,10 +35,12 @@ class Canvas:
         self._marks = CellMarks(self._layers, state)
         self._outline = OutlineTool(self._layers, state, run)
         self.layer, self.visible_channels = self._layers.find, self._layers.visible_channels
+        self.set_channels, self.last_channels = self._layers.set_channels, dict[str, Any]()  # those visible before
         self.draw_outline = self._outline.start
         self._connected_layer: Any = None  # whose colours are listened to
         self._numeric_colormap: Any = "viridis"  # restored after categories were painted
-        self._is_painting = self._is_opening = False
+        self._is_painting = self._is_opening = self._has_scale_bar = False
+        self._shown_marker: str | None = None
         self._on_view: list[Callable[[], Any]] = []
         self._on_colours: list[Callable[[], Any]] = []
         self._connect()
@@ -106,6 +109,10 @@ class Canvas:
             self._open_slide_of(painted[-1])
             self._state.marker_changed.emit()
         return bool(painted)
+
+    def remember_channels(self) -> None:
+        """Keep the channels that are visible now as the last ones."""
+        self.last_channels = self.visible_channels() or self.last_channels
 
     def centre_on(self, row: int) -> None:
         """Move a cell to the middle of the canvas."""
@@ -186,6 +193,9 @@ class Canvas:
         about = layer.metadata
         self._layers.opened = about[PAINT]
         self._selection.reset()
+        if not self._has_scale_bar:  # only once: the user may hide it
+            show_scale_bar(self._viewer, layer)
+            self._has_scale_bar = True
         self._listen_to_colours(layer)
         study = about[STUDY]
         self._state.open(study, about[SLIDE], about[PAINT].rows)
@@ -221,8 +231,18 @@ class Canvas:
         self._is_painting = False
 
     def _show_marker(self) -> None:
-        """Show only the channel of the marker; without a marker leave the channels as they are."""
-        wanted = self.layer("marker", self._state.marker) if self._state.marker else None
+        """Show only the channel of the marker; if there is none any more, the nuclei instead of its channel."""
+        before, marker, study = self._shown_marker, self._state.marker, self._state.study
+        self._shown_marker = marker
+        wanted = self.layer("marker", marker) if marker else None
+        shown = self.layer("marker", before) if before and marker is None else None
+        if not self._is_opening and (wanted is not None or shown is not None):
+            self.remember_channels()
+        if shown is not None and study is not None:
+            set_visible(shown, False)
+            nuclei = self.layer("marker", find_nuclear_marker(study.markers) or "")
+            if nuclei is not None:
+                set_visible(nuclei, True)
         if wanted is None or self._is_opening:
             return
         for layer in self._viewer.layers:

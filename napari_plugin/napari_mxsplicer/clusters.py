@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
-from mxsplicer import find_nuclear_marker
+from mxsplicer import find_nuclear_marker, open_h5ad
 from mxsplicer.tl import REAL, explain_clusters, stored_explanation
 from napari_mxsplicer.exemplars import cut_images
 from napari_mxsplicer.layers import OpenedSlide
@@ -51,7 +50,7 @@ def read_clusters(study: Study) -> tuple[list[Cluster], bool]:
 
 def judge_clusters(study: Study) -> list[Cluster]:
     """Compute the verdicts, and return the clusters with them; slow."""
-    with h5py.File(study.cells, "r") as file:
+    with open_h5ad(study.cells) as file:
         columns = [name for name in _EXPLAINING if name in study.obs_names]
         obs = pd.DataFrame(
             {study.clustering: study.clusters} | {name: study.column(name) for name in columns},

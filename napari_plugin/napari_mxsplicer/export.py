@@ -182,9 +182,13 @@ def annotation_code(
 
     ``path`` is the file with the names of single cells, which override ``of_clusters``.
     """
-    keys = ["slide", study.id_column] if "slide" in study.obs_names else [study.id_column]
+    ids, lines = study.id_column, [f"color = {column!r}"]
+    if study.id_pattern:
+        texts = f"adata.obs[{ids!r}].astype(str)" if ids else "adata.obs_names.to_series()"
+        ids = "id_of_label"
+        lines.append(f"adata.obs[{ids!r}] = {texts}.str.extract({study.id_pattern!r}, expand=False).astype(int)")
+    keys = ["slide", ids] if "slide" in study.obs_names else [ids]
     index = ["slide", "cell_id"][-len(keys) :]
-    lines = [f"color = {column!r}"]
     of_cells = f"pd.read_csv({str(path.resolve())!r}).set_index({index!r})[color]" if path else ""
     if of_clusters:
         lines.append(f"names = adata.obs[{study.clustering!r}].astype(str).map({dict(of_clusters)!r})")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 import mxsplicer
-from mxsplicer import InputError, LazyImage, Slide, find_nuclear_marker, open_result_slide
+from mxsplicer import LazyImage, Slide, find_nuclear_marker, open_result_slide
 from mxsplicer.pl import contrast_limits
+from napari_mxsplicer.joining import check_ids, check_positions
 from napari_mxsplicer.lazy import Channel, Labels, label_levels, with_coarser
 from napari_mxsplicer.painting import Paint, PaintedLevel, RowIndex, RowNumbers
 from napari_mxsplicer.palettes import categorical_colormap
@@ -27,7 +28,7 @@ ROLE, STUDY, SLIDE, MARKER, PAINT = (
 )
 PAINTED = "mxsplicer coloured cells"
 # Blended additively: grey for nuclei, then colours that stand out from it with any colour vision.
-_COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
+COLORMAPS = ("gray", "bop orange", "bop blue", "bop purple")
 _ENOUGH = 25_000  # cells from which percentiles are estimated
 _SAMPLE_PX = 256  # side of the windows from which contrast is estimated if a file has no coarse level
 _LARGEST_COARSE = 1 << 23  # pixels of the largest level that is read for the contrast
@@ -43,6 +44,7 @@ class OpenedSlide:
     numbers: tuple[RowNumbers, ...]  # the same as row numbers
     paint: Paint
     rows: np.ndarray  # of the cells of this slide in the study
+    note: str = ""  # a limitation for the user
     _limits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def channel(self, marker: str) -> list[LazyImage]:
@@ -69,15 +71,25 @@ def open_slide(study: Study, name: str) -> OpenedSlide:
     """
     assert study.folder is not None
     slide, mask = open_result_slide(study.folder, name)
-    return join(study, name, tuple(label_levels(mask)), slide=slide)
+    return join(study, name, tuple(label_levels(mask)), slide=slide, image=f"the mask of slide {name!r}")
 
 
-def join(study: Study, name: str, labels: Sequence[LazyImage], *, slide: Slide | None = None) -> OpenedSlide:
-    """Join the cells of a slide with the label image of its layers by id."""
+def join(
+    study: Study, name: str, labels: Sequence[LazyImage], *, image: str, slide: Slide | None = None
+) -> OpenedSlide:
+    """Join the cells of a slide with the label image of its layers by id; ``image`` is what errors call it.
+
+    Raises
+    ------
+    InputError
+        If the cells have no ids, or none of these occurs in the label image.
+    """
     rows = study.rows_of(name)
     index = RowIndex(study.cell_ids[rows])
     numbers = tuple(RowNumbers(level, index) for level in labels)
-    return OpenedSlide(name, slide, tuple(labels), numbers, Paint(index), rows)
+    check_ids(study, rows, labels, numbers, image)
+    note = "" if study.folder is not None else check_positions(study, rows, numbers[0], image)
+    return OpenedSlide(name, slide, tuple(labels), numbers, Paint(index), rows, note)
 
 
 def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
@@ -93,7 +105,7 @@ def layers_of(study: Study, opened: OpenedSlide) -> list[LayerData]:
         levels = opened.channel(marker)
         options = {
             "name": several + marker,
-            "colormap": _COLORMAPS[visible.index(channel)] if channel in visible else "gray",
+            "colormap": COLORMAPS[visible.index(channel)] if channel in visible else "gray",
             "visible": channel in visible,
             "blending": "additive",
             "contrast_limits": opened.limits(marker),
@@ -131,10 +143,13 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
 
 
 def first_painted(study: Study) -> Painted | None:
-    """Return what cells are coloured by at first: their clusters, else the feature that a marker follows most."""
+    """Return what cells are coloured by at first: their clusters, else a feature that a marker follows, or a marker."""
     if study.clustering:
         return Painted("column", study.clustering)
-    return Painted("feature", str(study.strongest()[1])) if study.n_features else None
+    if study.n_features:
+        return Painted("feature", str(study.strongest()[1]))
+    others = [one for one in study.markers if one not in study.confounders]
+    return Painted("marker", others[0]) if others else None
 
 
 def _initial_paint(study: Study, opened: OpenedSlide) -> tuple[np.ndarray, dict[str, Any]]:
@@ -227,14 +242,18 @@ def join_layer(path: str | Path, layer: Any) -> list[LayerData]:
     if layer.name in study.slide_names:
         name = layer.name
     place = {"scale": layer.scale[-2:], "translate": layer.translate[-2:], "units": layer.units[-2:]}
-    opened = join(study, name, [level if level.ndim == 2 else level[0] for level in levels])
-    if not np.asarray(opened.numbers[-1][:, :]).any():
-        msg = f"none of the {len(opened.rows):,} cell ids of {study.name} occurs in the labels layer {layer.name!r}."
-        raise InputError(msg, "Choose the label image of these cells.")
+    levels = [level if level.ndim == 2 else level[0] for level in levels]
+    opened = join(study, name, levels, image=f"the labels layer {layer.name!r}")
     return [painted_layer(study, opened, place)]
 
 
 def painted_over_mask(study: Study, slide: str, mask: str | Path) -> list[LayerData]:
-    """Return a layer of the cells of a table, over a label image."""
+    """Return a layer of the cells of a table, over a label image.
+
+    Raises
+    ------
+    InputError
+        If the label image cannot be read, or no id of the cells occurs in it.
+    """
     levels = label_levels(mxsplicer.open_mask(mask))
-    return [painted_layer(study, join(study, slide, levels), {})]
+    return [painted_layer(study, join(study, slide, levels, image=f"mask {Path(mask).name}"), {})]

@@ -6,10 +6,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
-import h5py
 import numpy as np
 import pandas as pd
 
+from mxsplicer import open_h5ad
 from mxsplicer.pl import CHANNELS, draw_cell
 from mxsplicer.tl import CellClassifier, NamingQueue, Predictions, Proposal, predict_all, read_features
 from napari_mxsplicer.clusters import Cluster, draw_examples, markers_in, shown_markers
@@ -105,7 +105,7 @@ class NamingSession:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the features (n, d) of cells by their rows, ascending."""
-        with h5py.File(self._study.cells, "r") as file:
+        with open_h5ad(self._study.cells) as file:
             return read_features(file["obsm"][self._study.representation], rows)
 
     def predict(self, classifier: CellClassifier) -> Generator[tuple[int, int], None, Predictions]:

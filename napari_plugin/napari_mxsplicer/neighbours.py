@@ -1,7 +1,6 @@
 """Cells similar to a cell by their learned features."""
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -14,7 +13,7 @@ def similar_rows(study: Study, row: int, *, n: int = 12, among: np.ndarray | Non
 
     All slides are searched, or the cells for which ``among`` (N,) is true.
     """
-    with h5py.File(study.cells, "r") as file:
+    with mxsplicer.open_h5ad(study.cells) as file:
         adata = anndata.AnnData(
             obs=pd.DataFrame(index=pd.RangeIndex(study.n_cells).astype(str)),
             obsm={study.representation: file["obsm"][study.representation]},

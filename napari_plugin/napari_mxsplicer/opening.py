@@ -3,14 +3,37 @@
 from pathlib import Path
 from typing import Any
 
+import mxsplicer
 from mxsplicer import InputError
-from napari_mxsplicer.layers import (
-    painted_over_mask,
-    slide_layers,
-)
+from napari_mxsplicer.layers import LayerData, painted_over_mask, slide_layers
 from napari_mxsplicer.study import open_study
 
 PANEL = "Marker correlations"
+
+
+def read_layers(path: str | Path, *, slide: str | None = None, mask: str | Path | None = None) -> list[LayerData]:
+    """Read what :func:`open_in` shows, without napari, so that errors come before a window does.
+
+    Parameters
+    ----------
+    path, slide, mask
+        As of :func:`open_in`.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_in`.
+    """
+    study = open_study(path)
+    name = slide or study.slide_names[0]
+    if study.folder is not None:
+        return slide_layers(study, name)
+    if mask is None:
+        msg = f"{study.name} is a table without an image."
+        folder = mxsplicer.find_result(Path(path).parent)
+        instead = "Pass" if folder is None else f"Open its result, {folder}, or pass"
+        raise InputError(msg, f"{instead} its label image as `mask`.")
+    return painted_over_mask(study, name, mask)
 
 
 def open_in(
@@ -48,15 +71,11 @@ def open_in(
     >>> viewer = napari.Viewer()  # doctest: +SKIP
     >>> panel = open_in(viewer, "slide.mxs")  # doctest: +SKIP
     """
-    study = open_study(path)
-    name = slide or study.slide_names[0]
-    if study.folder is not None:
-        tuples = slide_layers(study, name)
-    elif mask is not None:
-        tuples = painted_over_mask(study, name, mask)
-    else:
-        msg = f"{study.name} is a table without an image."
-        raise InputError(msg, "Pass its label image as `mask`.")
+    return add_to(viewer, read_layers(path, slide=slide, mask=mask), at_once=at_once)
+
+
+def add_to(viewer: Any, layers: list[LayerData], *, at_once: bool = False) -> Any:
+    """Open the panel in a viewer, add the layers of :func:`read_layers` to it, and return the panel."""
     _, panel = viewer.window.add_plugin_dock_widget("mxsplicer", PANEL, tabify=False)
-    panel.add_layers(tuples, at_once=at_once)
+    panel.add_layers(layers, at_once=at_once)
     return panel

@@ -25,11 +25,11 @@ class Run(Protocol):
 
 
 class SelectionOverlay:
-    """Dims the cells that are not selected."""
+    """Dims everything but the selected cells: the others, and the channels between them."""
 
     def __init__(self, layers: ViewerLayers, state: State) -> None:
         self._layers, self._state = layers, state
-        self._cover: Paint | None = None  # 1 for a dimmed cell, NaN for the others
+        self._cover: Paint | None = None  # 1 where it is dimmed, NaN elsewhere
 
     def reset(self) -> None:
         """Start again for another slide."""
@@ -45,7 +45,7 @@ class SelectionOverlay:
         cover = np.full(len(state.is_on_slide), np.float32(np.nan if state.selection is None else 1))
         if state.selection is not None:
             cover[state.selection] = np.nan
-        self._cover.set(state.on_slide(cover))
+        self._cover.set(state.on_slide(cover), background=None if state.selection is None else 1)
         if layer.visible or state.selection is None:
             layer.refresh(extent=False, thumbnail=False, highlight=False)
         else:  # it stays visible from then on: hiding it takes napari longer than drawing it empty

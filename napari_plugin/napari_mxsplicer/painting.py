@@ -61,10 +61,10 @@ class Paint:
         self._dtype = np.dtype(dtype)
         self.table = np.full(index.n + 1, nothing, dtype=self._dtype)
 
-    def set(self, values: np.ndarray) -> None:
-        """Set a value for each row; levels show it when they are next read."""
+    def set(self, values: np.ndarray, *, background: float | None = None) -> None:
+        """Set a value for each row, and one for the background if it is not transparent; levels show it when read."""
         table = np.empty(self.index.n + 1, dtype=self._dtype)
-        table[0] = self._nothing
+        table[0] = self._nothing if background is None else background
         table[1:] = values
         self.table = table  # one assignment: a reader in another thread sees the old table or the new one
 

@@ -136,6 +136,8 @@ class State:
             return
         self.values, self.categories = values_of(self.study, painted)
         self.painted = painted
+        if painted.kind == "column" or self.categories:
+            self.show_marker(None)  # no marker belongs to them
         self._count()
         self.painted_changed.emit()
 

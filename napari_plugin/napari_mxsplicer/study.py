@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import mxsplicer
-from mxsplicer import PATCH_SIZE_UM, InputError
+from mxsplicer import PATCH_SIZE_UM, InputError, open_h5ad
 from mxsplicer.tl import (
     CellClassifier,
     check_same_model,
@@ -26,8 +26,8 @@ from mxsplicer.tl import (
     names_fit,
     neighbourhood_intensity,
 )
+from napari_mxsplicer.joining import CellIds, find_ids
 
-_ID_COLUMNS = ("cell_id", "CellID", "label", "cell", "instance_id", "object_id", "ObjectNumber")
 CORRELATION_SUFFIXES = {"Pearson": "_correlation", "Spearman": "_spearman", "partial": "_partial_correlation"}
 _ENOUGH = 25_000  # cells from which percentiles of a marker are estimated
 _BRIGHT = 0.1  # share of the cells
@@ -72,12 +72,13 @@ class Study:
 
     def __init__(self, cells: Path, *, folder: Path | None = None, index: Mapping[str, Any] | None = None) -> None:
         self.cells, self.folder, self.index = cells, folder, index
-        with h5py.File(cells, "r") as file:
-            self.markers = [str(name) for name in anndata.io.read_elem(file["var"]).index]
-            widths = {key: one.shape[1] for key, one in file["obsm"].items() if hasattr(one, "shape") and one.ndim == 2}
+        with open_h5ad(cells, needed=("obs", "var")) as file:
+            self.markers = [str(name) for name in anndata.io.read_elem(file["var"]).index] if "X" in file else []
+            obsm, varm = (file.get(key, {}) for key in ("obsm", "varm"))
+            widths = {key: one.shape[1] for key, one in obsm.items() if hasattr(one, "shape") and one.ndim == 2}
             self.obs_names = list(file["obs"].attrs["column-order"])
             self.n_cells = len(_values_of(file["obs"][file["obs"].attrs["_index"]]))
-            varm = {key: anndata.io.read_elem(file["varm"][key]) for key in file.get("varm", {})}
+            varm = {key: anndata.io.read_elem(one) for key, one in varm.items()}
         self.representation = _representation(widths)
         self.n_features = widths[self.representation] if self.representation else 0
         self.correlations, self.p_values = self._stored_correlations(varm)
@@ -88,27 +89,35 @@ class Study:
         return (self.folder or self.cells).name
 
     @cached_property
-    def id_column(self) -> str:
-        """The column of obs that holds the id of each cell in the label image."""
+    def _ids(self) -> CellIds:
         attributes = self.read("uns/spatialdata_attrs") if self.has("uns/spatialdata_attrs") else {}
-        for name in (attributes.get("instance_key"), *_ID_COLUMNS):
-            if name in self.obs_names:
-                return str(name)
-        msg = (
-            f"{self.cells.name} has no column of cell ids in obs, which join its cells with a label image. "
-            f"Name it one of {', '.join(_ID_COLUMNS)}."
-        )
-        raise InputError(msg)
+        return find_ids(self, attributes.get("instance_key"))
 
-    @cached_property
+    @property
+    def id_column(self) -> str:
+        """The column of obs that holds the id of each cell in the label image; "" if the names of the cells do."""
+        return self._ids.column
+
+    @property
+    def id_pattern(self) -> str:
+        """The regular expression that extracts the id from a text; "" if the column holds numbers."""
+        return self._ids.pattern
+
+    @property
     def cell_ids(self) -> np.ndarray:
-        """The id (N,) of each cell in the label image of its slide."""
-        return np.asarray(self.read(f"obs/{self.id_column}")).astype(np.int64)
+        """The id (N,) of each cell in the label image of its slide.
+
+        Raises
+        ------
+        InputError
+            If neither ``obs`` nor the names of the cells have ids.
+        """
+        return self._ids.ids
 
     @property
     def cell_names(self) -> Any:
         """The name (N,) of each cell, ``obs_names``."""
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             obs = file["obs"]
             return anndata.io.read_elem(obs[obs.attrs["_index"]])
 
@@ -127,9 +136,18 @@ class Study:
         return [str(name) for name in self.slides.categories]
 
     def rows_of(self, slide: str) -> np.ndarray:
-        """Return the rows of the cells of a slide, ascending."""
-        codes = self.slides.codes
-        return np.flatnonzero(codes == self.slides.categories.get_loc(slide))
+        """Return the rows of the cells of a slide, ascending.
+
+        Raises
+        ------
+        InputError
+            If no cell is of this slide.
+        """
+        names = [str(name) for name in self.slides.categories]
+        if slide not in names:
+            msg = f"{self.name} has no slide {slide!r}; it has {', '.join(names)}."
+            raise InputError(msg)
+        return np.flatnonzero(self.slides.codes == names.index(slide))
 
     @cached_property
     def xy_px(self) -> np.ndarray | None:
@@ -201,6 +219,15 @@ class Study:
         """The markers that the partial correlation adjusts for: those of the stored one, else found by name."""
         key = f"uns/{self.representation.removeprefix('X_')}_correlation/given"
         return [str(one) for one in self.read(key)] if self.has(key) else find_confounders(self.markers)
+
+    @cached_property
+    def missing(self) -> str:
+        """A sentence on what correlations need and the table lacks; "" if it has features and markers."""
+        if self.n_features and self.markers:
+            return ""
+        lacks = "learned features in obsm" if self.markers else "intensities of markers in X"
+        shown = "Markers and columns of obs" if self.markers else "Features and columns of obs"
+        return f"{self.cells.name} has no {lacks}, so there is nothing to correlate. {shown} can colour the cells."
 
     @cached_property
     def _named(self) -> anndata.AnnData:
@@ -285,19 +312,19 @@ class Study:
         """Return a learned feature (N,) of each cell, float32."""
         if self._features is not None:
             return np.asarray(self._features[number], dtype=np.float32)
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             return np.asarray(file["obsm"][self.representation][:, number], dtype=np.float32)
 
     def feature_block(self, first: int, last: int) -> np.ndarray:
         """Return some features (last - first, N) of all cells, float32."""
         if self._features is not None:
             return np.asarray(self._features[first:last], dtype=np.float32)
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             return np.asarray(file["obsm"][self.representation][:, first:last], dtype=np.float32).T
 
     def features(self, rows: slice) -> np.ndarray:
         """Return all learned features (rows, d) of some cells, float32."""
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             return np.asarray(file["obsm"][self.representation][rows], dtype=np.float32)
 
     def strongest(self) -> tuple[int, int]:
@@ -318,7 +345,7 @@ class Study:
         """Categorical columns of obs with at most two hundred categories, those that usually hold clusters first."""
         left_out = {self.id_column, "slide", "region", *self._outdated_names}
         found = []
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             for name in self.obs_names:
                 one = file["obs"][name]
                 is_categorical = isinstance(one, h5py.Group) and one.attrs.get("encoding-type") == "categorical"
@@ -380,12 +407,12 @@ class Study:
 
     def has(self, key: str) -> bool:
         """Return whether the file has an element."""
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             return key in file
 
     def read(self, key: str) -> Any:
         """Return an element of the file."""
-        with h5py.File(self.cells, "r") as file:
+        with open_h5ad(self.cells, needed=()) as file:
             return anndata.io.read_elem(file[key])
 
 
@@ -417,9 +444,6 @@ def open_study(path: str | Path) -> Study:
     """
     path = Path(path)
     if path.suffix == ".h5ad":
-        if not path.is_file():
-            msg = f"file {path} not found."
-            raise InputError(msg)
         return Study(path)
     folder = mxsplicer.find_result(path) or path
     index = mxsplicer.open_result(folder)
@@ -432,7 +456,7 @@ def open_study(path: str | Path) -> Study:
 
 @lru_cache(maxsize=16)
 def _column(cells: Path, _changed: int, name: str) -> Any:
-    with h5py.File(cells, "r") as file:
+    with open_h5ad(cells, needed=()) as file:
         found = anndata.io.read_elem(file["obs"][name])
     return pd.Categorical(found) if isinstance(found, pd.Categorical) or found.dtype.kind in "OUST" else found
 

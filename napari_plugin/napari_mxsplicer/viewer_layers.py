@@ -33,6 +33,15 @@ class ViewerLayers:
             if layer.metadata.get(ROLE) == "marker" and layer.visible and self._is_of_slide(layer.metadata)
         }
 
+    def set_channels(self, colormaps: dict[str, Any]) -> None:
+        """Show the channels of these markers of this slide in these colormaps, and hide its other channels."""
+        for layer in self.viewer.layers:
+            about = layer.metadata
+            if about.get(ROLE) == "marker" and self._is_of_slide(about):
+                set_visible(layer, about[MARKER] in colormaps)
+                if about[MARKER] in colormaps:
+                    layer.colormap = colormaps[about[MARKER]]
+
     def add(self, method: str, data: Any, *, role: str, **options: Any) -> Any:
         """Add a layer aligned with the painted cells, by a method of the viewer, and keep the layer selection."""
         place = self.find("painted")
@@ -117,6 +126,17 @@ def insert(viewer: Any, one: LayerData, *, below: Any = None, selected: bool | N
         with keep_layer_selection(viewer):
             layers.insert(place, added)
     return added
+
+
+def show_scale_bar(viewer: Any, layer: Any) -> None:
+    """Show napari's scale bar if a layer is in micrometres."""
+    if str(layer.units[-1]) != "micrometer":
+        return
+    if hasattr(viewer, "canvas"):  # of napari 0.9 or newer
+        viewer.canvas.overlays.scale_bar.visible = True
+    else:
+        viewer.scale_bar.unit = "um"
+        viewer.scale_bar.visible = True
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mxsplicer import InputError
 from mxsplicer.embedding.h5ad import join_obs, named_layers, open_cells, save_cells, write_cells, write_obs, write_uns
 
 KNOWN_TO_0_10 = {
@@ -124,3 +125,20 @@ def test_a_column_that_one_slide_leaves_empty_is_joined_and_written(tmp_path, va
     read = anndata.read_h5ad(tmp_path / "cells.h5ad").obs["age"]
     assert pd.isna(read["b1"])
     pd.testing.assert_series_equal(read[["a1", "a2"]].astype(object), pd.Series(wanted, ["a1", "a2"], object, "age"))
+
+
+@pytest.mark.parametrize("how", ["truncated", "of something else", "with damaged data"])
+def test_a_file_that_cannot_be_read_is_named(adata, tmp_path, how):
+    path = tmp_path / "cells.h5ad"
+    adata.write_h5ad(path, compression="gzip")
+    whole = bytearray(path.read_bytes())
+    with h5py.File(path, "r") as file:
+        at = file["obsm/X_splicer"].id.get_chunk_info(0).byte_offset
+    damaged = {
+        "truncated": whole[: len(whole) // 2],
+        "of something else": b"not HDF5",
+        "with damaged data": whole[:at] + b"\0" * 16 + whole[at + 16 :],
+    }
+    path.write_bytes(damaged[how])
+    with pytest.raises(InputError, match=r"cells.h5ad is (damaged|not an HDF5 file)"), open_cells(path) as cells:
+        np.asarray(cells.obsm["X_splicer"])

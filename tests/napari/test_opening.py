@@ -5,5 +5,6 @@ from mxsplicer import InputError
 
 
 def test_a_table_without_an_image_asks_for_its_mask(sample):
-    with pytest.raises(InputError, match=r"cells.h5ad is a table without an image. Pass its label image as `mask`"):
+    asked = r"cells.h5ad is a table without an image. Open its result, .*sample.mxs, or pass its label image as `mask`"
+    with pytest.raises(InputError, match=asked):
         open_in(None, sample / "cells.h5ad")

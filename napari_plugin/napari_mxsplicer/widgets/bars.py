@@ -11,6 +11,7 @@ from napari_mxsplicer.correlations import Partner
 from napari_mxsplicer.widgets.theme import Theme
 
 _ROW_PX, _NAME_PX, _NUMBER_PX = 20, 96, 44  # the least width of names
+_MOST = 5  # partners shown
 _NAME_SHARE = 0.5  # of the width, that long names take
 
 
@@ -24,6 +25,7 @@ class Bars(QWidget):
         self._partners: Sequence[Partner] = ()
         self._theme = Theme.dark()
         self.setMouseTracking(True)
+        self.setFixedHeight(_MOST * _ROW_PX)  # always, so that nothing below it moves
         self.setAccessibleName("Most correlated")
 
     @property
@@ -39,7 +41,6 @@ class Bars(QWidget):
     def show_partners(self, partners: Sequence[Partner]) -> None:
         """Show other partners."""
         self._partners = partners
-        self.setFixedHeight(max(1, len(partners)) * _ROW_PX)
         self.setAccessibleDescription("; ".join(f"{one.name} {one.r:+.2f}" for one in partners))
         self.update()
 
@@ -66,8 +67,9 @@ class Bars(QWidget):
             painter.drawLine(QPointF(middle + half * one.low, centre), QPointF(middle + half * one.high, centre))
             for end in (one.low, one.high):
                 painter.drawLine(QPointF(middle + half * end, centre - 3), QPointF(middle + half * end, centre + 3))
-        painter.setPen(QPen(QColor(self._theme.faint)))
-        painter.drawLine(QPointF(middle, 0), QPointF(middle, self.height()))
+        if self._partners:
+            painter.setPen(QPen(QColor(self._theme.faint)))
+            painter.drawLine(QPointF(middle, 0), QPointF(middle, self.height()))
 
     def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802
         """Show the interval as a tool tip."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QWidget
+from qtpy.QtCore import QEvent, QRect, Qt
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QWidget
 
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.state import State
@@ -52,6 +52,50 @@ class PanelPart(QWidget):
                     action()
                 return True
         return bool(super().event(event))
+
+
+class FixedLabel(QLabel):
+    """A small widget, a text of a fixed number of lines: controls below it stay in place when it changes.
+
+    A longer text ends in "…", and its tool tip is the whole text.
+    """
+
+    def __init__(self, n_lines: int, text: str = "") -> None:
+        super().__init__()
+        self._whole = ""
+        self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setStyleSheet("padding: 0px")  # napari's would cut the last line
+        self._n_lines = n_lines
+        self.setText(text)
+
+    def setText(self, text: str | None) -> None:  # noqa: N802
+        """Show another text."""
+        self._whole = text or ""
+        self.setToolTip(self._whole)
+        self._fit()
+
+    def text(self) -> str:
+        """Return the whole text."""
+        return self._whole
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802
+        """Fit the text to another width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        height = self._n_lines * self.fontMetrics().lineSpacing() + 2
+        self.setFixedHeight(height)
+        words, end = self._whole.split(" "), ""
+        while len(words) > 1 and self._height(" ".join(words) + end) > height:
+            words, end = words[:-1], " …"
+        super().setText(" ".join(words) + end)
+
+    def _height(self, text: str) -> int:
+        room = QRect(0, 0, max(self.width(), 1), 10_000)
+        return int(self.fontMetrics().boundingRect(room, int(Qt.TextFlag.TextWordWrap), text).height())
 
 
 def button(text: str, tip: str, clicked: Callable[[], Any]) -> QPushButton:

@@ -52,6 +52,14 @@ class ChannelLoader:
             insert(self._viewer, visible, below=self._layer_above_channels(), selected=False)
         self.update_button()
 
+    def show_channels(self, colormaps: dict[str, Any]) -> None:
+        """Show the channels of these markers in these colormaps, added where they are missing, and hide the others."""
+        hidden = self._hidden.get(self._state.slide or "", {})
+        for marker in [one for one in colormaps if one in hidden]:
+            insert(self._viewer, hidden.pop(marker), below=self._layer_above_channels(), selected=False)
+        self._canvas.set_channels(colormaps)
+        self.update_button()
+
     def add_all(self) -> None:
         """Add the hidden channels of the slide, one after the other."""
         hidden = self._hidden.pop(self._state.slide or "", {})
@@ -66,8 +74,8 @@ class ChannelLoader:
         self.update_button()
 
     def update_button(self) -> None:
-        """Show the button if the slide has hidden channels."""
-        self.button.setVisible(bool(self._hidden.get(self._state.slide or "")))
+        """Enable the button if the slide has hidden channels; hiding it would move the menu next to it."""
+        self.button.setEnabled(bool(self._hidden.get(self._state.slide or "")))
 
     def _add_next(self) -> None:
         if self._queue is not None and self._queue.add_next():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLineEdit, QVBoxLayout
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_mxsplicer.correlations import (
     KINDS,
@@ -38,6 +38,8 @@ class CorrelationsPart(PanelPart):
         self.filter.setClearButtonEnabled(True)
         self.radius = choice("Radius around each cell", *_RADII_UM)
         self.work, self.local_work = self.worker(self._failed), self.worker()
+        self.missing, self.controls = QLabel(), QWidget()
+        self.missing.setWordWrap(True)
         grid = QGridLayout()
         grid.setSpacing(4)
         grid.addWidget(self.kind, 0, 0)
@@ -49,11 +51,15 @@ class CorrelationsPart(PanelPart):
             button("Local correlation", "Colour each cell by the correlation among the cells around it", self.locate)
         )
         where.addWidget(self.radius)
-        column = QVBoxLayout(self)
+        column = QVBoxLayout(self.controls)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
         column.addWidget(self.heatmap)
         column.addLayout(where)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.missing)
+        outer.addWidget(self.controls)
         self._later = Debounced(self, 500, self._compute)
         state = self.state
         state.study_changed.connect(self._study_changed)
@@ -107,6 +113,9 @@ class CorrelationsPart(PanelPart):
         self.work.stop()
         study = self.state.study
         self.kind.clear()
+        self.missing.setText("" if study is None else study.missing)
+        self.missing.setVisible(bool(self.missing.text()))
+        self.controls.setVisible(not self.missing.text())
         if study is not None:
             # Kinds that are not stored are computed; the partial correlation needs positions of the cells.
             computed = [kind for kind in KINDS if kind != "partial" or study.has_neighbourhood_intensity]
@@ -116,7 +125,7 @@ class CorrelationsPart(PanelPart):
             example = "rim" if study.features_by_marker else "12"
             self.filter.setPlaceholderText(f"Filter features: CD8a  {example}  10-20  >0.4")
         self._draw()
-        if study is not None and study.n_features and not study.correlations:
+        if study is not None and not study.missing and not study.correlations:
             self._compute()
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
@@ -140,7 +149,7 @@ class CorrelationsPart(PanelPart):
     def _compute(self) -> None:
         """Show the stored correlations, or compute them over some cells in a thread."""
         study, kind, over = self.state.study, self.kind.currentText(), self.over.currentText()
-        if study is None or not study.n_features:
+        if study is None or study.missing:
             return
         if over == SELECTED and self.state.selection is None:
             over = ALL

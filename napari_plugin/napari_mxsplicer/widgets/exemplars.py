@@ -3,19 +3,21 @@
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout
 
 from napari_mxsplicer.exemplars import KINDS, Strip, cut_strip, exemplars, exemplars_by_category
 from napari_mxsplicer.layers import OpenedSlide
 from napari_mxsplicer.neighbours import similar_rows
+from napari_mxsplicer.state import Painted
 from napari_mxsplicer.study import Study
-from napari_mxsplicer.widgets.base import Context, PanelPart, button
+from napari_mxsplicer.widgets.base import Context, FixedLabel, PanelPart, button
 from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.work import Debounced
 
 _HINT = "Point at a cell, or click one."
-_SIMILAR = 11  # with the cell itself, two lines of six
+_SIMILAR, _IN_A_ROW = 11, 6  # with the cell itself, two rows
+_LINES = 5  # of the description of a cell
 
 
 class ExemplarsPart(PanelPart):
@@ -23,8 +25,9 @@ class ExemplarsPart(PanelPart):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.strip, self.note = PatchStrip(), QLabel()
-        self.note.setWordWrap(True)
+        self.strip, self.note = PatchStrip(), FixedLabel(2)
+        self.strip.reserve(len(KINDS), _IN_A_ROW, titles=len(KINDS))
+        self._shown: Painted | None = None
         self.work = self.worker()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -56,7 +59,8 @@ class ExemplarsPart(PanelPart):
                 "" if state.study is None else "Images of cells need the image of the slide, which is not open."
             )
             return
-        marker = state.marker if state.painted.kind != "marker" else state.painted.name
+        painted = state.painted
+        marker = state.marker if painted.kind != "marker" else painted.name
         rows = state.rows if state.selection is None else state.selection[state.is_on_slide[state.selection]]
         where = "" if state.selection is None else " of the selected cells"
         self.work.start(
@@ -67,10 +71,14 @@ class ExemplarsPart(PanelPart):
             rows,
             marker,
             state.categories,
-            done=lambda found: self._show(found[0], found[1], where),
+            done=lambda found: self._show(painted, found[0], found[1], where),
         )
 
-    def _show(self, strip: Strip, titles: tuple[str, ...], where: str) -> None:
+    def _show(self, painted: Painted, strip: Strip, titles: tuple[str, ...], where: str) -> None:
+        if painted is not self._shown:  # a selection may have fewer categories
+            self._shown = painted
+            n = max(len(KINDS), len(strip.rows))
+            self.strip.reserve(n, _IN_A_ROW, titles=n)
         self.strip.show_strip(strip, titles)
         self.note.setText(f"{' + '.join(strip.markers)}{where}, one contrast for the slide. Click a cell to centre it.")
 
@@ -84,9 +92,8 @@ class CellPart(PanelPart):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.values, self.strip = QLabel(_HINT), PatchStrip()
-        self.values.setWordWrap(True)
-        self.values.setMinimumHeight(self.values.fontMetrics().height() * 3)
+        self.values, self.strip = FixedLabel(_LINES, _HINT), PatchStrip()
+        self.strip.reserve(-(-(_SIMILAR + 1) // _IN_A_ROW), _IN_A_ROW)
         self.images, self.search = self.worker(), self.worker()
         self.find = button("Find similar cells", "Find the cells with the most similar learned features", self._find)
         self.clear = button(
@@ -98,9 +105,9 @@ class CellPart(PanelPart):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
+        column.addLayout(row)
         column.addWidget(self.values)
         column.addWidget(self.strip)
-        column.addLayout(row)
         self._later = Debounced(self, 150, self._cut)
         state = self.state
         for signal in (state.hovered_changed, state.picked_changed, state.painted_changed, state.study_changed):
@@ -135,8 +142,8 @@ class CellPart(PanelPart):
         if state.study is None or opened is None or opened.slide is None or not rows or not self.isVisible():
             self.strip.show_strip(None)
             return
-        lines = -(-len(rows) // 6)
-        grid = np.full((lines, 6), -1, dtype=np.int64)
+        lines = -(-len(rows) // _IN_A_ROW)
+        grid = np.full((lines, _IN_A_ROW), -1, dtype=np.int64)
         grid.ravel()[: len(rows)] = rows
         titles = ("this cell" + (" and similar cells" if len(rows) > 1 else ""), *[""] * (lines - 1))
         marker = state.marker

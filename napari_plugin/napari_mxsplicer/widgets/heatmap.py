@@ -88,10 +88,11 @@ class Heatmap(pg.PlotWidget):
         self._is_faint = np.zeros(r.shape, dtype=bool) if not_significant is None else not_significant
         self._left.names = [markers[row] for row in rows]
         self._names = names
-        self._top.names = [names[column].removeprefix("feature ") for column in columns]
+        labels = [name.removeprefix("feature ") for name in names]
+        self._top.names = [labels[column] for column in columns]
         for axis in (self._left, self._top):
             axis.setTicks(None)  # redraws the labels even if the range stays the same
-        top = self._top.fit(self.fontMetrics())
+        top = self._top.fit(self.fontMetrics(), labels)  # of all features: a filter moves nothing below the heatmap
         self.setFixedHeight(22 + top + max(_LEAST_PX, min(_ROW_PX, _MOST_PX // max(1, len(rows)))) * max(1, len(rows)))
         self._left.setWidth(max([self.fontMetrics().horizontalAdvance(name) for name in self._left.names] or [0]) + 12)
         self._draw()
@@ -224,9 +225,9 @@ class _Labels(pg.AxisItem):
         self.is_upwards = False
         self.setStyle(tickLength=0, autoExpandTextSpace=False, hideOverlappingLabels=False)
 
-    def fit(self, metrics: Any) -> int:
-        """Write column labels upwards if they are long; set and return the height that they need, in pixels."""
-        longest = max([metrics.horizontalAdvance(name) for name in self.names] or [0])
+    def fit(self, metrics: Any, names: Sequence[str]) -> int:
+        """Write column labels upwards if ``names`` are long; set and return the height that they need, in pixels."""
+        longest = max([metrics.horizontalAdvance(name) for name in names] or [0])
         self.is_upwards = longest > _LABEL_PX
         height = min(longest + 8, _UPWARDS_PX) if self.is_upwards else 18
         self.setHeight(height)

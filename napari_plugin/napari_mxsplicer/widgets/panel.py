@@ -12,17 +12,20 @@ from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
 from napari_mxsplicer.names import Names
 from napari_mxsplicer.state import Painted, State
 from napari_mxsplicer.study import Study, feature_groups
-from napari_mxsplicer.widgets.base import Context, add_heading, choice
+from napari_mxsplicer.widgets.base import Context, FixedLabel, add_heading, button, choice
 from napari_mxsplicer.widgets.channels import ChannelLoader
 from napari_mxsplicer.widgets.clusters import ClustersPart
 from napari_mxsplicer.widgets.correlations import CorrelationsPart
 from napari_mxsplicer.widgets.exemplars import CellPart, ExemplarsPart
 from napari_mxsplicer.widgets.export import ExportPart
+from napari_mxsplicer.widgets.gating import GatingPart
 from napari_mxsplicer.widgets.naming import NamingPart
 from napari_mxsplicer.widgets.opening import OpeningPart
 from napari_mxsplicer.widgets.partners import PartnersPart
+from napari_mxsplicer.widgets.presets import PresetsPart
 from napari_mxsplicer.widgets.queue import QueuePart
 from napari_mxsplicer.widgets.section import Section
+from napari_mxsplicer.widgets.shortcuts import Shortcuts
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.umap import UmapPart
 from napari_mxsplicer.widgets.work import Debounced, LatestWorker
@@ -47,7 +50,7 @@ class Panel(QWidget):
         self._names_worker, self._saver = LatestWorker(self.notify), LatestWorker(self.notify)
         self.tabs = QTabWidget()
         self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
-        self.summary, self.message = QLabel(), QLabel()
+        self.summary, self.message = FixedLabel(3), QLabel()
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
         self._loader = ChannelLoader(self, viewer, self.state, self.canvas)
         self.channels, self.add_layers = self._loader.button, self._loader.add_layers
@@ -62,6 +65,7 @@ class Panel(QWidget):
             [self._warming, self._outline_worker, self._slide_worker, self._names_worker, *works],
             self._themed,
             self.opening.layers_changed,
+            self.shortcuts.disconnect,
             NamesKeeper(self.state, self.clusters.finish_typing),
         )
         self.destroyed.connect(self._cleanup)
@@ -74,7 +78,8 @@ class Panel(QWidget):
         self.correlations, self.umap = CorrelationsPart(context), UmapPart(context)
         self.partners, self.exemplars, self.cell = PartnersPart(context), ExemplarsPart(context), CellPart(context)
         self.clusters, self.queue = ClustersPart(context), QueuePart(context)
-        self.naming, self.export = NamingPart(context), ExportPart(context)
+        self.naming, self.export, self.gating = NamingPart(context), ExportPart(context), GatingPart(context)
+        self.presets = PresetsPart(context, self._loader)
         self.opening = OpeningPart(context, self.viewer, self.add_layers)
         self.parts = (
             self.clusters,
@@ -87,7 +92,23 @@ class Panel(QWidget):
             self.naming,
             self.export,
             self.opening,
+            self.gating,
+            self.presets,
         )
+        self.shortcuts = Shortcuts(self, self.viewer)
+        for key, description, call in (
+            ("L", "draw a lasso in the UMAP", self.umap.lasso.toggle),
+            ("D", "draw an outline in the image", self.canvas.draw_outline),
+            ("U", "undo the last selection", self.state.undo),
+            ("X", "clear the selection", lambda: self.state.select(None)),
+            ("F", "find cells similar to the clicked one", self.cell.find.click),
+            ("R", "show the whole UMAP", self.umap.scatter.show_all),
+            ("N", "show the nuclei only", self.presets.show_nuclei),
+            ("M", "show the markers of the selected cluster", self.presets.show_markers_of_cluster),
+            ("B", "show the channels that were visible before", self.presets.show_last),
+            ("H", "hide or show the colours of the cells", self.presets.toggle_cells),
+        ):
+            self.shortcuts.add(key, description, call)
 
     def _connect(self) -> None:
         state = self.state
@@ -108,15 +129,22 @@ class Panel(QWidget):
         self.viewer.events.theme.connect(self._themed)
 
     def _arrange(self) -> None:
-        self.summary.setWordWrap(True)
         self.summary.setAccessibleName("What is shown")
+        self.message.setAccessibleName("Message")
+        self.message.setContentsMargins(6, 4, 6, 4)
         self.message.setWordWrap(True)
         self.notify("")
         self._umap_section = Section("UMAP", self.umap)
-        cells = [self._umap_section, Section("Cell", self.cell), Section("Name cells", self.naming)]
+        self._partners_section = Section("Most correlated", self.partners)
+        cells = [
+            self._umap_section,
+            Section("Gate by a marker", self.gating),
+            Section("Cell", self.cell),
+            Section("Name cells", self.naming),
+        ]
         features = [
             Section("Markers and features", self.correlations),
-            Section("Most correlated", self.partners),
+            self._partners_section,
             Section("Images of cells", self.exemplars),
         ]
         files = [Section("Open", self.opening), Section("Export", self.export)]
@@ -132,6 +160,7 @@ class Panel(QWidget):
         outer.setSpacing(0)
         outer.addLayout(self._header())
         outer.addWidget(self.tabs, 1)
+        outer.addWidget(self.message)  # at the bottom, where it moves no control when it appears
         self.setMinimumWidth(_WIDTH_PX)
 
     def reveal(self, part: QWidget) -> None:
@@ -148,12 +177,14 @@ class Panel(QWidget):
         header = QVBoxLayout()
         header.setContentsMargins(6, 6, 6, 2)
         header.setSpacing(4)
-        for one in (self.summary, self.message, self.slides):
+        for one in (self.summary, self.slides):
             header.addWidget(one)
         row = QHBoxLayout()
         row.addWidget(self.paint, 1)
         row.addWidget(self.channels)
         header.addLayout(row)
+        self.presets.row.addWidget(button("?", "List the shortcuts", self.shortcuts.show))
+        header.addWidget(self.presets)
         return header
 
     def sizeHint(self) -> QSize:  # noqa: N802
@@ -161,7 +192,7 @@ class Panel(QWidget):
         return QSize(_PREFERRED_PX, 900)
 
     def notify(self, message: str) -> None:
-        """Show a message below the summary; "" hides it."""
+        """Show a message at the bottom of the panel; "" hides it."""
         self.message.setText(message)
         self.message.setVisible(bool(message))
 
@@ -190,9 +221,11 @@ class Panel(QWidget):
         for place in range(self.tabs.count() - 1):
             self.tabs.setTabVisible(place, study is not None)
         self._export_section.setVisible(study is not None)
+        self._partners_section.setVisible(study is not None and not study.missing)
         self.slides.clear()
         self.slides.setVisible(study is not None and len(study.slide_names) > 1)
         self.paint.setVisible(study is not None)
+        self.presets.setVisible(study is not None)
         self._fill_paint()
         if study is not None:
             self._umap_section.set_title(_EMBEDDINGS.get(study.umap_key, "UMAP"))
@@ -200,6 +233,7 @@ class Panel(QWidget):
             self.slides.setCurrentText(self.state.slide or "")
             self._warming.start(study.warm, done=lambda _: None)
             self._prepare.start()
+            self.notify(self.canvas.opened.note if self.canvas.opened is not None else "")
         if study is not self._shown:
             self._shown = study
             self.tabs.setCurrentIndex(self.tabs.count() - 1 if study is None else 0)
@@ -319,9 +353,17 @@ class Cleanup:
     """Disconnects the panel from its viewer, once; it outlives the panel, so that Qt can call it after deletion."""
 
     def __init__(
-        self, viewer: Any, canvas: Canvas, works: list[LatestWorker], themed: Any, layers_changed: Any, save: Any
+        self,
+        viewer: Any,
+        canvas: Canvas,
+        works: list[LatestWorker],
+        themed: Any,
+        layers_changed: Any,
+        shortcuts: Any,
+        save: Any,
     ) -> None:
         self._viewer, self._canvas, self._works, self._save = viewer, canvas, works, save
+        self._shortcuts = shortcuts
         self._themed, self._layers_changed = themed, layers_changed
         self._is_done = False
 
@@ -334,6 +376,7 @@ class Cleanup:
         for work in self._works:
             work.stop()
         self._canvas.disconnect()
+        self._shortcuts()
         self._viewer.events.theme.disconnect(self._themed)
         self._viewer.layers.events.inserted.disconnect(self._layers_changed)
         self._viewer.layers.events.removed.disconnect(self._layers_changed)

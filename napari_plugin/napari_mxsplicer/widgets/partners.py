@@ -1,12 +1,12 @@
 """The strongest correlations of the painted marker or feature."""
 
 import numpy as np
-from qtpy.QtWidgets import QLabel, QVBoxLayout
+from qtpy.QtWidgets import QVBoxLayout
 
 from napari_mxsplicer.correlations import Partner, partners_of_feature, partners_of_marker
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.bars import Bars
-from napari_mxsplicer.widgets.base import Context, PanelPart
+from napari_mxsplicer.widgets.base import Context, FixedLabel, PanelPart
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.work import Debounced
 
@@ -16,8 +16,7 @@ class PartnersPart(PanelPart):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.title, self.bars = QLabel(), Bars()
-        self.title.setWordWrap(True)
+        self.title, self.bars = FixedLabel(2), Bars()
         self.work = self.worker()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -59,7 +58,6 @@ class PartnersPart(PanelPart):
     def _show(self, title: str, found: list[Partner]) -> None:
         self.title.setText(title)
         self.bars.show_partners(found)
-        self.bars.setVisible(bool(found))
 
     def _chosen(self, partner: Partner) -> None:
         if partner.feature is not None:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QRectF, Qt, Signal
+from qtpy.QtWidgets import QToolButton
 
 from napari_mxsplicer.raster import Raster
 from napari_mxsplicer.widgets.theme import Theme
 
+_CLOSEST = 1e-3  # the smallest view, as a share of all points
 _REACH_PX = 8  # distance at which the pointer finds a point
 _POINT_PX = {20_000: 3, 200_000: 2, np.inf: 1}  # side of a point on the screen, by how many there are
 
@@ -34,11 +36,18 @@ class Scatter(pg.PlotWidget):
         self.hideAxis("left")
         self.hideAxis("bottom")
         self.hideButtons()
+        self.reset = QToolButton(self)  # over the plot, so that it moves nothing
+        self.reset.setText("Reset view")
+        self.reset.setToolTip("Show all cells again; so does a double click")
+        self.reset.clicked.connect(self.show_all)
+        self.reset.move(4, 4)
+        self.reset.hide()
         self._view.setAspectLocked(True)
         self.setFixedHeight(260)
         self.setAccessibleName("UMAP of the cells")
         self._view.sigRangeChanged.connect(self.redraw)
         self._view.drawn.connect(self._lasso_drawn)
+        self._view.sigRangeChangedManually.connect(lambda _: self.reset.show())
         self.scene().sigMouseClicked.connect(self._clicked)
         self.scene().sigMouseMoved.connect(self._moved)
         self._accent = "#ffd166"
@@ -59,10 +68,22 @@ class Scatter(pg.PlotWidget):
         """Show other points (N, 2), or none."""
         self._raster = None if xy is None else Raster(xy)
         self._ring.setData([], [])
+        self.show_all()
+
+    def show_all(self) -> None:
+        """Zoom so that all points are in view."""
         if self._raster is not None:
             left, right, bottom, top = self._raster.bounds
-            self._view.setRange(QRectF(left, bottom, right - left, top - bottom), padding=0)
+            self._view.home = QRectF(left, bottom, right - left, top - bottom)
+            self._view.setRange(self._view.home, padding=0)
         self.redraw()
+        self.reset.hide()
+
+    def mouseDoubleClickEvent(self, event: Any) -> None:  # noqa: N802
+        """Show all points again."""
+        super().mouseDoubleClickEvent(event)
+        if not self._view.lasso:
+            self.show_all()
 
     def paint_by(self, draw: Callable[[Raster], np.ndarray] | None) -> None:
         """Set the function that draws the points, and redraw."""
@@ -118,8 +139,18 @@ class _LassoView(pg.ViewBox):
 
     def __init__(self) -> None:
         super().__init__(enableMenu=False)
-        self.lasso = False
+        self.lasso, self.home = False, QRectF()
         self._corners: list[tuple[float, float]] = []
+
+    def wheelEvent(self, event: Any, axis: Any = None) -> None:  # noqa: N802
+        """Zoom, but not further out than all points, and not further in than a thousandth of them."""
+        before = self.viewRect()
+        super().wheelEvent(event, axis=axis)
+        seen, home = self.viewRect(), self.home
+        if seen.width() > home.width() and seen.height() > home.height():
+            self.setRange(home, padding=0)
+        elif max(seen.width(), seen.height()) < _CLOSEST * max(home.width(), home.height()):
+            self.setRange(before, padding=0)
 
     def mouseDragEvent(self, event: Any, axis: Any = None) -> None:  # noqa: N802
         if not self.lasso or event.button() != Qt.MouseButton.LeftButton:

@@ -25,7 +25,7 @@ class PatchStrip(QWidget):
         self._images: list[list[QImage | None]] = []
         self._titles: tuple[str, ...] = ()
         self._theme = Theme.dark()
-        self._least = (0, 1)
+        self._least, self._least_titles = (0, 1), 1
         self.setAccessibleName("Images of cells")
 
     @property
@@ -38,9 +38,9 @@ class PatchStrip(QWidget):
         self._theme = theme
         self.update()
 
-    def reserve(self, lines: int, columns: int) -> None:
-        """Keep room for so many images, so that what is below does not move when they come."""
-        self._least, self._titles = (lines, columns), ()
+    def reserve(self, lines: int, columns: int, *, titles: int = 1) -> None:
+        """Keep room for so many images and titles, so that what is below does not move when they come."""
+        self._least, self._least_titles, self._titles = (lines, columns), titles, ()
         self._resized()
 
     def show_strip(self, strip: Strip | None, titles: tuple[str, ...] = ()) -> None:
@@ -98,7 +98,8 @@ class PatchStrip(QWidget):
 
     def _resized(self) -> None:
         lines = max(len(self._images), self._least[0])
-        self.setFixedHeight(self._top(lines) if lines else _TITLE_PX)
+        titles = max(self._least_titles, sum(map(bool, self._titles[1:])) + 1)
+        self.setFixedHeight(lines * (self._side() + _GAP_PX) + titles * _TITLE_PX)
         self.update()
 
 

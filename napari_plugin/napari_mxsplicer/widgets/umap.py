@@ -4,16 +4,19 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from mxsplicer.pl import QUALITATIVE
 from napari_mxsplicer.lasso import rows_inside
 from napari_mxsplicer.raster import Raster
-from napari_mxsplicer.widgets.base import Context, PanelPart, button
+from napari_mxsplicer.widgets.base import Context, FixedLabel, PanelPart, button
 from napari_mxsplicer.widgets.scale import Scale
 from napari_mxsplicer.widgets.scatter import Scatter
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.work import Debounced
+
+_LEGEND_LINES = 4
 
 
 class UmapPart(PanelPart):
@@ -21,7 +24,7 @@ class UmapPart(PanelPart):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.scatter, self.scale, self.legend, self.n_selected = Scatter(), Scale(), QLabel(), QLabel()
+        self.scatter, self.scale, self.legend, self.n_selected = Scatter(), Scale(), QLabel(), FixedLabel(1)
         self.legend.setWordWrap(True)
         self.legend.setToolTip("Click a name to select its cells")
         self.legend.linkActivated.connect(self._category_clicked)
@@ -44,10 +47,9 @@ class UmapPart(PanelPart):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(3)
         column.addLayout(row)
-        column.addWidget(self.scatter)
-        column.addWidget(self.scale)
-        column.addWidget(self.legend)
         column.addWidget(self.n_selected)
+        column.addWidget(self.scatter)
+        column.addWidget(_scrolled(self.scale, self.legend))
         state = self.state
         state.study_changed.connect(self._study_changed)
         state.painted_changed.connect(self._paint)
@@ -82,8 +84,7 @@ class UmapPart(PanelPart):
         state = self.state
         self._redraw.start()
         n = 0 if state.selection is None else len(state.selection)
-        self.n_selected.setText(f"{n:,} cells selected" if n else "")
-        self.n_selected.setVisible(bool(n))
+        self.n_selected.setText(f"{n:,} cells selected" if n else "No cell selected")
         self._show_legend()
 
     def _show_legend(self) -> None:
@@ -121,3 +122,19 @@ class UmapPart(PanelPart):
         self.state.pick(row)
         if row is not None:
             self.canvas.centre_on(row)
+
+
+def _scrolled(*widgets: QWidget) -> QScrollArea:
+    """Return the colours below the UMAP in an area of fixed height, so that nothing below moves with the legend."""
+    inner, area = QWidget(), QScrollArea()
+    column = QVBoxLayout(inner)
+    column.setContentsMargins(0, 0, 0, 0)
+    for one in widgets:
+        column.addWidget(one)
+    column.addStretch(1)
+    area.setWidget(inner)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFixedHeight(_LEGEND_LINES * area.fontMetrics().lineSpacing() + 4)
+    return area

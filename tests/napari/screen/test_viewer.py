@@ -159,7 +159,7 @@ def test_features_with_names_are_listed_in_groups_and_labelled_upwards(viewer, n
     labels = panel.correlations.heatmap.getAxis("top")
     assert labels.is_upwards
     assert set(labels.names) == set(names)
-    assert labels.height() == pytest.approx(labels.fit(panel.fontMetrics()), abs=1)
+    assert labels.height() == pytest.approx(labels.fit(panel.fontMetrics(), names), abs=1)
     panel.state.paint(Painted("marker", first))
     bars = panel.partners.bars
     hands.wait_until(lambda: any(one.feature is not None for one in bars.partners))
@@ -193,7 +193,7 @@ def test_hidden_channels_are_added_one_by_one_or_all_by_a_button(viewer, sample,
 
     panel.channels.click()
     hands.wait_until(lambda: set(channels()) == set(markers))
-    assert not panel.channels.isVisibleTo(panel)
+    assert not panel.channels.isEnabled()
     assert set(viewer.layers.selection) == before
     roles = [one.metadata.get(ROLE) for one in viewer.layers]
     assert roles.index("cells") > max(place for place, role in enumerate(roles) if role == "marker")

@@ -1,0 +1,91 @@
+"""Presets of channels: the nuclei, the markers of a cluster, and the channels that were visible before."""
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QHBoxLayout
+
+from mxsplicer import find_nuclear_marker
+from napari_mxsplicer.gates import raised_markers
+from napari_mxsplicer.layers import COLORMAPS
+from napari_mxsplicer.widgets.base import Context, PanelPart, button
+from napari_mxsplicer.widgets.channels import ChannelLoader
+
+
+class PresetsPart(PanelPart):
+    """The part of the panel with a button for each preset of channels."""
+
+    def __init__(self, context: Context, loader: ChannelLoader) -> None:
+        super().__init__(context)
+        self._loader = loader
+        self.row = QHBoxLayout(self)
+        self.row.setContentsMargins(0, 0, 0, 0)
+        self.row.setSpacing(4)
+        tips = {
+            "Nuclei": ("Show the channel of the nuclei only", self.show_nuclei),
+            "Top markers": (
+                "Show the three markers that are raised most in the selected cells, or in the cluster of the clicked "
+                "cell, with the nuclei",
+                self.show_markers_of_cluster,
+            ),
+            "Last": ("Show the channels that were visible before", self.show_last),
+            "Cells": ("Show or hide the colours of the cells", self.toggle_cells),
+        }
+        for text, (tip, call) in tips.items():
+            self.row.addWidget(button(text, tip, call))
+
+    def show_nuclei(self) -> None:
+        """Show the channel of the nuclei only."""
+        nuclei = self._nuclei()
+        if nuclei is None:
+            self.context.notify("No marker is known as a stain of nuclei by its name.")
+            return
+        self._show({nuclei: COLORMAPS[0]})
+
+    def show_markers_of_cluster(self) -> None:
+        """Show the markers that are raised most in the selected cells, or in the cluster of the picked cell."""
+        study, rows = self.state.study, self._rows_of_cluster()
+        if study is None or rows is None:
+            self.context.notify("Select a cluster, for example by its name below the UMAP, or click a cell of it.")
+            return
+        names = [one for one in study.markers if one not in study.confounders]
+        intensities = np.array([study.marker(one) for one in names]).reshape(len(names), study.n_cells)
+        raised = [names[place] for place in raised_markers(intensities, rows)]
+        nuclei = self._nuclei()
+        channels = ([] if nuclei is None else [(nuclei, COLORMAPS[0])]) + list(zip(raised, COLORMAPS[1:], strict=False))
+        self._show(dict(channels))
+        self.context.notify(f"Raised most in these {len(rows):,} cells: {', '.join(raised) or 'no marker'}.")
+
+    def show_last(self) -> None:
+        """Show the channels that were visible before."""
+        if not self.canvas.last_channels:
+            self.context.notify("No other channels were visible before.")
+            return
+        self._show(dict(self.canvas.last_channels))
+
+    def toggle_cells(self) -> None:
+        """Show or hide the colours of the cells, under which the channels lie."""
+        layer = self.canvas.layer("painted")
+        if layer is not None:
+            layer.visible = not layer.visible
+
+    def _show(self, channels: dict[str, Any]) -> None:
+        if set(self.canvas.visible_channels()) == set(channels):
+            return
+        self.canvas.remember_channels()
+        last = self.canvas.last_channels
+        self.state.show_marker(None)
+        self._loader.show_channels(channels)
+        self.canvas.last_channels = last
+        self.context.notify("")
+
+    def _nuclei(self) -> str | None:
+        return find_nuclear_marker(self.state.study.markers) if self.state.study is not None else None
+
+    def _rows_of_cluster(self) -> np.ndarray | None:
+        state = self.state
+        if state.selection is not None:
+            return state.selection
+        if state.picked is None or not state.categories or np.isnan(state.values[state.picked]):
+            return None
+        return np.flatnonzero(state.values == state.values[state.picked])
