@@ -27,9 +27,11 @@ def signed_colormap() -> Any:
     return Colormap([(*color, 1.0) for color in _ON_DARK], name=SIGNED)
 
 
-def categorical_colormap(n: int) -> Any:
-    """Return the palette with one colour for each of ``n`` categories, numbered from 0; at least two."""
-    from napari.utils.colormaps import Colormap
+def categorical_colormap(n: int) -> dict[str, Any]:
+    """Return the palette with one colour for each of ``n`` categories, numbered from 0; at least two.
 
+    It is what napari makes a colormap of, so that layers can be described without napari.
+    """
     colors = [QUALITATIVE[code % len(QUALITATIVE)] for code in range(max(n, 2))]
-    return Colormap(colors, controls=np.linspace(0, 1, len(colors) + 1), interpolation="zero", name=CATEGORIES)
+    controls = np.linspace(0, 1, len(colors) + 1)
+    return {"colors": colors, "controls": controls, "interpolation": "zero", "name": CATEGORIES}

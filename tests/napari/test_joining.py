@@ -153,3 +153,14 @@ def test_a_table_without_features_says_so_and_shows_markers(tmp_path):
         "Markers and columns of obs can colour the cells."
     )
     assert study.marker("CD3e").tolist() == [4, 5, 6]
+
+
+def test_layers_are_described_without_napari(tmp_path, mask):
+    path = write(tmp_path / "cells.h5ad", obs={"cell_id": IDS, "leiden": pd.Categorical(["0", "1", "0"])})
+    code = (
+        "import sys\nfrom napari_mxsplicer.opening import read_layers\n"
+        f"layer = read_layers({str(path)!r}, mask={str(mask)!r})[-1]\n"
+        "print(layer[1]['contrast_limits'], 'napari' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "(-0.5, 1.5) False"

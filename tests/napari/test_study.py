@@ -123,11 +123,12 @@ def test_names_of_earlier_clusters_are_not_offered_for_painting(sample, adata, t
     assert "kind_name" not in open_study(folder).paintable_columns
 
 
-def test_a_table_without_ids_is_refused_with_the_names_that_are_accepted(adata, tmp_path):
+def test_a_table_without_ids_is_refused_with_the_name_that_is_accepted(adata, tmp_path):
     without = adata.copy()
     del without.obs["cell_id"]
+    without.obs_names = ["cell" + "x" * row for row in range(adata.n_obs)]
     without.write_h5ad(tmp_path / "without.h5ad")
-    with pytest.raises(mxsplicer.InputError, match="no column of cell ids"):
+    with pytest.raises(mxsplicer.InputError, match=r"obs has no column of them.*such as 'cell'.*obs\['cell_id'\]"):
         _ = open_study(tmp_path / "without.h5ad").cell_ids
 
 

@@ -87,14 +87,15 @@ class FixedLabel(QLabel):
 
     def _fit(self) -> None:
         height = self._n_lines * self.fontMetrics().lineSpacing() + 2
-        self.setFixedHeight(height)
+        margins = self.contentsMargins()
+        self.setFixedHeight(height + margins.top() + margins.bottom())
         words, end = self._whole.split(" "), ""
         while len(words) > 1 and self._height(" ".join(words) + end) > height:
             words, end = words[:-1], " …"
         super().setText(" ".join(words) + end)
 
     def _height(self, text: str) -> int:
-        room = QRect(0, 0, max(self.width(), 1), 10_000)
+        room = QRect(0, 0, max(self.contentsRect().width(), 1), 10_000)
         return int(self.fontMetrics().boundingRect(room, int(Qt.TextFlag.TextWordWrap), text).height())
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLayout, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_mxsplicer.canvas import Canvas
 from napari_mxsplicer.layers import LayerData, keep_look, slide_layers
@@ -50,7 +50,7 @@ class Panel(QWidget):
         self._names_worker, self._saver = LatestWorker(self.notify), LatestWorker(self.notify)
         self.tabs = QTabWidget()
         self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
-        self.summary, self.message = FixedLabel(3), QLabel()
+        self.summary, self.message = FixedLabel(3), FixedLabel(3)  # of fixed height: no control moves
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
         self._loader = ChannelLoader(self, viewer, self.state, self.canvas)
         self.channels, self.add_layers = self._loader.button, self._loader.add_layers
@@ -132,7 +132,6 @@ class Panel(QWidget):
         self.summary.setAccessibleName("What is shown")
         self.message.setAccessibleName("Message")
         self.message.setContentsMargins(6, 4, 6, 4)
-        self.message.setWordWrap(True)
         self.notify("")
         self._umap_section = Section("UMAP", self.umap)
         self._partners_section = Section("Most correlated", self.partners)
@@ -160,7 +159,7 @@ class Panel(QWidget):
         outer.setSpacing(0)
         outer.addLayout(self._header())
         outer.addWidget(self.tabs, 1)
-        outer.addWidget(self.message)  # at the bottom, where it moves no control when it appears
+        outer.addWidget(self.message)
         self.setMinimumWidth(_WIDTH_PX)
 
     def reveal(self, part: QWidget) -> None:
@@ -192,9 +191,8 @@ class Panel(QWidget):
         return QSize(_PREFERRED_PX, 900)
 
     def notify(self, message: str) -> None:
-        """Show a message at the bottom of the panel; "" hides it."""
+        """Show a message at the bottom of the panel; "" removes it."""
         self.message.setText(message)
-        self.message.setVisible(bool(message))
 
     def event(self, event: Any) -> bool:
         """Disconnect from the viewer when the dock of the panel is closed."""

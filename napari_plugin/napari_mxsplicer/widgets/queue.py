@@ -64,7 +64,7 @@ class QueuePart(PanelPart):
         tools.setSpacing(4)
         for place, one in enumerate(
             (
-                button("Predict all cells", "Extend the names to all cells of the result", self.predict),
+                button("Predict all", "Extend the names to all cells of the result", self.predict),
                 button(
                     "Show confidence",
                     "Colour the cells by the confidence of their predicted names",

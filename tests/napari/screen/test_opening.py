@@ -41,10 +41,12 @@ def test_a_table_without_features_is_coloured_by_a_marker_and_a_sentence_replace
     sample, tmp_path, qapp, hands
 ):
     adata = anndata.read_h5ad(sample / "cells.h5ad")
-    plain = anndata.AnnData(adata.X, obs=adata.obs, var=adata.var[[]], obsm={"spatial": adata.obsm["spatial"]})
+    obs = adata.obs[["cell_id", "x_px", "y_px", "area_um2"]]
+    plain = anndata.AnnData(adata.X, obs=obs, var=adata.var[[]], obsm={"spatial": adata.obsm["spatial"]})
     plain.write_h5ad(tmp_path / "plain.h5ad")
     viewer = napari.Viewer(show=False)
     panel = open_in(viewer, tmp_path / "plain.h5ad", mask=sample.parent / "sample_mask.ome.tiff")
+    panel.reveal(panel.correlations)
     hands.pump()
     assert panel.correlations.missing.text().startswith("plain.h5ad has no learned features in obsm")
     assert panel.correlations.missing.isVisibleTo(panel)
@@ -52,7 +54,10 @@ def test_a_table_without_features_is_coloured_by_a_marker_and_a_sentence_replace
     assert not panel.partners.isVisibleTo(panel)
     assert panel.state.painted.kind == "marker"
     assert "without a value" not in panel.summary.text()
-    panel.state.paint(Painted("column", "lineage"))
+    panel.reveal(panel.clusters)
+    panel.reveal(panel.queue)
+    hands.pump()
+    panel.state.paint(Painted("column", "area_um2"))
     panel.state.select(np.arange(40))
     hands.pump()
     assert "40 selected" in panel.summary.text()

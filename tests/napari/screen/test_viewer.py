@@ -151,7 +151,8 @@ def test_features_with_names_are_listed_in_groups_and_labelled_upwards(viewer, n
         if not panel.paint.model().item(place).isEnabled()
     ]
 
-    assert headings[:2] == ["Levels of markers", f"Patterns of {first}"]
+    levels = headings.index("Levels of markers")
+    assert headings[levels + 1] == f"Patterns of {first}"
     panel.state.paint(Painted("feature", str(names.index(f"{first} rim"))))
     hands.pump()
     assert panel.paint.currentText() == f"{first} rim"
@@ -179,8 +180,7 @@ def test_hidden_channels_are_added_one_by_one_or_all_by_a_button(viewer, sample,
     def channels():
         return {one.metadata[MARKER]: one.visible for one in viewer.layers if one.metadata.get(ROLE) == "marker"}
 
-    assert len(channels()) == 2
-    assert all(channels().values())
+    assert channels() == {"Hoechst": True}
     hands.wait_until(lambda: panel.canvas.layer("cells") is not None)
     viewer.layers.selection.clear()
     viewer.layers.selection.update(viewer.layers[:2])
@@ -240,6 +240,7 @@ def test_a_table_is_joined_with_a_labels_layer_by_id(viewer, sample, tmp_path, h
     panel.opening.join_table(str(tmp_path / "shuffled.h5ad"))
     hands.wait_until(lambda: panel.state.painted is not None)
 
+    panel.state.paint(Painted("feature", "3"))
     layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "painted")
     feature = panel.state.painted.feature
     painted = np.asarray(layer.data)
