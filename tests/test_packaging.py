@@ -152,12 +152,8 @@ def test_extras_of_the_installed_package_are_those_of_the_docs():
 
 
 def test_the_release_check_runs_without_packages():
-    done = subprocess.run(
-        [sys.executable, "-S", RELEASE, "--check", f"v{mxsplicer.__version__}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-S", RELEASE, "--check", "v9.9.9"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert "_OWNER_ in pyproject.toml is still a placeholder" in done.stderr
+    assert "CHANGELOG.md has no heading for 9.9.9" in done.stderr
