@@ -22,7 +22,7 @@ from mxsplicer.system.location import locate
 _INPUTS = frozenset(
     (
         *("slide", "slides", "mask", "nuclei", "markers", "roi", "cohort", "labels", "cells_from", "config"),
-        *("stores", "run", "model", "result", "results", "append", "compare", "folder"),
+        *("stores", "run", "model", "result", "results", "append", "compare", "folder", "apply"),
     )
 )
 _OUTPUTS = frozenset({"out", "nuclei_out", "tensorboard"})

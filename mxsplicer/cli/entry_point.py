@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from mxsplicer.cli.annotate import add_annotate
 from mxsplicer.cli.check import add_check
 from mxsplicer.cli.cluster import add_cluster
 from mxsplicer.cli.correlate import add_correlate
@@ -65,6 +66,7 @@ for add_command in (
     add_push,
     add_pull,
     add_cluster,
+    add_annotate,
     add_evaluate,
     add_correlate,
     add_report,

@@ -226,8 +226,8 @@ def save_cells(adata: anndata.AnnData, path: str | Path, *, layers: Collection[s
         _update(temporary, adata, layers)
 
 
-def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
-    """Write columns into ``obs`` of an h5ad file; nothing else in the file changes.
+def write_obs(path: str | Path, columns: Mapping[str, Any], *, uns: Mapping[str, Any] | None = None) -> list[str]:
+    """Write columns into ``obs`` of an h5ad file, and entries into ``uns``; nothing else in the file changes.
 
     The file is replaced when the new one is complete.
 
@@ -237,6 +237,8 @@ def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
         An ``.h5ad`` file.
     columns
         Arrays or Categoricals (N,) by name. A column of the same name is replaced.
+    uns
+        Entries of ``uns`` by key; an entry of the same key is replaced.
 
     Returns
     -------
@@ -248,6 +250,8 @@ def write_obs(path: str | Path, columns: Mapping[str, Any]) -> list[str]:
             _write_elem(obs, column, values)
         order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
         obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
+        for key, value in (uns or {}).items():
+            _write_elem(file["uns"], key, value)
     return [str(column) for column in order]
 
 

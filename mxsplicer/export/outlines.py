@@ -56,7 +56,8 @@ def write_outlines(
     slide
         Name of the slide, if ``adata`` has several.
     groupby
-        Column of ``obs`` that becomes the class, in the colours of the report; None writes no classes.
+        Column of ``obs`` that becomes the class, in the colours of the report; None writes no classes. Of predicted
+        names, the column ``<groupby>_confidence`` becomes the measurement "confidence".
     simplify_px
         Largest distance between outline and pixel edges, in pixels; 0 keeps every corner, 0.5 halves the file. A cell
         whose outline would cross itself has less.
@@ -80,6 +81,7 @@ def write_outlines(
         msg = f"obs has no column {groupby!r}; it has {', '.join(map(str, adata.obs.columns))}."
         raise InputError(msg)
     classes = _classes(adata, obs, groupby)
+    confidence = obs.get(f"{groupby}_confidence")
     with atomic_write(path) as temporary:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(temporary, "wt", encoding="utf-8") as file:
@@ -92,6 +94,7 @@ def write_outlines(
                         "objectType": "cell",
                         "name": str(obs.index[row]),
                         **({"classification": classes[row]} if groupby is not None else {}),
+                        **({} if confidence is None else _measured("confidence", confidence.iloc[row])),
                     },
                 }
                 file.write(("," if number else "") + "\n" + json.dumps(feature, separators=(",", ":")))
@@ -193,6 +196,11 @@ def _classes(adata: AnnData, obs: pd.DataFrame, groupby: str | None) -> list[dic
     unnamed = {"name": _UNNAMED, "color": colors.category_rgb(-1)}
     codes = categories.get_indexer(obs[groupby].astype(object))
     return [classes[code] if code >= 0 else unnamed for code in codes]
+
+
+def _measured(name: str, value: float) -> dict[str, Any]:
+    """Return a measurement of a cell in an outline's properties, as QuPath reads it."""
+    return {"measurements": {name: round(float(value), 4)}} if np.isfinite(value) else {}
 
 
 def _outlines(obs: pd.DataFrame, mask: LazyImage, simplify_px: float) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """Extend names of some cells to all cells by their learned features, and abstain where nothing named is similar."""
 
+import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,17 @@ import pandas as pd
 from anndata import AnnData
 
 from mxsplicer.errors import InputError
+from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.reading import row_slices
 from mxsplicer.tl.representations import learned_key, representation
 
 OTHER = "other"  # what a user calls a cell of none of the classes; a class like any other
 UNKNOWN = "unknown"  # what a cell is called that resembles no named cell; never a class
+
+_OTHER_MODEL = "Embed the cells with the same `model`, or train a classifier on them."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,12 @@ class CellClassifier:
     projection: np.ndarray
     reach: float
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the classes and the weights, by which results record which classifier named their cells."""
+        names = "\n".join((*self.classes, "", *self.feature_names)).encode()
+        return fingerprint_arrays([names, self.weights, self.bias, self.center, self.projection])
 
     def probabilities(self, z: np.ndarray) -> np.ndarray:
         """Return the probability (n, K + 1) of each class and, last, of none of them, for features z (n, d)."""
@@ -239,16 +251,19 @@ def join_predictions(classifier: CellClassifier, parts: list[Predictions]) -> Pr
 def check_same_model(adata: AnnData, classifier: CellClassifier) -> Any:
     """Return the features (N, d) that a classifier takes; raise InputError if another model computed them."""
     key = classifier.use_rep if classifier.use_rep in adata.obsm else learned_key(adata)
-    z, names = representation(adata, key), tuple(feature_names(adata, use_rep=key))
-    model = model_of(adata, key)
+    z, model = representation(adata, key), model_of(adata, key)
     if model and classifier.model and model != classifier.model:
         msg = f"the cells were embedded by another model (weights {model}) than the classifier's ({classifier.model})."
-        raise InputError(msg, "Embed the cells with the same `model`, or train a classifier on them.")
-    if names != classifier.feature_names:
-        n = len(classifier.feature_names)
-        how = f"{z.shape[1]} instead of {n}" if z.shape[1] != n else _first_difference(names, classifier.feature_names)
+        raise InputError(msg, _OTHER_MODEL)
+    n, wanted = z.shape[1], classifier.feature_names
+    own = tuple(feature_names(adata, use_rep=key))
+    own = () if own == tuple(f"feature {number}" for number in range(n)) else own
+    if n != len(wanted) or (own and own != wanted):
+        how = f"{n} instead of {len(wanted)}" if n != len(wanted) else _first_difference(own, wanted)
         msg = f"the cells have other features than the classifier was trained on ({how})."
-        raise InputError(msg, "Embed the cells with the same `model`, or train a classifier on them.")
+        raise InputError(msg, _OTHER_MODEL)
+    if not model or not classifier.model:
+        logger.warning("Which model embedded the cells is not recorded, so it was not compared with the classifier's.")
     return z
 
 

@@ -11,7 +11,6 @@ from mxsplicer.system.files import check_free, write_json
 from mxsplicer.tl.cell_classifier import CellClassifier
 
 _FORMAT, _VERSION = "mxsplicer classifier", 1
-_DIGITS = 6
 _ARRAYS = ("weights", "bias", "center", "projection")
 _MAPPINGS = ("counts", "left_out", "about")
 _TEXTS = ("use_rep", "model")
@@ -32,8 +31,8 @@ def save_classifier(classifier: CellClassifier, path: str | Path, *, overwrite: 
     content |= {name: getattr(classifier, name) for name in _TEXTS}
     content |= {name: list(getattr(classifier, name)) for name in _LISTS}
     content |= {name: dict(getattr(classifier, name)) for name in _MAPPINGS}
-    content["reach"] = _rounded(classifier.reach)
-    content |= {name: [_compact(row) for row in getattr(classifier, name)] for name in _ARRAYS}
+    content["reach"] = classifier.reach
+    content |= {name: _numbers(getattr(classifier, name)) for name in _ARRAYS}
     write_json(path, content)
     return path
 
@@ -91,9 +90,8 @@ def _made_of(content: dict[str, Any]) -> CellClassifier:
     return CellClassifier(**given)
 
 
-def _compact(row: Any) -> Any:
-    return [_rounded(value) for value in row] if np.ndim(row) else _rounded(row)
-
-
-def _rounded(value: Any) -> float:
-    return float(f"{float(value):.{_DIGITS}g}")
+def _numbers(values: np.ndarray) -> Any:
+    """Return an array as lists of numbers with six digits, which is what its float32 were rounded to."""
+    if values.ndim > 1:
+        return [_numbers(row) for row in values]
+    return [float(f"{value:.6g}") for value in values]

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 _N_COMPONENTS, _N_NEIGHBORS, _SPACE_CELLS = 60, 10, 4_000
 _RIDGE = 0.1  # of the mean variance between neighbours
-_FIRST_C, _SECOND_C = 0.01, 0.1
+_FIRST_C, _SECOND_C = 0.01, 0.02
 _N_FOLDS, _ROUNDS = 5, 3
 _HELD_OUT_BELOW = 0.1  # share of held-out named cells that score below what counts as similar
 _NAMED_WEIGHT = 3.0
@@ -48,13 +48,18 @@ class Space:
         scale = 1 / np.sqrt(variance + _RIDGE * variance.mean() + 1e-12)
         projection = pca.components_.T @ (axes * scale)
         projection /= max(((some - pca.mean_) @ projection).std(), 1e-12)
-        center = pca.mean_.astype(np.float32)
+        center, projection = rounded(pca.mean_), rounded(projection)
         distances = np.linalg.norm((z - center) @ projection, axis=1)
-        return cls(center, projection.astype(np.float32), float(_REACH * distances.max()))
+        return cls(center, projection, float(rounded(np.array(_REACH * distances.max()))))
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Return cells with features (n, d) in this space (n, m)."""
         return np.asarray((z - self.center) @ self.projection)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Round to six significant digits, as a classifier is saved, so that the saved one is the same; float32."""
+    return np.array([float(f"{value:.6g}") for value in np.ravel(values)], dtype=np.float32).reshape(np.shape(values))
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,6 +252,8 @@ def _by_index(
     for column in find_columns(list(table.columns), (*NAME_COLUMNS, *CELL_COLUMNS)):
         keys = _of_these(names.get_indexer(pd.Index(table[column])), slide_of_row)
         if (keys >= 0).any():
+            if "cell_id" not in cells:
+                logger.info("obs has no cell_id, so cells are matched by their names in the index, %r", names[0])
             return column, keys, np.arange(len(names))
     return None
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ from anndata import AnnData
 
 from mxsplicer.errors import InputError
 from mxsplicer.tl.cell_classifier import UNKNOWN, CellClassifier, model_of
-from mxsplicer.tl.classifier_fitting import Space, fit_classifier
+from mxsplicer.tl.classifier_fitting import Space, fit_classifier, rounded
 from mxsplicer.tl.features import feature_names as names_of_features
 from mxsplicer.tl.reading import read_features
 from mxsplicer.tl.representations import learned_key, representation
@@ -98,7 +99,6 @@ class NamingQueue:
             raise InputError(msg)
         self._space = Space.of(self._z, seed)
         self._u = self._space(self._z)
-        self._group, self._to_center = _group(self._u, seed)
         self._extra: dict[int, np.ndarray] = {}  # features of named cells outside the pool
         self._codes = np.full(n_cells, _UNNAMED, dtype=np.int16)
         self._by_hand = np.zeros(n_cells, dtype=bool)
@@ -194,6 +194,18 @@ class NamingQueue:
             parts.append(f"{100 * self._predict_pool().share_unknown:.0f} % of the cells are unknown")
         return "; ".join(parts)
 
+    @cached_property
+    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
+        return _group(self._u, self._seed)
+
+    @property
+    def _group(self) -> np.ndarray:
+        return self._groups[0]
+
+    @property
+    def _to_center(self) -> np.ndarray:
+        return self._groups[1]
+
     def _code_of(self, name: str) -> int:
         if name.casefold() == UNKNOWN:
             msg = f"{name!r} is what the classifier calls cells that resemble nothing named, so it cannot be a class."
@@ -224,8 +236,8 @@ class NamingQueue:
             about["balanced_accuracy"] = round(fit.balanced_accuracy, 4)
         return CellClassifier(
             classes=tuple(names),
-            weights=weights.astype(np.float32),
-            bias=(fit.bias - self._space.center @ weights).astype(np.float32),
+            weights=rounded(weights),
+            bias=rounded(fit.bias - self._space.center @ weights),
             counts={name: count_of[name] for name in names},
             left_out={name: count for name, count in sorted(count_of.items()) if 0 < count < MIN_NAMED},
             center=self._space.center,
