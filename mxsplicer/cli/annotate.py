@@ -86,7 +86,6 @@ def annotate_command(
         return
     typer.echo(classifier.describe())
     for path, predictions in found.items():
-        assert predictions is not None
         _show(path, predictions)
         done = "is complete" if complete[path] else f"is written: obs has {key_added} and {key_added}_confidence"
         typer.echo(f"{find_cells(path)} {done}.")
@@ -118,14 +117,12 @@ def _show(path: Path, predictions: "Predictions") -> None:
         typer.echo(f"  {name:<{width}}  {count:>9,}  {100 * count / max(n, 1):5.1f} %{confidence}")
 
 
-def _facts(classifier: "CellClassifier", found: dict[Path, "Predictions | None"]) -> dict[str, object]:
+def _facts(classifier: "CellClassifier", found: dict[Path, "Predictions"]) -> dict[str, object]:
     return {
         "classes": list(classifier.classes),
         "trained_on": dict(classifier.counts),
         "balanced_accuracy_among_named": classifier.about.get("balanced_accuracy"),
         "results": {
-            str(path): {"counts": one.counts(), "share_unknown": one.share_unknown}
-            for path, one in found.items()
-            if one is not None
+            str(path): {"counts": one.counts(), "share_unknown": one.share_unknown} for path, one in found.items()
         },
     }

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 _N_COMPONENTS, _N_NEIGHBORS, _SPACE_CELLS = 60, 10, 4_000
 _RIDGE = 0.1  # of the mean variance between neighbours
-_FIRST_C, _SECOND_C = 0.01, 0.02
+_FIRST_C, _CLASS_C, _SECOND_C = 0.01, 0.02, 0.05
 _N_FOLDS, _ROUNDS = 5, 3
 _HELD_OUT_BELOW = 0.1  # share of held-out named cells that score below what counts as similar
 _NAMED_WEIGHT = 3.0
@@ -71,8 +71,12 @@ class Fit:
     balanced_accuracy: float | None
 
 
-def fit_classifier(u: np.ndarray, codes: np.ndarray, background: np.ndarray, seed: int) -> Fit:
-    """Fit a classifier to named cells u (n, m) with codes 0 to K - 1 and a sample of all cells (b, m)."""
+def fit_classifier(u: np.ndarray, codes: np.ndarray, background: np.ndarray, represents: np.ndarray, seed: int) -> Fit:
+    """Fit a classifier to named cells u (n, m) with codes 0 to K - 1 and a sample of all cells (b, m).
+
+    ``represents`` (n,) is how many cells each named cell stands for. A queue proposes many cells between classes, which
+    stand for few: without weights, what is unlike a class would be judged by them.
+    """
     rng = np.random.default_rng(seed)
     n_classes = int(codes.max()) + 1
     background = background[rng.permutation(len(background))[:_BACKGROUND]]
@@ -82,24 +86,51 @@ def fit_classifier(u: np.ndarray, codes: np.ndarray, background: np.ndarray, see
         test = fold == number
         if test.any():
             held_out[test] = _scores(_fit_first(u[~test], codes[~test], background), u[test])
-    lowest = np.array([np.quantile(held_out[codes == k, k], _HELD_OUT_BELOW) for k in range(n_classes)])
-    above = _scores(_fit_first(u, codes, background), background) - lowest
-    guesses = np.where(above.max(axis=1) > 0, above.argmax(axis=1), n_classes)
+    own = [codes == k for k in range(n_classes)]
+    lowest = np.array([_weighted_quantile(held_out[one, k], represents[one]) for k, one in enumerate(own)])
+    similar = _scores(_fit_first(u, codes, background), background) - lowest
+    guesses, held_out_guesses = _named_classes(u, codes, background, fold)
+    unlike = similar[np.arange(len(background)), guesses]
+    is_unknown = unlike < 0
     x, weight = np.concatenate([u, background]), np.repeat([_NAMED_WEIGHT, 1.0], [len(u), len(background)])
     model = None
     for _ in range(_ROUNDS):
-        y = np.concatenate([codes, guesses])
-        if not (y == n_classes).any():  # the cells of the sample farthest from what counts as similar
-            y[len(u) + above.max(axis=1).argmin()] = n_classes
+        is_unknown[unlike.argmin()] = True  # one at least, so that there is such a class
+        y = np.concatenate([codes, np.where(is_unknown, n_classes, guesses)])
         model = _regress(x, y, weight, _SECOND_C)
-        guesses = model.predict(background)
+        is_unknown = model.predict(background) == n_classes
     assert model is not None
     weights, bias = _logits(model, n_classes + 1)
     accuracy = None
     if n_classes > 1:
-        right = held_out.argmax(axis=1) == codes
+        right = held_out_guesses == codes
         accuracy = float(np.mean([right[codes == k].mean() for k in range(n_classes)]))
     return Fit(weights, bias, accuracy)
+
+
+def _named_classes(
+    u: np.ndarray, codes: np.ndarray, background: np.ndarray, fold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class of each cell of the background, and of each held-out named cell, by the named cells alone."""
+    held_out = np.full(len(u), codes[0])
+    if codes.max() == 0:
+        return np.zeros(len(background), dtype=np.int64), held_out
+    for number in range(_N_FOLDS):
+        test = fold == number
+        if test.any():
+            held_out[test] = _balanced(u[~test], codes[~test]).predict(u[test])
+    return np.asarray(_balanced(u, codes).predict(background)), held_out
+
+
+def _balanced(u: np.ndarray, codes: np.ndarray) -> LogisticRegression:
+    weight = len(codes) / (np.bincount(codes) * (codes.max() + 1.0))
+    return _regress(u, codes, weight[codes], _CLASS_C)
+
+
+def _weighted_quantile(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    below = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+    return float(np.interp(_HELD_OUT_BELOW, below, values[order]))
 
 
 def _folds(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -24,6 +24,7 @@ _MOST_NAMED = 1_000  # cells of a class that train
 _FEW = 50  # cells that are named together one by one, not by a lasso or a cluster
 _N_GROUPS, _GROUP_CELLS = 120, 10_000
 _UNNAMED = -1
+_Choice = tuple[int | None, str]  # a place in the pool, and why
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class NamingQueue:
         self._by_hand = np.zeros(n_cells, dtype=bool)
         self._skipped = np.zeros(n_cells, dtype=bool)
         self._names: list[str] = []
+        self._asked: dict[str, int] = {}  # how many uncertain cells of each class were proposed
         self._classifier: CellClassifier | None = None
         self._is_current = False
 
@@ -182,9 +184,21 @@ class NamingQueue:
             Name of a class whose uncertain cells are wanted.
         """
         free = ~self._skipped[self._pool] & (self._codes[self._pool] == _UNNAMED)
-        if self.classifier is None:
-            return self._of_groups(free, n)
-        return self._by_classifier(free, n, only)
+        found: list[Proposal] = []
+        p, names = self._probabilities()
+        if only and only not in names[:-1]:
+            msg = f"class {only!r} has no {MIN_NAMED} named cells yet."
+            raise InputError(msg)
+        makers = (self._uncertain,) if only else (self._rare, self._unlike, self._uncertain, self._unnamed_cluster)
+        turn, failed = int((self._codes >= 0).sum()), 0
+        while len(found) < n and failed < len(makers):
+            place, why = makers[turn % len(makers)](p, free, only)
+            turn, failed = turn + 1, failed + 1
+            if place is not None:
+                free[place], failed = False, 0
+                code = p[place].argmax()
+                found.append(Proposal(int(self._pool[place]), why, names[code], float(p[place, code])))
+        return found
 
     def progress(self) -> str:
         """Return how many cells are named and unknown, as a sentence."""
@@ -195,16 +209,23 @@ class NamingQueue:
         return "; ".join(parts)
 
     @cached_property
-    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
-        return _group(self._u, self._seed)
+    def _groups(self) -> Any:
+        """Groups of similar cells of the pool, by k-means."""
+        from sklearn.cluster import MiniBatchKMeans
 
-    @property
+        some = self._u[np.random.default_rng(self._seed).permutation(len(self._u))[:_GROUP_CELLS]]
+        n = min(_N_GROUPS, max(1, len(some) // 3))
+        return MiniBatchKMeans(n, random_state=self._seed, n_init=1, batch_size=2048).fit(some)
+
+    @cached_property
     def _group(self) -> np.ndarray:
-        return self._groups[0]
+        """The group of each cell of the pool."""
+        return np.asarray(self._groups.predict(self._u))
 
-    @property
+    @cached_property
     def _to_center(self) -> np.ndarray:
-        return self._groups[1]
+        """The distance of each cell of the pool to the centre of its group."""
+        return np.asarray(np.linalg.norm(self._u - self._groups.cluster_centers_[self._group], axis=1))
 
     def _code_of(self, name: str) -> int:
         if name.casefold() == UNKNOWN:
@@ -227,7 +248,7 @@ class NamingQueue:
         codes = number[self._codes[rows]]
         rows, codes = rows[codes >= 0], codes[codes >= 0]
         u = self._space(self._features(rows))
-        fit = fit_classifier(u, codes, self._u, self._seed)
+        fit = fit_classifier(u, codes, self._u, self._represented(u), self._seed)
         weights = self._space.projection @ fit.weights
         about: dict[str, Any] = {"mxsplicer": version("mxsplicer"), "date": datetime.now(UTC).date().isoformat()}
         if self._slides is not None:
@@ -246,6 +267,12 @@ class NamingQueue:
             about=about,
             **self._about,  # type: ignore[arg-type]
         )
+
+    def _represented(self, u: np.ndarray) -> np.ndarray:
+        """Return how many cells of the pool each named cell (n, m) stands for: its part of its group."""
+        group = self._groups.predict(u)
+        sizes, named = (np.bincount(one, minlength=self._groups.n_clusters) for one in (self._group, group))
+        return np.asarray((sizes / np.maximum(named, 1))[group] + 1e-9)
 
     def _training_rows(self) -> np.ndarray:
         """Return named cells, of each class at most so many; first those named one by one, then those of the pool."""
@@ -277,83 +304,76 @@ class NamingQueue:
         assert self.classifier is not None
         return self.classifier.predict(self._z)
 
-    def _of_groups(self, free: np.ndarray, n: int) -> list[Proposal]:
-        """Return the most typical cell of each group without a named cell, the largest group first."""
-        named = self._codes[self._pool] >= 0
-        sizes = np.bincount(self._group, minlength=_N_GROUPS).astype(float)
-        sizes[np.unique(self._group[named])] *= 1e-3
-        found = []
-        for group in np.argsort(-sizes, kind="stable")[:n]:
-            own = np.flatnonzero((self._group == group) & free)
-            if len(own):
-                place = own[self._to_center[own].argmin()]
-                found.append(Proposal(int(self._pool[place]), "typical of a group of similar cells"))
-        return found
+    def _probabilities(self) -> tuple[np.ndarray, list[str]]:
+        """Return the probability of each class and of unknown for the pool, and their names."""
+        if self.classifier is None:
+            return np.ones((len(self._pool), 1)), [UNKNOWN]
+        return self.classifier.probabilities(self._z), [*self.classifier.classes, UNKNOWN]
 
-    def _by_classifier(self, free: np.ndarray, n: int, only: str) -> list[Proposal]:
-        assert self.classifier is not None
-        p = self.classifier.probabilities(self._z)
-        codes = p.argmax(axis=1)
-        found: list[Proposal] = []
-        taken = ~free
-        makers = (self._uncertain,) if only else (self._unlike, self._uncertain, self._unnamed_cluster, self._uncertain)
-        turn = int((self._codes >= 0).sum())
-        for step in range(4 * n):
-            if len(found) == n:
-                break
-            place, why = makers[(turn + step) % len(makers)](p, codes, taken, only)
-            if place is not None:
-                taken = taken | (np.arange(len(taken)) == place) | ((self._group == self._group[place]) & (n > 1))
-                guess = [*self.classifier.classes, UNKNOWN][codes[place]]
-                found.append(Proposal(int(self._pool[place]), why, guess, float(p[place].max())))
-        return found
-
-    def _unlike(self, p: np.ndarray, codes: np.ndarray, taken: np.ndarray, _only: str) -> tuple[int | None, str]:
-        """Return the most typical cell of the group with most unknown cells."""
-        unknown = (codes == p.shape[1] - 1) & ~taken
-        if not unknown.any():
+    def _rare(self, _p: np.ndarray, free: np.ndarray, _only: str) -> _Choice:
+        """Return the cell most similar to the named ones of a class that has too few."""
+        counts = np.bincount(self._codes[self._codes >= 0], minlength=len(self._names))
+        few = [code for code in np.argsort(-counts, kind="stable") if 0 < counts[code] < MIN_NAMED]
+        if not few or not free.any():
             return None, ""
-        sizes = np.bincount(self._group[unknown], minlength=_N_GROUPS).astype(float)
-        named = self._group[self._codes[self._pool] >= 0]
-        sizes /= 1 + 3 * np.bincount(named, minlength=_N_GROUPS)
-        own = np.flatnonzero(unknown & (self._group == sizes.argmax()))
+        named = self._space(self._features(np.flatnonzero(self._codes == few[0])))
+        distance = np.min([np.linalg.norm(self._u - one, axis=1) for one in named], axis=0)
+        return int(np.where(free, distance, np.inf).argmin()), f"similar to {self._names[few[0]]}, which has few names"
+
+    def _unlike(self, p: np.ndarray, free: np.ndarray, _only: str) -> _Choice:
+        """Return the most typical cell of the group that is farthest from all groups with a named cell.
+
+        Groups whose cells are mostly unknown come first. The first group is the largest.
+        """
+        n = self._groups.n_clusters
+        touched = np.zeros(n, dtype=bool)
+        touched[self._group[~free]] = True
+        unknown = np.bincount(self._group, weights=p.argmax(axis=1) == p.shape[1] - 1, minlength=n)
+        sizes = np.bincount(self._group, minlength=n)
+        wanted = (sizes >= max(3, len(self._pool) // 5_000)) & ~touched
+        if (wanted & (unknown > sizes / 2)).any():
+            wanted &= unknown > sizes / 2
+        if not wanted.any():
+            return None, ""
+        centers = self._groups.cluster_centers_
+        far = sizes.astype(float)
+        if touched.any():
+            far = np.min([np.linalg.norm(centers - one, axis=1) for one in centers[touched]], axis=0)
+        own = np.flatnonzero((self._group == np.where(wanted, far, -1).argmax()) & free)
         return int(own[self._to_center[own].argmin()]), "unlike all named cells"
 
-    def _unnamed_cluster(
-        self, _p: np.ndarray, _codes: np.ndarray, taken: np.ndarray, _only: str
-    ) -> tuple[int | None, str]:
-        """Return a cell of the largest cluster in which no cell has a name."""
+    def _unnamed_cluster(self, _p: np.ndarray, free: np.ndarray, _only: str) -> _Choice:
+        """Return a typical cell of the largest cluster in which no cell has a name."""
         if self._clusters is None:
             return None, ""
         clusters, names = self._clusters
-        own_of = clusters[self._pool]
-        named = np.unique(clusters[self._codes >= 0])
-        sizes = np.bincount(own_of[(own_of >= 0) & ~taken], minlength=len(names)).astype(float)
+        own_of, named = clusters[self._pool], clusters[self._codes >= 0]
+        sizes = np.bincount(own_of[(own_of >= 0) & free], minlength=len(names))
         sizes[named[named >= 0]] = 0
+        sizes[own_of[(own_of >= 0) & ~free]] = 0  # proposed or skipped
         if not sizes.any():
             return None, ""
-        own = np.flatnonzero((own_of == sizes.argmax()) & ~taken)
-        center = self._u[own].mean(axis=0)
-        return int(own[((self._u[own] - center) ** 2).sum(axis=1).argmin()]), (
-            f"cluster {names[sizes.argmax()]} has no named cell"
-        )
+        own = np.flatnonzero((own_of == sizes.argmax()) & free)
+        distance = np.linalg.norm(self._u[own] - self._u[own].mean(axis=0), axis=1)
+        return int(own[distance.argmin()]), f"cluster {names[sizes.argmax()]} has no named cell"
 
-    def _uncertain(self, p: np.ndarray, codes: np.ndarray, taken: np.ndarray, only: str) -> tuple[int | None, str]:
-        """Return the most uncertain cell of the class with the fewest named cells."""
-        assert self.classifier is not None
-        classes = [*self.classifier.classes, UNKNOWN]
-        top = np.sort(p, axis=1)
-        margin = np.where(taken, np.inf, top[:, -1] - top[:, -2])
-        if only:
-            if only not in self.classifier.classes:
-                msg = f"class {only!r} has no {MIN_NAMED} named cells yet."
-                raise InputError(msg)
-            margin[codes != classes.index(only)] = np.inf
-        if not np.isfinite(margin).any():
+    def _uncertain(self, p: np.ndarray, free: np.ndarray, only: str) -> _Choice:
+        """Return the most uncertain cell of a class, of each class in turn."""
+        if self.classifier is None:
             return None, ""
-        place = int(margin.argmin())
-        first, second = np.argsort(-p[place])[:2]
-        return place, f"between {classes[first]} and {classes[second]}"
+        classes = self.classifier.classes
+        order = np.argsort(p, axis=1)[:, ::-1]
+        rows = np.arange(len(p))
+        margin = np.where(free, p[rows, order[:, 0]] - p[rows, order[:, 1]], np.inf)
+        best = p[:, :-1].argmax(axis=1)  # the most probable class, of unknown cells too
+        for name in (only,) if only else sorted(classes, key=lambda name: self._asked.get(name, 0)):
+            own = np.where(best == classes.index(name), margin, np.inf)
+            if np.isfinite(own.min()):
+                self._asked[name] = self._asked.get(name, 0) + 1
+                place = int(own.argmin())
+                first, second = ([*classes, UNKNOWN][code] for code in order[place, :2])
+                return place, f"between {first} and {second}"
+        return None, ""
 
 
 def _codes_of(clusters: Any) -> tuple[np.ndarray, list[str]] | None:
@@ -363,15 +383,3 @@ def _codes_of(clusters: Any) -> tuple[np.ndarray, list[str]] | None:
     kept = [not str(name).startswith("-") for name in given.categories]
     number = np.append(np.where(kept, np.arange(len(kept)), -1), -1)
     return number[given.codes], [str(name) for name in given.categories]
-
-
-def _group(u: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the group (n,) of similar cells of each cell, and its distance (n,) to the centre of the group."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    some = u[np.random.default_rng(seed).permutation(len(u))[:_GROUP_CELLS]]
-    n = min(_N_GROUPS, max(1, len(some) // 3))
-    model = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=2048).fit(some)
-    distance = model.transform(u)
-    group = distance.argmin(axis=1)
-    return group, distance[np.arange(len(u)), group]

@@ -2,19 +2,27 @@
 
     python tests/benchmarks/bench_annotation.py cells.h5ad --label lineage [--by patient] [--folds 5] [--seeds 3]
 
+    python tests/benchmarks/bench_annotation.py --cells 1000000
+
 The labels answer: the queue proposes cells of the training slides, each gets its label, and the classifier is judged on
 cells that were not asked about; with --by, on those of other patients, one fifth at a time. Compared are random cells,
 and all labels: this classifier and a logistic regression on standardised features. The second table names some cells of
 two classes only, for pairs of classes: how many cells of the others are unknown, how many of the two are named right,
 and the expected calibration error of the confidence in ten bins, over all cells and over those that got a name.
+
+With --cells, the features of so many simulated cells are written to a temporary file, and the time of an answer is
+measured: to name a cell, train the classifier and propose the next cell. Processor time is printed, too,
+for machines that others use.
 """
 
 import argparse
 import itertools
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -31,8 +39,9 @@ ANSWERS = (20, 40, 60, 80, 100, 150, 200)
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cells", type=Path)
-    parser.add_argument("--label", required=True)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--label", default="lineage")
+    parser.add_argument("--cells", type=int, help="measure the time of an answer for so many cells")
     parser.add_argument("--by", help="column of obs whose values stay together: test on others")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folds", type=int, default=5, help="of five, with --by")
@@ -41,7 +50,11 @@ def main() -> None:
     parser.add_argument("--named", type=int, nargs="+", default=[30], help="named cells of each of the two classes")
     parser.add_argument("--only", choices=("answers", "two"))
     given = parser.parse_args()
-    with open_cells(given.cells) as opened:
+    if given.cells:
+        time_answers(given.cells)
+    if given.file is None:
+        return
+    with open_cells(given.file) as opened:
         key = learned_key(opened)
         labels = opened.obs[given.label].astype(object).where(opened.obs[given.label].notna(), "").astype(str)
         rows = np.flatnonzero((labels != "").to_numpy())
@@ -60,6 +73,40 @@ def main() -> None:
             found = pd.DataFrame(two_of_many(adata, key, labels, n, given.pairs))
             print(found.to_string(index=False, float_format="{:.3f}".format))  # noqa: T201
             print(found.mean(numeric_only=True).round(3).to_string(), flush=True)  # noqa: T201
+
+
+def time_answers(n: int, d: int = 250, n_kinds: int = 8) -> None:
+    """Print the time of a queue and of its answers for n simulated cells whose features lie on disk."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, n_kinds, 50_000)
+    some = rng.normal(size=(50_000, d)).astype(np.float32) + 3 * rng.normal(size=(n_kinds, d))[kinds] * (
+        np.arange(d) < 9
+    )
+    with tempfile.TemporaryDirectory() as folder, h5py.File(Path(folder) / "z.h5", "w") as file:
+        z = file.create_dataset("z", (n, d), np.float32, chunks=(4096, 16))
+        for start in range(0, n, len(some)):
+            z[start : start + len(some)] = some[: n - start]
+        start, cpu = time.perf_counter(), time.process_time()
+        queue = tl.NamingQueue(lambda rows: tl.read_features(z, rows), n, feature_names=[str(i) for i in range(d)])
+        _report(f"queue of {n:,} cells", start, cpu)
+        for _ in range(40):
+            for one in queue.next(5):
+                queue.name(one.row, str(kinds[one.row % len(kinds)]))
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(5):
+            one = queue.next()[0]
+            queue.name(one.row, str(kinds[one.row % len(kinds)]))
+        _report("five answers, of 205", start, cpu)
+        start, cpu = time.perf_counter(), time.process_time()
+        assert queue.classifier is not None
+        for _ in tl.predict_all(queue.classifier, lambda rows: tl.read_features(z, rows), n):
+            pass
+        _report("names of all cells", start, cpu)
+
+
+def _report(what: str, start: float, cpu: float) -> None:
+    elapsed, processor = time.perf_counter() - start, time.process_time() - cpu
+    print(f"{what}: {elapsed:.2f} s, {processor:.2f} s of processor", flush=True)  # noqa: T201
 
 
 def split(adata: AnnData, by: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -104,9 +151,9 @@ def curve(
     queue.set_names(pd.Categorical(y))
     judge("all labels, this classifier", queue.classifier, np.empty(0, int))
     scaler = StandardScaler().fit(z[train])
-    some = rng.permutation(train)[:10_000]
+    sample = rng.permutation(train)[:10_000]
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200).fit(
-        scaler.transform(z[some]), labels[some]
+        scaler.transform(z[sample]), labels[sample]
     )
     scores["all labels, regression"] = _balanced(labels[test], model.predict(scaler.transform(z[test])))
     print({name: round(value, 3) for name, value in scores.items()}, flush=True)  # noqa: T201

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +59,20 @@ def test_clusters_are_coloured_classes_with_their_names(tissue, tmp_path):
     assert by_name[adata.obs_names[0]]["name"] == "no cluster"
     assert by_name[adata.obs_names[3]]["name"] == "0: CD4+"
     assert by_name[adata.obs_names[4]]["color"] == [round(255 * one) for one in colors.rgb(colors.QUALITATIVE[1])]
+
+
+def test_predicted_names_are_classes_and_their_confidence_a_measurement(tissue, tmp_path):
+    _, mask, adata = tissue
+    named = adata.copy()
+    named.obs["predicted"] = pd.Categorical(np.where(named.obs["leiden"] == "1", "B cell", "unknown"))
+    named.obs["predicted_confidence"] = np.float32(0.87654)
+
+    write_outlines(named, tmp_path / "cells.geojson", mask, groupby="predicted")
+
+    features = json.loads((tmp_path / "cells.geojson").read_text())["features"]
+    found = {one["properties"]["name"]: one["properties"]["classification"]["name"] for one in features}
+    assert found == named.obs["predicted"].astype(str).to_dict()
+    assert {json.dumps(one["properties"]["measurements"]) for one in features} == {'{"confidence": 0.8765}'}
 
 
 def test_simpler_outlines_have_fewer_corners_and_about_the_same_pixels(tissue, tmp_path):

@@ -39,7 +39,7 @@ main()
 """
 
 
-def run(folder, *more, profile="local"):
+def run(folder, *more, profile="local", **settings):
     config = {
         "samples": "samples.csv",
         "out": "my study",
@@ -47,6 +47,7 @@ def run(folder, *more, profile="local"):
         "patch_size_um": 8,
         "training_cells": 90,
         "train": SMALL,
+        **settings,
     }
     given = [f"{name}={value}" for name, value in config.items()]
     options = ["--profile", str(WORKFLOW / "profiles" / profile), "--retries", "0", *more]
@@ -115,3 +116,14 @@ def test_every_profile_plans_all_jobs(tmp_path, profile, gpus):
     for rule in ("train", "embed"):
         resources = re.search(rf"rule {rule}:.*?resources: ([^\n]*)", planned, re.DOTALL)[1]
         assert f"gpu={gpus}" in resources
+
+
+def test_a_classifier_names_the_cells_of_the_merged_result(tmp_path):
+    (tmp_path / "samples.csv").write_text("slide,path,mask\na,a.tiff,m.tiff\n")
+    (tmp_path / "types.json").write_text("{}")
+
+    done = run(tmp_path, "--dry-run", "--printshellcmds", classifier="types.json")
+
+    assert done.returncode == 0, done.stderr
+    planned = " ".join((done.stdout + done.stderr).split())
+    assert "annotate 'my study/cohort.mxs' --apply types.json" in planned, planned[-2000:]
