@@ -22,7 +22,7 @@ from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
 
 _AHEAD = 9  # cells that are proposed at once
-_COLUMNS, _MOST_KEYS = 3, 9
+_COLUMNS, _TOOL_COLUMNS, _MOST_KEYS = 3, 2, 9
 _OTHER_KEY, _SKIP_KEY = Qt.Key.Key_O, Qt.Key.Key_S
 _EMPTY = "Type the name of this cell below, such as T cell. Later cells of the class are named by its key."
 PREDICTED = "predicted"  # column of obs
@@ -79,7 +79,7 @@ class QueuePart(PanelPart):
                 button("Load classifier", "Use a classifier.json instead of the names given here", self.ask_load),
             )
         ):
-            tools.addWidget(one, *divmod(place, _COLUMNS))
+            tools.addWidget(one, *divmod(place, _TOOL_COLUMNS))
         below = QHBoxLayout()
         below.setSpacing(4)
         below.addWidget(self.new_name, 1)

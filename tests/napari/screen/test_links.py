@@ -318,6 +318,9 @@ def test_the_panel_uses_the_colours_of_the_theme(fresh, hands, theme):
 @pytest.mark.parametrize("painted", [Painted("feature", "0"), Painted("column", "lineage")])
 def test_everything_fits_330_pixels(fresh, hands, painted):
     _, panel = fresh
+    for part in panel.parts:  # a page has its style when it was shown
+        panel.reveal(part)
+        hands.pump()
     panel.state.paint(painted)
     hands.wait_until(lambda: bool(panel.partners.title.text()))
     hands.qtbot.wait(300)  # for delayed texts

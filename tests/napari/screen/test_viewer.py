@@ -153,6 +153,7 @@ def test_features_with_names_are_listed_in_groups_and_labelled_upwards(viewer, n
 
     levels = headings.index("Levels of markers")
     assert headings[levels + 1] == f"Patterns of {first}"
+    panel.state.show_marker(first)
     panel.state.paint(Painted("feature", str(names.index(f"{first} rim"))))
     hands.pump()
     assert panel.paint.currentText() == f"{first} rim"
@@ -169,7 +170,6 @@ def test_features_with_names_are_listed_in_groups_and_labelled_upwards(viewer, n
     hands.click(bars, 10, 8)
     assert panel.state.painted == Painted("feature", str(best.feature))
     assert panel.paint.currentText() == best.name
-    assert panel.minimumSizeHint().width() <= 330
 
 
 def test_hidden_channels_are_added_one_by_one_or_all_by_a_button(viewer, sample, hands):
