@@ -72,15 +72,22 @@ class Annotations:
         """Write all names to :attr:`path`, which is replaced when the new file is complete."""
         with self._saving:
             self.is_saved, columns = True, dict(self.columns)
-            rows = np.flatnonzero(np.any([names.codes >= 0 for names in columns.values()], axis=0))
-            table = pd.DataFrame({"slide": self.study.slides[rows], "cell_id": self.study.cell_ids[rows]})
-            for column, names in columns.items():
-                table[column] = names[rows]
-            temporary = self.path.with_name(self.path.name + ".partial")
-            # quoted: a slide "#1" begins no comment
-            table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
-            temporary.replace(self.path)
+            try:
+                self._write(columns)
+            except OSError:
+                self.is_saved = False
+                raise
         return self.path
+
+    def _write(self, columns: dict[str, pd.Categorical]) -> None:
+        rows = np.flatnonzero(np.any([names.codes >= 0 for names in columns.values()], axis=0))
+        table = pd.DataFrame({"slide": self.study.slides[rows], "cell_id": self.study.cell_ids[rows]})
+        for column, names in columns.items():
+            table[column] = names[rows]
+        temporary = self.path.with_name(self.path.name + ".partial")
+        # quoted: a slide "#1" begins no comment
+        table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
+        temporary.replace(self.path)
 
     def _load(self) -> None:
         table = read_table(self.path, what="table of annotations")

@@ -43,6 +43,7 @@ class Names:
         self._written: set[str] = set(self.cells.columns)  # columns of obs that may be replaced, being of names
         self.clustering = study.clustering  # the column of obs with the clusters; "" without
         self.of_clusters: dict[str, str] = {}
+        self.problem = ""  # why the last name was not saved
         self.note = ""  # about names in the file that are not of these clusters
         self._path = cluster_names_path(study)
         self._others = pd.DataFrame(columns=_COLUMNS, dtype=str)  # of other columns of clusters
@@ -185,6 +186,14 @@ class Names:
             self._save_clusters()
 
     def _save_clusters(self) -> None:
+        """Write the names of clusters to disk; they stay in memory, with a word on the problem, if that fails."""
+        try:
+            self._write_clusters()
+            self.problem = ""
+        except OSError as error:
+            self.problem = f"The names are not saved: {error}. Write them to the .h5ad, or make the folder writable."
+
+    def _write_clusters(self) -> None:
         if self._is_outdated:
             self._path.rename(_free(self._path))
             self._is_outdated = False

@@ -99,3 +99,21 @@ def test_a_table_of_cluster_names_without_a_column_is_refused(study):
     (study.folder / "cluster_names.csv").write_text("cluster,name\n0,B cell\n")
     with pytest.raises(InputError, match="has no column 'clusters'"):
         Names(study)
+
+
+def test_names_that_cannot_be_saved_stay_and_the_problem_is_reported(study, monkeypatch):
+    names = Names(study)
+    monkeypatch.setattr(names, "_path", study.folder / "gone" / "names.csv")
+    names.name_cluster("0", "B cell")
+    assert "not saved" in names.problem
+    assert names.of_clusters == {"0": "B cell"}
+    assert names.can_undo
+    monkeypatch.setattr(names, "_path", study.folder / "names.csv")
+    names.name_cluster("1", "T cell")
+    assert names.problem == ""
+    assert "B cell" in (study.folder / "names.csv").read_text()
+    monkeypatch.setattr(names.cells, "path", study.folder / "gone" / "cells.csv")
+    names.name_cells(np.array([3]), "B cell")
+    with pytest.raises(OSError, match="gone"):
+        names.cells.save()
+    assert not names.cells.is_saved

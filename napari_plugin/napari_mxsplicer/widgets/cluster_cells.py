@@ -19,6 +19,14 @@ _FURTHER = {Qt.Key.Key_Return: 1, Qt.Key.Key_Enter: 1, Qt.Key.Key_Down: 1, Qt.Ke
 class ClusterTable(QTableView):
     """The table, which leaves keys that edit no name to the part of the panel that it belongs to."""
 
+    def event(self, event: Any) -> bool:
+        """Take keys that begin a name before shortcuts do."""
+        writes = event.type() == QEvent.Type.ShortcutOverride and bool(event.text()) and event.text().isprintable()
+        if writes and self.currentIndex().isValid():
+            event.accept()
+            return True
+        return bool(super().event(event))
+
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
         """Begin a name by Enter, or by any key that writes a character."""
         if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):

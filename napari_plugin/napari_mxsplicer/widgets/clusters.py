@@ -236,16 +236,9 @@ class ClustersPart(PanelPart):
         self.model.show_names({} if names is None else names.of_clusters)
         self.undo_button.setEnabled(names is not None and names.can_undo)
         self.redo_button.setEnabled(names is not None and names.can_redo)
-        self.model.name = None if names is None else self._name
+        self.model.name = None if names is None else names.name_cluster
         if names is not None and names.note:
             self.reason.setText(names.note)
-
-    def _name(self, cluster: str, name: str) -> None:
-        try:
-            assert self.state.names is not None
-            self.state.names.name_cluster(cluster, name)
-        except OSError as error:
-            self.context.notify(f"Names are not saved: {error}")
 
     def _clicked(self, index: QModelIndex) -> None:
         if index.column() == NAME:

@@ -242,6 +242,8 @@ class Panel(QWidget):
     def _names_changed(self) -> None:
         """List the names if there are any, and save those of cells in a thread."""
         names = self.state.names
+        if names is not None and names.problem:
+            self.notify(names.problem)
         if names is not None and not names.cells.is_saved:
             self._saver.start(names.cells.save, done=lambda _: None)
         if (names is not None and bool(names.classes)) != (self.paint.findData(NAMES) >= 0):

@@ -95,6 +95,8 @@ def test_ctrl_z_takes_back_names_one_by_one_while_the_next_is_typed(opened, hand
     shift = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
     hands.qtbot.keyClick(panel.clusters.table, Qt.Key.Key_Z, shift)
     assert names.of_clusters == {"2": "B cell"}
+    hands.qtbot.keyClick(panel.clusters.table, "l")  # begins a name, whatever the key is a shortcut for
+    assert editor_of(panel).text() == "l"
 
 
 def test_a_row_selects_its_cells_and_escape_clears_the_selection(opened, hands):
