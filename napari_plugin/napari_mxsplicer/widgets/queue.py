@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+)
 
 from mxsplicer import InputError
 from mxsplicer.tl import OTHER, CellClassifier, Predictions, Proposal, load_classifier, save_classifier
@@ -404,4 +413,5 @@ class QueuePart(PanelPart):
         self.buttons = [button(text, tip, call) for text, tip, call in zip(wanted, tips, calls, strict=True)]
         for place, one in enumerate(self.buttons):
             one.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys stay with the queue
+            one.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # long names widen nothing
             self._grid.addWidget(one, *divmod(place, _COLUMNS))
