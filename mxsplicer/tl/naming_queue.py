@@ -23,6 +23,7 @@ MAX_POOL = 30_000
 _MOST_NAMED = 1_000  # cells of a class that train
 _FEW = 50  # cells that are named together one by one, not by a lasso or a cluster
 _N_GROUPS, _GROUP_CELLS = 120, 10_000
+_ENOUGH_GROUPS = 1 / 3  # of which cells were proposed, where none is mostly unknown
 _UNNAMED = -1
 _Choice = tuple[int | None, str]  # a place in the pool, and why
 
@@ -323,7 +324,8 @@ class NamingQueue:
     def _unlike(self, p: np.ndarray, free: np.ndarray, _only: str) -> _Choice:
         """Return the most typical cell of the group that is farthest from all groups with a named cell.
 
-        Groups whose cells are mostly unknown come first. The first group is the largest.
+        Groups whose cells are mostly unknown come first; others, only until a third of all groups has a named cell. The
+        first group is the largest.
         """
         n = self._groups.n_clusters
         touched = np.zeros(n, dtype=bool)
@@ -331,7 +333,7 @@ class NamingQueue:
         unknown = np.bincount(self._group, weights=p.argmax(axis=1) == p.shape[1] - 1, minlength=n)
         sizes = np.bincount(self._group, minlength=n)
         wanted = (sizes >= max(3, len(self._pool) // 5_000)) & ~touched
-        if (wanted & (unknown > sizes / 2)).any():
+        if (wanted & (unknown > sizes / 2)).any() or touched.sum() > _ENOUGH_GROUPS * n:
             wanted &= unknown > sizes / 2
         if not wanted.any():
             return None, ""
