@@ -184,6 +184,8 @@ def test_readme_fields_are_those_of_a_result(reader):
         "mxsplicer_evaluation",
         "nucleus_area_um2",
         "object_id",
+        "predicted",
+        "mxsplicer_annotation",
     }  # by method, labels, nuclei or option
     for store in ("obs", "obsm", "varm", "uns"):
         named = set(re.findall(rf'{store}\["([^"]+)"\]', text))
