@@ -72,7 +72,8 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     - ``"too small or unstable"``: fewer than 20 cells;
     - ``"technical"``: half of its cells, and five times the share of all cells, are at the border of the slide;
     - ``"spill-over"``: the marker has an effect of at least 0.8; and at least half of the cells, more than of the
-      sibling's, have among their six nearest neighbours one with at least twice their own intensity in it;
+      sibling's, have among their six nearest neighbours one with at least twice their own intensity in it, most often
+      of another cluster;
     - ``"technical"``: a seam, uneven illumination or staining, blur, a slide or a batch. The place of a cell (its 20
       nearest cells of either cluster, its slide or its batch) separates the cluster from one of the three most similar
       clusters with an AUROC of at least 0.85; and at least 75 % of the other cells, of three or more clusters, differ
@@ -213,7 +214,7 @@ class _Cells:
         )
 
     def _artefact(self, found: _Evidence, k: int, s: int, technical: Technical) -> tuple[str, str] | None:
-        if self._is_spillover(found):
+        if self._is_spillover(found, self.names[k]):
             return SPILLOVER, (
                 f"{_raised(found)}; {found.spillover:.0%} of its cells have a neighbour twice as bright, mostly of "
                 f"cluster {found.source} ({found.spillover_sibling:.0%} in cluster {found.sibling})."
@@ -224,10 +225,10 @@ class _Cells:
             return UNSPECIFIC, unspecific
         return None
 
-    def _is_spillover(self, found: _Evidence) -> bool:
+    def _is_spillover(self, found: _Evidence, name: str) -> bool:
         # Cells that express the marker are brighter than the sibling's, so fewer of them have a brighter neighbour.
-        if found.effect < LARGE_EFFECT or is_control(found.marker):
-            return False
+        if found.effect < LARGE_EFFECT or is_control(found.marker) or found.source == name:
+            return False  # where counts are low, cells of one cluster are often twice as bright as each other
         return bool(found.spillover >= _MIN_SPILLOVER and found.spillover > found.spillover_sibling)
 
     def _unspecific(self, found: _Evidence, k: int, s: int) -> str:

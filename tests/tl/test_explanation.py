@@ -65,6 +65,16 @@ def test_spill_over_has_its_marker_its_source_and_its_share(adata):
     assert "mostly of cluster macrophage" in row["reason"]
 
 
+def test_cells_of_one_cluster_that_differ_twofold_are_not_spill_over(adata):
+    rows = np.flatnonzero(adata.obs["leiden"] == "next to macrophage")
+    adata.obsm["spatial"][rows] += 10_000
+    adata.X[rows[::2], 1] *= 4
+
+    row = tl.explain_clusters(adata).loc["next to macrophage"]
+
+    assert (row["marker"], row["source"], row["verdict"]) == ("CD163", "next to macrophage", "real")
+
+
 def test_a_marker_that_has_its_pattern_is_not_unspecific(adata):
     adata.obsm["X_splicer"][(adata.obs["leiden"] == "stained").to_numpy(), 5] += 2
 
