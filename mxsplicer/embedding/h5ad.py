@@ -250,6 +250,8 @@ def write_obs(path: str | Path, columns: Mapping[str, Any], *, uns: Mapping[str,
             _write_elem(obs, column, values)
         order = list(dict.fromkeys([*obs.attrs["column-order"], *columns]))
         obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
+        if uns and "uns" not in file:
+            _write_elem(file, "uns", {})
         for key, value in (uns or {}).items():
             _write_elem(file["uns"], key, value)
     return [str(column) for column in order]

@@ -110,6 +110,9 @@ class CellClassifier:
         if z.ndim != 2 or z.shape[1] != len(self.weights):
             msg = f"features have the shape {z.shape}; the classifier needs (cells, {len(self.weights)})."
             raise InputError(msg)
+        if not (finite := np.isfinite(z)).all():
+            msg = f"features have values that are not finite in {(~finite).any(axis=1).sum():,} cells."
+            raise InputError(msg, "Leave these cells out.")
         logits = z @ self.weights + self.bias
         logits -= logits.max(axis=1, keepdims=True)
         p = np.exp(logits)

@@ -82,7 +82,8 @@ def _made_of(content: dict[str, Any]) -> CellClassifier:
     if arrays["projection"].ndim != 2 or len(arrays["projection"]) != d:
         msg = f"projection has the shape {arrays['projection'].shape} instead of ({d}, ...)"
         raise ValueError(msg)
-    if not all(np.isfinite(one).all() for one in arrays.values()) or k == 0 or len(set(classes)) < k:
+    arrays_are_finite = all(np.isfinite(one).all() for one in [*arrays.values(), np.array(float(content["reach"]))])
+    if not arrays_are_finite or k == 0 or len(set(classes)) < k:
         msg = "it has numbers that are not finite" if k and len(set(classes)) == k else "its classes are not distinct"
         raise ValueError(msg)
     given: dict[str, Any] = {**arrays, "classes": classes, "feature_names": features, "reach": float(content["reach"])}

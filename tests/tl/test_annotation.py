@@ -199,6 +199,7 @@ def test_a_saved_classifier_predicts_the_same(tissue, of_two, tmp_path):
         ({"bias": [float("nan")] * 3}, "not finite"),
         ({"classes": ["a", "a"]}, "distinct"),
         ({"reach": "far"}, "damaged"),
+        ({"reach": float("inf")}, "not finite"),
         ({"projection": 3}, "projection"),
     ],
 )
@@ -228,3 +229,14 @@ def test_columns_are_not_replaced_without_being_asked(tissue, of_two):
     tl.annotate(adata, of_two, overwrite=True)
     tl.annotate(adata, of_two, key_added="again")
     assert {"predicted", "predicted_confidence", "again", "again_confidence"} <= set(adata.obs)
+
+
+def test_cells_whose_features_are_not_numbers_get_no_name(tissue, of_two):
+    adata = tissue.copy()
+    adata.obsm["X_splicer"][3, 2] = np.nan
+
+    with pytest.raises(InputError, match="not finite in 1 cells"):
+        tl.annotate(adata, of_two)
+    with pytest.raises(InputError, match="not finite in 1 cells"):
+        tl.NamingQueue.of(adata)
+    assert "predicted" not in adata.obs
