@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from mxsplicer.cli import app
 from mxsplicer.cli.old_names import RENAMED
@@ -23,6 +24,7 @@ from mxsplicer.splicer.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
+TUTORIALS = sorted(ROOT.glob("docs/tutorial-*.md"))
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -71,11 +73,31 @@ def old_names(page):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # in scanpy
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page) and page not in TUTORIALS], ids=lambda page: page.name
+)
 def test_every_python_block_runs_in_the_order_of_its_page(page, reader):
     shared = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page), start=1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), shared)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # in scanpy
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.name)
+def test_a_tutorial_runs_from_its_first_line_to_its_last(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as a notebook finds modules next to it
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    shared = {"__name__": "__main__"}
+    text = page.read_text(encoding="utf-8")
+    steps = re.findall(r"^```python\n((?:.*\n)*?)```$|^ {4}mxsplicer (.*)$", text, re.MULTILINE)
+    for number, (block, command) in enumerate(steps, start=1):
+        if block:
+            exec(compile(block, f"{page.name}, step {number}", "exec"), shared)
+        else:
+            ended = CliRunner().invoke(app, shlex.split(command, comments=True))
+            assert not isinstance(ended.exception, Exception), f"{command}\n{ended.output}{ended.exception}"
+            assert ended.exit_code == int("exit code 1" in command), f"{command}\n{ended.output}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
@@ -142,7 +164,7 @@ def test_pages_for_developers_are_marked():
     section = (ROOT / "docs/index.md").read_text(encoding="utf-8").split("## For developers")[1].split("\n## ")[0]
     pages = {ROOT / "docs" / name for name in re.findall(r"\]\(([a-z-]+\.md)\)", section)}
     marked = {page for page in ROOT.glob("docs/*.md") if "\n*For developers.* " in page.read_text(encoding="utf-8")}
-    assert marked == pages
+    assert marked == {*pages, ROOT / "docs/tutorial-loss.md"}
 
 
 @pytest.mark.parametrize("package", ["mxsplicer", "mxsplicer.tl", "mxsplicer.pl", "mxsplicer.export"])
@@ -154,11 +176,21 @@ def test_every_public_function_and_class_has_a_docstring_for_its_page(package):
     assert [name for name, thing in described.items() if not inspect.getdoc(thing)] == []
 
 
-def test_links_between_pages_point_to_existing_files():
+def headings(page):
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#{1,3} (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_between_pages_point_to_existing_files_and_headings():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or file.suffix != ".md" or anchor in headings(file), (
+                f"{page.name} links to {target}#{anchor}"
+            )
 
 
 def test_readme_shows_use_in_the_first_lines_and_then_the_two_commands():
