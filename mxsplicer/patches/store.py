@@ -37,11 +37,18 @@ class PatchStore:
     Attributes
     ----------
     patches
-        zarr array (N, C, P, P): intensities as they were read, in the slide's dtype.
+        zarr array (N, C, P, P): intensities as they were read, in the slide's dtype; 0 outside the slide. Pixel
+        (P/2, P/2) holds the centroid of the cell.
     regions
         zarr array (N, P, P) uint8: 0 background, 1 this cell, 2 another cell, 3 the nucleus of this cell.
+    markers, slide_name
+        Names of the channels, in order, and of the slide.
+    pixel_size_um, patch_size_um
+        Micrometres of a pixel and of the side of a patch; P is their ratio, rounded to an even number.
+    ledger
+        Number of ids of the mask for each outcome, such as ``kept`` or ``too small``.
     made_from
-        The inputs and settings that the store was made from.
+        The settings that the store was made with, and fingerprints of its inputs.
     """
 
     def __init__(self, path: Path, group: Any) -> None:
@@ -114,7 +121,11 @@ class PatchStore:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row per cell, in block order; row i describes patch i."""
+        """One row per cell, in block order; row i describes patch i.
+
+        ``cell_id``, ``x`` and ``y`` (µm), shape, bounding box ``y0``, ``x0``, ``y1``, ``x1`` (pixels, ends excluded),
+        ``block`` and ``patch_valid_fraction``, the fraction of the patch that lies on the slide.
+        """
         return pd.DataFrame({name: self._group["cells"][name][:] for name in self._group["cells"].attrs["columns"]})
 
     @cached_property

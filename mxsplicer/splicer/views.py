@@ -45,7 +45,7 @@ class Views:
     gain, offset
         Largest deviation from 1 of the gain of each marker, and largest offset, in standard deviations of the marker.
     noise
-        Largest standard deviation of the added noise.
+        Largest standard deviation of the added noise; that of a view is drawn between 0 and this.
     blur
         Probability of a blurred view.
     drop
