@@ -9,7 +9,6 @@ import ast
 import importlib
 import inspect
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,15 +112,22 @@ def commands() -> dict[str, Any]:
 
 
 def write_pages(_app: Sphinx, _config: Any) -> None:
-    """Write the pages of names, of commands and of files outside of docs/."""
-    shutil.rmtree(GENERATED, ignore_errors=True)
-    GENERATED.mkdir()
-    for name in all_names():
-        (GENERATED / f"{name}.md").write_text(page_of_name(name), encoding="utf-8")
-    for name, command in commands().items():
-        (GENERATED / f"{name}.md").write_text(page_of_command(name, command), encoding="utf-8")
-    for name, path in OUTSIDE.items():
-        (GENERATED / f"{name}.md").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    """Write the pages of names, of commands and of files outside of docs/; unchanged ones are left alone."""
+    pages = {name: page_of_name(name) for name in all_names()}
+    pages |= {name: page_of_command(name, command) for name, command in commands().items()}
+    pages |= {name: path.read_text(encoding="utf-8") for name, path in OUTSIDE.items()}
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in pages.items():
+        path = GENERATED / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+    for path in {*GENERATED.iterdir()} - {GENERATED / f"{name}.md" for name in pages}:
+        path.unlink()
+
+
+def outdated(*_: Any) -> list[str]:
+    """Return the pages with lists that are made here, which are always read again."""
+    return ["index", "api", "commands"]
 
 
 def page_of_name(name: str) -> str:
@@ -266,6 +272,7 @@ def link_docs(_app: Sphinx, _what: str, _name: str, _thing: Any, _options: Any, 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", write_pages)
+    app.connect("env-get-outdated", outdated)
     app.connect("source-read", complete)
     app.connect("autodoc-process-docstring", link_docs)
     return {"parallel_read_safe": True}
