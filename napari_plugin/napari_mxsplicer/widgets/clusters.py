@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QItemSelectionModel, QModelIndex, Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QLabel, QVBoxLayout
+from qtpy.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QLabel, QSizePolicy, QVBoxLayout
 
 from napari_mxsplicer.clusters import (
     Cluster,
@@ -90,6 +90,8 @@ class ClustersPart(PanelPart):
         row.setSpacing(4)
         for one, stretch in ((self.undo_button, 1), (self.redo_button, 1), (self.write, 2)):
             row.addWidget(one, stretch)
+        for one in (self.undo_button, self.redo_button):
+            one.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # the row fits a narrow panel
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 4, 6, 6)
         column.setSpacing(4)
