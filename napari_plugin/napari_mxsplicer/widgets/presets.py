@@ -53,8 +53,8 @@ class PresetsPart(PanelPart):
         raised = [names[place] for place in raised_markers(intensities, rows)]
         nuclei = self._nuclei()
         channels = ([] if nuclei is None else [(nuclei, COLORMAPS[0])]) + list(zip(raised, COLORMAPS[1:], strict=False))
-        self._show(dict(channels))
-        self.context.notify(f"Raised most in these {len(rows):,} cells: {', '.join(raised) or 'no marker'}.")
+        if self._show(dict(channels)):
+            self.context.notify(f"Raised most in these {len(rows):,} cells: {', '.join(raised) or 'no marker'}.")
 
     def show_last(self) -> None:
         """Show the channels that were visible before."""
@@ -69,15 +69,20 @@ class PresetsPart(PanelPart):
         if layer is not None:
             layer.visible = not layer.visible
 
-    def _show(self, channels: dict[str, Any]) -> None:
-        if set(self.canvas.visible_channels()) == set(channels):
-            return
-        self.canvas.remember_channels()
-        last = self.canvas.last_channels
-        self.state.show_marker(None)
-        self._loader.show_channels(channels)
-        self.canvas.last_channels = last
+    def _show(self, channels: dict[str, Any]) -> bool:
+        """Show channels, and return whether the image of the slide is open."""
+        opened = self.canvas.opened
+        if opened is None or opened.slide is None:
+            self.context.notify("Channels need the image of the slide, which is not open.")
+            return False
         self.context.notify("")
+        if set(self.canvas.visible_channels()) != set(channels):
+            self.canvas.remember_channels()
+            last = self.canvas.last_channels
+            self.state.show_marker(None)
+            self._loader.show_channels(channels)
+            self.canvas.last_channels = last
+        return True
 
     def _nuclei(self) -> str | None:
         return find_nuclear_marker(self.state.study.markers) if self.state.study is not None else None

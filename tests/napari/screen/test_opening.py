@@ -54,6 +54,8 @@ def test_a_table_without_features_is_coloured_by_a_marker_and_a_sentence_replace
     assert not panel.partners.isVisibleTo(panel)
     assert panel.state.painted.kind == "marker"
     assert "without a value" not in panel.summary.text()
+    panel.presets.show_nuclei()
+    assert panel.message.text() == "Channels need the image of the slide, which is not open."
     panel.reveal(panel.clusters)
     panel.reveal(panel.queue)
     hands.pump()
