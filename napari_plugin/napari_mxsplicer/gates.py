@@ -6,7 +6,7 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 _N_BINS = 80
-_ENOUGH = 100_000  # cells from which a threshold is proposed
+_ENOUGH = 100_000  # cells from which a threshold or a mean is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +71,17 @@ def raised_markers(intensities: np.ndarray, rows: np.ndarray, *, n: int = 3) -> 
     The difference of the means of log intensities is divided by the standard deviation over all cells; markers that
     are not raised are left out.
     """
-    logs = np.log1p(np.maximum(intensities, 0))
-    inside = np.zeros(logs.shape[1], dtype=bool)
-    inside[rows] = True
-    if not inside.any() or inside.all():
+    is_inside = np.zeros(intensities.shape[1], dtype=bool)
+    is_inside[rows] = True
+    share = is_inside.mean()
+    if not 0 < share < 1:
         return np.zeros(0, dtype=np.int64)
-    sd = logs.std(axis=1)
-    difference = logs[:, inside].mean(axis=1) - logs[:, ~inside].mean(axis=1)
+    groups = [np.flatnonzero(is_inside), np.flatnonzero(~is_inside)]
+    some = [group[:: max(1, len(group) // _ENOUGH)] for group in groups]
+    inside, outside = (np.log1p(np.maximum(intensities[:, group], 0)) for group in some)
+    difference = inside.mean(axis=1) - outside.mean(axis=1)
+    within = share * inside.var(axis=1) + (1 - share) * outside.var(axis=1)
+    sd = np.sqrt(within + share * (1 - share) * difference**2)  # over all cells
     effect = np.divide(difference, sd, out=np.zeros_like(difference), where=sd > 0)
     best = np.argsort(-effect, kind="stable")[:n]
     return np.asarray(best[effect[best] > 0])
