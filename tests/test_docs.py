@@ -20,7 +20,7 @@ from mxsplicer.result.options import Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.simulation import simulate_slide
 from mxsplicer.splicer import moments
-from mxsplicer.splicer.recipe import Recipe
+from mxsplicer.splicer.recipe import REMOVED, Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], key=str)
@@ -68,8 +68,9 @@ def options(command):
 
 
 def old_names(page):
-    """Return former names of options, which only the change log may show."""
-    return {renamed.old for renamed in RENAMED} if page.name == "CHANGELOG.md" else set()
+    """Return former names of options and removed ones, which only the change log may show."""
+    removed = {f"--{name.replace('_', '-')}" for name in REMOVED}
+    return {renamed.old for renamed in RENAMED} | removed if page.name == "CHANGELOG.md" else set()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::PendingDeprecationWarning")  # in scanpy

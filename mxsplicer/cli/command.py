@@ -12,10 +12,11 @@ from typing import Any
 from typer.core import TyperCommand
 
 from mxsplicer.cli.errors import as_options, similar_file
-from mxsplicer.cli.old_names import POSITIONAL_OUT, find_renamed, warn_of_old_name, with_current_names
+from mxsplicer.cli.old_names import POSITIONAL_OUT, error_of_removed, find_renamed, warn_of_old_name, with_current_names
 from mxsplicer.cli.outputs import Call, running
 from mxsplicer.errors import InputError
 from mxsplicer.result.options import BUILTIN
+from mxsplicer.splicer.recipe import REMOVED
 from mxsplicer.system.location import locate
 
 # Parameters that name files or folders which a command reads.
@@ -110,6 +111,10 @@ class Command(TyperCommand):
                 warn_of_old_name(f"{key} in {file}", renamed.new.removeprefix("--"))
                 name = renamed.new.removeprefix("--").replace("-", "_")
                 value = renamed.values.get(value, value) if isinstance(value, str) else value  # noqa: PLW2901
+            if name in REMOVED and name not in parameters:
+                if value != REMOVED[name]:
+                    raise error_of_removed(key, file)
+                continue
             if name not in parameters:
                 near = get_close_matches(name, parameters, 1)
                 remedy = (

@@ -17,7 +17,6 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "groups": ("fold_by",),
     "losses": ("loss",),
     "widths": ("chunk_width",),
-    "width_rule": ("chunk_width",),
     "encoder": ("encoder", "encoder_class"),
     "given": ("covariate",),
     "path": ("out",),

@@ -203,15 +203,9 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "chunk_width": OptionHelp(
         MODEL,
-        "Width of each component's chunk of the embedding; NAME=N for one component; variance or rank makes chunks of "
-        "informative components wider. Repeat for several.",
+        "Width of each component's chunk of the embedding; NAME=N for one component. Repeat for several.",
         metavar="N",
         kind=list[str],
-    ),
-    "controls": OptionHelp(
-        MODEL,
-        "Marker that shows background alone, for --chunk-width rank; recognised by its name by default.",
-        metavar="MARKER",
     ),
     "projector_layers": OptionHelp(MODEL, "Hidden layers between z and the embedding.", least=0),
     "views": OptionHelp(

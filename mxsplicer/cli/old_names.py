@@ -1,8 +1,11 @@
-"""Old names of options and arguments, which work for one release and log a warning."""
+"""Old names of options and arguments, which work for one release and log a warning; and options that were removed."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from mxsplicer.errors import InputError
+from mxsplicer.splicer.recipe import REMOVED
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,11 @@ def find_renamed(command: str, old: str) -> Renamed | None:
 def with_current_names(command: str, arguments: Sequence[str], known: set[str]) -> list[str]:
     """Return the arguments of a command with options under their current names; log each that had an old one.
 
+    Raises
+    ------
+    InputError
+        If one of them was removed.
+
     Examples
     --------
     >>> with_current_names("embed", ["a.tif", "--surroundings=keep", "--mask", "m.tif"], {"--mask", "--encoder-area"})
@@ -66,6 +74,8 @@ def with_current_names(command: str, arguments: Sequence[str], known: set[str]) 
             current.append(renamed.values.get(argument, argument))
             renamed = None
             continue
+        if name.startswith("--") and name not in known and name[2:].replace("-", "_") in REMOVED:
+            raise error_of_removed(name)
         found = None if name in known else find_renamed(command, name)
         if found is None or found.new not in known:
             current.append(argument)
@@ -74,6 +84,11 @@ def with_current_names(command: str, arguments: Sequence[str], known: set[str]) 
         current.append(found.new + equals + found.values.get(value, value))
         renamed = None if equals else found
     return current
+
+
+def error_of_removed(option: str, file: object = "") -> InputError:
+    """Return the error for an option that was removed, on the command line or in a file of options."""
+    return InputError(f"{option}{f' in {file}' if file else ''} was removed: it gained nothing.", "Leave it out.")
 
 
 def warn_of_old_name(old: str, new: str) -> None:

@@ -39,7 +39,7 @@ _FIELDS = {option: field for field, option in NAMES.items()}
 BUILTIN = Path("builtin")  # the model that is not a file
 _AREAS = {"hide": "cell", "keep": "patch"}  # what the encoder sees
 # Fields without an option of their own: another option stands for them.
-WRITTEN_WITH_OTHERS = ("losses", "widths", "width_rule", "groups", "recipe", "samples")
+WRITTEN_WITH_OTHERS = ("losses", "widths", "groups", "recipe", "samples")
 
 
 @dataclass(frozen=True)
@@ -315,10 +315,8 @@ def _read_weights(given: Sequence[str]) -> dict[str, Any]:
 def _read_widths(given: Sequence[str]) -> dict[str, Any]:
     words, of_components = _split(given)
     widths = {name: _number("chunk_width", value, int) for name, value in of_components.items()}
-    read: dict[str, Any] = {"widths": widths, "width_rule": "equal"}
-    for word in words:
-        read |= {"width_rule": word} if word.isalpha() else {"chunk_width": _number("chunk_width", word, int)}
-    return read
+    numbers = [_number("chunk_width", word, int) for word in words]
+    return {"widths": widths} | ({"chunk_width": numbers[-1]} if numbers else {})
 
 
 def _read_deconstruction(given: str) -> dict[str, Any]:
@@ -365,11 +363,6 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _write_widths(values: Mapping[str, Any]) -> list[str]:
-    rule = values.get("width_rule", "equal")
-    return [str(values["chunk_width"]), *([] if rule == "equal" else [rule]), *_pairs(values.get("widths", {}))]
-
-
 _READ: dict[str, Callable[[Any], dict[str, Any]]] = {
     "loss": _read_losses,
     "component_weight": _read_weights,
@@ -383,7 +376,7 @@ _READ: dict[str, Callable[[Any], dict[str, Any]]] = {
 _WRITE: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "loss": lambda values: [values["loss"], *_pairs(values.get("losses", {}))],
     "component_weight": lambda values: _pairs(values["weights"]),
-    "chunk_width": _write_widths,
+    "chunk_width": lambda values: [str(values["chunk_width"]), *_pairs(values.get("widths", {}))],
     "encoder_area": lambda values: _AREAS[values["surroundings"]],
     "budget": lambda values: f"{values['budget_s']:g}s",
     "max_memory": lambda values: str(values["max_bytes"]),

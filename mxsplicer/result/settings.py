@@ -17,6 +17,7 @@ from mxsplicer.result.config import write_config
 from mxsplicer.result.folder import Result
 from mxsplicer.result.job import Job
 from mxsplicer.result.options import Options, options_as_json
+from mxsplicer.splicer.recipe import find_removed
 from mxsplicer.system.durations import format_duration
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         if (was := before["options"].get(name, value)) != value
         and (was or value)
         and not (name == "patch_size_um" and _is_earlier_default(before, was, value))
+    ]
+    options += [
+        f"{name.replace('_', '-')} was {was}, which was removed"
+        for name, was in find_removed(before["options"]).items()
     ]
     failed = {*before.get("failed", {}), *now.get("failed", {})}  # the others of a cohort are unchanged
     inputs = [

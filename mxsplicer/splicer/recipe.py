@@ -26,7 +26,9 @@ NORMALIZATIONS = ("gain", "common")
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
 COVARIANCE_SCOPES = ("chunk", "embedding")
-WIDTH_RULES = ("equal", "variance", "rank")
+
+# Fields of earlier versions that gained nothing, each with the value that is left.
+REMOVED: dict[str, Any] = {"width_rule": "equal", "controls": []}
 
 # Steps by default, from where more of them no longer pay: docs/performance.md.
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000
@@ -68,15 +70,9 @@ class Recipe:
         Number k of the n components that each step trains, round-robin, with losses weighted n / k; by default all.
         Saves time if the encoders of components are wide.
     chunk_width
-        Width of every component's chunk of the embedding; the mean width if they differ.
-    width_rule
-        Whether chunks are ``"equal"``, or in proportion to the ``"variance"`` or the effective ``"rank"`` of their
-        components; see :mod:`mxsplicer.splicer.widths`.
+        Width of every component's chunk of the embedding; in the paper, too, all are equally wide.
     widths
-        Widths of the chunks of single components, by name.
-    controls
-        Markers of background alone (autofluorescence, an empty channel): the noise floor of ``"rank"``. By default
-        those whose names say so.
+        Widths of the chunks of single components, by name, where they differ.
     projector_layers
         Hidden layers between z and the embedding; see :class:`~mxsplicer.splicer.projector.Projector`.
     redundancy_weight
@@ -137,9 +133,7 @@ class Recipe:
     component_width: int = 4  # a sixteenth of the paper's: there are many components, and one shows little
     components_per_step: int | None = None
     chunk_width: int = 8
-    width_rule: str = "equal"  # the paper's
     widths: Mapping[str, int] = field(default_factory=dict)
-    controls: tuple[str, ...] = ()
     projector_layers: int = 0
     redundancy_weight: float = 0.1
     consistency_weight: float = 1.0
@@ -171,7 +165,6 @@ class Recipe:
             raise InputError(msg, "Use `covariance_scope='chunk'`.")
         _check_word("encoder", self.encoder, ENCODERS, own="module:Class")
         _check_word("component_encoder", self.component_encoder, COMPONENT_ENCODERS)
-        _check_word("width_rule", self.width_rule, WIDTH_RULES)
         _check_word("normalization", self.normalization, NORMALIZATIONS)
         _check_word("surroundings", self.surroundings, SURROUNDINGS)
         _check_word("component_area", self.component_area, COMPONENT_AREAS)
@@ -203,7 +196,6 @@ class Recipe:
             stays_within_cell,
         )
 
-        check_names(self.controls, markers, kind="marker", argument="`controls`")
         words = self.deconstruction.split("+")
         deconstruct = combine([by_group(self.groups) if w == "groups" else find_deconstruction(w) for w in words])
         components = omit(deconstruct(markers), markers, self.omit)
@@ -218,15 +210,13 @@ class Recipe:
             raise InputError(msg, "Let it see the whole patch: `surroundings='keep'`.")
         return components
 
-    def objective(
-        self, encoder: "nn.Module", components: "Sequence[Component]", widths: Sequence[int], *, patch_px: int
-    ) -> "Objective":
+    def objective(self, encoder: "nn.Module", components: "Sequence[Component]", *, patch_px: int) -> "Objective":
         """Return the objective that trains ``encoder``, with new projectors and component encoders.
 
         Parameters
         ----------
-        components, widths
-            The components of a patch, and the width of the chunk of each.
+        components
+            The components of a patch.
         patch_px
             Side of a patch.
         """
@@ -236,7 +226,7 @@ class Recipe:
 
         made = {word: find_loss(word) for word in (self.loss, *self.losses.values())}
         chunks = Chunks(
-            widths=tuple(widths),
+            widths=tuple(find_setting(component, self.widths) or self.chunk_width for component in components),
             losses=tuple(made[find_setting(component, self.losses) or self.loss] for component in components),
             weights=tuple(find_setting(component, self.weights) or 1.0 for component in components),
         )
@@ -303,9 +293,18 @@ class Recipe:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe in the settings of a run; fields that an older run lacks have their defaults."""
+        """Return the recipe in the settings of a run; fields that an older run lacks have their defaults.
+
+        Raises
+        ------
+        InputError
+            If it was trained with a setting that was removed since.
+        """
         from mxsplicer.splicer.views import Views
 
+        for name, value in find_removed(settings).items():
+            msg = f"`{name}` is {value!r} in these settings; it gained nothing and was removed."
+            raise InputError(msg, f"Leave out `{name}`.")
         known = {one.name: _with_tuples(settings[one.name]) for one in fields(cls) if one.name in settings}
         if isinstance(known.get("views"), Mapping):
             known["views"] = Views(**known["views"])
@@ -381,6 +380,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
     },
 }
+
+
+def find_removed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a run or result, by name, that changed its training and were removed since.
+
+    Examples
+    --------
+    >>> find_removed({"epochs": 3, "width_rule": "rank", "controls": []})
+    {'width_rule': 'rank'}
+    """
+    return {name: settings[name] for name, left in REMOVED.items() if settings.get(name, left) != left}
 
 
 def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:

@@ -97,8 +97,7 @@ def _time_step(loop: Loop, step: int, batch: Batch) -> float:
 def _make_loop(recipe: Recipe, shape: TrialShape, device: str) -> Loop:
     run = untrained_run(recipe, shape)
     components = recipe.components(shape.markers)
-    widths = [recipe.chunk_width] * len(components)
-    objective = recipe.objective(run.encoder.train(), components, widths, patch_px=shape.patch_px)
+    objective = recipe.objective(run.encoder.train(), components, patch_px=shape.patch_px)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fabric = make_fabric(device, processes=alone(), unused_weights=recipe.components_per_step is not None)
     # No learning: only the time matters, and nothing may diverge.

@@ -33,7 +33,6 @@ from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, save_run
 from mxsplicer.splicer.slide_normalization import at_one_gain
 from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes, trial_views
-from mxsplicer.splicer.widths import choose_widths
 from mxsplicer.system.files import atomic_write, check_free
 from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
@@ -123,8 +122,7 @@ def train(
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
         if isinstance(encoder, WithMoments):
             encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
-        widths = choose_widths(recipe, components, stores, normalization)
-        objective = recipe.objective(encoder, components, widths, patch_px=patch_px)
+        objective = recipe.objective(encoder, components, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if max_bytes is not None:
             cells = batches.batch_size // (processes.total * recipe.accumulate)
@@ -137,7 +135,7 @@ def train(
             batches = training_batches(stores, recipe, processes.total, buffer_bytes=buffer_bytes)
         if fabric.world_size > 1:
             share_batch_norm(objective, fabric.device)
-        settings = _settings(recipe, objective, components, widths, batches, stores, panel, fabric)
+        settings = _settings(recipe, objective, components, batches, stores, panel, fabric)
         run = Run(objective.encoder, normalization, markers, patch_px, pixel_size_um, settings, path)
         folder = begin(fabric, path, run, overwrite=overwrite)
         # AdamW moves every weight by about the learning rate whatever the scale of the loss, so the sum needs none.
@@ -201,9 +199,6 @@ def _training_sample(stores: Sequence[PatchStore], normalization: Normalization,
 def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[list[PatchStore], Tensor | None]:
     """Return the stores on one panel and at one gain, and their spread then; None without correction of gains."""
     stores = on_one_panel(stores, panel)
-    if panel == "union" and recipe.width_rule != "equal":
-        msg = f"`width_rule={recipe.width_rule!r}` needs slides of one panel."
-        raise InputError(msg, "Use equal widths, or `panel='shared'`.")
     return at_one_gain(stores) if recipe.normalization == "gain" else (stores, None)
 
 
@@ -211,7 +206,6 @@ def _settings(
     recipe: Recipe,
     objective: Objective,
     components: Sequence[Component],
-    widths: Sequence[int],
     batches: Batches,
     stores: Sequence[PatchStore],
     panel: str,
@@ -222,7 +216,7 @@ def _settings(
     return recipe.to_settings() | {
         "views": asdict(recipe.view_plan()),
         "components": [component.name for component in components],
-        "chunk_widths": list(widths),
+        "chunk_widths": list(objective.parts.chunks.widths),
         "has_chunks": objective.has_chunks,
         "epochs": math.ceil(steps / batches.per_epoch),
         "steps": steps,

@@ -63,8 +63,7 @@ def make_step(
     torch.manual_seed(0)
     encoder = make_encoder(recipe.encoder, n_markers, px, width=recipe.encoder_width)
     components = recipe.components([str(i) for i in range(n_markers)])
-    widths = [recipe.chunk_width] * len(components)
-    objective = recipe.objective(encoder, components, widths, patch_px=px)
+    objective = recipe.objective(encoder, components, patch_px=px)
     if plain:
         for module in objective.modules():
             if isinstance(module, nn.Conv2d):

@@ -13,6 +13,7 @@ import typer
 
 from mxsplicer.cli import app
 from mxsplicer.cli.old_names import POSITIONAL_OUT, RENAMED
+from mxsplicer.splicer.recipe import REMOVED
 from mxsplicer.testing import tiny_slide
 
 COMMANDS = typer.main.get_command(app).commands
@@ -47,6 +48,23 @@ def test_an_old_name_works_and_is_logged(renamed, command, caplog):
         assert "No such option" not in old.err
         assert old.code == new.code
         assert old.err.splitlines()[-1] == new.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("option", ["controls"])
+def test_an_option_that_was_removed_is_refused_unless_a_file_of_options_has_what_is_left(option, command, slide):
+    dashed, left = option.replace("_", "-"), json.dumps(REMOVED[option])
+    Path("before.toml").write_text(f"{dashed} = {left}")
+    Path("other.toml").write_text(f'{dashed} = "AF1"')
+
+    typed = command("embed", slide[0], f"--{dashed}", "AF1")
+    read = command("embed", slide[0], "--mask", slide[1], "--config", "before.toml", "--plan")
+    refused = command("embed", slide[0], "--config", "other.toml")
+
+    assert option not in options_of("embed")
+    assert (typed.code, typed.written) == (refused.code, refused.written) == (2, [])
+    assert f"--{dashed} was removed: it gained nothing. Leave it out." in " ".join(typed.err.split())
+    assert f"{dashed} in other.toml was removed" in " ".join(refused.err.split())
+    assert read.code == 0, read.err
 
 
 def test_outputs_are_called_out_in_every_command():

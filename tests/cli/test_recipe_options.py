@@ -26,9 +26,7 @@ def test_options_come_on_top_of_a_preset():
         ("loss", ["CD8a=simclr"], {"losses": {"CD8a": "simclr"}}),
         ("component_weight", ["CD8a=2", "DAPI=0.5"], {"weights": {"CD8a": 2.0, "DAPI": 0.5}}),
         ("chunk_width", ["16", "CD4=24"], {"chunk_width": 16, "widths": {"CD4": 24}}),
-        ("chunk_width", ["variance"], {"width_rule": "variance"}),
         ("no_component", ["AF1", "Argo550"], {"omit": ("AF1", "Argo550")}),
-        ("controls", ["AF1"], {"controls": ("AF1",)}),
         ("deconstruct", "marker+halves", {"deconstruction": "marker+halves"}),
     ],
 )
@@ -51,7 +49,7 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
         ("component_weight", ["CD8a=much"], "`component_weight` 'much' is not a number"),
         ("component_weight", ["CD8a=0"], "weight of CD8a is 0.0; it must be above 0"),
         ("chunk_width", ["CD8a=2.5"], "`chunk_width` '2.5' is not an integer"),
-        ("chunk_width", ["widest"], "width rule 'widest' not found. Choose `width_rule` from equal, variance, rank"),
+        ("chunk_width", ["variance", "16"], "`chunk_width` 'variance' is not an integer"),
         ("loss", ["CD8a=mse"], "loss 'mse' not found"),
         ("deconstruct", "groups", "no groups of markers are given. Name their file"),
         ("deconstruct", "marker+thirds", "deconstruction 'thirds' not found"),
@@ -65,15 +63,15 @@ def test_an_invalid_value_is_refused(option, given, message):
 @pytest.mark.parametrize("name", ["train", "embed"])
 def test_every_field_of_a_recipe_has_an_option(command, name):
     shown = command(name, "--help-all").out
-    with_another = {"losses": "loss", "widths": "chunk_width", "width_rule": "chunk_width", "groups": "deconstruct"}
+    with_another = {"losses": "loss", "widths": "chunk_width", "groups": "deconstruct"}
     for field in fields(Recipe):
         option = with_another.get(field.name, NAMES.get(field.name, field.name))
         assert f"--{option.replace('_', '-')}" in shown
 
 
 def test_later_options_win_over_earlier_ones_and_their_presets():
-    of_file = ("default", {"epochs": 7, "deconstruct": "marker", "chunk_width": ["variance"]})
+    of_file = ("default", {"epochs": 7, "deconstruct": "marker", "chunk_width": ["CD4=16"]})
 
     recipe = recipe_from_options(of_file, ("paper", {"epochs": 3}))
 
-    assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3, width_rule="variance")
+    assert recipe == replace(Recipe(**PRESETS["paper"]), epochs=3, widths={"CD4": 16})

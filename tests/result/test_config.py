@@ -7,6 +7,7 @@ import pytest
 
 from mxsplicer.result.config import write_config
 from mxsplicer.result.options import Options, Running, names_slides, read_option, write_options
+from mxsplicer.result.settings import describe_differences
 from mxsplicer.result.slides import SlideRecord
 from mxsplicer.splicer.recipe import PRESETS, Recipe
 from mxsplicer.splicer.views import Views
@@ -17,7 +18,7 @@ from mxsplicer.splicer.views import Views
     [
         Recipe(),
         Recipe(loss="sigreg", losses={"CD8a": "simclr"}, weights={"HLA=DR": 2.0}, surroundings="keep"),
-        Recipe(width_rule="rank", widths={"CD4": 24}, controls=("AF1",), omit=("AF1", "Argo550"), epochs=3),
+        Recipe(widths={"CD4": 24}, omit=("AF1", "Argo550"), epochs=3),
         Recipe(**PRESETS["paper"]),
     ],
 )
@@ -27,6 +28,14 @@ def test_a_recipe_written_as_options_is_read_again(recipe):
         made |= read_option(name, value)
 
     assert Recipe(**made) == recipe
+
+
+def test_a_result_made_with_a_setting_that_was_removed_was_made_differently():
+    now = {"options": {"epochs": 3}, "inputs": {}, "files": {}}
+
+    assert describe_differences(now | {"options": {"epochs": 3, "width_rule": "equal"}}, now) == []
+    differences = describe_differences(now | {"options": {"epochs": 3, "width_rule": "rank"}}, now)
+    assert differences == ["width-rule was rank, which was removed"]
 
 
 def test_groups_of_markers_are_kept_with_the_options(tmp_path):

@@ -31,6 +31,12 @@ def test_fields_that_an_older_run_lacks_have_their_defaults():
     assert Recipe.from_settings({"method": "joint"}) == Recipe(method="joint")
 
 
+def test_settings_that_were_removed_are_ignored_unless_they_changed_the_training():
+    assert Recipe.from_settings({"epochs": 3, "width_rule": "equal", "controls": []}) == Recipe(epochs=3)
+    with pytest.raises(InputError, match=r"`width_rule` is 'rank' .* removed. Leave out `width_rule`"):
+        Recipe.from_settings({"width_rule": "rank"})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -124,7 +130,14 @@ def late(markers):
 
 def objective(recipe, markers=("DAPI", "CD3e")):
     components = recipe.components(markers)
-    return recipe.objective(ResNet(2, 16, width=4), components, [8] * len(components), patch_px=16)
+    return recipe.objective(ResNet(2, 16, width=4), components, patch_px=16)
+
+
+def test_chunks_are_equal_unless_another_width_is_given_for_a_component_or_its_marker():
+    made = objective(Recipe(chunk_width=8, widths={"DAPI": 10, "CD3e rim": 7}))
+
+    widths = dict(zip(made.chunk_names, made.chunks.widths, strict=True))
+    assert widths == {"DAPI rim": 10, "CD3e rim": 7, "DAPI interior": 10, "CD3e interior": 8}
 
 
 def test_a_users_objective_with_a_further_view_keeps_the_contract(mine):
