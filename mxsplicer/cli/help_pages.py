@@ -150,11 +150,6 @@ OPTIONS: dict[str, OptionHelp] = {
         metavar="LOSS",
         kind=list[str],
     ),
-    "covariance_scope": OptionHelp(
-        MODEL,
-        "Whether VICReg decorrelates a feature from its chunk or from the whole embedding.",
-        metavar="chunk|embedding",
-    ),
     "deconstruct": OptionHelp(
         MODEL,
         "What gets an encoder of its own: marker; pairs (each marker with the nuclei); compartments (rim and interior "

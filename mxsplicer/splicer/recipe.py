@@ -25,10 +25,9 @@ T = TypeVar("T")
 NORMALIZATIONS = ("gain", "common")
 SURROUNDINGS = ("hide", "keep")  # of a cell, in its patch
 COMPONENT_AREAS = ("cell", "patch")
-COVARIANCE_SCOPES = ("chunk", "embedding")
 
 # Fields of earlier versions that gained nothing, each with the value that is left.
-REMOVED: dict[str, Any] = {"width_rule": "equal", "controls": []}
+REMOVED: dict[str, Any] = {"width_rule": "equal", "controls": [], "covariance_scope": "chunk"}
 
 # Steps by default, from where more of them no longer pay: docs/performance.md.
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 3, 100, 2_000
@@ -49,8 +48,6 @@ class Recipe:
     losses, weights
         Loss and weight of single components, by name, where they differ. The name of a marker means both of its
         compartments.
-    covariance_scope
-        Whether VICReg decorrelates a feature from those of its ``"chunk"`` or of the whole primary ``"embedding"``.
     deconstruction
         What the components are: ``"marker"``, ``"pairs"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
         ``"nucleus"``, ``"mask"``, ``"halves"``, ``"sides"``, a function of your own, ``"module:function"``, or several
@@ -123,7 +120,6 @@ class Recipe:
     loss: str = "vicreg"
     losses: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
-    covariance_scope: str = "chunk"  # the paper: chunks are "optimised separately"
     deconstruction: str = "compartments"
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omit: tuple[str, ...] = ()
@@ -159,10 +155,6 @@ class Recipe:
         _check_word("method", self.method, OBJECTIVES, own="module:Class")
         for loss in (self.loss, *self.losses.values()):
             _check_word("loss", loss, LOSSES, own="module:Class")
-        _check_word("covariance_scope", self.covariance_scope, COVARIANCE_SCOPES)
-        if self.covariance_scope == "embedding" and "vicreg" not in (self.loss, *self.losses.values()):
-            msg = f"`covariance_scope='embedding'` needs the loss vicreg; {self.loss} has no covariance term."
-            raise InputError(msg, "Use `covariance_scope='chunk'`.")
         _check_word("encoder", self.encoder, ENCODERS, own="module:Class")
         _check_word("component_encoder", self.component_encoder, COMPONENT_ENCODERS)
         _check_word("normalization", self.normalization, NORMALIZATIONS)
@@ -243,7 +235,6 @@ class Recipe:
                 components_per_step=self.components_per_step,
                 redundancy_weight=self.redundancy_weight,
                 consistency_weight=self.consistency_weight,
-                covariance_across=self.covariance_scope == "embedding",
                 hide=self.component_area == "cell",
                 spanning=self.view_plan().spanning,
             )

@@ -41,7 +41,7 @@ def sides(n: int, cells: int, width: int) -> dict[str, Callable[[], None]]:
 
     def redundancy() -> Callable[[], None]:
         e = torch.randn(cells, n * width, requires_grad=True)
-        return lambda: redundancy_between_chunks(e, equal, correlation=True).sum().backward()
+        return lambda: redundancy_between_chunks(e, equal).sum().backward()
 
     ones = (1.0,) * n
     return {

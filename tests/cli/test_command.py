@@ -50,7 +50,7 @@ def test_an_old_name_works_and_is_logged(renamed, command, caplog):
         assert old.err.splitlines()[-1] == new.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("option", ["controls"])
+@pytest.mark.parametrize("option", ["controls", "covariance_scope"])
 def test_an_option_that_was_removed_is_refused_unless_a_file_of_options_has_what_is_left(option, command, slide):
     dashed, left = option.replace("_", "-"), json.dumps(REMOVED[option])
     Path("before.toml").write_text(f"{dashed} = {left}")

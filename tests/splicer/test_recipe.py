@@ -46,7 +46,6 @@ def test_settings_that_were_removed_are_ignored_unless_they_changed_the_training
         ({"chunk_width": 0}, "`chunk_width` is 0; it must be at least 1"),
         ({"epochs": 0}, "`epochs` is 0"),
         ({"redundancy_weight": -1.0}, "`redundancy_weight` is -1.0; it must be at least 0"),
-        ({"covariance_scope": "embedding", "loss": "simclr"}, "needs the loss vicreg; simclr has no covariance term"),
         ({"groups": {"T": ("CD3e",)}}, "groups of markers are given but not used"),
         ({"learning_rate": float("nan")}, "`learning_rate` is nan; it must be above 0"),
     ],

@@ -61,11 +61,6 @@ class Chunks:
         """Return every chunk of an embedding, (B, D_i)."""
         return torch.split(e, list(self.widths), dim=1)
 
-    def covariance_weights(self, device: torch.device) -> Tensor:
-        """Return the weight of the covariance term in each chunk, (n,), 0 for a loss other than VICReg."""
-        of_each = (getattr(loss, "covariance_weight", 0.0) for loss in self.losses)
-        return _vector(tuple(a * b for a, b in zip(of_each, self.weights, strict=True)), device)
-
     def _some(self, e: Tensor, members: Sequence[int], width: int) -> Tensor:
         """Return chunks of one width, (B, m, D)."""
         if len(members) == len(self.widths):

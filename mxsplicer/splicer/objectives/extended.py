@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mxsplicer.splicer.objectives.components import ComponentSource
 from mxsplicer.splicer.objectives.extensions.consistency import mean_over_views, weigh_consistency
-from mxsplicer.splicer.objectives.extensions.covariance import covariance_between_chunks
 from mxsplicer.splicer.objectives.extensions.missing_markers import known_components, known_rows
 from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
 from mxsplicer.splicer.objectives.extensions.selection import fill_unselected, select_components, weigh_selected
@@ -69,13 +68,11 @@ class ExtendedSplicer(Splicer):
         """Return each term of the loss for every chunk, (n,)."""
         of_views = [self._sum_over_chunks(e[0], of_view, selected, known) for of_view in e[1:]]
         terms = mean_over_views(of_views)
-        if self.parts.covariance_across:
-            terms["covariance"] = terms["covariance"] + covariance_between_chunks(e[0], self.chunks)
         if self.parts.consistency_weight:
             of_components = self._sum_over_chunks(e[1], e[2], selected, known)
             terms |= weigh_consistency(of_components, self.parts.consistency_weight)
         if self.parts.redundancy_weight:
-            repeated = redundancy_between_chunks(e[0], self.chunks.widths, correlation=True)
+            repeated = redundancy_between_chunks(e[0], self.chunks.widths)
             terms["redundancy"] = self.parts.redundancy_weight * repeated
         return terms
 

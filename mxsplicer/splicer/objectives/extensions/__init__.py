@@ -5,7 +5,6 @@ file                  what it adds                                              
 ====================  ==============================================================  ================================
 ``redundancy``        a term that keeps chunks from repeating each other              ``redundancy_weight``
 ``consistency``       a loss between two views of the same component                  ``consistency_weight``
-``covariance``        VICReg's covariance between chunks, too                         ``covariance_scope="embedding"``
 ``selection``         training k of n components in each step, round-robin            ``components_per_step``
 ``missing_markers``   leaving cells out of components whose markers their slide lacks  – (``train(panel="union")``)
 ``spanning``          components of several markers that share the whole's geometry   ``views="spanning"``

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 
 
-def redundancy_between_chunks(e: Tensor, widths: Sequence[int], *, correlation: bool) -> Tensor:
+def redundancy_between_chunks(e: Tensor, widths: Sequence[int]) -> Tensor:
     """Return how much each chunk of an embedding (B, sum of D_i) repeats the other chunks, (n,).
 
-    The squared covariances, or correlations, of its features with those of all other chunks, summed and divided by its
-    width, as VICReg's covariance term does within one embedding.
+    The squared correlations of its features with those of all other chunks, summed and divided by its width, as VICReg's
+    covariance term does with covariances within one embedding.
     """
     with torch.autocast(e.device.type, enabled=False):
         centred = e.float() - e.float().mean(dim=0)
-        if correlation:
-            centred = centred / (centred.std(dim=0) + 1e-4)
-        squared = (centred.T @ centred / (len(e) - 1)).pow(2)  # (N, N)
+        scaled = centred / (centred.std(dim=0) + 1e-4)
+        squared = (scaled.T @ scaled / (len(e) - 1)).pow(2)  # (N, N)
         member = _membership(tuple(widths), e.device)
         per_pair = member.T @ squared @ member  # (n, n)
         return (per_pair.sum(dim=1) - per_pair.diagonal()) / _widths(tuple(widths), e.device)
