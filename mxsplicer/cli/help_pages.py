@@ -205,8 +205,7 @@ OPTIONS: dict[str, OptionHelp] = {
     "projector_layers": OptionHelp(MODEL, "Hidden layers between z and the embedding.", least=0),
     "views": OptionHelp(
         MODEL,
-        "Geometry of the two views: shared, independent, or spanning (shared for components of several markers); with "
-        "+upright, views are not rotated or mirrored.",
+        "Geometry of the two views: shared or independent; with +upright, views are not rotated or mirrored.",
         kind=str,
     ),
     "normalization": OptionHelp(

@@ -101,7 +101,10 @@ def _read_settings(result: Result) -> dict[str, Any]:
     settings = result.read_settings()
     defaults = options_as_json(Options())
     del defaults["fold_by"]  # version 0.1.0 did not record it, whatever it was
-    return settings | {"options": defaults | settings["options"]}
+    options = defaults | settings["options"]
+    if isinstance(views := options["views"], dict):  # a field that was removed, and at its default
+        options["views"] = {name: value for name, value in views.items() if (name, value) != ("spanning", False)}
+    return settings | {"options": options}
 
 
 def _given_paths(job: Job) -> list[Path]:

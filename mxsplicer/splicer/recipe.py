@@ -79,9 +79,8 @@ class Recipe:
         Weight of the loss between two views of the same component, which keeps a faint marker in the embedding of its
         component; the chunk is then compared with both views. 0 is the paper's. Only for ``method="splicer"``.
     views
-        How the views differ: ``"shared"`` or ``"independent"`` geometry, or ``"spanning"``: shared for components of
-        several markers, independent for others; ``"upright"`` for images with an orientation (``"shared+upright"`` is
-        both); or a :class:`~mxsplicer.splicer.views.Views`.
+        How the views differ: ``"shared"`` or ``"independent"`` geometry; ``"upright"`` for images with an orientation
+        (``"shared+upright"`` is both); or a :class:`~mxsplicer.splicer.views.Views`.
     normalization
         A marker is clipped and scaled alike on all slides. ``"gain"`` first divides it by the gain of each slide,
         which it measures by the spread of mean intensities between its cells; ``"common"`` does not.
@@ -236,7 +235,6 @@ class Recipe:
                 redundancy_weight=self.redundancy_weight,
                 consistency_weight=self.consistency_weight,
                 hide=self.component_area == "cell",
-                spanning=self.view_plan().spanning,
             )
         )
 
@@ -297,8 +295,8 @@ class Recipe:
             msg = f"`{name}` is {value!r} in these settings; it gained nothing and was removed."
             raise InputError(msg, f"Leave out `{name}`.")
         known = {one.name: _with_tuples(settings[one.name]) for one in fields(cls) if one.name in settings}
-        if isinstance(known.get("views"), Mapping):
-            known["views"] = Views(**known["views"])
+        if isinstance(views := known.get("views"), Mapping):
+            known["views"] = Views(**{one.name: views[one.name] for one in fields(Views) if one.name in views})
         return cls(**known)
 
     def _check_deconstruction(self) -> None:
@@ -381,7 +379,9 @@ def find_removed(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> find_removed({"epochs": 3, "width_rule": "rank", "controls": []})
     {'width_rule': 'rank'}
     """
-    return {name: settings[name] for name, left in REMOVED.items() if settings.get(name, left) != left}
+    removed = {name: settings[name] for name, left in REMOVED.items() if settings.get(name, left) != left}
+    views = settings.get("views")
+    return removed | ({"views": "spanning"} if isinstance(views, Mapping) and views.get("spanning") else {})
 
 
 def find_setting(component: "Component", settings: Mapping[str, T]) -> T | None:

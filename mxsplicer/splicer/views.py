@@ -22,7 +22,6 @@ class ViewInput(NamedTuple):
     patches: Tensor  # (B, C, P, P), normalised
     masks: Tensor | None = None  # (B, m, P, P): transformed as the patches are, without jitter; last in the view
     view_px: int | None = None  # side of the view, if smaller than that of the patches
-    geometry_of_whole: bool = False  # whether it is rotated, shifted and scaled as the first view is
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Views:
     shared_geometry
         Whether all views have the same rotation, shift and scale. Then features of where a marker lies, or of whether
         two markers coincide, agree between views and can be learned.
-    spanning
-        Whether only components of several markers share the geometry of the whole patch.
     upright
         Whether views are neither rotated nor mirrored, for images with an orientation, such as digits.
     scale
@@ -53,7 +50,6 @@ class Views:
     """
 
     shared_geometry: bool = False
-    spanning: bool = False
     upright: bool = False
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 0.05
@@ -74,9 +70,7 @@ class Views:
         patches = inputs[0].patches
         draws = _Draws(generator, patches.device, first, len(patches), of or len(patches))
         geometries = [self._draw_geometry(draws)]
-        for one in inputs[1:]:
-            shared = self.shared_geometry or one.geometry_of_whole
-            geometries.append(geometries[0] if shared else self._draw_geometry(draws))
+        geometries += [geometries[0] if self.shared_geometry else self._draw_geometry(draws) for _ in inputs[1:]]
         views = tuple(_transform(one, geometry) for one, geometry in zip(inputs, geometries, strict=True))
         for one, view in zip(inputs, views, strict=True):
             self._jitter(view[:, : one.patches.shape[1]], draws)
@@ -132,18 +126,18 @@ class _Draws:
 
 
 def plan_views(name: str) -> Views:
-    """Return the views of a name: ``shared``, ``independent`` or ``spanning``, ``upright``, or ``shared+upright``."""
+    """Return the views of a name: ``shared`` or ``independent``, ``upright``, or ``shared+upright``."""
     words = name.split("+")
-    geometries = {"shared", "independent", "spanning"}
+    geometries = {"shared", "independent"}
     if not set(words) <= {*geometries, "upright"} or len(geometries.intersection(words)) > 1:
         msg = f"`views` is {name!r}, which is unknown."
-        raise InputError(msg, "Choose shared, independent or spanning, or one of them with +upright.")
-    return Views(shared_geometry="shared" in words, spanning="spanning" in words, upright="upright" in words)
+        raise InputError(msg, "Choose shared or independent, or one of them with +upright.")
+    return Views(shared_geometry="shared" in words, upright="upright" in words)
 
 
 def _transform(view_input: ViewInput, geometry: Tensor) -> Tensor:
     """Return patches and masks of a view rotated, shifted and scaled, (B, C + m, P, P), as a copy."""
-    patches, masks, px, _ = view_input
+    patches, masks, px = view_input
     if masks is not None:
         patches = torch.cat([patches, masks.to(patches.dtype)], dim=1)
     px = px or patches.shape[2]

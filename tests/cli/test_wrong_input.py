@@ -192,7 +192,7 @@ CASES = {
     "an unknown loss": (with_options("--loss", "mse"), ["'mse'", "vicreg, simclr"]),
     "an unknown encoder": (with_options("--encoder", "vit"), ["'vit'", "resnet50, separable, hybrid"]),
     "an unknown area": (with_options("--encoder-area", "blur"), ["--encoder-area is 'blur'", "cell or patch"]),
-    "unknown views": (with_options("--views", "none"), ["'none'", "shared, independent or spanning"]),
+    "unknown views": (with_options("--views", "spanning"), ["'spanning'", "Choose shared or independent"]),
     "an unknown device": (with_options("--device", "tpu"), ["'tpu'", "auto, cpu, cuda, cuda:N and mps"]),
     "a number that is none": (with_options("--epochs", "many"), ["--epochs", "integer"]),
     "no epochs": (with_options("--epochs", 0), ["--epochs"]),

@@ -4,16 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxsplicer.splicer.deconstruction import by_group, by_marker, combine
+from mxsplicer.splicer.deconstruction import by_marker
 from mxsplicer.splicer.encoders import ResNet
 from mxsplicer.splicer.losses import LOSSES
 from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import Chunks
 from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import OBJECTIVES, ExtendedSplicer, Parts, Splicer
-from mxsplicer.splicer.objectives.components import join_components
 from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
-from mxsplicer.splicer.views import Views
 from mxsplicer.testing import check_objective
 
 MARKERS = ["DAPI", "CD3e", "CD20"]
@@ -219,27 +217,3 @@ def test_components_show_only_the_cell_if_surroundings_are_hidden():
 
     torch.testing.assert_close(hidden.masks, (regions == 1)[:, None])
     assert kept.masks is None
-
-
-@pytest.mark.parametrize("names", [["pair", "marker"], ["marker", "pair"], ["pair"]])
-def test_only_components_of_several_markers_share_the_geometry_of_the_whole_in_spanning_views(names):
-    pair = by_group({"CD3e with DAPI": ["CD3e", "DAPI"]})
-    components = combine([{"pair": pair, "marker": by_marker}[name] for name in names])(MARKERS)
-    n = len(components)
-    chunks = Chunks((4,) * n, (VICReg(),) * n, (1.0,) * n)
-    objective = OBJECTIVES["splicer"](parts(components=tuple(components), chunks=chunks, spanning=True))
-    still = Views(spanning=True, gain=0, offset=0, noise=0, blur=0)
-    cells = patches()
-
-    whole, *views = still(
-        *objective.view_inputs(cells, cells, torch.ones(8, 16, 16)), generator=torch.Generator().manual_seed(0)
-    )
-
-    shown = join_components(objective.sources, views, 3)
-    inside = shown != 0  # the edge of a rotated mask is soft or 0
-    for component, one, where in zip(components, shown.unbind(1), inside.unbind(1), strict=True):
-        width = len(component.channels)
-        alike = torch.isclose(one[:, :width], whole[:, component.channels], atol=1e-4)[where[:, :width]]
-        assert alike.float().mean() > 0.99 if width > 1 else alike.float().mean() < 0.1
-    objective(whole, *views)["invariance"].sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in objective.component_encoders.parameters())

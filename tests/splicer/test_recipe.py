@@ -33,6 +33,10 @@ def test_fields_that_an_older_run_lacks_have_their_defaults():
 
 def test_settings_that_were_removed_are_ignored_unless_they_changed_the_training():
     assert Recipe.from_settings({"epochs": 3, "width_rule": "equal", "controls": []}) == Recipe(epochs=3)
+    views = {"shared_geometry": True, "spanning": False}
+    assert Recipe.from_settings({"views": views}) == Recipe(views=Views(shared_geometry=True))
+    with pytest.raises(InputError, match=r"`views` is 'spanning' .* removed. Leave out `views`"):
+        Recipe.from_settings({"views": {"spanning": True}})
     with pytest.raises(InputError, match=r"`width_rule` is 'rank' .* removed. Leave out `width_rule`"):
         Recipe.from_settings({"width_rule": "rank"})
 

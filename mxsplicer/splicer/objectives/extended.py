@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.splicer.objectives.components import ComponentSource
 from mxsplicer.splicer.objectives.extensions.consistency import mean_over_views, weigh_consistency
 from mxsplicer.splicer.objectives.extensions.missing_markers import known_components, known_rows
 from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
 from mxsplicer.splicer.objectives.extensions.selection import fill_unselected, select_components, weigh_selected
-from mxsplicer.splicer.objectives.extensions.spanning import spanning_sources
-from mxsplicer.splicer.objectives.objective import Parts, Terms
+from mxsplicer.splicer.objectives.objective import Terms
 from mxsplicer.splicer.objectives.splicer import Splicer
 from mxsplicer.splicer.views import ViewInput
 
@@ -28,13 +26,10 @@ class ExtendedSplicer(Splicer):
     of: both are arguments, which :meth:`step_arguments` returns, and None means all.
     """
 
-    def _sources(self, parts: Parts) -> list[ComponentSource]:
-        return spanning_sources(parts.components, hide=parts.hide) if parts.spanning else super()._sources(parts)
-
     def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:
         """Return the whole patch, and what the components are cut from: twice for consistency."""
-        whole, *cut_from = super().view_inputs(shown, patches, regions)
-        return (whole, *cut_from, *cut_from * bool(self.parts.consistency_weight))
+        whole, cut_from = super().view_inputs(shown, patches, regions)
+        return (whole, cut_from, cut_from) if self.parts.consistency_weight else (whole, cut_from)
 
     def step_arguments(self, step: int, known: np.ndarray | None) -> dict[str, Any]:
         """Return the components that a step trains, and those that each cell has the markers of, where not all."""
@@ -54,9 +49,7 @@ class ExtendedSplicer(Splicer):
         """Return z (B, d), e (B, N), and for each further view the embeddings of all components as columns (B, N)."""
         z = self.encoder(views[0])
         e = self.projector(z)
-        n = len(self.sources)
-        of_views = [views[i : i + n] for i in range(1, len(views), n)]
-        return z, e, *(self._embed_components(some, views[0].shape[1], e, selected) for some in of_views)
+        return z, e, *(self._embed_components(view, views[0].shape[1], e, selected) for view in views[1:])
 
     def terms(
         self,
@@ -86,11 +79,9 @@ class ExtendedSplicer(Splicer):
         """Return every chunk with its component, of the cells that have its markers."""
         return known_rows(super().pairs(z, *e), known)
 
-    def _embed_components(
-        self, views: Sequence[Tensor], n_markers: int, e: Tensor, selected: Sequence[int] | None
-    ) -> Tensor:
+    def _embed_components(self, view: Tensor, n_markers: int, e: Tensor, selected: Sequence[int] | None) -> Tensor:
         """Return the embeddings of all components (B, N); for one that is not selected, its columns of ``e``."""
-        components = self.cut_components(views, n_markers=n_markers)
+        components = self.cut_components(view, n_markers=n_markers)
         computed = self.component_encoders(components, selected)  # (B, k, widest)
         every = range(len(self.chunks.widths))
         targets = self.chunks.split(e.detach())

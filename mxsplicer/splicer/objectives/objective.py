@@ -36,7 +36,6 @@ class Parts:
     redundancy_weight: float = 0.0
     consistency_weight: float = 0.0
     hide: bool = True  # whether components show only the cell, unless they define their pixels
-    spanning: bool = False  # whether components of several markers share the geometry of the whole patch
     components_per_step: int | None = None  # number of components trained in each step; None: all
 
     @property

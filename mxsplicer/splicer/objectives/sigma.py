@@ -23,7 +23,7 @@ class Sigma(ExtendedSplicer):
 
     def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:
         """Return the whole patch, and what the components are cut from, once: consistency is for chunks alone."""
-        return super().view_inputs(shown, patches, regions)[: 1 + len(self.sources)]
+        return super().view_inputs(shown, patches, regions)[:2]
 
     def terms(
         self,
@@ -45,10 +45,8 @@ class Sigma(ExtendedSplicer):
         """Return the whole embedding with each component."""
         return known_rows(((e[0], component) for component in self.chunks.split(e[1])), known)
 
-    def _embed_components(
-        self, views: Sequence[Tensor], n_markers: int, e: Tensor, selected: Sequence[int] | None
-    ) -> Tensor:
-        return super()._embed_components(views, n_markers, self._repeated(e), selected)
+    def _embed_components(self, view: Tensor, n_markers: int, e: Tensor, selected: Sequence[int] | None) -> Tensor:
+        return super()._embed_components(view, n_markers, self._repeated(e), selected)
 
     def _repeated(self, e: Tensor) -> Tensor:
         return e.repeat(1, len(self.chunks.widths))

@@ -27,7 +27,7 @@ class Splicer(ComponentObjective):
         whole, view_b = views
         z = self.encoder(whole)  # z = f(x), (B, d)
         e = self.projector(z)  # e = g(z), (B, N)
-        components = self.cut_components([view_b], n_markers=whole.shape[1])  # x*_1 ... x*_n, (B, n, C, P, P)
+        components = self.cut_components(view_b, n_markers=whole.shape[1])  # x*_1 ... x*_n, (B, n, C, P, P)
         e_components = self.component_encoders(components).unbind(dim=1)  # e*_1 ... e*_n, (B, widest chunk) each
         each = zip(e_components, self.chunks.widths, strict=True)
         return z, e, torch.cat([e_component[:, :width] for e_component, width in each], dim=1)

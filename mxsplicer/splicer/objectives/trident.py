@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxsplicer.splicer.objectives.components import ComponentSource
 from mxsplicer.splicer.objectives.objective import Parts, Terms
 from mxsplicer.splicer.objectives.sigma import Sigma
 from mxsplicer.splicer.views import ViewInput
@@ -23,12 +22,9 @@ class Trident(Sigma):
         super().__init__(parts)
         self.chunk_names = ("whole", *self.chunk_names)
 
-    def _sources(self, parts: Parts) -> list[ComponentSource]:
-        return [ComponentSource(parts.components, hide=parts.hide)]  # with the geometry of a view of the patch
-
     def view_inputs(self, shown: Tensor, patches: Tensor, regions: Tensor) -> tuple[ViewInput, ...]:
         """Return the whole patch; and, as one view, the whole patch and what the components are cut from."""
-        return (ViewInput(shown), ViewInput(torch.cat([shown, patches], dim=1), self.sources[0].pixels(regions)))
+        return (ViewInput(shown), ViewInput(torch.cat([shown, patches], dim=1), self.pixels(regions)))
 
     def embed(
         self,
@@ -41,7 +37,7 @@ class Trident(Sigma):
         second, paired = views[1].tensor_split([n_markers], dim=1)
         z = self.encoder(torch.cat([views[0], second]))
         e_a, e_b = self.projector(z).chunk(2)
-        return z[: len(second)], e_a, e_b, self._embed_components([paired], n_markers, e_a, selected)
+        return z[: len(second)], e_a, e_b, self._embed_components(paired, n_markers, e_a, selected)
 
     def terms(
         self, z: Tensor, *e: Tensor, selected: Sequence[int] | None = None, known: np.ndarray | None = None

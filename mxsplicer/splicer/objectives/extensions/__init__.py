@@ -7,7 +7,6 @@ file                  what it adds                                              
 ``consistency``       a loss between two views of the same component                  ``consistency_weight``
 ``selection``         training k of n components in each step, round-robin            ``components_per_step``
 ``missing_markers``   leaving cells out of components whose markers their slide lacks  – (``train(panel="union")``)
-``spanning``          components of several markers that share the whole's geometry   ``views="spanning"``
 ====================  ==============================================================  ================================
 
 All are functions of their arguments. Weights, widths and losses of single chunks are in

@@ -10,8 +10,8 @@ from torch import Tensor
 def redundancy_between_chunks(e: Tensor, widths: Sequence[int]) -> Tensor:
     """Return how much each chunk of an embedding (B, sum of D_i) repeats the other chunks, (n,).
 
-    The squared correlations of its features with those of all other chunks, summed and divided by its width, as VICReg's
-    covariance term does with covariances within one embedding.
+    The squared correlations of its features with those of all other chunks, summed and divided by its width. VICReg's
+    covariance term does so with covariances within one embedding.
     """
     with torch.autocast(e.device.type, enabled=False):
         centred = e.float() - e.float().mean(dim=0)
