@@ -146,7 +146,7 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "loss": OptionHelp(
         MODEL,
-        "vicreg, simclr, clip, barlow, sigreg or module:Class; NAME=LOSS for one component. Repeat for several.",
+        "vicreg, simclr, sigreg or module:Class; NAME=LOSS for one component. Repeat for several.",
         metavar="LOSS",
         kind=list[str],
     ),

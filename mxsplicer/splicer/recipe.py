@@ -43,8 +43,8 @@ class Recipe:
         The objective: ``"splicer"`` (arXiv 2503.07444), a method it is compared with (``"joint"``, ``"sigma"``,
         ``"trident"``), or a class of your own, ``"module:Class"``; see :mod:`mxsplicer.splicer.objectives`.
     loss
-        The loss between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"clip"``, ``"barlow"``,
-        ``"sigreg"``, or a class of your own, ``"module:Class"``.
+        The loss between each chunk and its component: ``"vicreg"``, ``"simclr"``, ``"sigreg"``, or a class of your own,
+        ``"module:Class"``.
     losses, weights
         Loss and weight of single components, by name, where they differ. The name of a marker means both of its
         compartments.

@@ -20,8 +20,8 @@ def test_options_come_on_top_of_a_preset():
     [
         (
             "loss",
-            ["sigreg", "CD8a=simclr", "HLA=DR=clip"],
-            {"loss": "sigreg", "losses": {"CD8a": "simclr", "HLA=DR": "clip"}},
+            ["sigreg", "CD8a=simclr", "HLA=DR=vicreg"],
+            {"loss": "sigreg", "losses": {"CD8a": "simclr", "HLA=DR": "vicreg"}},
         ),
         ("loss", ["CD8a=simclr"], {"losses": {"CD8a": "simclr"}}),
         ("component_weight", ["CD8a=2", "DAPI=0.5"], {"weights": {"CD8a": 2.0, "DAPI": 0.5}}),
@@ -50,6 +50,7 @@ def test_a_file_of_groups_becomes_part_of_the_recipe(tmp_path):
         ("component_weight", ["CD8a=0"], "weight of CD8a is 0.0; it must be above 0"),
         ("chunk_width", ["CD8a=2.5"], "`chunk_width` '2.5' is not an integer"),
         ("chunk_width", ["variance", "16"], "`chunk_width` 'variance' is not an integer"),
+        ("loss", ["barlow"], "loss 'barlow' not found. Choose `loss` from vicreg, simclr, sigreg, module:Class"),
         ("loss", ["CD8a=mse"], "loss 'mse' not found"),
         ("deconstruct", "groups", "no groups of markers are given. Name their file"),
         ("deconstruct", "marker+thirds", "deconstruction 'thirds' not found"),

@@ -7,8 +7,8 @@ import torch
 from mxsplicer.splicer.deconstruction import by_marker
 from mxsplicer.splicer.encoders import ResNet
 from mxsplicer.splicer.losses import LOSSES
-from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import Chunks
+from mxsplicer.splicer.losses.simclr import SimCLR
 from mxsplicer.splicer.losses.vicreg import VICReg
 from mxsplicer.splicer.objectives import OBJECTIVES, ExtendedSplicer, Parts, Splicer
 from mxsplicer.splicer.objectives.extensions.redundancy import redundancy_between_chunks
@@ -162,7 +162,7 @@ def test_a_change_of_one_component_changes_its_chunk_alone():
 
 
 def test_each_chunk_has_its_own_loss_and_weight():
-    losses, weights = (VICReg(), BarlowTwins(), VICReg()), (1.0, 2.0, 0.5)
+    losses, weights = (VICReg(), SimCLR(), VICReg()), (1.0, 2.0, 0.5)
     objective = OBJECTIVES["splicer"](parts(UNEQUAL, chunks=Chunks(UNEQUAL, losses, weights)))
     a, b = views(objective)
 

@@ -137,7 +137,7 @@ CASES = {
     "splicer": SMALL,
     "round-robin": replace(SMALL, components_per_step=2),
     "joint": replace(SMALL, method="joint", loss="simclr"),
-    "mixed": replace(SMALL, losses={"CD20": "clip"}, weights={"DAPI": 2.0}, widths={"CD3e": 5}),
+    "mixed": replace(SMALL, losses={"CD20": "simclr"}, weights={"DAPI": 2.0}, widths={"CD3e": 5}),
     "accumulated": replace(SMALL, loss="sigreg", accumulate=2),
 }
 

@@ -69,7 +69,7 @@ def test_every_method_trains_on_every_deconstruction(store, tmp_path, method, de
 
 
 def test_chunks_have_their_own_widths_losses_and_weights(store, tmp_path):
-    chosen = {"losses": {"CD20": "clip"}, "weights": {"CD3e": 2.0}, "widths": {"CD20": 5}, "omit": ("DAPI",)}
+    chosen = {"losses": {"CD20": "simclr"}, "weights": {"CD3e": 2.0}, "widths": {"CD20": 5}, "omit": ("DAPI",)}
 
     run = train(store, tmp_path / "run", **chosen)
 

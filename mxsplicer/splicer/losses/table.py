@@ -1,12 +1,10 @@
 """The table of losses: their names, and a user's own class by ``module:Class``."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
 from mxsplicer.errors import InputError, describe_error
-from mxsplicer.splicer.losses.barlow import BarlowTwins
 from mxsplicer.splicer.losses.chunks import per_chunk
 from mxsplicer.splicer.losses.loss import Loss
 from mxsplicer.splicer.losses.sigreg import SIGReg
@@ -16,9 +14,7 @@ from mxsplicer.system.imports import import_by_name
 
 LOSSES: dict[str, Callable[[], Loss]] = {
     "vicreg": VICReg,
-    "simclr": SimCLR,  # NT-Xent: all 2B - 2 negatives
-    "clip": partial(SimCLR, negatives="cross"),  # only the B - 1 negatives of the other view
-    "barlow": BarlowTwins,
+    "simclr": SimCLR,
     "sigreg": SIGReg,
 }
 
