@@ -152,7 +152,7 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "deconstruct": OptionHelp(
         MODEL,
-        "What gets an encoder of its own: marker; pairs (each marker with the nuclei); compartments (rim and interior "
+        "What gets an encoder of its own: marker; compartments (rim and interior "
         "of the cell in each marker); groups of markers (a YAML file); regions (cell, neighbours, background); cell "
         "(and surroundings); nucleus (and cytoplasm); mask (and outside); halves; sides; module:function; or "
         "several, as in marker+regions.",

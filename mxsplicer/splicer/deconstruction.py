@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxsplicer.errors import InputError, describe_error
-from mxsplicer.images.markers import find_nuclear_marker
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, OTHER_CELL, THIS_CELL
 from mxsplicer.system.imports import import_by_name
 
@@ -115,28 +114,6 @@ def by_marker(markers: Sequence[str]) -> list[Component]:
     return [Component(marker, (channel,)) for channel, marker in enumerate(markers)]
 
 
-def by_nuclear_pair(markers: Sequence[str]) -> list[Component]:
-    """Deconstruct into one component per marker together with the nuclear stain, which shows where in the cell it lies.
-
-    Raises
-    ------
-    InputError
-        If none of the markers is known to stain nuclei.
-
-    Examples
-    --------
-    >>> [(component.name, component.channels) for component in by_nuclear_pair(["CD3e", "DAPI"])]
-    [('CD3e with DAPI', (1, 0))]
-    """
-    nuclear = find_nuclear_marker(markers)
-    if nuclear is None or len(markers) < 2:
-        msg = f"pairs need a marker that is known to stain nuclei and one other marker; found {', '.join(markers)}."
-        raise InputError(msg, "Define the pairs as groups of markers, with `deconstruction`.")
-    with_channels = [(marker, channel) for channel, marker in enumerate(markers) if marker != nuclear]
-    nucleus = list(markers).index(nuclear)
-    return [Component(f"{marker} with {nuclear}", (nucleus, channel)) for marker, channel in with_channels]
-
-
 def by_group(groups: Mapping[str, Sequence[str]]) -> Deconstruction:
     """Return the deconstruction into named groups of markers, which may overlap; a pair shows what spans two channels.
 
@@ -228,7 +205,6 @@ def by_side(markers: Sequence[str]) -> list[Component]:
 
 DECONSTRUCTIONS: dict[str, Deconstruction] = {
     "marker": by_marker,
-    "pairs": by_nuclear_pair,
     "compartments": by_compartment,
     "regions": by_region,
     "cell": by_cell,

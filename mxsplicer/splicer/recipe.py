@@ -49,7 +49,7 @@ class Recipe:
         Loss and weight of single components, by name, where they differ. The name of a marker means both of its
         compartments.
     deconstruction
-        What the components are: ``"marker"``, ``"pairs"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
+        What the components are: ``"marker"``, ``"compartments"``, ``"groups"``, ``"regions"``, ``"cell"``,
         ``"nucleus"``, ``"mask"``, ``"halves"``, ``"sides"``, a function of your own, ``"module:function"``, or several
         of these joined by ``+``; see :mod:`mxsplicer.splicer.deconstruction`.
     groups

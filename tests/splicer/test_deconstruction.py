@@ -112,14 +112,6 @@ def test_groups_may_overlap_and_those_with_fewer_channels_are_padded_with_zeros(
     assert not stacked[:, 1, 1].any()
 
 
-def test_pairs_show_every_marker_with_the_nuclear_stain():
-    components = DECONSTRUCTIONS["pairs"](["CD3e", "Hoechst", "CD20"])
-
-    assert [(c.name, c.channels) for c in components] == [("CD3e with Hoechst", (1, 0)), ("CD20 with Hoechst", (1, 2))]
-    with pytest.raises(InputError, match="pairs need a marker that is known to stain nuclei and one other"):
-        DECONSTRUCTIONS["pairs"](["CD3e", "CD20"])
-
-
 def test_a_composite_has_the_components_of_all_in_order():
     both = combine([DECONSTRUCTIONS["marker"], DECONSTRUCTIONS["regions"]])
     patches, regions = example()
