@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine may be busy: no property is about time, but for that of a hang, which says so.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Threads slow down networks this small, and stall if another process uses the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
