@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import KDTree
-from scipy.stats import rankdata
 
 _N_NEAR = 20  # cells of the two clusters around a cell
 _FEWEST_NEAR = 5
@@ -179,6 +178,8 @@ def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _auroc(first: np.ndarray, second: np.ndarray) -> float:
+    from scipy.stats import rankdata  # half a second to load
+
     first, second = first[np.isfinite(first)], second[np.isfinite(second)]
     if not len(first) or not len(second):
         return np.nan

@@ -99,10 +99,13 @@ def learned_key(adata: AnnData) -> str:
 
 def title_of_method(adata: AnnData) -> str:
     """Return the title of what embedded the cells: that of the method, or of the built-in model."""
-    if adata.uns.get("mxsplicer", {}).get("settings", {}).get("encoder") == WITHOUT_TRAINING:
-        return BUILT_IN
     method = learned_key(adata).removeprefix("X_")
-    return METHOD_TITLES.get(method, method)
+    return BUILT_IN if _is_built_in(adata) else METHOD_TITLES.get(method, method)
+
+
+def _is_built_in(adata: AnnData) -> bool:
+    settings = adata.uns.get("mxsplicer", {}).get("settings", {})
+    return bool(settings.get("encoder") == WITHOUT_TRAINING)
 
 
 def key_of(name: str) -> str:
@@ -112,7 +115,9 @@ def key_of(name: str) -> str:
 
 def learned(adata: AnnData) -> dict[str, str]:
     """Return the keys of the representations that encoders computed, by name; first that of the run."""
-    titles = {key: name for name, key in LEARNED.items()} | {learned_key(adata): title_of_method(adata)}
+    titles = {key: name for name, key in LEARNED.items()}
+    if _is_built_in(adata):
+        titles[learned_key(adata)] = BUILT_IN
     keys = dict.fromkeys((learned_key(adata), *LEARNED.values()))
     return {titles.get(key, key): key for key in keys if key in adata.obsm}
 
