@@ -35,7 +35,7 @@ _PLANNED_SHARE = 0.85  # of a budget: steps are timed on a few, and other progra
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
 # they grow: fitted to runs of 400 to 9,000 cells and, beyond, to tests/benchmarks/bench_embedding.py.
-_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 20.0, 2.0e-3, 2.5e-4, 50_000
+_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 45.0, 2.0e-3, 2.5e-4, 50_000
 _PER_VALUE = 6e-8  # a cell, a feature and a marker whose correlation is measured
 _TO_REPORT, _PER_REPORTED, _REPORTED = 10.0, 4e-4, 50_000
 _PER_SCORED, _FEATURES_OF_BASELINES = 4e-7, 300  # a cell, a label, and a feature of each description
