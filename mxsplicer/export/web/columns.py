@@ -107,7 +107,7 @@ def _of_categories(values: "pd.Series[Any]") -> tuple[dict[str, Any], np.ndarray
         "counts": counts.tolist(),
         "colors": [colors.category_color(code) for code in range(len(names))],
     }
-    return about, np.where(codes < 0, np.iinfo(dtype).max, codes).astype(dtype)
+    return about, np.where(codes < 0, np.iinfo(dtype).max, codes.astype(np.int64)).astype(dtype)
 
 
 def _of_obs(adata: AnnData, groupby: str) -> Iterator[tuple[str, str, "pd.Series[Any]"]]:
