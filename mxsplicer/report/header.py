@@ -5,7 +5,7 @@ from typing import Any
 from anndata import AnnData
 
 from mxsplicer.tl.reading import rows_by_slide
-from mxsplicer.tl.representations import learned_key, title_of_method
+from mxsplicer.tl.representations import BUILT_IN, learned_key, title_of_method
 
 
 def title(adata: AnnData) -> str:
@@ -25,5 +25,6 @@ def summary(adata: AnnData) -> dict[str, Any]:
         "n_features": adata.obsm[key].shape[1] if key in adata.obsm else 0,
         "n_clusters": adata.obs["leiden"].nunique() if "leiden" in adata.obs else 0,
         "method": "joint embedding" if method == "joint" else method,
+        "is_trained": method != BUILT_IN,
         "use_rep": key,
     }

@@ -12,7 +12,7 @@ from mxsplicer.images.markers import is_control
 from mxsplicer.tl.clustering import cluster_profiles
 from mxsplicer.tl.enrichment import enrichment_is_current
 from mxsplicer.tl.fingerprints import clusters_changed
-from mxsplicer.tl.representations import UNTRAINED, is_baseline, trained
+from mxsplicer.tl.representations import BUILT_IN, UNTRAINED, is_baseline, trained
 
 _DOMINANT_SHARE = 0.4  # of the features that are correlated most strongly with one marker
 _STRONG_R, _WEAK_R = 0.5, 0.15  # |r| from which a feature represents a marker, and below which none does
@@ -90,7 +90,7 @@ def _of_cells(adata: AnnData) -> Iterator[str]:
     for warning in adata.uns.get("mxsplicer", {}).get("few_cells", {}).values():
         yield f"{str(warning)[:1].upper()}{str(warning)[1:]}".replace("`nuclear_marker`", "nuclear marker")
     if adata.n_obs < _FEW_CELLS:
-        yield f"{adata.n_obs:,} cells are few for training: do not trust small clusters or small differences."
+        yield f"{adata.n_obs:,} cells are few: do not trust small clusters or small differences."
 
 
 def _cells(n: int, adata: AnnData) -> str:
@@ -235,10 +235,14 @@ def _of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
                 "than the trained one. This label does not show that training helped."
             )
     spread = scores["balanced_accuracy_sd"].max()
+    if BUILT_IN not in set(scores["representation"]):
+        yield (
+            "Unless a pretrained model was used, the encoder was trained, without labels, on the same cells that are "
+            "scored here; only the classifiers were cross-validated."
+        )
     yield (
-        "Unless a pretrained model was used, the encoder was trained, without labels, on the same cells that are "
-        "scored here; only the classifiers were cross-validated. The standard deviation across folds is up to "
-        f"{spread * 100:.1f} points: smaller differences mean little."
+        f"The standard deviation of scores across folds is up to {spread * 100:.1f} points: smaller differences mean "
+        "little."
     )
     if (scores["left_out"] != "").any():
         yield "Classes that are too rare to occur in every fold were left out of the scores; the scores list them."
