@@ -58,7 +58,7 @@ def annotate_command(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict the name of every cell from its learned features; cells unlike all named ones are unknown.
+    """Predict the name of every cell from its features; cells unlike all named ones are unknown.
 
     Writes the columns predicted and predicted_confidence into obs of each RESULT. A classifier is one JSON file without
     code, which the panel or --names makes, and applies to every result of the same model.

@@ -1,4 +1,4 @@
-"""`mxsplicer embed`: from slides to an AnnData with a learned embedding, and a report."""
+"""`mxsplicer embed`: from slides to an AnnData with an embedding, and a report."""
 
 import json
 from dataclasses import asdict, replace
@@ -61,10 +61,11 @@ def embed_command(
     plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn slides into an AnnData of their cells with a SpliCER embedding, and a report.
+    """Turn slides into an AnnData of their cells with an embedding, and a report.
 
-    Segments where no mask is given, measures the cells, cuts patches, trains (or uses --model), embeds, clusters,
-    scores where labels are given, and writes SLIDE.mxs/. If interrupted, the same command continues.
+    Segments where no mask is given, measures the cells, embeds them by the built-in model (or trains one with --train,
+    or uses --model), clusters, scores where labels are given, and writes SLIDE.mxs/. If interrupted, the same command
+    continues.
     """
     check_slides_given(slides or (), options)
     how: dict[str, Any] = {**vars(running), "options": _with_encoder_class(options, encoder_class)}

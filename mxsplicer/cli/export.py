@@ -35,7 +35,7 @@ _SimplifyPx = Annotated[
 _Csv = Annotated[
     Path | None, typer.Option(metavar="FILE", help="One row per cell in mcmicro's columns, .csv or .csv.gz.")
 ]
-_Features = Annotated[bool, typer.Option("--features", help="Write the learned features into the table too.")]
+_Features = Annotated[bool, typer.Option("--features", help="Write the features into the table too.")]
 _LabelsZarr = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Cells and clusters as OME-Zarr labels; for several slides, a folder."),
