@@ -54,7 +54,7 @@ class Predictions:
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells of each class, and of unknown cells."""
-        counts = np.bincount(np.where(self.codes < 0, len(self.classes), self.codes), minlength=len(self.classes) + 1)
+        counts = np.bincount(self.names.codes, minlength=len(self.classes) + 1)
         return dict(zip([*self.classes, UNKNOWN], map(int, counts), strict=True))
 
     def columns(self, key: str) -> dict[str, Any]:

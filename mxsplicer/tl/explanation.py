@@ -14,7 +14,7 @@ from mxsplicer.tl.clustering import cluster_codes
 from mxsplicer.tl.defaults import N_NEIGHBORS, RESOLUTION
 from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.fingerprints import clusters_changed
-from mxsplicer.tl.marker_words import LARGE_EFFECT, NOTHING, distinct_names, marker_words
+from mxsplicer.tl.marker_words import LARGE_EFFECT, MOST_MARKERS, NOTHING, distinct_names, marker_words
 from mxsplicer.tl.reading import read_rows, row_slices, rows_by_slide
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, intensities_of, learned_key
 from mxsplicer.tl.stability import SHARE, jaccard_of_clusters, sampled_rows
@@ -31,7 +31,6 @@ _MIN_CELLS = 20
 _MIN_JACCARD = 0.5
 _N_SIMILAR = 3  # clusters that are compared for technical effects
 _MIN_BORDER, _BORDER_TIMES = 0.5, 5.0
-_MOST_MARKERS = 3
 _BORDER = "border of the slide"
 
 
@@ -163,6 +162,8 @@ class _Cells:
         self.overall, self.sd = clustered.mean(axis=0, dtype=np.float64), clustered.std(axis=0, dtype=np.float64)
         self.features, self.feature_mean, self.feature_variance = self._patterns()
         self.neighbours = self._neighbours()
+        self.at_border = self._at_border()
+        self.at_border_everywhere = float(self.at_border[self.codes < self.n].mean())
         self.technical = TechnicalEffects(adata, self.names, self.codes, _divide(self.logged - self.overall, self.sd))
         self.jaccard = self._jaccard(key)
 
@@ -170,7 +171,7 @@ class _Cells:
         """Return the evidence on a cluster, its verdict and the reason."""
         effects = self._effects_on_others(k)
         found = _Evidence(int(self.counts[k]), markers=self._listed(effects), jaccard=float(self.jaccard[k]))
-        found.at_border = self._at_border(self.codes == k)
+        found.at_border = float(self.at_border[self.codes == k].mean())
         similar = self._similar(k)
         s = similar[0] if similar else None
         if s is not None:
@@ -205,7 +206,7 @@ class _Cells:
     def _too_few_or_at_border(self, found: _Evidence) -> tuple[str, str] | None:
         if found.count < _MIN_CELLS:
             return UNSTABLE, f"It has {found.count} cells; {_MIN_CELLS} are needed."
-        everywhere = self._at_border(self.codes < self.n)
+        everywhere = self.at_border_everywhere
         if not found.at_border >= max(_MIN_BORDER, _BORDER_TIMES * everywhere):
             return None
         found.technical = _BORDER
@@ -283,7 +284,7 @@ class _Cells:
         return _divide(self.mean[k] - mean, np.sqrt((self.variance[k] + variance) / 2))
 
     def _listed(self, effects: np.ndarray) -> str:
-        order = np.argsort(-np.abs(effects), kind="stable")[:_MOST_MARKERS]
+        order = np.argsort(-np.abs(effects), kind="stable")[:MOST_MARKERS]
         return " ".join(f"{self.markers[j]}{effects[j]:+.1f}" for j in order if abs(effects[j]) >= LARGE_EFFECT)
 
     def _similar(self, k: int) -> list[int]:
@@ -313,11 +314,12 @@ class _Cells:
         """Return the share of a cluster's cells next to a twice as bright one, and the cluster most of those are of."""
         if self.neighbours is None:
             return np.nan, ""
-        intensity = np.expm1(self.logged[:, marker])
         rows = np.flatnonzero(self.codes == k)
         near = self.neighbours[rows]
-        brightest = near[np.arange(len(rows)), intensity[near].argmax(axis=1)]
-        brighter = intensity[brightest] >= _TIMES_BRIGHTER * np.maximum(intensity[rows], 1e-9)
+        of_near = np.expm1(self.logged[near, marker])
+        brightest = near[np.arange(len(rows)), of_near.argmax(axis=1)]
+        own = np.expm1(self.logged[rows, marker])
+        brighter = of_near.max(axis=1) >= _TIMES_BRIGHTER * np.maximum(own, 1e-9)
         sources = np.bincount(self.codes[brightest[brighter]], minlength=self.n + 1)[: self.n]
         return float(brighter.mean()), self.names[int(sources.argmax())] if sources.any() else ""
 
@@ -363,10 +365,11 @@ class _Cells:
         out[: len(found)] = found
         return out
 
-    def _at_border(self, inside: np.ndarray) -> float:
+    def _at_border(self) -> np.ndarray:
+        """Return 1 for each cell (N,) at the border of the slide and 0 for the others, NaN if it is not known."""
         if "at_border" not in self.adata.obs:
-            return np.nan
-        return float(self.adata.obs["at_border"].isin([True]).to_numpy()[inside].mean())
+            return np.full(self.adata.n_obs, np.nan)
+        return np.asarray(self.adata.obs["at_border"].isin([True]), dtype=np.float64)
 
 
 def _with_artefact(name: str, found: _Evidence) -> str:

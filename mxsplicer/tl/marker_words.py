@@ -8,7 +8,7 @@ from mxsplicer.images.markers import is_control, is_nuclear
 
 LARGE_EFFECT = 0.8  # in Cohen's terms; the one threshold of names and verdicts
 NOTHING = "nothing stands out"
-_MOST_MARKERS = 3
+MOST_MARKERS = 3
 
 
 def marker_words(effects: Mapping[str, float], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> list[str]:
@@ -34,9 +34,9 @@ def marker_words(effects: Mapping[str, float], *, also: Sequence[str] = (), with
     usable = {name: d for name, d in effects.items() if not is_nuclear(name) and not is_control(name)}
     ordered = [name for name in sorted(usable, key=lambda name: -usable[name]) if name not in without]
     raised = [name for name in ordered if usable[name] >= LARGE_EFFECT]
-    added = [name for name in also if name in ordered and name not in raised[:_MOST_MARKERS]]
+    added = [name for name in also if name in ordered and name not in raised[:MOST_MARKERS]]
     raised = [name for name in raised if name not in added]
-    first = raised[: max(0, _MOST_MARKERS - len(added))]
+    first = raised[: max(0, MOST_MARKERS - len(added))]
     words = [f"{name}+" for name in [*first, *added, *raised[len(first) :]]]
     return words or [f"{name}-" for name in reversed(ordered) if usable[name] <= -LARGE_EFFECT]
 
@@ -50,8 +50,8 @@ def distinct_names(words: Mapping[str, Sequence[str]]) -> "pd.Series[str]":
     >>> distinct_names(words).tolist()
     ['CD3e+ CD4+ CD45RO+ PD-1+', 'CD3e+ CD4+ CD45RO+', 'nothing stands out']
     """
-    names = {cluster: " ".join(of_it[:_MOST_MARKERS]) or NOTHING for cluster, of_it in words.items()}
-    length = _MOST_MARKERS
+    names = {cluster: " ".join(of_it[:MOST_MARKERS]) or NOTHING for cluster, of_it in words.items()}
+    length = MOST_MARKERS
     while shared := _shared(names, words, length):
         length += 1
         names |= {cluster: " ".join(words[cluster][:length]) for cluster in shared}

@@ -31,7 +31,7 @@ class Places:
     ----------
     share
         For each cell (N,), the share of the first cluster among the cells of the two clusters in the same place; NaN
-        without enough of them.
+        without enough of them, and for other cells if the clusters are not apart.
     separated
         How well this share distinguishes the cells of the two clusters: AUROC.
     """
@@ -59,19 +59,21 @@ def places_around(points: np.ndarray, slide: np.ndarray, first: np.ndarray, seco
     """
     share = np.full(len(points), np.nan)
     either = first | second
+    of_slides = []
     for one in np.unique(slide[either]):
-        here = slide == one
-        pair = np.flatnonzero(here & either)
+        pair = np.flatnonzero((slide == one) & either)
         if len(pair) <= _FEWEST_NEAR:
             continue
-        k = min(_N_NEAR, len(pair) - 1)
-        of_pair = KDTree(points[pair]).query(points[pair], k=range(2, k + 2))[1]  # without the cell itself
-        share[pair] = first[pair][of_pair].mean(axis=1)
-        others = np.flatnonzero(here & ~either)
-        if len(others):
-            near = KDTree(points[pair]).query(points[others], k=range(1, k + 1))[1]
-            share[others] = first[pair][near].mean(axis=1)
-    return Places(share, _auroc(share[first], share[second]))
+        tree, k = KDTree(points[pair]), min(_N_NEAR, len(pair) - 1)
+        share[pair] = first[pair][tree.query(points[pair], k=range(2, k + 2))[1]].mean(axis=1)  # not the cell itself
+        of_slides.append((one, pair, tree, k))
+    separated = _auroc(share[first], share[second])
+    if Places(share, separated).are_apart:  # other cells are compared only then
+        for one, pair, tree, k in of_slides:
+            others = np.flatnonzero((slide == one) & ~either)
+            if len(others):
+                share[others] = first[pair][tree.query(points[others], k=range(1, k + 1))[1]].mean(axis=1)
+    return Places(share, separated)
 
 
 def places_of_groups(group: np.ndarray, first: np.ndarray, second: np.ndarray) -> Places:
