@@ -84,7 +84,8 @@ class SamplePatches:
         chosen = np.sort(np.random.default_rng(seed).choice(self.rows, n_fit, replace=False))
         pca = PCA(min(_N_COMPONENTS, n_fit - 1), svd_solver="randomized", random_state=seed)
         pca.fit(self.read(chosen).reshape(n_fit, -1).numpy())
-        encoder = None if key_of(UNTRAINED) in sample.obsm else untrained(self.run, seed=seed)
+        is_known = key_of(UNTRAINED) in sample.obsm or not self.run.is_trained
+        encoder = None if is_known else untrained(self.run, seed=seed)
         found: dict[str, list[np.ndarray]] = {}
         for start in track(range(0, len(self.rows), _BATCH), "Reading patches for the baselines"):
             rows = self.rows[start : start + _BATCH]

@@ -107,7 +107,12 @@ def train(
     markers, patch_px, pixel_size_um = check_agreement(stores)
     if not recipe.trains:
         check_free(path, overwrite=overwrite)
-        return _measure_moments(stores, path, recipe, spread, panel)
+        moments, normalization = _measure_moments(stores, recipe, spread)
+        settings = _settings_without_training(recipe, moments, stores, panel)
+        with atomic_write(path) as folder:
+            folder.mkdir()
+            save_run(Run(moments, normalization, markers, patch_px, pixel_size_um, settings, path), folder)
+        return load_run(path)
     processes = only_this_process() if alone else find_processes(devices, nodes)
     batches = training_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
@@ -164,19 +169,20 @@ def _measure_normalization(
 
 
 def _measure_moments(
-    stores: Sequence[PatchStore], path: Path, recipe: Recipe, spread: Tensor | None, panel: str
-) -> Run:
-    """Write and return a run of moments alone: their scales are measured, and nothing is trained."""
-    markers, patch_px, pixel_size_um = check_agreement(stores)
+    stores: Sequence[PatchStore], recipe: Recipe, spread: Tensor | None
+) -> tuple[Moments, Normalization]:
+    """Return moments whose scales are measured on training cells, and the normalisation: nothing is trained."""
     normalization, _ = _measure_normalization(stores, recipe, spread)
-    encoder = Moments(len(markers)).eval()
+    encoder = Moments(len(stores[0].markers)).eval()
     encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
+    return encoder, normalization
+
+
+def _settings_without_training(
+    recipe: Recipe, encoder: Moments, stores: Sequence[PatchStore], panel: str
+) -> dict[str, Any]:
     of_embedding = {"components": [], "chunk_widths": [encoder.out_features], "has_chunks": False}
-    settings = recipe.to_settings() | of_embedding | {"steps": 0} | _about_stores(stores, panel)
-    with atomic_write(path) as folder:
-        folder.mkdir()
-        save_run(Run(encoder, normalization, markers, patch_px, pixel_size_um, settings, path), folder)
-    return load_run(path)
+    return recipe.to_settings() | of_embedding | {"steps": 0} | _about_stores(stores, panel)
 
 
 def _about_stores(stores: Sequence[PatchStore], panel: str) -> dict[str, Any]:
