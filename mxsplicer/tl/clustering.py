@@ -107,15 +107,31 @@ def _cluster_sample(z: np.ndarray, resolution: float, n_neighbors: int, seed: in
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FutureWarnings of scanpy, umap and numba
-        cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
-        # Exact neighbours: for up to max_cells they take less time than compiling pynndescent, and need no seed.
-        k = min(n_neighbors, len(z) - 1)
-        sc.pp.neighbors(cells, n_neighbors=k, use_rep="z", transformer="sklearn", random_state=seed)
-        sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-        logger.info("%d clusters are found; the UMAP follows", cells.obs["leiden"].nunique())
+        cells = neighbour_graph(z, n_neighbors, seed)
+        leiden = leiden_codes(cells, resolution, seed)
+        logger.info("%d clusters are found; the UMAP follows", leiden.max() + 1)
         init = "spectral" if len(z) > 50 else "random"  # spectral initialisation needs more cells than eigenvectors
         sc.tl.umap(cells, init_pos=init, random_state=seed)
-    return cells.obs["leiden"].astype(int).to_numpy(), np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+    return leiden, np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+
+
+def neighbour_graph(z: np.ndarray, n_neighbors: int, seed: int) -> AnnData:
+    """Return cells with features z (n, d) and the graph of their neighbours, in which Leiden finds clusters."""
+    import scanpy as sc
+
+    cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
+    # Exact neighbours: for up to max_cells they take less time than compiling pynndescent, and need no seed.
+    k = min(n_neighbors, len(z) - 1)
+    sc.pp.neighbors(cells, n_neighbors=k, use_rep="z", transformer="sklearn", random_state=seed)
+    return cells
+
+
+def leiden_codes(cells: AnnData, resolution: float, seed: int) -> np.ndarray:
+    """Return the cluster (n,) of each cell of a graph of neighbours, by Leiden."""
+    import scanpy as sc
+
+    sc.tl.leiden(cells, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+    return np.asarray(cells.obs["leiden"].astype(int))
 
 
 def _cluster_on_gpu(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

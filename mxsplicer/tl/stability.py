@@ -3,8 +3,8 @@
 import warnings
 
 import numpy as np
-import pandas as pd
-from anndata import AnnData
+
+from mxsplicer.tl.clustering import leiden_codes, neighbour_graph
 
 _N_RUNS = 3
 SHARE = 0.8  # of the cells in each run
@@ -55,25 +55,10 @@ def sampled_rows(rows: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def _leiden(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> list[np.ndarray]:
     """Return the clusters of cells at each of the resolutions."""
-    import scanpy as sc
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FutureWarnings of scanpy, umap and numba
-        cells = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(z))]), obsm={"z": z})
-        k = min(n_neighbors, len(z) - 1)
-        sc.pp.neighbors(cells, n_neighbors=k, use_rep="z", transformer="sklearn", random_state=seed)
-        out = []
-        for times in _TIMES:
-            sc.tl.leiden(
-                cells,
-                resolution=resolution * times,
-                flavor="igraph",
-                n_iterations=2,
-                directed=False,
-                random_state=seed,
-            )
-            out.append(cells.obs["leiden"].astype(int).to_numpy())
-    return out
+        cells = neighbour_graph(z, n_neighbors, seed)
+        return [leiden_codes(cells, resolution * times, seed) for times in _TIMES]
 
 
 def _best_jaccard(codes: np.ndarray, found: np.ndarray, n: int) -> np.ndarray:
