@@ -48,6 +48,12 @@ _NOT_NUCLEAR = (
     r"|h3[\s_.-]?\d?[\s_-]*k27m(?!e)|histone[\s_-]*(de)?(acetyl|methyl)|b7[\s_-]*h3"
     r"|dna[\s_:-]*(pk|pol|lig|dam|meth|rep|gyr|bind|rna)|nuclear[\s_-]*(factor|pore|receptor|antigen|envelop|lamin|membr)"
 )
+# Proteins of the cell cycle: those of dividing cells of any lineage, and analogues of thymidine.
+_CELL_CYCLE = (
+    r"(?<![a-z])m?ki[\s_-]?67(?!\d)|(?<![a-z])pcna|(?<![a-z])mcm[\s_-]?[2-7](?!\d)|cyclin[\s_-]?[abde]\d?(?![a-z])"
+    r"|(?<![a-z])ccn[abde]\d|(?<![a-z])(top2a|topo2a|gmnn|geminin|cdt1|aurk[ab]|brdu|edu|idu)(?![a-z])"
+    r"|(?<![a-z])(p|phos\w*)[\s_-]*(hh?3|hist)|h3[\s_(-]*(ph?)?[\s_-]*(s|ser)[\s_-]?10(?!\d)"
+)
 
 
 @dataclass(frozen=True)
@@ -269,6 +275,17 @@ def is_control(marker: str) -> bool:
     [True, True, True, True, True, False, False]
     """
     return re.search(_CONTROL, marker.lower()) is not None
+
+
+def is_of_cell_cycle(marker: str) -> bool:
+    """Return whether the name of a marker is that of a protein of the cell cycle, which shows a state, not a type.
+
+    Examples
+    --------
+    >>> [is_of_cell_cycle(name) for name in ("Ki-67", "PCNA", "pHH3", "H3S10ph", "Cyclin D1", "CD67", "HH3", "DNA")]
+    [True, True, True, True, True, False, False, False]
+    """
+    return re.search(_CELL_CYCLE, marker.lower()) is not None
 
 
 def parse_renames(pairs: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ that Euclidean distances between cells are meaningful:
   they lie in the same pixels.
 - A pattern that hardly varies between cells is left out: neighbours do not notice it, and a probe, which scales every
   column to unit variance, needs more labels for it.
+- Proteins of the cell cycle, known by their names, count half: dividing cells of a type are cells of that type first.
 - Of all pairs those are kept that vary most between cells. Whether two markers lie along the same direction varies
   also if their directions are independent; that much variance is not counted, and lowers the weight.
 """
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mxsplicer.images.markers import is_nuclear, is_of_cell_cycle
 from mxsplicer.splicer.moment_names import KINDS, SHAPES, names_of_moments
 from mxsplicer.splicer.normalization import Normalization
 from mxsplicer.splicer.pixel_moments import PixelMoments, measure_pixels
@@ -42,6 +44,7 @@ RIM_WEIGHT, SIDE_WEIGHT, SPREAD_WEIGHT, POLARITY_WEIGHT = 6.2, 5.0, 1.0, 4.0
 TOGETHER_WEIGHT, NEAR_WEIGHT, ALONG_WEIGHT = 3.0, 30.0, 3.8
 SHAPE_WEIGHT = 0.65  # standard deviation, like that of a level
 LEARNED_WEIGHT = 0.5
+CELL_CYCLE_WEIGHT = 0.5  # of proteins of the cell cycle, next to other markers
 LEARNED_FEATURES = 16  # that are kept
 PAIRS_PER_MARKER = {"together": 2.0, "near": 0.5, "along": 0.5}  # that are kept
 _FLOOR = 2.0  # variance that is added, in units of the mean variance within a cell
@@ -109,8 +112,11 @@ class Moments(nn.Module):
             return scaled[:, self.kept]
 
     @torch.no_grad()
-    def prepare(self, x: Tensor, normalization: Normalization) -> None:
-        """Measure every scale, and select the pairs, on normalised patches of training cells, (n, C, P, P)."""
+    def prepare(self, x: Tensor, normalization: Normalization, markers: Sequence[str]) -> None:
+        """Measure every scale, and select the pairs, on normalised patches of training cells, (n, C, P, P).
+
+        The names of the C markers say which of them count half (:func:`weigh_markers`).
+        """
         self.log_mean.copy_(normalization.mean)
         self.log_std.copy_(normalization.std)
         self.log_shift.copy_(normalization.low.clamp(max=0))
@@ -135,6 +141,7 @@ class Moments(nn.Module):
         self.scale.copy_(self._scales(raw - self.center, reliability))
         varies = ((raw - self.center) * self.scale * present).var(dim=0) >= LEAST_PATTERN
         self.kept = (varies | self._is_always_kept()).nonzero().flatten()
+        self.scale.mul_(self._weights(weigh_markers(markers).to(x.device)))
 
     def names(self, markers: Sequence[str]) -> list[str]:
         """Return what every column is, in words."""
@@ -149,6 +156,11 @@ class Moments(nn.Module):
             kept[first : first + self.n_markers] = True
         kept[-len(SHAPES) :] = True
         return kept
+
+    def _weights(self, of_markers: Tensor) -> Tensor:
+        """Return the weight of every column by those of its markers (C), (columns,)."""
+        pairs = (of_markers[getattr(self, name)].prod(dim=0) for name in PAIRS_PER_MARKER)
+        return torch.cat([of_markers.repeat(len(KINDS)), *pairs, of_markers.new_ones(len(SHAPES))])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
         _take_shapes(self, ("kept",), state_dict, prefix)
@@ -293,9 +305,9 @@ class WithMoments(nn.Module):
         """Return z (B, d) of normalised patches."""
         return self._join(self.moments(x), self.learned(x).float())
 
-    def prepare(self, x: Tensor, normalization: Normalization) -> None:
+    def prepare(self, x: Tensor, normalization: Normalization, markers: Sequence[str]) -> None:
         """Measure all scales on training cells (n, C, P, P) before training; remembers those of the initial network."""
-        self.moments.prepare(x, normalization)
+        self.moments.prepare(x, normalization, markers)
         self.slope = torch.zeros(self.moments.out_features, self.projection.shape[1], device=x.device)
         self.calibrate(x)
         for name in _OF_LEARNED:
@@ -354,6 +366,21 @@ class WithMoments(nn.Module):
         with torch.autocast(moments.device.type, enabled=False):
             learned = features @ self.projection - moments @ self.slope - self.center
             return torch.cat([moments, learned], dim=1)
+
+
+def weigh_markers(markers: Sequence[str]) -> Tensor:
+    """Return the weight of every marker in distances, by its name: 1, or less for proteins of the cell cycle.
+
+    A panel of which they are the better half was made to study the cycle: there every marker has the weight 1.
+
+    Examples
+    --------
+    >>> weigh_markers(["DNA", "CD3", "CD20", "Ki67"]).tolist(), weigh_markers(["DNA", "Ki67"]).tolist()
+    ([1.0, 1.0, 1.0, 0.5], [1.0, 1.0])
+    """
+    of_cycle = torch.tensor([is_of_cell_cycle(marker) for marker in markers])
+    n_others = sum(not is_nuclear(marker) for marker in markers) - int(of_cycle.sum())
+    return torch.where(of_cycle & (n_others > int(of_cycle.sum())), CELL_CYCLE_WEIGHT, 1.0)
 
 
 def _take_shapes(module: nn.Module, names: Sequence[str], state_dict: Mapping[str, Any], prefix: str) -> None:

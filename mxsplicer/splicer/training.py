@@ -126,7 +126,7 @@ def train(
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
         if isinstance(encoder, WithMoments):
-            encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
+            encoder.prepare(_training_sample(stores, normalization, recipe), normalization, markers)
         objective = recipe.objective(encoder, components, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if max_bytes is not None:
@@ -173,8 +173,9 @@ def _measure_moments(
 ) -> tuple[Moments, Normalization]:
     """Return moments whose scales are measured on training cells, and the normalisation: nothing is trained."""
     normalization, _ = _measure_normalization(stores, recipe, spread)
-    encoder = Moments(len(stores[0].markers)).eval()
-    encoder.prepare(_training_sample(stores, normalization, recipe), normalization)
+    markers = stores[0].markers
+    encoder = Moments(len(markers)).eval()
+    encoder.prepare(_training_sample(stores, normalization, recipe), normalization, markers)
     return encoder, normalization
 
 

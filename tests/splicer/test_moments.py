@@ -31,7 +31,7 @@ def cells(n=200, seed=0, *, change=None):
     return patches.astype(np.float32), np.where(DISC, THIS_CELL, 0).astype(np.uint8)[None].repeat(n, axis=0)
 
 
-def moments_of(patches, regions, *, measured_on=None):
+def moments_of(patches, regions, *, measured_on=None, markers=MARKERS):
     """Return the columns by name of the moments of patches."""
     reference = patches if measured_on is None else measured_on
     inside = np.log1p(reference[:, :, DISC])  # (n, C, pixels)
@@ -39,9 +39,9 @@ def moments_of(patches, regions, *, measured_on=None):
     mean, std = (torch.tensor(f(inside, axis=(0, 2)), dtype=torch.float32) for f in (np.mean, np.std))
     normalization = Normalization(low, high, mean, std)
     moments = Moments(len(MARKERS)).eval()
-    moments.prepare(normalization(reference, regions[:1].repeat(len(reference), axis=0)), normalization)
+    moments.prepare(normalization(reference, regions[:1].repeat(len(reference), axis=0)), normalization, markers)
     z = moments(normalization(patches, regions)).numpy()
-    return dict(zip(moments.names(MARKERS), z.T, strict=True)), moments
+    return dict(zip(moments.names(markers), z.T, strict=True)), moments
 
 
 def separation(column):
@@ -224,12 +224,22 @@ def test_patterns_that_hardly_vary_are_left_out_and_the_rest_is_as_before(monkey
         assert column.var() >= 0.03 or name.endswith(("level", "spread", "of the cell"))
 
 
+def test_columns_of_a_protein_of_the_cell_cycle_count_half():
+    patches, regions = cells()
+    every, _ = moments_of(patches, regions)
+    half, _ = moments_of(patches, regions, markers=("DAPI", "CD3e", "CD4", "Ki-67"))
+    names = dict(zip(every, half, strict=True))
+    assert any(" with Ki-67" in new for new in names.values())
+    for old, new in names.items():
+        np.testing.assert_allclose(half[new], every[old] * (0.5 if "Ki-67" in new else 1), rtol=1e-5, atol=1e-6)
+
+
 def test_learned_features_are_what_moments_do_not_predict():
     torch.manual_seed(0)
     encoder = make_encoder("resnet18+moments", 3, 16, width=4).eval()
     assert isinstance(encoder, WithMoments)
     x = torch.randn(2_000, 3, 16, 16) + torch.randn(2_000, 3, 1, 1)
-    encoder.prepare(x, noise_normalization())
+    encoder.prepare(x, noise_normalization(), MARKERS[:3])
     with torch.no_grad():
         for weight in encoder.learned.parameters():
             weight.add_(torch.randn_like(weight))
@@ -255,7 +265,7 @@ def test_an_untrained_encoder_has_the_scales_from_before_the_training():
     assert isinstance(trained, WithMoments)
     assert isinstance(new, WithMoments)
     x = torch.randn(64, 3, 32, 32)
-    trained.prepare(x, noise_normalization())
+    trained.prepare(x, noise_normalization(), MARKERS[:3])
     at_first = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     with torch.no_grad():
         for weight in trained.learned.parameters():
