@@ -59,7 +59,7 @@ def correlations_section(adata: AnnData) -> dict[str, Any] | None:
 def _draw(adata: AnnData, key: str, name: str, order_by: str | None = None) -> InlineImage:
     figure = new_figure(9.6, 1.1 + 0.19 * adata.n_vars)
     pl.correlation(adata, key=key, order_by=order_by, ax=figure.subplots())
-    return inline_figure(figure, f"Heatmap: {name} of every marker with every learned feature.", vector=True)
+    return inline_figure(figure, f"Heatmap: {name} of every marker with every feature.", vector=True)
 
 
 def _columns(adata: AnnData, prefix: str, r: np.ndarray, strongest: np.ndarray) -> dict[str, list[str]]:

@@ -149,8 +149,8 @@ def _of_correlations(adata: AnnData, key: str) -> Iterator[str]:
     if controls:
         yield (
             f"Features are correlated (|r| of {_STRONG_R} or more) with channels without an antibody "
-            f"({', '.join(controls)}): autofluorescence is part of what was learned. Exclude such channels from the "
-            "training."
+            f"({', '.join(controls)}): background is part of what they describe. Embed again without such "
+            "channels."
         )
     weak = _where(names, ~is_control_channel & (strongest < _WEAK_R))
     if weak:
@@ -221,7 +221,7 @@ def _of_slides(adata: AnnData, z: np.ndarray | None, rows: np.ndarray) -> Iterat
 
 def _of_scores(scores: pd.DataFrame | None) -> Iterator[str]:
     if scores is None or scores.empty:
-        yield "No labels were given, so the features were not compared with descriptions without training."
+        yield "No labels were given, so the features were not compared with other descriptions of the cells."
         return
     for label, rows in scores.groupby("label", sort=False):
         by_name = rows.set_index("representation")["balanced_accuracy"]

@@ -25,5 +25,5 @@ def spectrum_section(key: str, z: np.ndarray | None) -> dict[str, Any] | None:
     figure = new_figure(5.6, 3.2)
     cells = AnnData(obs=pd.DataFrame(index=pd.RangeIndex(len(z)).astype(str)), obsm={key: z})
     pl.spectrum(cells, use_rep=key, ax=figure.subplots())
-    image = inline_figure(figure, "Singular values of the learned features.", vector=True)
+    image = inline_figure(figure, "Singular values of the features.", vector=True)
     return {"figure": image, "n": f"{len(z):,}"}

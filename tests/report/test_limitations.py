@@ -31,7 +31,7 @@ def limitations_of(adata, z, scores=None):
 def test_good_data_without_labels_has_one_limitation():
     text = limitations_of(*cells())
 
-    assert text == "No labels were given, so the features were not compared with descriptions without training."
+    assert text == "No labels were given, so the features were not compared with other descriptions of the cells."
 
 
 def test_features_that_represent_one_marker_or_autofluorescence_or_nothing_are_reported():
