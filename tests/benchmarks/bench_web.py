@@ -80,41 +80,8 @@ def make(n: int, features: int, cell_px: int) -> tuple[AnnData, Slide, Squares]:
     return adata, slide, mask
 
 
-def measure(folder: Path) -> None:
-    """Open the page, and colour its cells by one column after the other, as a click does."""
-    with browser(Path(tempfile.mkdtemp())) as page:
-        began = time.monotonic()
-        page.open((folder / "index.html").as_uri())
-        page.wait("document.documentElement.dataset.ready === 'yes'", seconds=300)
-        seconds = time.monotonic() - began
-        first = {url for url in page.urls if url.startswith("file:") and "/tiles/" not in url}
-        size = sum(Path(url.removeprefix("file://")).stat().st_size for url in first)
-        print(f"opened after {seconds:.1f} s; {size / 1e6:.1f} MB in {len(first)} files before tiles")
-        page.wait("tiles.inFlight === 0 && tiles.wanted.length === 0")
-        for name in ("CD3e", "feature 1", "leiden", "feature 2", "CD3e", "leiden"):
-            times = page.run(COLOUR.replace("NAME", name))
-            print(f"{name:>10}", {key: round(value) for key, value in times.items()})
-        print("errors:", page.errors)
-
-
-# Loading, upload and drawing in milliseconds; "frame" also waits until the picture is complete.
-COLOUR = """(async () => {
-  const began = performance.now();
-  await colourBy(content.columns.find((one) => one.name === "NAME"));
-  gl.readPixels(0, surface.height - 1, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-  views.umap.picture.getImageData(0, 0, 1, 1);
-  views.tissue.picture.getImageData(0, 0, 1, 1);
-  return { ...timing, frame: performance.now() - began };
-})()"""
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, default=1_000_000)
-    parser.add_argument("--features", type=int, default=4)
-    parser.add_argument("--cell-px", type=int, default=12, help="side of a cell; more of it is a larger slide")
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bench_web")
-    options = parser.parse_args()
+def write(options: argparse.Namespace) -> None:
+    """Write the page and print its sizes."""
     adata, slide, mask = make(options.cells, options.features, options.cell_px)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
@@ -124,5 +91,74 @@ if __name__ == "__main__":
     for part in ("data", "examples", "tiles"):
         sizes = [path.stat().st_size for path in (options.out / part).rglob("*.js")]
         print(f"{part}: {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files")
+
+
+def measure(folder: Path, width: int, height: int, rounds: int) -> None:
+    """Open the page, and choose one column after the other by the keyboard; the first round loads them."""
+    with browser(Path(tempfile.mkdtemp())) as page:
+        began = time.monotonic()
+        page.open((folder / "index.html").as_uri(), width=width, height=height)
+        page.wait("document.documentElement.dataset.ready === 'yes'", seconds=300)
+        seconds = time.monotonic() - began
+        first = {url for url in page.urls if url.startswith("file:") and "/tiles/" not in url}
+        size = sum(Path(url.removeprefix("file://")).stat().st_size for url in first)
+        print(f"opened after {seconds:.1f} s; {size / 1e6:.1f} MB in {len(first)} files before tiles")
+        page.wait("tiles.inFlight === 0 && tiles.wanted.length === 0")
+        time.sleep(2)  # for the first pictures
+        page.run(WATCH)
+        names, found = page.run("content.columns.map((one) => one.name)"), []
+        for step in range(rounds * len(names)):
+            page.run("shown = null; at('colour').focus()")
+            before = cpu_ms(page)
+            page.press("ArrowDown" if step % len(names) < len(names) - 1 else "Home")
+            times = page.wait("shown")
+            time.sleep(0.3)  # for what is drawn after the picture
+            found.append({**times, "cpu": cpu_ms(page) - before, "name": page.run("state.column.name")})
+        for title, some in (("loaded", found[: len(names) - 1]), ("shown before", found[len(names) - 1 :])):
+            print(f"{title}: smallest and median of {len(some)} in ms; the first took {some[0]['shown']:.0f} ms")
+            for key in ("load", "upload", "draw", "shown", "cpu"):
+                values = [one[key] for one in some]
+                print(f"  {key:>6} {min(values):6.0f} {np.median(values):6.0f}")
+        print("errors:", page.errors)
+
+
+def cpu_ms(page) -> float:
+    """Return the processor time of all processes of the browser in milliseconds."""
+    session, page._session = page._session, None  # a question to the browser
+    processes = page.call("SystemInfo.getProcessInfo")["processInfo"]
+    page._session = session
+    return 1000 * sum(one["cpuTime"] for one in processes)
+
+
+# Milliseconds of loading, upload and drawing of the last change of colours, and from the key until the new legend was
+# on the screen, which is in the same picture as the new colours or, where it takes longer, after it.
+WATCH = """
+let chosen = 0, shown = null;
+at("colour").addEventListener("change", (event) => (chosen = event.timeStamp), true);
+new PerformanceObserver((list) => {
+  shown = { ...timing, shown: list.getEntries()[0].renderTime - chosen };
+}).observe({ type: "element" });
+const fill = fillLegend;
+fillLegend = () => {
+  fill();
+  const text = make("p", {}, state.column.name);
+  text.setAttribute("elementtiming", "legend");
+  at("legend").prepend(text);
+};
+"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--features", type=int, default=4)
+    parser.add_argument("--cell-px", type=int, default=12, help="side of a cell; more of it is a larger slide")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    parser.add_argument("--window", type=int, nargs=2, default=(1280, 900), help="width and height")
+    parser.add_argument("--rounds", type=int, default=4, help="how often each column is chosen")
+    parser.add_argument("--keep", action="store_true", help="measure the page that an earlier call wrote")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "bench_web")
+    options = parser.parse_args()
+    if not options.keep:
+        write(options)
     if not options.no_browser:
-        measure(options.out)
+        measure(options.out, *options.window, options.rounds)

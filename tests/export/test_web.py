@@ -298,7 +298,7 @@ def on_screen(page, view, x, y):
 
 # Number of colours in the picture of the tissue.
 COLOURS = """(() => {
-  const { canvas } = views.tissue.picture;
-  const { data } = views.tissue.picture.getImageData(0, 0, canvas.width, canvas.height);
+  const { canvas } = views.tissue.layers[1];
+  const { data } = views.tissue.layers[1].getImageData(0, 0, canvas.width, canvas.height);
   return new Set(new Uint32Array(data.buffer)).size;
 })()"""

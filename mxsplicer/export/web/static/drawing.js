@@ -1,8 +1,9 @@
 "use strict";
 // WebGL draws the tissue. A tile of the cells holds their rows in the table. Each row has a value, a 16-bit number in a
-// texture, whose colour is looked up in a palette. Colouring a million cells again is an upload of two megabytes.
+// texture, whose colour is looked up in a palette. Colouring a million cells again is an upload of two megabytes and one
+// drawing of the cells; the channels under them stay.
 const surface = document.createElement("canvas");
-const gl = surface.getContext("webgl2", { alpha: false, antialias: false, depth: false });
+const gl = surface.getContext("webgl2", { antialias: false, depth: false });
 const ACROSS = 2048; // cells in a row of the texture of values
 const SELECTED = 0x8000; // this bit of a value
 
@@ -57,7 +58,7 @@ void main() {
   bool isFaint = someSelected && value < ${SELECTED}u;
   float alpha = colour.a * (outlined && !edge ? 0.0 : opacity) * (isFaint ? 0.15 : 1.0);
   if (alpha == 0.0) discard;
-  drawn = vec4(colour.rgb, alpha);
+  drawn = vec4(colour.rgb * alpha, alpha);
 }`;
 
 function program(vertex, fragment) {
@@ -123,50 +124,49 @@ class Drawing {
     gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, 256, rows, gl.RGBA, gl.UNSIGNED_BYTE, whole);
   }
 
-  /** Begin a picture of this size in pixels. */
-  begin(width, height, background) {
+  /** Begin a picture of this size in pixels, transparent or black. */
+  begin(width, height, isBlack) {
     if (surface.width < width) surface.width = width;
     if (surface.height < height) surface.height = height;
     gl.viewport(0, surface.height - height, width, height); // the upper left corner of the canvas
-    gl.clearColor(...background, 1);
+    gl.clearColor(0, 0, 0, isBlack ? 1 : 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
   drawChannel(tile, place, part, colour, shown) {
-    const { made, uniforms } = this.channel;
-    gl.useProgram(made);
-    gl.bindVertexArray(this.empty);
+    const uniforms = this.use(this.channel, tile, place, part);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE);
-    this.bind(0, tile);
     gl.uniform1i(uniforms.pixels, 0);
-    gl.uniform4fv(uniforms.place, place);
-    gl.uniform4fv(uniforms.part, part);
     gl.uniform3fv(uniforms.colour, colour);
     gl.uniform2fv(uniforms.shown, shown);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
 
   drawCells(tile, place, part, { outlined, opacity, reach, chosen }) {
-    const { made, uniforms } = this.cells;
-    gl.useProgram(made);
-    gl.bindVertexArray(this.empty);
-    gl.enable(gl.BLEND);
-    gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
-    this.bind(0, tile);
+    const uniforms = this.use(this.cells, tile, place, part);
+    gl.disable(gl.BLEND);
     gl.uniform1i(uniforms.cells, 0);
     this.bind(1, this.values);
     this.bind(2, this.palette);
     gl.uniform1i(uniforms.values, 1);
     gl.uniform1i(uniforms.palette, 2);
     gl.uniform1i(uniforms.someSelected, this.someSelected);
-    gl.uniform4fv(uniforms.place, place);
-    gl.uniform4fv(uniforms.part, part);
     gl.uniform1ui(uniforms.chosen, chosen + 1);
     gl.uniform1f(uniforms.opacity, opacity);
     gl.uniform1f(uniforms.reach, reach);
     gl.uniform1i(uniforms.outlined, outlined);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+  }
+
+  /** Take a program for a part of a tile at a place of the picture, and return its uniforms. */
+  use({ made, uniforms }, tile, place, part) {
+    gl.useProgram(made);
+    gl.bindVertexArray(this.empty);
+    this.bind(0, tile);
+    gl.uniform4fv(uniforms.place, place);
+    gl.uniform4fv(uniforms.part, part);
+    return uniforms;
   }
 
   bind(unit, one) {

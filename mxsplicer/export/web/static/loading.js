@@ -40,7 +40,7 @@ function bytes(text) {
 
 /** Return a promise of the buffer of a compressed array. */
 function unpack(text) {
-  const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Response(bytes(text)).body.pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
 }
 

@@ -39,13 +39,13 @@ async function colourBy(column) {
   describeCell();
 }
 
-/** Give the cells their colours again and draw both views now. */
+/** Give the cells their colours again and draw them now. */
 function recolour() {
   const began = performance.now();
   drawing.setValues(state.codes, state.selected);
   drawing.setPalette(paletteOf(state.column));
   timing.upload = performance.now() - began;
-  for (const view of Object.values(views)) view.paint();
+  for (const view of Object.values(views)) view.paintCells();
   timing.draw = performance.now() - began - timing.upload;
 }
 
@@ -61,7 +61,7 @@ async function pickCell(row, isSought = false) {
       views.tissue.goTo(...placeOf(row), (um * views.tissue.width) / 120); // at least as close as 120 µm across
     }
   }
-  for (const view of Object.values(views)) view.change();
+  for (const view of Object.values(views)) view.changeCells();
   await describeCell();
 }
 
@@ -196,7 +196,7 @@ function pickOnUmap(x, y) {
 
 function prepareViews() {
   views.tissue = new View(at("tissue"), () => content.slides[state.slide].levels[0], {
-    paint: paintTissue,
+    layers: [paintChannels, paintCells],
     marks: (view, context) => {
       scaleBar(view, context);
       if (state.cell >= 0 && state.xy && state.slideOf[state.cell] === state.slide) ring(context, view.toScreen(...placeOf(state.cell)), "#fff");
@@ -209,7 +209,7 @@ function prepareViews() {
     return;
   }
   views.umap = new View(at("umap"), () => [1, 1], {
-    paint: paintUmap,
+    layers: [paintUmap],
     marks: (view, context) => {
       const { cell, umap } = state;
       if (cell >= 0 && umap[cell] !== 65535) ring(context, view.toScreen(umap[cell] / 65535, umap[content.n + cell] / 65535), "#fff");
@@ -223,8 +223,8 @@ function prepareControls() {
   content.slides.forEach((slide, place) => at("slide").add(new Option(slide.name, place)));
   at("slide-label").hidden = content.slides.length < 2;
   at("slide").addEventListener("change", () => chooseSlide(Number(at("slide").value)));
-  at("cells").addEventListener("change", () => { state.cells = at("cells").value; views.tissue.change(); });
-  at("opacity").addEventListener("input", () => { state.opacity = at("opacity").value / 100; views.tissue.change(); });
+  at("cells").addEventListener("change", () => { state.cells = at("cells").value; views.tissue.changeCells(); });
+  at("opacity").addEventListener("input", () => { state.opacity = at("opacity").value / 100; views.tissue.changeCells(); });
   at("lasso").addEventListener("click", () => setDrawing(!state.isDrawing));
   at("clear").addEventListener("click", () => select(null));
   at("save").addEventListener("click", () => save().catch(report));

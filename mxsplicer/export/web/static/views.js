@@ -1,14 +1,18 @@
 "use strict";
-// A view is a picture that can be moved and zoomed: a canvas with the picture, and one above it with marks.
+// A view is a picture that can be moved and zoomed: canvases over each other, the last but one with cells, the last with
+// marks, so that other colours of the cells leave what is under them as it is.
 class View {
   /**
    * @param holder element that the canvases are put into
    * @param size returns the width and height of what is shown, in its own units
-   * @param actions paint(view), marks(view, context), pick(x, y), lasso(points)
+   * @param actions layers, the functions (view, context) that draw the layers, the lowest first; marks(view, context),
+   *   pick(x, y), lasso(points)
    */
   constructor(holder, size, actions) {
     Object.assign(this, { holder, size, actions, x: 0, y: 0, zoom: 1, pointers: new Map(), path: null });
-    [this.picture, this.marks] = [0, 1].map(() => holder.appendChild(document.createElement("canvas")).getContext("2d"));
+    const context = (alpha) => holder.appendChild(document.createElement("canvas")).getContext("2d", { alpha });
+    this.layers = actions.layers.map((_, place) => context(place > 0)); // the lowest hides what is under it
+    this.marks = context(true);
     new ResizeObserver(() => this.resize()).observe(holder);
     holder.addEventListener("pointerdown", (event) => this.press(event));
     holder.addEventListener("pointermove", (event) => this.move(event));
@@ -26,7 +30,7 @@ class View {
     this.ratio = Math.min(2, devicePixelRatio || 1);
     this.width = clientWidth;
     this.height = clientHeight;
-    for (const { canvas } of [this.picture, this.marks]) {
+    for (const { canvas } of [...this.layers, this.marks]) {
       canvas.width = Math.round(this.width * this.ratio);
       canvas.height = Math.round(this.height * this.ratio);
     }
@@ -50,22 +54,32 @@ class View {
     this.change();
   }
 
-  change() {
-    if (this.isWaiting) return;
-    this.isWaiting = true;
-    requestAnimationFrame(() => { this.isWaiting = false; this.paint(); });
+  /** Draw the layers again in the next frame, or only those from the one at a place on. */
+  change(first = 0) {
+    if (this.waiting === undefined) {
+      requestAnimationFrame(() => {
+        const { waiting } = this;
+        this.waiting = undefined;
+        this.paint(waiting);
+      });
+    }
+    this.waiting = Math.min(first, this.waiting ?? first);
   }
 
-  paint() {
+  /** Draw the cells again in the next frame. */
+  changeCells() {
+    this.change(this.layers.length - 1);
+  }
+
+  paint(first = 0) {
     if (!this.width) return;
-    this.actions.paint(this);
+    for (let place = first; place < this.layers.length; place++) this.actions.layers[place](this, this.layers[place]);
     this.mark();
   }
 
-  /** Copy the picture that was drawn from the WebGL canvas. */
-  copy() {
-    const { width, height } = this.picture.canvas;
-    this.picture.drawImage(surface, 0, 0, width, height, 0, 0, width, height);
+  /** Draw the cells again now. */
+  paintCells() {
+    if (this.width) this.actions.layers.at(-1)(this, this.layers.at(-1));
   }
 
   mark() {
@@ -189,10 +203,10 @@ function nearestTile(number, layer, level, row, column) {
   return null;
 }
 
-/** Draw the tissue: channels on black, and the cells over them. Positions are pixels of the finest level. */
-function paintTissue(view) {
+/** Return which tiles of the tissue a view shows, and where, and ask for them. Positions are pixels of the finest level. */
+function tissueInView(view) {
   const number = state.slide, slide = content.slides[number], { levels, tile } = slide;
-  const { width, height } = view.picture.canvas, zoom = view.zoom * view.ratio; // of the screen's own pixels
+  const { width, height } = view.marks.canvas, zoom = view.zoom * view.ratio; // of the screen's own pixels
   const level = Math.max(0, Math.min(levels.length - 1, Math.floor(Math.log2(1 / zoom) + 0.4)));
   const scale = zoom * (1 << level), [across, down] = levels[level];
   const left = view.x / (1 << level) - width / 2 / scale, top = view.y / (1 << level) - height / 2 / scale;
@@ -209,24 +223,51 @@ function paintTissue(view) {
     ...layers.map((layer) => key(levels.length - 1, layer, [0, 0])),
     ...places.flatMap((place) => layers.map((layer) => key(level, layer, place))),
   ]);
-  drawing.begin(width, height, [0, 0, 0]);
-  for (const [row, column] of places) {
+  state.level = level;
+  const boxes = places.map(([row, column]) => { // of the screen, in clip coordinates
     const box = [column * tile, row * tile, Math.min(across, (column + 1) * tile), Math.min(down, (row + 1) * tile)];
     const [x, X] = [0, 2].map((i) => ((box[i] - left) * scale / width) * 2 - 1);
     const [y, Y] = [1, 3].map((i) => 1 - ((box[i] - top) * scale / height) * 2);
-    for (const one of channels) {
-      const found = nearestTile(number, one.places[number], level, row, column);
-      const { low, full } = slide.channels[one.places[number]];
-      const shown = one.shown.map((intensity) => (intensity - low) / (full - low));
-      if (found) drawing.drawChannel(found.texture, [x, y, X, Y], found.part, rgbOf(one.colour), shown);
-    }
-    if (state.cells === "off") continue;
-    const found = nearestTile(number, "cells", level, row, column);
-    const how = { outlined: state.cells === "outline", opacity: state.opacity, chosen: state.cell };
-    if (found) drawing.drawCells(found.texture, [x, y, X, Y], found.part, { ...how, reach: 1 / (scale * (1 << found.up)) });
+    return [x, y, X, Y];
+  });
+  return { number, channels, level, scale, places, boxes };
+}
+
+/** Draw the channels of the tissue on black. */
+function paintChannels(view, context) {
+  const { number, channels, level, places, boxes } = tissueInView(view), slide = content.slides[number];
+  const { width, height } = context.canvas;
+  drawing.begin(width, height, true);
+  for (const one of channels) {
+    const { low, full } = slide.channels[one.places[number]];
+    const shown = one.shown.map((intensity) => (intensity - low) / (full - low)), colour = rgbOf(one.colour);
+    places.forEach((place, i) => {
+      const found = nearestTile(number, one.places[number], level, ...place);
+      if (found) drawing.drawChannel(found.texture, boxes[i], found.part, colour, shown);
+    });
   }
-  view.copy();
-  state.level = level;
+  copyTo(context);
+}
+
+/** Draw the cells of the tissue in their colours. */
+function paintCells(view, context) {
+  context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+  if (state.cells === "off") return;
+  const { number, level, scale, places, boxes } = tissueInView(view);
+  const how = { outlined: state.cells === "outline", opacity: state.opacity, chosen: state.cell };
+  const { width, height } = context.canvas;
+  drawing.begin(width, height, false);
+  places.forEach((place, i) => {
+    const found = nearestTile(number, "cells", level, ...place);
+    if (found) drawing.drawCells(found.texture, boxes[i], found.part, { ...how, reach: 1 / (scale * (1 << found.up)) });
+  });
+  copyTo(context);
+}
+
+/** Copy what WebGL drew. */
+function copyTo(context) {
+  const { width, height } = context.canvas;
+  context.drawImage(surface, 0, 0, width, height, 0, 0, width, height);
 }
 
 /** Return the row of the cell at a place of the tissue, or -1. */
@@ -245,8 +286,8 @@ function cellAt(x, y) {
  * Draw the UMAP, without WebGL: a million points take some milliseconds, also where no graphics card helps. Of points
  * at one pixel, the highest number is visible; of categories, any, so that none covers the others.
  */
-function paintUmap(view) {
-  const { width, height } = view.picture.canvas, { codes, umap, selected } = state, { n } = content, { colours } = drawing;
+function paintUmap(view, context) {
+  const { width, height } = context.canvas, { codes, umap, selected } = state, { n } = content, { colours } = drawing;
   if (view.pixels?.width !== width || view.pixels.height !== height) {
     view.pixels = new ImageData(width, height);
     view.order = new Uint8Array(width * height);
@@ -281,7 +322,7 @@ function paintUmap(view) {
       pixels[place] = colour;
     }
   }
-  view.picture.putImageData(view.pixels, 0, 0);
+  context.putImageData(view.pixels, 0, 0);
 }
 
 /** Draw the mark of the picked cell, a ring. */
