@@ -1,4 +1,4 @@
-"""Learned single-cell representations for multiplex tissue imaging.
+"""Single-cell representations for multiplex tissue imaging, without training or with SpliCER.
 
 The stages, each of which is also a command::
 

@@ -1,4 +1,4 @@
-"""`mxsplicer correlate`: which learned feature follows which marker."""
+"""`mxsplicer correlate`: which feature follows which marker."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def correlate_command(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Correlate markers with learned features, add the correlations to cells.h5ad, and show the strongest.
+    """Correlate markers with features, add the correlations to cells.h5ad, and show the strongest.
 
     The rest of the file does not change. Correlations that were computed with the same settings are shown, not computed
     again. Those of --roi tumour.geojson are stored as tumour_correlation and so on, next to those of all cells.
@@ -102,7 +102,7 @@ def correlate_command(
 
 
 def _correlation_name(prefix: str, roi: Path | None) -> str:
-    """Return the name that `mxsplicer correlate` stores correlations by: "splicer" for the learned features."""
+    """Return the name that `mxsplicer correlate` stores correlations by: "splicer" for the embedding."""
     from mxsplicer.tl.labels import obs_name
 
     if roi is not None:

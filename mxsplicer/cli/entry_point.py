@@ -48,7 +48,7 @@ _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ 
 
 app = typer.Typer(
     name="mxsplicer",
-    help="Learned single-cell representations for multiplex tissue images.",
+    help="Describe how each cell of a multiplex tissue image looks, for scanpy.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -45,7 +45,7 @@ SlidePath = Annotated[Path, SLIDE]
 ResultPath = Annotated[
     Path, typer.Argument(metavar="RESULT", help="Folder that embed wrote, or its cells.h5ad.", show_default=False)
 ]
-UseRep = Annotated[str | None, typer.Option(help="Key of obsm; the learned features by default.", show_default=False)]
+UseRep = Annotated[str | None, typer.Option(help="Key of obsm; the embedding by default.", show_default=False)]
 OneMask = Annotated[str, typer.Option("--mask", metavar="MASK", help="Label image of the slide.", show_default=False)]
 NucleiMask = Annotated[
     str | None,

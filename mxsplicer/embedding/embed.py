@@ -41,7 +41,7 @@ def embed(
     closed_form: bool = False,
     device: str = "auto",
 ) -> anndata.AnnData:
-    """Return the cells of one or more slides with their learned representation, one row per cell.
+    """Return the cells of one or more slides with their representation, one row per cell.
 
     z of all cells is held in memory; use :func:`embed_to_file` for more cells than that allows. While it is computed it
     lies in the system's folder of temporary files.

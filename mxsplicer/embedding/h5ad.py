@@ -103,7 +103,7 @@ def _damage(error: Exception) -> str | None:
 
 @contextmanager
 def open_cells(path: str | Path) -> Iterator[anndata.AnnData]:
-    """Open an h5ad file with its learned representations left on disk.
+    """Open an h5ad file with its representations left on disk.
 
     In the ``with`` block ``obsm["X_splicer"]`` and the like are h5py datasets, from which slices are read when they are
     needed. Everything else is in memory and may be changed there; the file stays as it is.

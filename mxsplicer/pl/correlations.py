@@ -1,4 +1,4 @@
-"""Correlations of learned features with markers: heatmap, support of each marker, volcano plot, diagonal."""
+"""Correlations of features with markers: heatmap, support of each marker, volcano plot, diagonal."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def correlation(
     dim: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show the correlation of every learned feature with every marker as a heatmap.
+    """Show the correlation of every feature with every marker as a heatmap.
 
     Markers with similar rows are neighbours. Each feature is placed under the marker it is most strongly correlated
     with. Correlations that are not significant are pale.

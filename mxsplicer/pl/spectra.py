@@ -30,7 +30,7 @@ def spectrum(
     adata
         Cells with representations in ``obsm``. Of more than 50,000 a random sample is used.
     use_rep
-        One key or several; the learned features by default.
+        One key or several; the embedding by default.
     ax
         Where to draw; a new figure by default.
     seed

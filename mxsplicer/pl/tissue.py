@@ -77,7 +77,7 @@ def local_map(
     slide: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show where in the tissue a learned feature is correlated with a marker: red positively, blue negatively.
+    """Show where in the tissue a feature is correlated with a marker: red positively, blue negatively.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ def interpret(
 
 
 def _add_mixing(adata: AnnData, use_rep: str, *, seed: int) -> None:
-    """Analyse mixing: how well slides and batches can be predicted, from mean intensities and learned features."""
+    """Analyse mixing: how well slides and batches can be predicted, from mean intensities and features."""
     learned = [use_rep, *(["X_harmony"] if "X_harmony" in adata.obsm else [])]
     names = {key: name for name, key in learned_representations(adata).items()}
     shown = [names.get(key, key) for key in learned]

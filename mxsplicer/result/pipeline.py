@@ -57,7 +57,7 @@ def embed_slides(
     max_bytes: int | None = None,
     overwrite: bool = False,
 ) -> Result:
-    """Turn slides into an AnnData of their cells with a learned embedding, and a report.
+    """Turn slides into an AnnData of their cells with an embedding, and a report.
 
     Parameters
     ----------

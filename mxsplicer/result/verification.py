@@ -65,7 +65,7 @@ def verify(
     """Check that image, mask, markers and weights still give the same result.
 
     The fingerprints of image, mask and weights are compared with those in the AnnData, the markers with those of the
-    slide. Then some random cells are cut from the slide again, and their mean intensities and learned features are
+    slide. Then some random cells are cut from the slide again, and their mean intensities and features are
     recomputed and compared. On the kind of device that made the result the features agree to the last digit; on
     another they may differ by rounding, which is reported and passes.
 

@@ -1,4 +1,4 @@
-"""Extend names of some cells to all cells by their learned features, and abstain where nothing named is similar."""
+"""Extend names of some cells to all cells by their features, and abstain where nothing named is similar."""
 
 import logging
 from collections.abc import Callable, Generator, Mapping

@@ -1,4 +1,4 @@
-"""Correlation of every marker with every learned feature, with p-values and partial correlations.
+"""Correlation of every marker with every feature, with p-values and partial correlations.
 
 The matrix is that of Farndale et al. 2025 (arXiv 2503.07444), figure 3c. Features are read once, a few at a time for
 all cells, so the representation may lie on disk.
@@ -46,7 +46,7 @@ def correlate(
     lean: bool = False,
     seed: int = 0,
 ) -> None:
-    """Correlate the intensity of every marker with every learned feature.
+    """Correlate the intensity of every marker with every feature.
 
     A marker or a feature that is constant over all cells has the correlation 0. docs/correlation-numbers.md explains
     each number. Without ``obsm["spatial"]``, what needs centroids is left out, and ``uns[...]["left_out"]`` gives the
@@ -280,7 +280,7 @@ def _log_constants(adata: AnnData, use_rep: str, markers_vary: np.ndarray, featu
 
 
 def correlation_key(adata: AnnData) -> str | None:
-    """Return the key in ``varm`` of the correlations of the learned features, or None if they were not computed."""
+    """Return the key in ``varm`` of the correlations of the embedding, or None if they were not computed."""
     of_method = f"{learned_key(adata).removeprefix('X_')}_correlation"
     return next((key for key in ("splicer_correlation", of_method) if key in adata.varm), None)
 

@@ -1,4 +1,4 @@
-"""Local correlation: where in the tissue a learned feature correlates with a marker."""
+"""Local correlation: where in the tissue a feature correlates with a marker."""
 
 import numpy as np
 from anndata import AnnData
@@ -28,7 +28,7 @@ def local_correlation(
     use_rep: str = "X_splicer",
     key_added: str | None = None,
 ) -> str:
-    """Correlate a marker with a learned feature in the neighbourhood of every cell.
+    """Correlate a marker with a feature in the neighbourhood of every cell.
 
     At the scale ``"cell"`` it is the contribution of each cell: the product of the two standardised values, whose mean
     over all cells is Pearson's r. At the other scales it is Pearson's r of the cells in the neighbourhood, including

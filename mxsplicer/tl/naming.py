@@ -22,7 +22,7 @@ def name_clusters(adata: AnnData, *, groupby: str = "leiden", key_added: str | N
     that are as far below ("CD45-"). Three markers are listed, and more where clusters would share a name. The marker of
     an artefact is in brackets: "SMA+ (CD163 spill-over)". Nuclear stains and channels without an antibody
     (autofluorescence, blanks) are never used. The names describe intensities, not cell types: clusters are found from
-    the learned features, and may differ in other properties than intensity.
+    the embedding, and may differ in other properties than intensity.
 
     Parameters
     ----------

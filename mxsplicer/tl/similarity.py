@@ -56,7 +56,7 @@ def similar(
     others: Mapping[str, AnnData] | None = None,
     index: CellIndex | Mapping[str, CellIndex] | None = None,
 ) -> pd.DataFrame:
-    """Find the most similar cells of a cell by their learned features, on all slides.
+    """Find the most similar cells of a cell by their features, on all slides.
 
     All cells are compared, one slice at a time: the result is exact, memory does not grow with the number of cells, and
     the representation may lie on disk, as :func:`mxsplicer.open_cells` leaves it. For many queries of the same cells,
