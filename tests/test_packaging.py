@@ -121,14 +121,26 @@ def test_the_manifest_of_the_panel_is_valid_for_napari():
     assert manifest.categories
 
 
+def parts_of_the_script():
+    text = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    cases = re.findall(r"^        (\w+(?: \| \w+)*)\)", text, re.MULTILINE)
+    return {part for one in cases for part in one.split(" | ")}
+
+
+def test_the_jobs_on_linux_run_every_part_of_the_script():
+    (matrix,) = read_yaml(".github/workflows/tests.yml")["jobs"]["linux"]["strategy"]["matrix"].values()
+
+    assert sorted(" ".join(matrix).split()) == sorted(parts_of_the_script())
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_call_parts_of_the_script_that_exist(workflow):
+def test_workflows_call_what_exists(workflow):
     text = workflow.read_text(encoding="utf-8")
-    parts = set(re.findall(r"^        (\w+(?: \| \w+)*)\)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
-    known = {part for one in parts for part in one.split(" | ")}
 
     for line in re.findall(r"\.ci/run([^\n]*)", text.split("jobs:")[1]):
-        assert set(re.findall(r"\b(check|test|install|docs)\b", line)) <= known, line
+        assert set(re.findall(r"'(\w+)'", line)) <= parts_of_the_script(), line
+    for target in re.findall(r"run: make (\S+)", text):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
     for file in re.findall(r"python (packaging/\S+)|uses: \./(\S+)", text):
         assert (ROOT / "".join(file)).exists()
 
