@@ -1,4 +1,4 @@
-"""The napari panel of mxsplicer: which learned feature correlates with which marker, and where in the tissue.
+"""The napari panel of mxsplicer: clusters and cells to name, and which feature follows which marker, and where.
 
 napari finds it by ``napari.yaml``. Only ``widgets`` imports Qt; reading, computing and painting do not.
 """

@@ -1,6 +1,6 @@
 """The clusters of a study: their counts, verdicts and example cells."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,25 @@ def words_of(name: str, markers: Sequence[str]) -> list[tuple[str, int | None]]:
             at = place + len(marker) + 1
             words.append((name[place:at].rstrip(), number))
     return words + [(word, None) for word in name[at:].split()]
+
+
+def shorten(words: Sequence[tuple[str, int | None]], fits: Callable[[str], bool]) -> Sequence[tuple[str, int | None]]:
+    """Leave out words of a cluster's suggested name until it fits: those other than markers of the example cells.
+
+    Examples
+    --------
+    >>> words = words_of("CD20+ CD45+ CD68+ (CD163 spill-over)", ["CD20", "CD163"])
+    >>> " ".join(word for word, _ in shorten(words, lambda text: len(text) < 30))
+    'CD20+ … (CD163 spill-over)'
+    """
+    words = list(words)
+    while not fits(" ".join(word for word, _ in words)):
+        left_out = [place for place, (word, marker) in enumerate(words) if marker is None and word != "…"]
+        if not left_out:
+            break
+        words[left_out[0]] = ("…", None)
+        words = [one for place, one in enumerate(words) if place == 0 or (one, words[place - 1]) != (("…", None),) * 2]
+    return words
 
 
 def _place(name: str, marker: str) -> int:

@@ -74,6 +74,11 @@ def cut_strip(study: Study, opened: OpenedSlide, rows: np.ndarray, marker: str |
     return Strip(out, rows, tuple(wanted))
 
 
+def colors_of(markers: Sequence[str]) -> Sequence[str]:
+    """Return the colours in which images of exemplar cells show these markers: the first one is for the nuclei."""
+    return CHANNELS if find_nuclear_marker(markers) in markers[:1] else CHANNELS[1:]
+
+
 def cut_images(
     study: Study,
     opened: OpenedSlide,
@@ -81,8 +86,6 @@ def cut_images(
     markers: Sequence[str],
     *,
     outlined: bool = True,
-    scale: int = 1,
-    channel_colors: Sequence[str] = CHANNELS,
 ) -> np.ndarray:
     """Cut cells ``rows`` (n,) out of the slide, as images (n, P, P, 3) uint8 as large as patches; each is outlined.
 
@@ -91,10 +94,10 @@ def cut_images(
     patches, regions = cut_cells(study, opened, rows, markers)
     limits = [(low, low + HEADROOM * (high - low)) for low, high in map(opened.limits, markers)]
     images = [
-        draw_cell(patch, limits, region=region if outlined else None, scale=scale, channel_colors=channel_colors)
+        draw_cell(patch, limits, region=region if outlined else None, scale=1, channel_colors=colors_of(markers))
         for patch, region in zip(patches, regions, strict=True)
     ]
-    side = scale * patches.shape[-1]
+    side = patches.shape[-1]
     return np.stack(images) if images else np.zeros((0, side, side, 3), dtype=np.uint8)
 
 

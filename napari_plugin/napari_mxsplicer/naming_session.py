@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mxsplicer import open_h5ad
-from mxsplicer.pl import CHANNELS, draw_cell
+from mxsplicer.pl import draw_cell
 from mxsplicer.tl import CellClassifier, NamingQueue, Predictions, Proposal, predict_all, read_features
 from napari_mxsplicer.clusters import Cluster, draw_examples, markers_in, shown_markers
-from napari_mxsplicer.exemplars import HEADROOM, cut_cells
+from napari_mxsplicer.exemplars import HEADROOM, colors_of, cut_cells
 from napari_mxsplicer.layers import OpenedSlide, open_slide
 from napari_mxsplicer.names import Names
 from napari_mxsplicer.study import Study
@@ -172,7 +172,7 @@ def view_cell(study: Study, opened: OpenedSlide, row: int, markers: Sequence[str
         [(low, low + HEADROOM * (high - low)) for low, high in (limits[marker] for marker in composed)],
         region=regions[0],
         scale=_SCALE,
-        channel_colors=CHANNELS,
+        channel_colors=colors_of(composed),
     )
     single = tuple(
         (marker, draw_cell(channels[marker], [limits[marker]], region=regions[0], scale=2, channel_colors=["#ffffff"]))

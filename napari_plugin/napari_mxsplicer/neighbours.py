@@ -1,4 +1,4 @@
-"""Cells similar to a cell by their learned features."""
+"""Cells similar to a cell by their features."""
 
 import anndata
 import numpy as np

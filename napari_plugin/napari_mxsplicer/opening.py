@@ -8,7 +8,7 @@ from mxsplicer import InputError
 from napari_mxsplicer.layers import LayerData, painted_over_mask, slide_layers
 from napari_mxsplicer.study import open_study
 
-PANEL = "Marker correlations"
+PANEL = "Explore and name cells"
 
 
 def read_layers(path: str | Path, *, slide: str | None = None, mask: str | Path | None = None) -> list[LayerData]:

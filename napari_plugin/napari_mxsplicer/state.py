@@ -19,7 +19,7 @@ _MOST_STEPS = 50  # of undo
 
 @dataclass(frozen=True)
 class Painted:
-    """What the cells of the state are coloured by: a learned feature, a marker, a column of obs, or computed values."""
+    """What the cells of the state are coloured by: a feature, a marker, a column of obs, or computed values."""
 
     kind: Literal["feature", "marker", "column", "values"]
     name: str  # the number, if it is a feature
@@ -84,6 +84,7 @@ class State:
         self.correlated_over = ALL
         self._undo: list[np.ndarray | None] = []
         self.names: Names | None = None  # None until they are read
+        self.cluster_markers: dict[str, tuple[str, ...]] = {}  # in the suggested name of each cluster
 
     def use_names(self, names: "Names | None") -> None:
         """Set the names that the user gives; later changes of them are changes of the state."""
@@ -112,6 +113,7 @@ class State:
         self.marked = np.zeros(0, dtype=np.int64)
         if not same:
             self.selection, self.painted, self.marker, self._undo = None, None, None, []
+            self.cluster_markers = {}
             self.values = np.full(study.n_cells, np.nan, dtype=np.float32)
             self.correlation_kind = next(iter(study.correlations), "")
             self.r = study.correlations.get(self.correlation_kind, np.zeros((len(study.markers), 0), dtype=np.float32))

@@ -1,6 +1,6 @@
 """The cells that the panel explores: a result of mxsplicer or any AnnData file, read one column at a time.
 
-Learned features are not kept in memory: each is read when it is painted, from the feature-major copy if there is one.
+Features are not kept in memory: each is read when it is painted, from the feature-major copy if there is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ class ChunkShares:
 
 
 class Study:
-    """Cells with marker intensities and learned features, from a result or from an AnnData file."""
+    """Cells with marker intensities and features, from a result or from an AnnData file."""
 
     def __init__(self, cells: Path, *, folder: Path | None = None, index: Mapping[str, Any] | None = None) -> None:
         self.cells, self.folder, self.index = cells, folder, index
@@ -225,7 +225,7 @@ class Study:
         """A sentence on what correlations need and the table lacks; "" if it has features and markers."""
         if self.n_features and self.markers:
             return ""
-        lacks = "learned features in obsm" if self.markers else "intensities of markers in X"
+        lacks = "features in obsm" if self.markers else "intensities of markers in X"
         shown = "Markers and columns of obs" if self.markers else "Features and columns of obs"
         return f"{self.cells.name} has no {lacks}, so there is nothing to correlate. {shown} can colour the cells."
 
@@ -309,7 +309,7 @@ class Study:
         return found if found is not None and found.shape == (self.n_features, self.n_cells) else None
 
     def feature(self, number: int) -> np.ndarray:
-        """Return a learned feature (N,) of each cell, float32."""
+        """Return a feature (N,) of each cell, float32."""
         if self._features is not None:
             return np.asarray(self._features[number], dtype=np.float32)
         with open_h5ad(self.cells, needed=()) as file:
@@ -323,7 +323,7 @@ class Study:
             return np.asarray(file["obsm"][self.representation][:, first:last], dtype=np.float32).T
 
     def features(self, rows: slice) -> np.ndarray:
-        """Return all learned features (rows, d) of some cells, float32."""
+        """Return all features (rows, d) of some cells, float32."""
         with open_h5ad(self.cells, needed=()) as file:
             return np.asarray(file["obsm"][self.representation][rows], dtype=np.float32)
 
@@ -467,7 +467,7 @@ def _values_of(strings: Any) -> Any:
 
 
 def _representation(widths: Mapping[str, int]) -> str:
-    """Return the key of the study's learned features in obsm, or of the best substitute; "" if there are none."""
+    """Return the key of the study's features in obsm, or of the best substitute; "" if there are none."""
     known: Sequence[str] = ("X_splicer", "X_joint", "X_pca")
     others = [key for key, n in widths.items() if n > 2 and key not in _NO_FEATURES]
     return next((key for key in (*known, *others) if key in widths), "")

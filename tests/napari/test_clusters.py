@@ -3,8 +3,8 @@
 import anndata
 import numpy as np
 import pytest
-from napari_mxsplicer.clusters import cut_examples, draw_examples, judge_clusters, read_clusters, words_of
-from napari_mxsplicer.exemplars import cut_images
+from napari_mxsplicer.clusters import cut_examples, draw_examples, judge_clusters, read_clusters, shorten, words_of
+from napari_mxsplicer.exemplars import colors_of, cut_images
 from napari_mxsplicer.layers import open_slide
 from napari_mxsplicer.study import open_study
 
@@ -35,6 +35,17 @@ def test_verdicts_are_computed_where_none_are_stored(sample):
     assert {one.verdict for one in clusters} == {""}
     expected = tl.explain_clusters(anndata.read_h5ad(study.cells), "lineage")
     assert [one.verdict for one in judge_clusters(study)] == expected["verdict"].tolist()
+
+
+def test_a_name_is_shortened_by_the_words_that_example_cells_do_not_show():
+    words = words_of("CD3e+ CD45RO+ PD-1+ CD8a+", ["CD3e", "CD8a"])
+    assert list(shorten(words, lambda text: len(text) < 30)) == words
+    assert list(shorten(words, lambda text: len(text) < 15)) == [("CD3e+", 0), ("…", None), ("CD8a+", 1)]
+    assert [word for word, _ in shorten(words, lambda _: False)] == ["CD3e+", "…", "CD8a+"]
+
+
+def test_markers_have_the_same_colours_with_and_without_nuclei():
+    assert list(colors_of(["Hoechst", "CD3e", "CD8a"]))[1:3] == list(colors_of(["CD3e", "CD8a"]))[:2]
 
 
 def test_words_of_a_name_find_the_markers_shown():

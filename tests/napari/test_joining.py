@@ -149,7 +149,7 @@ def test_errors_come_before_napari_is_started(tmp_path, mask):
 def test_a_table_without_features_says_so_and_shows_markers(tmp_path):
     study = open_study(write(tmp_path / "cells.h5ad", z=False))
     assert study.missing == (
-        "cells.h5ad has no learned features in obsm, so there is nothing to correlate. "
+        "cells.h5ad has no features in obsm, so there is nothing to correlate. "
         "Markers and columns of obs can colour the cells."
     )
     assert study.marker("CD3e").tolist() == [4, 5, 6]

@@ -1,13 +1,15 @@
 """The base of the panel's parts, and small widgets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QEvent, QRect, Qt
+from qtpy.QtCore import QEvent, QRect, QRectF, Qt
+from qtpy.QtGui import QColor, QPainter
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QWidget
 
 from napari_mxsplicer.canvas import Canvas
+from napari_mxsplicer.exemplars import colors_of
 from napari_mxsplicer.state import State
 from napari_mxsplicer.widgets.theme import Theme
 from napari_mxsplicer.widgets.work import LatestWorker
@@ -54,6 +56,37 @@ class PanelPart(QWidget):
         return bool(super().event(event))
 
 
+class CellDrawing(QWidget):
+    """The base of small widgets that draw images of cells: their height follows from their width."""
+
+    def __init__(self, name: str, parent: Any = None) -> None:
+        super().__init__(parent)
+        self.theme = Theme.dark()
+        self.setAccessibleName(name)
+
+    def set_theme(self, theme: Theme) -> None:
+        """Use the colours of napari's theme."""
+        self.theme = theme
+        self.update()
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802
+        """Fit the height to another width."""
+        self.fit_height()
+        super().resizeEvent(event)
+
+    def fit_height(self) -> None:
+        """Set the height that the images need."""
+        raise NotImplementedError
+
+    def draw_markers(self, painter: QPainter, rect: QRectF, markers: Sequence[str]) -> None:
+        """Write the names of markers in the colours that they have in the images."""
+        left = rect.left()
+        for marker, color in zip(markers, colors_of(markers), strict=False):
+            painter.setPen(QColor(color))
+            painter.drawText(QRectF(left, rect.top(), rect.right() - left, rect.height()), 0, marker)
+            left += painter.fontMetrics().horizontalAdvance(f"{marker}  ")
+
+
 class FixedLabel(QLabel):
     """A small widget, a text of a fixed number of lines: controls below it stay in place when it changes.
 
@@ -83,6 +116,11 @@ class FixedLabel(QLabel):
     def resizeEvent(self, event: Any) -> None:  # noqa: N802
         """Fit the text to another width."""
         super().resizeEvent(event)
+        self._fit()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Fit the text in the font of napari, which a widget gets when it is shown."""
+        super().showEvent(event)
         self._fit()
 
     def _fit(self) -> None:

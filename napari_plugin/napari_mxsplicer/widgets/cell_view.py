@@ -4,37 +4,29 @@ from typing import Any
 
 from qtpy.QtCore import QRectF, Qt
 from qtpy.QtGui import QColor, QImage, QPainter
-from qtpy.QtWidgets import QWidget
 
-from mxsplicer.pl import CHANNELS
+from napari_mxsplicer.exemplars import colors_of
 from napari_mxsplicer.naming_session import CellView
+from napari_mxsplicer.widgets.base import CellDrawing
 from napari_mxsplicer.widgets.strip import to_qimage
-from napari_mxsplicer.widgets.theme import Theme
 
 _GAP_PX, _COLUMNS, _LINE_PX = 3, 4, 15
 _LARGE = 0.42  # of the width, for the large image
 
 
-class CellImages(QWidget):
+class CellImages(CellDrawing):
     """The images of one cell."""
 
     def __init__(self, parent: Any = None) -> None:
-        super().__init__(parent)
+        super().__init__("Cell to name", parent)
         self._view: CellView | None = None
         self._large, self._small = QImage(), list[tuple[str, QImage]]()
-        self._theme = Theme.dark()
-        self.setAccessibleName("Cell to name")
-        self._resized()
+        self.fit_height()
 
     @property
     def view(self) -> CellView | None:
         """The images shown."""
         return self._view
-
-    def set_theme(self, theme: Theme) -> None:
-        """Use the colours of napari's theme."""
-        self._theme = theme
-        self.update()
 
     def show_view(self, view: CellView | None) -> None:
         """Show another cell, or none."""
@@ -44,10 +36,9 @@ class CellImages(QWidget):
         self.setAccessibleDescription("" if view is None else ", ".join(view.markers))
         self.update()
 
-    def resizeEvent(self, event: Any) -> None:  # noqa: N802
-        """Keep the height in proportion to the width."""
-        self._resized()
-        super().resizeEvent(event)
+    def fit_height(self) -> None:
+        """Set the height of the large image and the names below it."""
+        self.setFixedHeight(round(self._side()) + _LINE_PX + 2)
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
         """Draw the images, each marker with its name."""
@@ -55,27 +46,20 @@ class CellImages(QWidget):
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         side = self._side()
         if self._view is None:
-            painter.setPen(QColor(self._theme.faint))
+            painter.setPen(QColor(self.theme.faint))
             painter.drawRect(QRectF(0.5, 0.5, side - 1, side - 1))
             return
         painter.drawImage(QRectF(0, 0, side, side), self._large)
-        colors = dict(zip(self._view.markers, CHANNELS, strict=False))
-        left = 0.0
-        for marker, color in colors.items():
-            painter.setPen(QColor(color))
-            painter.drawText(QRectF(left, side + 1, side - left, _LINE_PX), Qt.AlignmentFlag.AlignLeft, marker)
-            left += painter.fontMetrics().horizontalAdvance(f"{marker}  ")
+        self.draw_markers(painter, QRectF(0, side + 1, side, _LINE_PX), self._view.markers)
+        colors = dict(zip(self._view.markers, colors_of(self._view.markers), strict=False))
         small = (self.width() - side - _COLUMNS * _GAP_PX) / _COLUMNS
         for place, (marker, image) in enumerate(self._small):
             down, right = divmod(place, _COLUMNS)
             x, y = side + _GAP_PX + right * (small + _GAP_PX), down * (small + _LINE_PX + _GAP_PX)
             painter.drawImage(QRectF(x, y, small, small), image)
-            painter.setPen(QColor(colors.get(marker, self._theme.text)))
+            painter.setPen(QColor(colors.get(marker, self.theme.text)))
             shown = painter.fontMetrics().elidedText(marker, Qt.TextElideMode.ElideRight, int(small))
             painter.drawText(QRectF(x, y + small, small, _LINE_PX), Qt.AlignmentFlag.AlignHCenter, shown)
 
     def _side(self) -> float:
         return float(max(60.0, _LARGE * self.width()))
-
-    def _resized(self) -> None:
-        self.setFixedHeight(round(self._side()) + _LINE_PX + 2)

@@ -7,7 +7,7 @@ from qtpy.QtGui import QColor, QKeySequence, QPainter
 from qtpy.QtWidgets import QLineEdit, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTableView, QWidget
 
 from mxsplicer.pl import CHANNELS, QUALITATIVE
-from napari_mxsplicer.clusters import Cluster, words_of
+from napari_mxsplicer.clusters import Cluster, shorten, words_of
 from napari_mxsplicer.widgets.cluster_model import CLUSTER, COLOUR, COUNT, EXAMPLES, IMAGES, NAME, SHARE, VERDICT
 from napari_mxsplicer.widgets.theme import Theme
 
@@ -115,7 +115,7 @@ class ClusterDelegate(QStyledItemDelegate):
         elif index.column() == NAME:
             self._draw_name(painter, rect, one, index.data())
         elif index.column() == COUNT:
-            self._draw_lines(painter, rect, index.data(), f"{100 * index.data(SHARE):.3g} %")
+            self._draw_lines(painter, rect, index.data(), f"{100 * index.data(SHARE):.1f} %")
         elif index.column() == VERDICT:
             self._draw_verdict(painter, rect, one)
         elif index.column() == EXAMPLES:
@@ -139,10 +139,9 @@ class ClusterDelegate(QStyledItemDelegate):
         font.setItalic(False)
         painter.setFont(font)
         left, metrics = lower.left(), painter.fontMetrics()
-        for word, marker in words_of(one.suggested, one.markers):
+        words = words_of(one.suggested, one.markers)
+        for word, marker in shorten(words, lambda text: metrics.horizontalAdvance(text) <= lower.width()):
             room = int(lower.right() - left)
-            if room < metrics.horizontalAdvance("..."):
-                break
             painter.setPen(QColor(self.theme.muted if marker is None else CHANNELS[marker + 1]))
             shown = metrics.elidedText(word, Qt.TextElideMode.ElideRight, room)
             painter.drawText(QRectF(left, lower.top(), room, lower.height()), int(Qt.AlignmentFlag.AlignTop), shown)

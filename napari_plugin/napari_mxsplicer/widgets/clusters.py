@@ -13,6 +13,7 @@ from napari_mxsplicer.clusters import (
     cut_examples,
     draw_examples,
     judge_clusters,
+    markers_in,
     read_clusters,
     shown_markers,
 )
@@ -36,7 +37,7 @@ class ClustersPart(PanelPart):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.model, self.table, self.delegate = ClusterModel(), ClusterTable(), ClusterDelegate()
-        self.reason, self.strip = QLabel(_HINT), PatchStrip()
+        self.reason, self.strip = QLabel(_HINT), PatchStrip("Here you see cells of the row that you click.")
         self.reading, self.judging, self.cutting, self.detail = (self.worker() for _ in range(4))
         self.files = self.worker()
         self._study: Study | None = None
@@ -203,6 +204,11 @@ class ClustersPart(PanelPart):
 
     def _show(self, clusters: list[Cluster]) -> None:
         self.model.show_clusters(clusters)
+        markers = self.state.study.markers if self.state.study is not None else []
+        # those in the example cells first
+        self.state.cluster_markers = {
+            one.name: tuple(dict.fromkeys((*one.markers, *markers_in(one.suggested, markers)))) for one in clusters
+        }
         self.reason.setText(self._hint())
         self._names_changed()
         self._cut()
@@ -243,6 +249,7 @@ class ClustersPart(PanelPart):
             self.reason.setText(names.note)
 
     def _clicked(self, index: QModelIndex) -> None:
+        self._select_cells()  # again, if the selection was changed elsewhere
         if index.column() == NAME:
             self.table.edit(index)
 
@@ -269,9 +276,14 @@ class ClustersPart(PanelPart):
             )
         self.reason.setText(f"{one.verdict.capitalize()}. {one.reason}" if one.verdict else "")
         self.reason.setToolTip(self.reason.text())
-        self.state.select(np.flatnonzero(study.clusters.codes == one.code))
+        self._select_cells()
         if opened is not None and opened.slide is not None and study.xy_px is not None:
             self.detail.start(_cut_detail, study, opened, one, done=self._show_detail)
+
+    def _select_cells(self) -> None:
+        """Select the cells of the current cluster."""
+        if self.state.study is not None and self.current is not None:
+            self.state.select(np.flatnonzero(self.state.study.clusters.codes == self.current.code))
 
     def _show_detail(self, found: tuple[Strip, str]) -> None:
         strip, title = found
@@ -279,7 +291,7 @@ class ClustersPart(PanelPart):
 
     def _cell_chosen(self, row: int) -> None:
         self.state.pick(row)
-        self.canvas.centre_on(row)
+        self.canvas.show_closely(row)
 
 
 def _cut_detail(study: Study, opened: OpenedSlide, one: Cluster) -> tuple[Strip, str]:

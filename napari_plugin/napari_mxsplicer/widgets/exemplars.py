@@ -62,7 +62,7 @@ class ExemplarsPart(PanelPart):
         painted = state.painted
         marker = state.marker if painted.kind != "marker" else painted.name
         rows = state.rows if state.selection is None else state.selection[state.is_on_slide[state.selection]]
-        where = "" if state.selection is None else " of the selected cells"
+        where = "" if state.selection is None else " among the selected cells"
         self.work.start(
             _cut_exemplars,
             state.study,
@@ -80,11 +80,11 @@ class ExemplarsPart(PanelPart):
             n = max(len(KINDS), len(strip.rows))
             self.strip.reserve(n, _IN_A_ROW, titles=n)
         self.strip.show_strip(strip, titles)
-        self.note.setText(f"{' + '.join(strip.markers)}{where}, one contrast for the slide. Click a cell to centre it.")
+        self.note.setText(f"Drawn at random{where}, at the contrast of the slide. Click a cell to go there.")
 
     def _chosen(self, row: int) -> None:
         self.state.pick(row)
-        self.canvas.centre_on(row)
+        self.canvas.show_closely(row)
 
 
 class CellPart(PanelPart):
@@ -95,7 +95,7 @@ class CellPart(PanelPart):
         self.values, self.strip = FixedLabel(_LINES, _HINT), PatchStrip()
         self.strip.reserve(-(-(_SIMILAR + 1) // _IN_A_ROW), _IN_A_ROW)
         self.images, self.search = self.worker(), self.worker()
-        self.find = button("Find similar cells", "Find the cells with the most similar learned features", self._find)
+        self.find = button("Find similar cells", "Find the cells with the most similar features", self._find)
         self.clear = button(
             "Clear rings", "Remove the rings around similar cells", lambda: self.state.mark(np.zeros(0, dtype=np.int64))
         )

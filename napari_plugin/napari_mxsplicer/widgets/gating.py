@@ -145,7 +145,8 @@ class GatingPart(PanelPart):
         self.marker.clear()
         if study is not None:
             self.marker.addItems(study.markers)
-            self.marker.setCurrentText(self.state.marker or "")
+            first = next((one for one in study.markers if one not in study.confounders), "")
+            self.marker.setCurrentText(self.state.marker or first)
             self.show_marker()
 
 

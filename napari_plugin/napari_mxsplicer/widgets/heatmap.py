@@ -1,4 +1,4 @@
-"""The correlation heatmap of markers and learned features, which can be clicked."""
+"""The correlation heatmap of markers and features, which can be clicked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ class Heatmap(pg.PlotWidget):
         self.hideAxis("bottom")
         self.getPlotItem().layout.setContentsMargins(0, 0, 4, 2)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName("Correlation of markers and learned features")
+        self.setAccessibleName("Correlation of markers and features")
         self.scene().sigMouseClicked.connect(self._clicked)
         self.scene().sigMouseMoved.connect(self._moved)
         self._left.clicked.connect(lambda place: self._emit(self.marker_clicked, self._rows, place))

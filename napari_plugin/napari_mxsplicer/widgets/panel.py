@@ -1,4 +1,4 @@
-"""The panel: which feature correlates with which marker, and where; all of its parts show one state."""
+"""The panel: clusters and cells to name, and features with their markers; all of its parts show one state."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -38,7 +38,7 @@ _WIDTH_PX, _PREFERRED_PX = 320, 460  # the least that shows everything; so that 
 
 
 class Panel(QWidget):
-    """The marker correlations of the study on the canvas."""
+    """Explores and names the cells of the study on the canvas."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", parent: Any = None) -> None:
         self._is_docked = False
@@ -50,7 +50,7 @@ class Panel(QWidget):
         self._names_worker, self._saver = LatestWorker(self.notify), LatestWorker(self.notify)
         self.tabs = QTabWidget()
         self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
-        self.summary, self.message = FixedLabel(3), FixedLabel(3)  # of fixed height: no control moves
+        self.summary, self.message = FixedLabel(2), FixedLabel(3)  # of fixed height: no control moves
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
         self._loader = ChannelLoader(self, viewer, self.state, self.canvas)
         self.channels, self.add_layers = self._loader.button, self._loader.add_layers
@@ -127,6 +127,7 @@ class Panel(QWidget):
         state.columns_changed.connect(self._fill_paint)
         state.names_changed.connect(self._names_changed)
         self.viewer.events.theme.connect(self._themed)
+        self.tabs.currentChanged.connect(self._tab_changed)
 
     def _arrange(self) -> None:
         self.summary.setAccessibleName("What is shown")
@@ -170,6 +171,11 @@ class Panel(QWidget):
                 self.tabs.setCurrentIndex(place)
                 if isinstance(page, QScrollArea):
                     page.ensureWidgetVisible(part)
+
+    def _tab_changed(self, _place: int) -> None:
+        """Show all cells again where the queue follows a row of the table: it goes to cells that would be dimmed."""
+        if self.tabs.currentWidget() is self.queue and self.clusters.current is not None:
+            self.clusters.leave()
 
     def _header(self) -> QVBoxLayout:
         """Return the rows that stay visible while the rest is scrolled."""

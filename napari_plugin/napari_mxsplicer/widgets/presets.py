@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QHBoxLayout
 from mxsplicer import find_nuclear_marker
 from napari_mxsplicer.gates import raised_markers
 from napari_mxsplicer.layers import COLORMAPS
+from napari_mxsplicer.study import Study
 from napari_mxsplicer.widgets.base import Context, PanelPart, button
 from napari_mxsplicer.widgets.channels import ChannelLoader
 
@@ -24,8 +25,8 @@ class PresetsPart(PanelPart):
         tips = {
             "Nuclei": ("Show the channel of the nuclei only", self.show_nuclei),
             "Top markers": (
-                "Show the three markers that are raised most in the selected cells, or in the cluster of the clicked "
-                "cell, with the nuclei",
+                "Show the markers of the selected cluster, or of that of the clicked cell, with the nuclei; for other "
+                "selected cells, the markers that are raised most in them",
                 self.show_markers_of_cluster,
             ),
             "Last": ("Show the channels that were visible before", self.show_last),
@@ -43,18 +44,18 @@ class PresetsPart(PanelPart):
         self._show({nuclei: COLORMAPS[0]})
 
     def show_markers_of_cluster(self) -> None:
-        """Show the markers that are raised most in the selected cells, or in the cluster of the picked cell."""
+        """Show the markers of the selected cluster or the picked cell's, else those raised in the selection."""
         study, rows = self.state.study, self._rows_of_cluster()
         if study is None or rows is None:
             self.context.notify("Select a cluster, for example by its name below the UMAP, or click a cell of it.")
             return
-        names = [one for one in study.markers if one not in study.confounders]
-        intensities = np.array([study.marker(one) for one in names]).reshape(len(names), study.n_cells)
-        raised = [names[place] for place in raised_markers(intensities, rows)]
-        nuclei = self._nuclei()
-        channels = ([] if nuclei is None else [(nuclei, COLORMAPS[0])]) + list(zip(raised, COLORMAPS[1:], strict=False))
+        cluster, nuclei = self._cluster_of(rows), self._nuclei()
+        shown = [one for one in self.state.cluster_markers.get(cluster, ()) if one != nuclei]
+        about = f"Markers of cluster {cluster}" if shown else f"Raised most in these {len(rows):,} cells"
+        shown = (shown or self._raised(study, rows))[: len(COLORMAPS) - 1]
+        channels = ([] if nuclei is None else [(nuclei, COLORMAPS[0])]) + list(zip(shown, COLORMAPS[1:], strict=False))
         if self._show(dict(channels)):
-            self.context.notify(f"Raised most in these {len(rows):,} cells: {', '.join(raised) or 'no marker'}.")
+            self.context.notify(f"{about}: {', '.join(shown) or 'no marker'}.")
 
     def show_last(self) -> None:
         """Show the channels that were visible before."""
@@ -86,6 +87,22 @@ class PresetsPart(PanelPart):
 
     def _nuclei(self) -> str | None:
         return find_nuclear_marker(self.state.study.markers) if self.state.study is not None else None
+
+    def _cluster_of(self, rows: np.ndarray) -> str:
+        """Return the cluster that these cells are, all of it; "" if they are not one."""
+        study = self.state.study
+        if study is None or not study.clustering or not len(rows):
+            return ""
+        codes = study.clusters.codes[rows]
+        name = str(study.clusters.categories[codes[0]])
+        return name if (codes == codes[0]).all() and len(rows) == study.cluster_counts.get(name) else ""
+
+    @staticmethod
+    def _raised(study: Study, rows: np.ndarray) -> list[str]:
+        """Return the markers that are raised most in these cells."""
+        names = [one for one in study.markers if one not in study.confounders]
+        intensities = np.array([study.marker(one) for one in names]).reshape(len(names), study.n_cells)
+        return [names[place] for place in raised_markers(intensities, rows)]
 
     def _rows_of_cluster(self) -> np.ndarray | None:
         state = self.state

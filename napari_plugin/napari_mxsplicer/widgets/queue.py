@@ -25,7 +25,7 @@ from napari_mxsplicer.clusters import read_clusters
 from napari_mxsplicer.exemplars import Strip
 from napari_mxsplicer.naming_session import Answered, CellView, NamingSession, classifier_path, key_markers
 from napari_mxsplicer.state import Painted
-from napari_mxsplicer.widgets.base import Context, PanelPart, button
+from napari_mxsplicer.widgets.base import Context, FixedLabel, PanelPart, button
 from napari_mxsplicer.widgets.cell_view import CellImages
 from napari_mxsplicer.widgets.strip import PatchStrip
 from napari_mxsplicer.widgets.theme import Theme
@@ -51,9 +51,13 @@ class QueuePart(PanelPart):
         self._views: dict[int, CellView] = {}
         self._markers: list[str] = []
         self._is_answering = False
-        self.why, self.progress, self.note = QLabel(), QLabel(), QLabel()
+        self.why, self.progress, self.note = FixedLabel(3), QLabel(), QLabel()
         self.images, self.ahead = CellImages(), PatchStrip()
-        self.new_name, self.buttons = QLineEdit(), list[QPushButton]()
+        self.new_name, self.class_buttons = QLineEdit(), list[QPushButton]()
+        self.buttons = (
+            button("O  other", "None of the classes", partial(self.answer, OTHER)),
+            button("S  skip", "Leave it without a name", self.skip),
+        )
         self._shortcuts = list[QShortcut]()  # while this part is visible
         self._grid = QGridLayout()
         self._arrange()
@@ -61,7 +65,7 @@ class QueuePart(PanelPart):
         self.state.study_changed.connect(self._study_changed)
 
     def _arrange(self) -> None:
-        for label, lines in ((self.why, 2), (self.progress, 2), (self.note, 4)):
+        for label, lines in ((self.progress, 1), (self.note, 4)):
             label.setWordWrap(True)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
             label.setMinimumHeight(lines * label.fontMetrics().lineSpacing() + 6)
@@ -69,6 +73,8 @@ class QueuePart(PanelPart):
         self.new_name.setPlaceholderText("Name of another class, then Enter")
         self.new_name.returnPressed.connect(self._new_class)
         self._grid.setSpacing(4)
+        for place in range(_COLUMNS):
+            self._grid.setColumnStretch(place, 1)  # a new class makes no other button narrower
         tools = QGridLayout()
         tools.setSpacing(4)
         for place, one in enumerate(
@@ -92,16 +98,17 @@ class QueuePart(PanelPart):
         below = QHBoxLayout()
         below.setSpacing(4)
         below.addWidget(self.new_name, 1)
-        below.addWidget(button("Undo", "Take back the last name (Ctrl+Z)", self.undo))
+        for one in (*self.buttons, button("Undo", "Take back the last name (Ctrl+Z)", self.undo)):
+            one.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys stay with the queue
+            below.addWidget(one)
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(4)
-        for one in (self.why, self.images):
+        for one in (self.why, self.images, self.ahead):
             column.addWidget(one)
-        column.addLayout(self._grid)
         column.addLayout(below)
-        for one in (self.ahead, self.progress):
-            column.addWidget(one)
+        column.addLayout(self._grid)  # below what a new class must not move
+        column.addWidget(self.progress)
         column.addStretch(1)
         column.addWidget(self.note)
         column.addLayout(tools)
@@ -364,7 +371,9 @@ class QueuePart(PanelPart):
             self.images.show_view(None)
             self.ahead.show_strip(None)
             return
-        guess = f" The classifier calls it {current.guess} ({current.confidence:.0%})." if current.confidence else ""
+        guess = ""
+        if current.confidence and self._classifier() is not None:
+            guess = f" The classifier calls it {current.guess} ({current.confidence:.0%})."
         text = f"Proposed because: {current.why}.{guess}"
         self.why.setText(text if self.classes else f"{text} {_EMPTY}")
         self.state.pick(current.row)
@@ -401,17 +410,18 @@ class QueuePart(PanelPart):
         """Make a button for each class, with its key."""
         classes = self.classes
         keyed = [f"{number + 1}  {name}" for number, name in enumerate(classes[:_MOST_KEYS])]
-        wanted = [*keyed, *classes[_MOST_KEYS:], "O  other", "S  skip"]
-        if wanted == [one.text() for one in self.buttons]:
+        wanted = [*keyed, *classes[_MOST_KEYS:]]
+        if wanted == [one.text() for one in self.class_buttons]:
             return
-        for one in self.buttons:
+        for one in self.class_buttons:
             self._grid.removeWidget(one)
             one.hide()
             one.deleteLater()
-        calls: list[Callable[[], Any]] = [*(partial(self.answer, name) for name in (*classes, OTHER)), self.skip]
-        tips = [*(f"Name this cell {name}" for name in classes), "None of the classes", "Leave it without a name"]
-        self.buttons = [button(text, tip, call) for text, tip, call in zip(wanted, tips, calls, strict=True)]
-        for place, one in enumerate(self.buttons):
+        self.class_buttons = [
+            button(text, f"Name this cell {name}", partial(self.answer, name))
+            for text, name in zip(wanted, classes, strict=True)
+        ]
+        for place, one in enumerate(self.class_buttons):
             one.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys stay with the queue
             one.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # long names widen nothing
             self._grid.addWidget(one, *divmod(place, _COLUMNS))

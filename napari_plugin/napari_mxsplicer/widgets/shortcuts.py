@@ -35,6 +35,7 @@ class Shortcuts:
         self._panel, self._viewer = panel, viewer
         self._keys: dict[str, QShortcut] = {}
         self._described: dict[str, str] = {}
+        self._box: QMessageBox | None = None
         self.add("?", "list the shortcuts", self.show)
         viewer.layers.selection.events.active.connect(self._activated)
 
@@ -55,13 +56,20 @@ class Shortcuts:
         rows = [
             f"<tr><td><b>{escape(key)}</b>&nbsp;&nbsp;</td><td>{what}</td></tr>" for key, what in self.listed.items()
         ]
-        box = QMessageBox(self._panel)
+        if self._box is not None:
+            self._box.close()
+        self._box = box = QMessageBox(self._panel)
         box.setWindowTitle("Shortcuts")
         box.setTextFormat(Qt.TextFormat.RichText)
         box.setText(f"<table>{''.join(rows)}</table>")
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.setModal(False)
+        box.finished.connect(self._closed)
         box.show()
+
+    def _closed(self) -> None:
+        if self._box is not None:
+            self._box.deleteLater()
+            self._box = None
 
     def disconnect(self) -> None:
         """Stop listening to the viewer."""

@@ -5,43 +5,37 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter
-from qtpy.QtWidgets import QWidget
 
 from napari_mxsplicer.exemplars import Strip
-from napari_mxsplicer.widgets.theme import Theme
+from napari_mxsplicer.widgets.base import CellDrawing
 
 _TITLE_PX = 15
 _GAP_PX = 2
 
 
-class PatchStrip(QWidget):
+class PatchStrip(CellDrawing):
     """Rows of images of cells, each row with a title; cells can be clicked."""
 
     chosen = Signal(int)
 
-    def __init__(self, parent: Any = None) -> None:
-        super().__init__(parent)
+    def __init__(self, hint: str = "", parent: Any = None) -> None:
+        """``hint`` is shown where the images will be."""
+        super().__init__("Images of cells", parent)
+        self._hint = hint
         self._strip: Strip | None = None
         self._images: list[list[QImage | None]] = []
         self._titles: tuple[str, ...] = ()
-        self._theme = Theme.dark()
         self._least, self._least_titles = (0, 1), 1
-        self.setAccessibleName("Images of cells")
 
     @property
     def strip(self) -> Strip | None:
         """The cells shown."""
         return self._strip
 
-    def set_theme(self, theme: Theme) -> None:
-        """Use the colours of napari's theme."""
-        self._theme = theme
-        self.update()
-
     def reserve(self, lines: int, columns: int, *, titles: int = 1) -> None:
         """Keep room for so many images and titles, so that what is below does not move when they come."""
         self._least, self._least_titles, self._titles = (lines, columns), titles, ()
-        self._resized()
+        self.fit_height()
 
     def show_strip(self, strip: Strip | None, titles: tuple[str, ...] = ()) -> None:
         """Show other cells."""
@@ -51,23 +45,24 @@ class PatchStrip(QWidget):
                 [to_qimage(one) if row >= 0 else None for one, row in zip(images, rows, strict=True)]
                 for images, rows in zip(strip.images, strip.rows, strict=True)
             ]
-        self._resized()
-
-    def resizeEvent(self, event: Any) -> None:  # noqa: N802
-        """Adjust the height to the new size of the images."""
-        self._resized()
-        super().resizeEvent(event)
+        self.fit_height()
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
         """Draw the images and titles."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        painter.setPen(QColor(self._theme.text))
+        if not self._images:
+            painter.setPen(QColor(self.theme.muted))
+            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, self._hint)
         side = self._side()
         for line, images in enumerate(self._images):
             top = self._top(line)
             title = QRectF(0, top - _TITLE_PX, self.width(), _TITLE_PX)
+            painter.setPen(QColor(self.theme.text))
             painter.drawText(title, Qt.AlignmentFlag.AlignLeft, self._title(line))
+            if not line and self._strip is not None:
+                title.setLeft(painter.fontMetrics().horizontalAdvance(f"{self._title(line)}   "))
+                self.draw_markers(painter, title, self._strip.markers)
             for place, image in enumerate(images):
                 if image is not None:
                     painter.drawImage(QRectF(place * (side + _GAP_PX), top, side, side), image)
@@ -96,7 +91,8 @@ class PatchStrip(QWidget):
         n = max(len(self._images[0]) if self._images else 1, self._least[1])
         return max(8, (int(self.width()) - _GAP_PX * (n - 1)) // n)
 
-    def _resized(self) -> None:
+    def fit_height(self) -> None:
+        """Set the height of the images and titles, or of the room kept for them."""
         lines = max(len(self._images), self._least[0])
         titles = max(self._least_titles, sum(map(bool, self._titles[1:])) + 1)
         self.setFixedHeight(lines * (self._side() + _GAP_PX) + titles * _TITLE_PX)

@@ -34,7 +34,7 @@ class Theme:
         background, text, faint = (theme_color(getattr(theme, key)) for key in ("background", "text", "secondary"))
         dark = sum(int(background[i : i + 2], 16) for i in (1, 3, 5)) < 384
         accent, warning = ("#ffd166", "#ffb454") if dark else ("#b3005e", "#a34700")
-        raised = theme_color(theme.foreground)
+        raised = theme_color(theme.primary)  # tables have the foreground as background
         return cls(background, text, faint, accent, warning, raised, is_dark=dark)
 
     @property

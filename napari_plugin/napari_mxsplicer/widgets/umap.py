@@ -20,7 +20,7 @@ _LEGEND_LINES = 4
 
 
 class UmapPart(PanelPart):
-    """The part of the panel with the UMAP of the learned features, painted like the tissue."""
+    """The part of the panel with the UMAP of the features, painted like the tissue."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -115,6 +115,41 @@ def test_a_row_selects_its_cells_and_escape_clears_the_selection(opened, hands):
     assert panel.state.selection is None
 
 
+def test_a_row_selects_its_cells_again_after_the_selection_was_changed_elsewhere(opened, hands):
+    _, panel = opened
+    click_row(panel, hands, 4, VERDICT)
+    panel.state.select(None)
+    click_row(panel, hands, 4, VERDICT)
+    assert len(panel.state.selection) == panel.state.study.cluster_counts["4"]
+
+
+def test_the_current_row_can_be_seen_on_the_background_of_the_table(opened, hands):
+    _, panel = opened
+    click_row(panel, hands, 4, VERDICT)
+    table = panel.clusters.table
+    picture = table.viewport().grab().toImage()
+    places = [table.visualRect(panel.clusters.model.index(row, VERDICT)).bottomRight() for row in (4, 6)]
+    current, other = (picture.pixelColor(place.x() - 4, place.y() - 4).name() for place in places)
+    assert current != other
+
+
+def test_the_preset_of_a_cluster_shows_the_markers_of_its_example_cells(opened, hands):
+    viewer, panel = opened
+    click_row(panel, hands, 4, VERDICT)
+    hands.wait_until(lambda: panel.clusters.strip.strip is not None)
+    panel.presets.show_markers_of_cluster()
+    channels = {layer.name for layer in viewer.layers if layer.metadata.get(ROLE) == "marker" and layer.visible}
+    assert set(panel.clusters.strip.strip.markers) <= channels
+    assert panel.message.text().startswith("Markers of cluster 4: ")
+
+
+def test_the_queue_dims_no_cell_of_other_clusters(opened, hands):
+    _, panel = opened
+    click_row(panel, hands, 4, VERDICT)
+    panel.reveal(panel.queue)
+    assert panel.state.selection is None
+
+
 def test_nothing_below_the_table_moves_when_a_row_is_chosen(opened, hands):
     _, panel = opened
     parts = (panel.clusters.table, panel.clusters.strip, panel.clusters.write)

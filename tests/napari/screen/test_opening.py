@@ -48,7 +48,7 @@ def test_a_table_without_features_is_coloured_by_a_marker_and_a_sentence_replace
     panel = open_in(viewer, tmp_path / "plain.h5ad", mask=sample.parent / "sample_mask.ome.tiff")
     panel.reveal(panel.correlations)
     hands.pump()
-    assert panel.correlations.missing.text().startswith("plain.h5ad has no learned features in obsm")
+    assert panel.correlations.missing.text().startswith("plain.h5ad has no features in obsm")
     assert panel.correlations.missing.isVisibleTo(panel)
     assert not panel.correlations.controls.isVisibleTo(panel)
     assert not panel.partners.isVisibleTo(panel)

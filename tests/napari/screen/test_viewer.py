@@ -14,7 +14,7 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QRadioButton, QWidget
 
-PANEL = "Marker correlations"
+PANEL = "Explore and name cells"
 
 
 @pytest.fixture
