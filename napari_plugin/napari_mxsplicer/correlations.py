@@ -131,22 +131,22 @@ def partners_of_marker(study: Study, which: int, r: np.ndarray, rows: np.ndarray
 
 def partners_of_feature(study: Study, which: int, r: np.ndarray, rows: np.ndarray) -> list[Partner]:
     """Return the strongest correlations ``r`` (markers, features) of a feature, and intervals over ``rows``."""
-    x = study.feature(which)[rows]
+    x, blocks = study.feature(which)[rows], blocks_of(study, rows)
     names = [study.markers[place] for place in strongest(r[:, which])]
-    return [_partner(name, x, study.marker(name)[rows], blocks_of(study, rows)) for name in names]
+    return [_partner(name, x, study.marker(name)[rows], blocks) for name in names]
 
 
 def blocks_of(study: Study, rows: np.ndarray) -> np.ndarray:
     """Return the block of the slide of each cell, for intervals of correlations; each cell is one without positions."""
     if study.xy_px is None or not len(rows):
         return np.arange(len(rows))
-    xy = study.xy_px[rows]
-    low, high = xy.min(axis=0), xy.max(axis=0)
-    side = max(float((high - low).max()) / _BLOCKS, 1e-9)
-    column, row = ((xy - low) / side).astype(np.int64).T
+    x, y = study.xy_px[rows].T
+    side = max(float(max(np.ptp(x), np.ptp(y))) / _BLOCKS, 1e-9)
+    column, row = (((one - one.min()) / side).astype(np.int64) for one in (x, y))
     slide = np.asarray(study.slides.codes, dtype=np.int64)[rows]
-    _, block = np.unique((slide * (_BLOCKS + 1) + row) * (_BLOCKS + 1) + column, return_inverse=True)
-    return np.asarray(block)
+    block = (slide * (_BLOCKS + 1) + row) * (_BLOCKS + 1) + column
+    number = np.cumsum(np.bincount(block) > 0) - 1  # without those that have no cells
+    return np.asarray(number[block])
 
 
 def interval(x: np.ndarray, y: np.ndarray, blocks: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:

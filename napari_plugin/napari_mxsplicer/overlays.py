@@ -46,9 +46,8 @@ class SelectionOverlay:
         if state.selection is not None:
             cover[state.selection] = np.nan
         self._cover.set(state.on_slide(cover), background=None if state.selection is None else 1)
-        if layer.visible or state.selection is None:
-            layer.refresh(extent=False, thumbnail=False, highlight=False)
-        else:  # it stays visible from then on: hiding it takes napari longer than drawing it empty
+        layer.refresh(extent=False, thumbnail=False, highlight=False)
+        if state.selection is not None:  # the user may have hidden it
             set_visible(layer, True)
 
     def prepare(self) -> Any:
@@ -73,8 +72,7 @@ class SelectionOverlay:
             contrast_limits=(0, 1),
             opacity=_DIM,
             interpolation2d="nearest",
-            blending="translucent",
-            visible=False,
+            blending="translucent",  # visible from the start: showing it takes napari longer than drawing it empty
         )
 
 

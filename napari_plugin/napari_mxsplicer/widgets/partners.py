@@ -1,5 +1,7 @@
 """The strongest correlations of the painted marker or feature."""
 
+from typing import Any
+
 import numpy as np
 from qtpy.QtWidgets import QVBoxLayout
 
@@ -33,8 +35,15 @@ class PartnersPart(PanelPart):
         """Use the colours of napari's theme."""
         self.bars.set_theme(theme)
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Find the partners of what is painted when this part becomes visible."""
+        super().showEvent(event)
+        self._later.start()
+
     def _find(self) -> None:
         state, study, painted = self.state, self.state.study, self.state.painted
+        if not self.isVisible():
+            return
         if study is None or painted is None or not state.r.size:
             self._show("", [])
             return
