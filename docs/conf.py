@@ -39,4 +39,5 @@ html_title = f"mxsplicer {version}"
 html_static_path = ["static"]
 html_css_files = ["style.css"]
 html_copy_source = False
+html_use_index = False  # the search and the API reference find every name
 html_show_sphinx = False

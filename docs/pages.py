@@ -9,7 +9,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,26 @@ def first_line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0].split(";")[0].rstrip(".") + "."
 
 
-def api_sections() -> Iterator[tuple[str, list[Group]]]:
-    """Yield the sections of the API reference: a heading and its groups of names."""
-    for package, title in PACKAGES.items():
-        yield f"{title}: `{package}`", public_groups(package)
+def api_sections() -> dict[str, tuple[str, list[Group]]]:
+    """Return the sections of the API reference, by the name of their page: a title and groups of names."""
+    sections = {
+        f"api-{package}": (f"{title}: `{package}`", public_groups(package)) for package, title in PACKAGES.items()
+    }
     groups = [
         Group(first_line(importlib.import_module(module)), [f"{module}.{name}" for name in names])
         for module, names in EXTENSIONS.items()
     ]
-    yield "For developers: your own methods, and their checks", groups
+    return {**sections, "api-extensions": ("For developers: your own methods, and their checks", groups)}
+
+
+def names_of(groups: list[Group]) -> list[str]:
+    """Return the names of some groups."""
+    return [name for group in groups for name in group.names]
 
 
 def all_names() -> list[str]:
     """Return every name of the API reference."""
-    return [name for _, groups in api_sections() for group in groups for name in group.names]
+    return [name for _, groups in api_sections().values() for name in names_of(groups)]
 
 
 def commands() -> dict[str, Any]:
@@ -114,6 +120,7 @@ def commands() -> dict[str, Any]:
 def write_pages(_app: Sphinx, _config: Any) -> None:
     """Write the pages of names, of commands and of files outside of docs/; unchanged ones are left alone."""
     pages = {name: page_of_name(name) for name in all_names()}
+    pages |= {name: page_of_section(*section) for name, section in api_sections().items()}
     pages |= {name: page_of_command(name, command) for name, command in commands().items()}
     pages |= {name: path.read_text(encoding="utf-8") for name, path in OUTSIDE.items()}
     GENERATED.mkdir(exist_ok=True)
@@ -128,6 +135,20 @@ def write_pages(_app: Sphinx, _config: Any) -> None:
 def outdated(*_: Any) -> list[str]:
     """Return the pages with lists that are made here, which are always read again."""
     return ["index", "api", "commands"]
+
+
+def page_of_section(title: str, groups: list[Group]) -> str:
+    """Return the page of a section of the API reference: its names, each with what it does in one line."""
+    parts = [f"# {title}\n"]
+    for group in groups:
+        names = "".join(f"   {name}\n" for name in group.names)
+        parts.append(f"\n{group.about}\n\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{names}```\n")
+    return "".join(parts) + hidden_tree(names_of(groups), folder="")
+
+
+def hidden_tree(names: Iterable[str], folder: str) -> str:
+    """Return a table of contents that is not shown, so that pages of these names have a place in the navigation."""
+    return "\n```{toctree}\n:hidden:\n\n" + "".join(f"{folder}{name}\n" for name in names) + "```\n"
 
 
 def page_of_name(name: str) -> str:
@@ -183,7 +204,7 @@ def complete(_app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == "index":
         text += navigation(text)
     elif docname == "api":
-        text += "".join(api_lists())
+        text += "".join(api_table())
     elif docname == "commands":
         text += "".join(command_list())
     name = docname.removeprefix("generated/")
@@ -206,14 +227,13 @@ def navigation(text: str) -> str:
     return "".join(trees)
 
 
-def api_lists() -> Iterator[str]:
-    """Yield the lists of public names, each with what it does in one line."""
-    for title, groups in api_sections():
-        yield f"\n## {title}\n"
-        for group in groups:
-            names = "".join(f"   {name}\n" for name in group.names)
-            yield f"\n{group.about}\n\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{names}```\n"
-    yield "\n```{toctree}\n:hidden:\n\n" + "".join(f"{name} <generated/{name}>\n" for name in all_names()) + "```\n"
+def api_table() -> Iterator[str]:
+    """Yield the table of the sections of the API reference, with their names."""
+    yield "\n| section | names |\n|---|---|\n"
+    for page, (title, groups) in api_sections().items():
+        names = ", ".join(f"{{py:obj}}`{name.rpartition('.')[2]} <{name}>`" for name in names_of(groups))
+        yield f"| [{title}](generated/{page}.md) | {names} |\n"
+    yield hidden_tree(api_sections(), "generated/")
 
 
 def command_list() -> Iterator[str]:
@@ -221,7 +241,7 @@ def command_list() -> Iterator[str]:
     yield "\n| command | what it does |\n|---|---|\n"
     for name, command in commands().items():
         yield f"| [`mxsplicer {name}`](generated/{name}.md) | {in_code(first_line_of(command.help))} |\n"
-    yield "\n```{toctree}\n:hidden:\n\n" + "".join(f"{name} <generated/{name}>\n" for name in commands()) + "```\n"
+    yield hidden_tree(commands(), "generated/")
 
 
 def first_line_of(text: str | None) -> str:

@@ -60,7 +60,7 @@ class Evaluation:
     Attributes
     ----------
     scores
-        One row per label and representation; docs/evaluation.md explains its columns.
+        One row per label and representation; docs/evaluation-measures.md explains its columns.
     efficiency, spectrum, mixing, importance
         Label-efficiency curves, singular values, mixing of slides, permutation importance of markers. A table is empty
         where nothing was measured.

@@ -1,4 +1,4 @@
-"""Fit the model of docs/scale.md, the cost of a slide by stage, on two small slides and check it on a larger one.
+"""Fit the model of docs/scale-model.md, the cost of a slide by stage, on two small slides and check it on a larger one.
 
     python tests/benchmarks/bench_scale.py [small] [medium] [large]
 
