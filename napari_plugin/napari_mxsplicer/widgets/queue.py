@@ -47,7 +47,7 @@ class QueuePart(PanelPart):
         self.answered: Answered | None = None
         self.predictions: Predictions | None = None
         self._loaded: CellClassifier | None = None  # from a file, used until a class has three named cells
-        self._proposals: list[Proposal] = []
+        self.proposals: list[Proposal] = []
         self._views: dict[int, CellView] = {}
         self._markers: list[str] = []
         self._is_answering = False
@@ -143,7 +143,7 @@ class QueuePart(PanelPart):
     @property
     def current(self) -> Proposal | None:
         """The cell to name now."""
-        return self._proposals[0] if self._proposals else None
+        return self.proposals[0] if self.proposals else None
 
     @property
     def classes(self) -> list[str]:
@@ -204,9 +204,9 @@ class QueuePart(PanelPart):
             self.context.notify("Nothing to undo.")
         elif step.rows is not None and len(step.rows) == 1:
             row = int(step.rows[0])
-            self._proposals = [
+            self.proposals = [
                 Proposal(row, "named before, taken back"),
-                *(one for one in self._proposals if one.row != row),
+                *(one for one in self.proposals if one.row != row),
             ]
             self._show_current()
 
@@ -309,7 +309,7 @@ class QueuePart(PanelPart):
             for work in self.works:
                 work.stop()
             self.session = self.answered = self.predictions = self._loaded = None
-            self._proposals, self._views = [], {}
+            self.proposals, self._views = [], {}
             self.note.setText("")
         elif self.session is None:
             if self.isVisible():
@@ -340,28 +340,29 @@ class QueuePart(PanelPart):
         self.answered = answered
         self._loaded = self._loaded if answered.classifier is None else None
         self.progress.setText(answered.progress)
-        first = self._proposals[:1] if self._is_current_open() else []
-        self._proposals = [*first, *(one for one in answered.proposals if one not in first)][:_AHEAD]
+        first = self.proposals[:1] if self._is_current_open() else []
+        known = {one.row for one in first}  # proposed again, perhaps with another guess
+        self.proposals = [*first, *(one for one in answered.proposals if one.row not in known)][:_AHEAD]
         if answered.classifier is not None and self.predictions is None:
             self.note.setText(answered.describe())
         self._show_current()
 
     def _is_current_open(self) -> bool:
         """Whether the user looks at a cell already, which a refresh must not replace."""
-        return bool(self._proposals) and self._proposals[0].row in self._views
+        return bool(self.proposals) and self.proposals[0].row in self._views
 
     def _failed(self, message: str) -> None:
         self.why.setText(message)
 
     def _advance(self) -> None:
         """Show the next cell at once, and refresh the queue behind it in a thread."""
-        self._proposals = self._proposals[1:]
+        self.proposals = self.proposals[1:]
         self._show_current()
         self._propose()
 
     def _chosen(self, row: int) -> None:
         """Name another of the proposed cells first."""
-        self._proposals.sort(key=lambda one: one.row != row)
+        self.proposals.sort(key=lambda one: one.row != row)
         self._show_current()
 
     def _show_current(self) -> None:
@@ -379,7 +380,7 @@ class QueuePart(PanelPart):
         self.state.pick(current.row)
         if self.isVisible():
             self.canvas.show_closely(current.row)
-        missing = [one.row for one in self._proposals if one.row not in self._views]
+        missing = [one.row for one in self.proposals if one.row not in self._views]
         self._show_views()
         if missing and opened is not None and self.session is not None:
             self.cutting.start(
@@ -392,7 +393,7 @@ class QueuePart(PanelPart):
 
     def _show_views(self) -> None:
         self.images.show_view(None if self.current is None else self._views.get(self.current.row))
-        rows = [one.row for one in self._proposals[1:] if one.row in self._views]
+        rows = [one.row for one in self.proposals[1:] if one.row in self._views]
         if not rows:
             self.ahead.show_strip(None)
             return

@@ -34,6 +34,8 @@ def opened(own_clustered, qapp, hands):
 def settled(panel, hands):
     """Wait until the queue is refreshed, and return the cell to name."""
     hands.wait_until(lambda: not panel.queue.proposing.is_busy)
+    rows = [one.row for one in panel.queue.proposals]
+    assert len(set(rows)) == len(rows)  # no cell is to be named twice
     return panel.queue.current.row
 
 
