@@ -9,9 +9,12 @@ same along each (within-class covariance normalisation, with neighbours in place
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 _N_COMPONENTS, _N_NEIGHBORS, _SPACE_CELLS = 60, 10, 4_000
 _RIDGE = 0.1  # of the mean variance between neighbours
@@ -122,7 +125,7 @@ def _named_classes(
     return np.asarray(_balanced(u, codes).predict(background)), held_out
 
 
-def _balanced(u: np.ndarray, codes: np.ndarray) -> LogisticRegression:
+def _balanced(u: np.ndarray, codes: np.ndarray) -> "LogisticRegression":
     weight = len(codes) / (np.bincount(codes) * (codes.max() + 1.0))
     return _regress(u, codes, weight[codes], _CLASS_C)
 
@@ -157,13 +160,15 @@ def _scores(model: tuple[np.ndarray, np.ndarray], u: np.ndarray) -> np.ndarray:
     return np.asarray(logits[:, :-1] - logits[:, -1:])
 
 
-def _regress(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> LogisticRegression:
+def _regress(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression  # half a second to load
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence: a fit of 300 steps is good enough
         return LogisticRegression(C=c, max_iter=300).fit(x, y, sample_weight=weight)
 
 
-def _logits(model: LogisticRegression, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _logits(model: "LogisticRegression", n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (m, n) and biases (n,) of a regression, one column per class; of two it has only one."""
     coef, bias = model.coef_.T, model.intercept_
     if coef.shape[1] == 1:

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.stats import false_discovery_control, rankdata
 
 import mxsplicer
 from mxsplicer import InputError
-from mxsplicer.tl import partial_correlation
 from napari_mxsplicer.study import Study
 
 KINDS = ("Pearson", "Spearman", "partial")
@@ -57,6 +55,8 @@ def correlate_rows(
         r[:, first:last] = known @ _standardized(study.feature_block(first, last)[:, rows], ranks).T
         yield last, study.n_features
     if kind == "partial":
+        from mxsplicer.tl import partial_correlation
+
         n, given = len(markers), [study.markers.index(name) for name in study.confounders]
         r = partial_correlation(r[:n], markers @ markers.T, markers @ around.T, r[n:], given)
     return r.astype(np.float32)
@@ -68,12 +68,16 @@ def is_not_significant(p_values: np.ndarray) -> np.ndarray:
     Benjamini & Hochberg 1995 (Journal of the Royal Statistical Society B 57:289). ``p_values`` may have any shape; NaN
     is not significant.
     """
+    from scipy.stats import false_discovery_control  # a third of a second to load, after the first picture
+
     p = np.nan_to_num(np.asarray(p_values, dtype=np.float64), nan=1.0)
     return np.asarray(false_discovery_control(p.ravel()).reshape(p.shape) > _FALSE_DISCOVERY_RATE)
 
 
 def _standardized(values: np.ndarray, ranks: bool) -> np.ndarray:
     """Scale rows to mean 0 and length 1, whose products are correlations; constant rows become zeros."""
+    from scipy.stats import rankdata
+
     values = np.asarray(rankdata(values, axis=1) if ranks else values, dtype=np.float64)
     values = values - values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)

@@ -32,7 +32,7 @@ class CorrelationsPart(PanelPart):
         super().__init__(context)
         self.heatmap, self.filter = Heatmap(), QLineEdit()
         self._feature: int | None = None  # painted last
-        self._is_filter_empty = self._is_stale = False
+        self._is_filter_empty = self._is_stale = self._is_drawn = False
         self.kind = choice("Correlation coefficient")
         self.over = choice("Cells to correlate over", ALL, IN_VIEW, SELECTED)
         self.filter.setClearButtonEnabled(True)
@@ -129,8 +129,10 @@ class CorrelationsPart(PanelPart):
             self._compute()
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
-        """Compute the correlations over the selection when this part becomes visible."""
+        """Draw the heatmap, or compute it over the selection, when this part becomes visible."""
         super().showEvent(event)
+        if not self._is_drawn:
+            self._draw()
         if self._is_stale:
             self._selection_changed()
 
@@ -190,6 +192,9 @@ class CorrelationsPart(PanelPart):
         self.context.notify(message)
 
     def _draw(self) -> None:
+        self._is_drawn = self.isVisible()
+        if not self._is_drawn:
+            return
         study, r = self.state.study, self.state.r
         if study is None or not r.size:
             empty = np.zeros(0, dtype=int)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
@@ -47,14 +48,14 @@ class Panel(QWidget):
         self.viewer, self.state = viewer, State()
         self._outline_worker, self._warming = LatestWorker(self.notify), LatestWorker(self.notify)
         self._slide_worker = LatestWorker(self._slide_failed)
-        self._names_worker, self._saver = LatestWorker(self.notify), LatestWorker(self.notify)
+        self._names_worker, self._saver, self._loading = (LatestWorker(self.notify) for _ in range(3))
         self.tabs = QTabWidget()
         self.canvas = Canvas(viewer, self.state, run=self._outline_worker.start)
         self.summary, self.message = FixedLabel(2), FixedLabel(3)  # of fixed height: no control moves
         self.slides, self.paint = choice("Slide on the canvas"), choice("What the cells are coloured by")
         self._loader = ChannelLoader(self, viewer, self.state, self.canvas)
         self.channels, self.add_layers = self._loader.button, self._loader.add_layers
-        self._prepare = Debounced(self, 300, self.canvas.prepare)  # after the first drawing
+        self._prepare = Debounced(self, 300, self._get_ready)  # after the first drawing
         self._make_parts()
         self._arrange()
         self._connect()
@@ -62,7 +63,7 @@ class Panel(QWidget):
         self._cleanup = Cleanup(
             viewer,
             self.canvas,
-            [self._warming, self._outline_worker, self._slide_worker, self._names_worker, *works],
+            [self._warming, self._loading, self._outline_worker, self._slide_worker, self._names_worker, *works],
             self._themed,
             self.opening.layers_changed,
             self.shortcuts.disconnect,
@@ -245,6 +246,11 @@ class Panel(QWidget):
                 self._names_worker.start(Names, study, done=self.state.use_names)
         self._summarize()
 
+    def _get_ready(self) -> None:
+        """Add layers that are needed later, and load libraries that the tabs Queue and Features need."""
+        self.canvas.prepare()
+        self._loading.start(_load_libraries, done=lambda _: None)
+
     def _names_changed(self) -> None:
         """List the names if there are any, and save those of cells in a thread."""
         names = self.state.names
@@ -335,6 +341,11 @@ class NamesKeeper:
         names = self._state.names
         if names is not None and not names.cells.is_saved:
             names.cells.save()
+
+
+def _load_libraries() -> None:
+    for name in ("scipy.stats", "sklearn.linear_model"):  # half a second
+        import_module(name)
 
 
 def _scrolled(sections: Sequence[Section]) -> QScrollArea:

@@ -50,10 +50,10 @@ def picture(viewer):
 def test_a_click_in_the_heatmap_paints_the_feature_and_shows_only_the_marker(fresh, hands):
     viewer, panel = fresh
     before = picture(viewer)
-    heatmap = panel.correlations.heatmap
+    place, heatmap = on_heatmap(panel, 3, 7), panel.correlations.heatmap
     marker, feature = heatmap._rows[3], heatmap._columns[7]
 
-    hands.click(*on_heatmap(panel, 3, 7))
+    hands.click(*place)
 
     assert panel.state.painted == Painted("feature", str(feature))
     assert [layer.name for layer in visible(viewer, "marker")] == [panel.state.study.markers[marker]]
@@ -95,6 +95,7 @@ def test_the_leading_chunk_of_a_feature_is_marked_and_described(fresh, hands, mo
     study, heatmap = panel.state.study, panel.correlations.heatmap
     share = np.random.default_rng(0).dirichlet(np.ones(3), study.n_features)
     monkeypatch.setattr(study, "chunks", ChunkShares(("CD20 rim", "CD8a", "T cells"), share), raising=False)
+    show(panel, panel.correlations)
     panel.correlations.filter.setText(">0")  # redraws
     hands.pump()
     marked = heatmap._strips[1].image[0]
