@@ -92,6 +92,25 @@ def test_a_broken_slide_and_a_killed_job_do_not_stop_the_others(tmp_path):
     assert "nothing to be done" in (dry_run.stdout + dry_run.stderr).lower()
 
 
+def test_another_name_than_that_of_the_file_is_refused_before_any_job(tmp_path):
+    (tmp_path / "samples.csv").write_text("slide,path\nCRC01,scans/one.ome.tiff\n")
+
+    done = run(tmp_path, "--dry-run")
+
+    assert done.returncode != 0
+    assert "write 'one'" in done.stdout + done.stderr
+
+
+def test_nothing_is_trained_unless_options_of_a_training_are_given(tmp_path):
+    (tmp_path / "samples.csv").write_text("slide,path\na,a.tiff\nb,b.tiff\n")
+    for train, shown, share in (("", "--encoder moments", 1000), ("--epochs 3", "--epochs 3", 100_000)):
+        done = run(tmp_path, "--dry-run", "--printshellcmds", train=train, training_cells="")
+
+        commands = done.stdout + done.stderr
+        assert f"--overwrite {shown} >" in commands
+        assert f"--cells {share} " in commands
+
+
 @pytest.mark.parametrize(("profile", "gpus"), [("local", 0), ("gpu", 1), ("slurm", 1)])
 def test_every_profile_plans_all_jobs(tmp_path, profile, gpus):
     if profile == "slurm":
