@@ -1,4 +1,4 @@
-"""Take the screenshots of docs/napari.md from the result of `make demo`; they need napari and a screen.
+"""Take the screenshots of the pages on the napari panel from the result of `make demo`; they need a screen.
 
 xvfb-run -a -s "-screen 0 1600x1000x24" .venv/bin/python docs/images/make_napari_pictures.py [RESULT]
 """
@@ -14,20 +14,23 @@ import numpy as np
 from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.state import Painted
 from napari_mxsplicer.widgets.cluster_model import NAME
+from napari_mxsplicer.widgets.clusters import ClustersPart
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
 ROOT = Path(__file__).parents[2]
 
 
+# What a cluster is called by the markers that its suggested name begins and ends with.
 NAMES = {
-    "0": "Tumour",
-    "1": "CD4 T cell",
-    "3": "B cell",
-    "4": "Fibroblast",
-    "5": "CD8 T cell",
-    "6": "Macrophage",
-    "8": "Endothelium",
+    ("Pan-CK", "PD-L1"): "Tumour",
+    ("SMA",): "Fibroblast",
+    ("CD3e", "CD4"): "CD4 T cell",
+    ("Ki-67", "E-Cadherin"): "Dividing tumour",
+    ("CD20", "CD45"): "B cell",
+    ("CD3e", "CD8a"): "CD8 T cell",
+    ("CD68", "CD45"): "Macrophage",
+    ("CD31", "SMA"): "Endothelium",
 }
 
 
@@ -57,29 +60,48 @@ def show(result: Path) -> None:
     settle(lambda: state.names is not None and clusters.model.rowCount() > 0 and not clusters.cutting.is_busy)
     take(viewer, "napari.png")
 
-    for cluster, name in NAMES.items():
-        state.names.name_cluster(cluster, name)
+    for one in clusters.model.clusters:
+        state.names.name_cluster(one.name, NAMES.get(one.markers, ""))
     flagged = next((row for row, one in enumerate(clusters.model.clusters) if one.is_flagged), 0)
-    clusters.table.setCurrentIndex(clusters.model.index(flagged, NAME))
-    settle(lambda: clusters.strip.strip is not None)
+    choose(clusters, flagged)
     take(viewer, "napari_clusters.png")
 
-    clusters.leave()
     panel.reveal(queue)
     settle(lambda: queue.images.view is not None and not queue.cutting.is_busy)
     take(viewer, "napari_queue.png")
 
-    panel.reveal(panel.umap)
-    viewer.reset_view()
     state.pick(None)
+    t_cells = next(row for row, one in enumerate(clusters.model.clusters) if "CD8a" in one.markers)
+    panel.reveal(clusters)
+    choose(clusters, t_cells)
+    panel.canvas.show_closely(clusters.strip.strip.rows[0, 0])
+    panel.presets.show_markers_of_cluster()
+    panel.presets.toggle_cells()
+    take(viewer, "napari_presets.png")
+
+    panel.presets.toggle_cells()
+    panel.presets.show_nuclei()
+    clusters.leave()
+    viewer.reset_view()
+    panel.reveal(panel.gating)
+    panel.gating.marker.setCurrentText("CD20")
+    panel.gating.show_marker()
+    panel.gating.select_above()
+    take(viewer, "napari_gate.png")
+
     state.paint(Painted("column", "lineage"))
     xy = state.study.umap
     middle = np.median(xy[np.asarray(state.study.column("lineage")) == "B cell"], axis=0)
     state.select(np.flatnonzero(((xy - middle) ** 2).sum(axis=1) < 2))
-    settle(lambda: state.selection is not None)
     take(viewer, "napari_selection.png")
     panel.disconnect_all()
     viewer.close()
+
+
+def choose(clusters: ClustersPart, row: int) -> None:
+    """Make a row of the table the current one, and wait for its cells."""
+    clusters.table.setCurrentIndex(clusters.model.index(row, NAME))
+    settle(lambda: clusters.strip.strip is not None and not clusters.detail.is_busy)
 
 
 def settle(done: Callable[[], bool], *, seconds: float = 120) -> None:
@@ -98,6 +120,7 @@ def settle(done: Callable[[], bool], *, seconds: float = 120) -> None:
 
 def take(viewer: napari.Viewer, name: str) -> None:
     """Save a smaller screenshot of the window."""
+    settle(lambda: True)
     picture = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
     height = round(1000 * picture.shape[0] / picture.shape[1])
     small = Image.fromarray(picture).resize((1000, height), Image.Resampling.LANCZOS)
