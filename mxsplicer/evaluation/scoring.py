@@ -36,7 +36,10 @@ from mxsplicer.tl.representations import (
     closed_form_keys,
     is_baseline,
     key_of,
+    learned_key,
+    representation,
     trained,
+    warn_of_several_models,
 )
 from mxsplicer.tl.sample_tables import join_samples
 from mxsplicer.tl.structure import measure_structure
@@ -166,6 +169,9 @@ def evaluate(
     with warnings.catch_warnings(), open_cells(cells) as adata:
         warnings.filterwarnings("ignore", message=r".*names are not unique")  # check_names reports it once
         found.append(_Measured(notes=check_names(adata)))
+        if (key := learned_key(adata)) in adata.obsm:
+            representation(adata, key)  # raises if several models computed it
+            warn_of_several_models(adata, key)
         if samples is not None:
             images_of_slides = image_files(read_records(result)) if result else None
             join_samples(adata, samples, images=images_of_slides)

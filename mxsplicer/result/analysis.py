@@ -97,9 +97,10 @@ def interpret(
             harmonize(adata, batch=obs_name(options.harmony), use_rep=use_rep, seed=options.seed)
             basis = "X_harmony"
     with timed("correlation and clusters"):
+        tl.cluster(adata, use_rep=basis, seed=options.seed)  # what users wait for
+        give_back()
         tl.correlate(adata, use_rep=use_rep, key_added="splicer_correlation", lean=True)
         give_back()
-        tl.cluster(adata, use_rep=basis, seed=options.seed)
         tl.explain_clusters(adata)
         tl.name_clusters(adata)
     if adata.obs["slide"].nunique() > 1:
@@ -160,6 +161,7 @@ def _describe_call(job: Job, run: Run) -> dict[str, Any]:
         "version": version("mxsplicer"),
         "versions": {package: version(package) for package in _PACKAGES},
         "method": run.method,
+        "models": {run.fingerprint(): run.method},  # by fingerprint, so that anndata.concat keeps all of them
         "settings": _settings_of(job, run),
         "fingerprints": {
             "weights": run.fingerprint(),

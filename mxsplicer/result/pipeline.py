@@ -34,10 +34,12 @@ from mxsplicer.result.reporting import write_result_report
 from mxsplicer.result.settings import begin_result, is_begun, report_choices
 from mxsplicer.result.slides import SlideRecord, image_files, write_records
 from mxsplicer.segmentation.segment import segment
+from mxsplicer.splicer.built_in import measure_moments
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
+from mxsplicer.tl.clustering import compile_early
 from mxsplicer.tl.drawn_outlines import find_roi_files
 from mxsplicer.tl.labels import check_labels
 
@@ -105,6 +107,8 @@ def _run_stages(job: Job) -> None:
     for name, reason in job.failed.items():
         logger.warning("without slide %s: %s", name, reason)
     result = job.result
+    if not (result.cells.is_file() or job.options.only_cells or job.running.max_bytes):
+        compile_early()
     make_masks(job)
     if not result.cells.is_file():
         if not result.embedded.is_file():
@@ -284,13 +288,15 @@ def _cut_store(job: Job, one: JobSlide, path: Path, n_cells: int) -> PatchStore:
 def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -> Run:
     if path.exists():
         return load_run(path, encoder=recipe.encoder)
-    from mxsplicer.splicer.training import train  # takes a second to load, which a call with a model saves
+    if not recipe.trains:
+        with job.timed("scales"):
+            return measure_moments(stores, path, recipe=recipe, panel=job.options.panel)
+    from mxsplicer.splicer.training import train  # Fabric takes a second to load
 
     n_cells = sum(store.n_cells for store in stores)
     steps = recipe.count_steps(max(1, n_cells // min(recipe.batch_size, n_cells)))
-    with job.timed(_stage_of_training(job, path, recipe)):
-        if recipe.trains:
-            logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
+    with job.timed("training" if path == job.result.run else f"training the baseline ({recipe.method})"):
+        logger.info("%d steps of %d cells, on %d cells", steps, min(recipe.batch_size, n_cells), n_cells)
         return train(
             stores,
             path,
@@ -300,12 +306,6 @@ def _train(job: Job, stores: Sequence[PatchStore], path: Path, recipe: Recipe) -
             alone=True,  # other tasks of srun would wait for the lock of the result, and this one for them
             max_bytes=job.running.max_bytes,
         )
-
-
-def _stage_of_training(job: Job, path: Path, recipe: Recipe) -> str:
-    if not recipe.trains:
-        return "scales"
-    return "training" if path == job.result.run else f"training the baseline ({recipe.method})"
 
 
 def _make_baselines(job: Job, stores: Sequence[PatchStore], run: Run) -> dict[str, Run]:

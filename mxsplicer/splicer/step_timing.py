@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ import torch
 from mxsplicer.patches.store import BACKGROUND, NUCLEUS, THIS_CELL
 from mxsplicer.splicer.batches import Batch
 from mxsplicer.splicer.encoders import make_encoder
-from mxsplicer.splicer.loop import EmbedStep, Loop
 from mxsplicer.splicer.normalization import Normalization
-from mxsplicer.splicer.processes import alone, make_fabric
 from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run
+
+if TYPE_CHECKING:
+    from mxsplicer.splicer.loop import Loop
 
 _MOST_STEPS, _MOST_SECONDS = 5, 8.0  # of a trial, after the first step, which sets things up
 _FIRST_ENOUGH = 10.0  # seconds: a step that takes longer is not repeated
@@ -88,13 +90,17 @@ def seconds_per_step(recipe: Recipe, shape: TrialShape, *, n_cells: int | None =
     return median(seconds)
 
 
-def _time_step(loop: Loop, step: int, batch: Batch) -> float:
+def _time_step(loop: "Loop", step: int, batch: Batch) -> float:
     began = time.perf_counter()
     loop.make_step(step, batch)  # its losses are numbers, which waits for the device
     return time.perf_counter() - began
 
 
-def _make_loop(recipe: Recipe, shape: TrialShape, device: str) -> Loop:
+def _make_loop(recipe: Recipe, shape: TrialShape, device: str) -> "Loop":
+    # Fabric takes a second to load, which calls that train nothing save.
+    from mxsplicer.splicer.loop import EmbedStep, Loop
+    from mxsplicer.splicer.processes import alone, make_fabric
+
     run = untrained_run(recipe, shape)
     components = recipe.components(shape.markers)
     objective = recipe.objective(run.encoder.train(), components, patch_px=shape.patch_px)

@@ -13,33 +13,29 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from mxsplicer.errors import InputError
 from mxsplicer.patches.store import PatchStore
 from mxsplicer.splicer.batches import Batches
+from mxsplicer.splicer.built_in import about_stores, align, measure_moments, measure_scales, training_sample
 from mxsplicer.splicer.checkpoints import begin, finish, resume
 from mxsplicer.splicer.deconstruction import OF_NUCLEI, Component
 from mxsplicer.splicer.encoders import make_encoder
 from mxsplicer.splicer.loop import EmbedStep, Loop
-from mxsplicer.splicer.moments import Moments, WithMoments
-from mxsplicer.splicer.normalization import SAMPLE_CELLS, Normalization, measure_normalization, sample_inputs
+from mxsplicer.splicer.moments import WithMoments
 from mxsplicer.splicer.objectives import Objective
 from mxsplicer.splicer.onlineprobe import OnlineProbe
-from mxsplicer.splicer.panels import check_agreement, on_one_panel
+from mxsplicer.splicer.panels import check_agreement
 from mxsplicer.splicer.processes import alone as only_this_process
 from mxsplicer.splicer.processes import find_processes, launch, make_fabric, share_batch_norm
 from mxsplicer.splicer.recipe import Recipe
-from mxsplicer.splicer.run import Run, load_run, save_run
-from mxsplicer.splicer.slide_normalization import at_one_gain
+from mxsplicer.splicer.run import Run, load_run
 from mxsplicer.splicer.training_memory import choose_buffer_bytes, step_bytes, trial_views
-from mxsplicer.system.files import atomic_write, check_free
+from mxsplicer.system.files import check_free
 from mxsplicer.system.fingerprints import fingerprint_code
 from mxsplicer.system.memory import Budget
 
 logger = logging.getLogger(__name__)
-
-_SAMPLE_BYTES = 256 << 20
 
 
 def train(
@@ -103,16 +99,10 @@ def train(
     stores = [stores] if isinstance(stores, PatchStore) else list(stores)
     path = Path(path)
     recipe = recipe or Recipe()
-    stores, spread = _align(stores, recipe, panel)
-    markers, patch_px, pixel_size_um = check_agreement(stores)
     if not recipe.trains:
-        check_free(path, overwrite=overwrite)
-        moments, normalization = _measure_moments(stores, recipe, spread)
-        settings = _settings_without_training(recipe, moments, stores, panel)
-        with atomic_write(path) as folder:
-            folder.mkdir()
-            save_run(Run(moments, normalization, markers, patch_px, pixel_size_um, settings, path), folder)
-        return load_run(path)
+        return measure_moments(stores, path, recipe=recipe, panel=panel, overwrite=overwrite)
+    stores, spread = align(stores, recipe, panel)
+    markers, patch_px, pixel_size_um = check_agreement(stores)
     processes = only_this_process() if alone else find_processes(devices, nodes)
     batches = training_batches(stores, recipe, processes.total)
     probe = OnlineProbe(stores, labels, seed=recipe.seed) if labels is not None else None
@@ -121,12 +111,12 @@ def train(
         device, precision, processes, unused_weights=recipe.components_per_step is not None or panel == "union"
     )
     with launch(fabric, processes):
-        normalization, varies = _measure_normalization(stores, recipe, spread)
+        normalization, varies = measure_scales(stores, recipe, spread)
         components = components_to_train(recipe, markers, varies, stores)
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe.encoder, len(markers), patch_px, width=recipe.encoder_width)
         if isinstance(encoder, WithMoments):
-            encoder.prepare(_training_sample(stores, normalization, recipe), normalization, markers)
+            encoder.prepare(training_sample(stores, normalization, recipe), normalization, markers)
         objective = recipe.objective(encoder, components, patch_px=patch_px)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if max_bytes is not None:
@@ -154,59 +144,11 @@ def train(
         loop.train(first, probe, Path(tensorboard) if tensorboard else None)
         if fabric.is_global_zero:
             if isinstance(encoder, WithMoments):
-                sample = _training_sample(stores, normalization, recipe).to(fabric.device)
+                sample = training_sample(stores, normalization, recipe).to(fabric.device)
                 objective.projector.follow(*encoder.calibrate(sample))
             finish(replace(run, projector=objective.projector.state_dict()), folder, path)
         fabric.barrier()
     return load_run(path, encoder=recipe.encoder)
-
-
-def _measure_normalization(
-    stores: Sequence[PatchStore], recipe: Recipe, spread: Tensor | None
-) -> tuple[Normalization, list[bool]]:
-    normalization, varies = measure_normalization(stores, seed=recipe.seed)
-    return normalization if spread is None else replace(normalization, spread=spread), varies
-
-
-def _measure_moments(
-    stores: Sequence[PatchStore], recipe: Recipe, spread: Tensor | None
-) -> tuple[Moments, Normalization]:
-    """Return moments whose scales are measured on training cells, and the normalisation: nothing is trained."""
-    normalization, _ = _measure_normalization(stores, recipe, spread)
-    markers = stores[0].markers
-    encoder = Moments(len(markers)).eval()
-    encoder.prepare(_training_sample(stores, normalization, recipe), normalization, markers)
-    return encoder, normalization
-
-
-def _settings_without_training(
-    recipe: Recipe, encoder: Moments, stores: Sequence[PatchStore], panel: str
-) -> dict[str, Any]:
-    of_embedding = {"components": [], "chunk_widths": [encoder.out_features], "has_chunks": False}
-    return recipe.to_settings() | of_embedding | {"steps": 0} | _about_stores(stores, panel)
-
-
-def _about_stores(stores: Sequence[PatchStore], panel: str) -> dict[str, Any]:
-    return {
-        "patch_size_um": stores[0].patch_size_um,
-        "slides": [store.slide_name for store in stores],
-        "n_cells": sum(store.n_cells for store in stores),
-        **({} if panel == "same" else {"panel": panel}),
-    }
-
-
-def _training_sample(stores: Sequence[PatchStore], normalization: Normalization, recipe: Recipe) -> Tensor:
-    """Return patches of training cells as the encoder sees them, of at most 256 MB, (n, C, P, P)."""
-    shape = stores[0].patches.shape[1:]
-    n_cells = min(SAMPLE_CELLS, _SAMPLE_BYTES // (4 * math.prod(shape)))
-    hide = recipe.surroundings == "hide"
-    return sample_inputs(stores, normalization, hide=hide, n_cells=n_cells, seed=recipe.seed)
-
-
-def _align(stores: Sequence[PatchStore], recipe: Recipe, panel: str) -> tuple[list[PatchStore], Tensor | None]:
-    """Return the stores on one panel and at one gain, and their spread then; None without correction of gains."""
-    stores = on_one_panel(stores, panel)
-    return at_one_gain(stores) if recipe.normalization == "gain" else (stores, None)
 
 
 def _settings(
@@ -229,7 +171,7 @@ def _settings(
         "steps": steps,
         "batch_size": batches.batch_size,
         "precision": str(fabric._precision.precision),
-        **_about_stores(stores, panel),
+        **about_stores(stores, panel),
         # So that an interrupted run does not continue with other code.
         **({"own_code": {name: fingerprint_code(name) for name in own}} if (own := recipe.own_code()) else {}),
     }

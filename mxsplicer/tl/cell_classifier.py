@@ -13,7 +13,7 @@ from mxsplicer.errors import InputError
 from mxsplicer.system.fingerprints import fingerprint_arrays
 from mxsplicer.tl.features import feature_names
 from mxsplicer.tl.reading import row_slices
-from mxsplicer.tl.representations import learned_key, representation
+from mxsplicer.tl.representations import learned_key, representation, warn_of_several_models
 
 OTHER = "other"  # what a user calls a cell of none of the classes; a class like any other
 UNKNOWN = "unknown"  # what a cell is called that resembles no named cell; never a class
@@ -181,6 +181,7 @@ def train_classifier(
     from mxsplicer.tl.naming_queue import NamingQueue
 
     given = _named(adata, names)
+    warn_of_several_models(adata, use_rep or learned_key(adata))
     queue = NamingQueue.of(adata, use_rep=use_rep, seed=seed)
     queue.set_names(given)
     classifier = queue.classifier

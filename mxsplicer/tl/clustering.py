@@ -3,6 +3,9 @@
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +18,7 @@ from mxsplicer.system.progress import track
 from mxsplicer.tl.defaults import MAX_CLUSTERED_CELLS, N_NEIGHBORS, RESOLUTION
 from mxsplicer.tl.fingerprints import fingerprint_clusters
 from mxsplicer.tl.reading import read_rows, row_slices
-from mxsplicer.tl.representations import representation
+from mxsplicer.tl.representations import representation, warn_of_several_models
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ def cluster(
         fingerprint by which clusters that another program found are recognised.
     """
     z = representation(adata, use_rep)
+    warn_of_several_models(adata, use_rep)
     if backend not in ("scanpy", "rapids"):
         msg = f"backend {backend!r} is unknown; the backends are scanpy and rapids."
         raise InputError(msg)
@@ -100,6 +104,25 @@ def cluster(
         "clusters": fingerprint_clusters(adata.obs["leiden"]),
     }
     logger.info("%d clusters of %d cells by %s", len(names), adata.n_obs, use_rep)
+
+
+@cache
+def compile_early() -> Thread:
+    """Return a thread in which umap is loaded and compiled, so that :func:`cluster` need not do it.
+
+    It takes 13 s of processor time, while cells are embedded; :func:`cluster` waits for what is missing.
+    """
+    import scanpy  # noqa: F401 -- here, because two threads should not load the same modules at a time
+    import sklearn.neighbors  # noqa: F401
+
+    thread = Thread(target=_compile, name="compile umap", daemon=True)
+    thread.start()
+    return thread
+
+
+def _compile() -> None:
+    with suppress(Exception):  # cluster raises it again
+        neighbour_graph(np.random.default_rng(0).normal(size=(30, 2)), N_NEIGHBORS, 0)
 
 
 def _cluster_sample(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

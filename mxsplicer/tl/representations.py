@@ -1,5 +1,6 @@
 """Learned representations and baselines that are compared, by their names in tables of scores."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from mxsplicer.errors import InputError
 from mxsplicer.patches.closed_form import STATISTICS, log_units
 from mxsplicer.splicer.moment_names import MOMENTS as WITHOUT_TRAINING
 from mxsplicer.tl.reading import read_rows
+
+logger = logging.getLogger(__name__)
 
 METHOD_TITLES = {"splicer": "SpliCER", "sigma": "Σ-JE", "trident": "TriDeNT", "joint": "joint"}
 BUILT_IN = "built-in model"  # the title of "splicer" where nothing was trained
@@ -29,6 +32,7 @@ SHAPE = ("area_um2", "eccentricity", "major_axis_um", "minor_axis_um")
 
 CONCATENATED = " + "  # between the names of two representations whose features are concatenated
 
+_ONE_MODEL = "Embed all slides in one call, or each with one `model`, and combine them by mxsplicer merge."
 _UNIT_CELLS, _FORM_CELLS = 2_000, 20_000
 _MAX_LOG = 30  # above log1p of any intensity, whatever the base
 _MAX_LISTED = 5
@@ -84,11 +88,41 @@ def intensities_of(adata: AnnData) -> Intensities:
 
 
 def representation(adata: AnnData, key: str) -> Any:
-    """Return a representation, ``adata.obsm[key]``, or raise InputError with the keys that there are."""
+    """Return a representation, ``adata.obsm[key]``.
+
+    Raises
+    ------
+    InputError
+        If it was not found, or several models computed it, as after ``anndata.concat`` of slides embedded apart.
+    """
     if key not in adata.obsm:
         msg = f"representation {key!r} was not found; obsm has the keys {', '.join(adata.obsm) or '(none)'}."
         raise InputError(msg)
+    models = [*adata.uns.get("mxsplicer", {}).get("models", {})]
+    if len(models) > 1 and key in LEARNED.values():
+        msg = (
+            f"{len(models)} models computed {key} of these cells ({', '.join(models)}); its columns cannot be compared."
+        )
+        raise InputError(msg, _ONE_MODEL)
     return adata.obsm[key]
+
+
+def warn_of_several_models(adata: AnnData, key: str) -> None:
+    """Warn if cells of several slides are analysed together and nothing records that one model embedded them."""
+    if key not in LEARNED.values() or "slide" not in adata.obs:
+        return
+    slides = adata.obs["slide"].astype(str).unique()
+    known = adata.uns.get("mxsplicer", {}).get("ledger", {})
+    others = [slide for slide in slides if slide not in known]
+    if len(slides) > 1 and others:
+        logger.warning(
+            "It is not recorded that one model embedded these %d slides (%s, ...), as after anndata.concat: slides "
+            "embedded apart have scales of their own, so their columns of %s cannot be compared. %s",
+            len(slides),
+            others[0],
+            key,
+            _ONE_MODEL,
+        )
 
 
 def learned_key(adata: AnnData) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
-from mxsplicer.tl.representations import BUILT_IN, CONCATENATED, UNTRAINED, is_baseline, trained
+from mxsplicer.tl.representations import BUILT_IN, CONCATENATED, METHOD_TITLES, UNTRAINED, is_baseline, trained
 
 _MIN_DIFFERENCE = 0.01  # of balanced accuracy; a smaller difference does not count
 _SIGNIFICANCE_LEVEL = 0.05
@@ -24,9 +24,10 @@ def verdict(scores: pd.DataFrame) -> list[str]:
 
     The first line names whichever description has the highest score, learned or not, and how far the trained one is
     from it, or from the second if it is the best itself. The second line compares the trained encoder with the same
-    encoder untrained. A difference counts if it is at least one point of balanced accuracy and significant at 5 % in a
-    paired t-test across folds. For 3, 4 and 5 folds this means more than 2.5, 1.6 and 1.2 times its standard deviation
-    across folds. Concatenations ("A + B") do not take part.
+    encoder untrained, or with the built-in model; the built-in model with trained encoders of other files. A
+    difference counts if it is at least one point of balanced accuracy and significant at 5 % in a paired t-test across
+    folds. For 3, 4 and 5 folds this means more than 2.5, 1.6 and 1.2 times its standard deviation across folds.
+    Concatenations ("A + B") do not take part.
 
     Parameters
     ----------
@@ -84,22 +85,39 @@ def _best(by_name: pd.DataFrame, own: str, way: str, metric: str, gain: str) -> 
 
 def _training(by_name: pd.DataFrame, own: str) -> str:
     if own == BUILT_IN:
-        return "Nothing was trained, so whether learned features would help was not measured."
-    if UNTRAINED not in by_name.index:
+        return _would_training_help(by_name)
+    references = [name for name in by_name.index if name == UNTRAINED or name.startswith(f"{BUILT_IN} (")]
+    if not references:
         return "Whether training was needed was not measured: the untrained encoder has no score."
-    row = _row(by_name, UNTRAINED)
-    gains = {way: _points(row, gain) for way, _, gain in _WAYS}
+    reference = UNTRAINED if UNTRAINED in references else str(references[0])
+    row, than = _row(by_name, reference), "the same encoder untrained" if reference == UNTRAINED else f"the {reference}"
     by = [way for way, metric, gain in _WAYS if _is_better(row, gain) and not _is_at_chance(_row(by_name, own), metric)]
-    listed = " and ".join(f"{points} points by {way}" for way, points in gains.items())
     if len(by) == len(_WAYS):
-        return f"Training was needed: {own} is better than the same encoder untrained, {listed}."
+        return f"Training was needed: {own} is better than {than}, {_listed(row)}."
     if by:
-        return f"Training was needed by {by[0]} only: {own} compared with the same encoder untrained, {listed}."
-    return f"Training was not needed: {own} is not better than the same encoder untrained, {listed}."
+        return f"Training was needed by {by[0]} only: {own} compared with {than}, {_listed(row)}."
+    return f"Training was not needed: {own} is not better than {than}, {_listed(row)}."
+
+
+def _would_training_help(by_name: pd.DataFrame) -> str:
+    """Return whether one of the trained encoders of other files is better than the built-in model."""
+    titles = tuple(f"{title} (" for title in METHOD_TITLES.values())
+    rows = {str(name): _row(by_name, name) for name in by_name.index if name.startswith(titles)}
+    if not rows:
+        return "Nothing was trained, so whether learned features would help was not measured."
+    for row in rows.values():
+        row[[gain for _, _, gain in _WAYS]] *= -1  # how much better than the built-in model, not worse
+    helps = any(_is_better(row, gain) for row in rows.values() for _, _, gain in _WAYS)
+    each = "; ".join(f"{name} has {_listed(row)}" for name, row in rows.items())
+    return f"Training {'helps' if helps else 'is not needed'}: compared with the {BUILT_IN}, {each}."
+
+
+def _listed(row: "pd.Series[Any]") -> str:
+    return " and ".join(f"{_points(row, gain)} points by {way}" for way, _, gain in _WAYS)
 
 
 def _row(by_name: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    return by_name.loc[[name]].iloc[0]
+    return by_name.loc[[name]].iloc[0].copy()
 
 
 def _is_at_chance(row: "pd.Series[Any]", metric: str) -> bool:

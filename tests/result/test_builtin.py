@@ -1,5 +1,7 @@
 """The built-in model: nothing is trained unless it is asked for."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,10 @@ import anndata
 import numpy as np
 import pytest
 
+from mxsplicer import tl
 from mxsplicer.errors import InputError
+from mxsplicer.evaluation import evaluate
+from mxsplicer.result.merging import merge_results
 from mxsplicer.result.options import BUILTIN, Options
 from mxsplicer.result.pipeline import embed_slides
 from mxsplicer.result.verification import verify
@@ -47,6 +52,12 @@ def test_without_options_nothing_is_trained(result):
     assert adata.uns["mxsplicer"]["settings"]["encoder"] == MOMENTS
     assert "Nothing was trained" in (run.path / "README.md").read_text(encoding="utf-8")
     assert not list(result.path.glob("run/log*"))
+
+
+def test_where_nothing_is_trained_no_library_of_training_is_loaded():
+    code = "import sys, mxsplicer.result.pipeline; print({'lightning_fabric', 'torch._dynamo'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,37 @@ def test_a_slide_that_comes_later_changes_nothing_of_the_first(result, slides, t
     again = replace(options, masks=(slides[0].mask,))
     alone = embed_slides(slides[0].image, tmp_path / "again.mxs", options=again, device="cpu")
     np.testing.assert_array_equal(z_of(alone), before)
+
+
+def test_slides_embedded_apart_are_not_analysed_together(result, slides, tmp_path, caplog):
+    options = Options(masks=(slides[1].mask,), **ONLY_CELLS)
+    apart = embed_slides(slides[1].image, tmp_path / "apart.mxs", options=options, device="cpu")
+    both = [anndata.read_h5ad(one.cells) for one in (result, apart)]
+    for adata in both:  # of one width, as where the same number of patterns varies
+        adata.obsm["X_splicer"] = adata.obsm["X_splicer"][:, :100]
+    for kept in ("unique", "first"):
+        joined = anndata.concat(both, uns_merge=kept)
+        joined.obs["kind"] = np.where(joined.obs["x_px"] < 128, "left", "right")
+        joined.write_h5ad(tmp_path / "joined.h5ad")
+        with pytest.raises(InputError, match="2 models computed X_splicer"):
+            tl.cluster(joined)
+        with pytest.raises(InputError, match="2 models computed X_splicer"):
+            tl.train_classifier(joined, "kind")
+        with pytest.raises(InputError, match="2 models computed X_splicer"):
+            evaluate(tmp_path / "joined.h5ad", label=["kind"])
+
+    tl.cluster(anndata.concat(both)[::5].copy())
+    assert "not recorded that one model embedded these 2 slides" in caplog.text
+
+
+def test_slides_of_one_model_are_analysed_together_without_a_word(result, slides, tmp_path, caplog):
+    options = Options(masks=(slides[1].mask,), model=result.path, **ONLY_CELLS)
+    later = embed_slides(slides[1].image, tmp_path / "later.mxs", options=options, device="cpu")
+    merged = merge_results([result.path, later.path], tmp_path / "both.mxs", options=Options())
+    caplog.clear()
+    tl.cluster(anndata.read_h5ad(merged.cells))
+    tl.cluster(anndata.concat([anndata.read_h5ad(one.cells) for one in (result, later)], uns_merge="unique"))
+    assert "one model" not in caplog.text
 
 
 def test_its_cells_are_recomputed_by_verify(result):

@@ -9,6 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from mxsplicer import tl
 from mxsplicer.errors import InputError
+from mxsplicer.tl.clustering import compile_early
 
 
 def _two_groups(cells, n):
@@ -37,6 +38,19 @@ def test_few_cells_are_clustered_too(cells, n):
 
     assert adata.obs["leiden"].notna().all()
     assert np.isfinite(adata.obsm["X_umap"]).all()
+
+
+def test_what_was_compiled_early_is_not_compiled_again(cells):
+    compile_early().join()
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    compiled = [function.signatures.copy() for function in (smooth_knn_dist, compute_membership_strengths)]
+    adata = _two_groups(cells, 100)
+    tl.cluster(adata, resolution=0.1)
+
+    assert all(compiled)
+    assert compiled == [smooth_knn_dist.signatures, compute_membership_strengths.signatures]
+    assert adjusted_rand_score(adata.obs["kind"], adata.obs["leiden"]) > 0.95
 
 
 def test_above_max_cells_the_others_get_the_cluster_of_their_nearest_sampled_cells(cells):

@@ -174,3 +174,24 @@ def test_the_verdict_is_about_the_method_of_the_run_whatever_its_name(cells):
 
     assert {"X_mine", "joint"} <= set(scores["representation"])
     assert "Training was needed: X_mine is better" in tl.verdict(scores)[0]
+
+
+@pytest.mark.parametrize(("fine", "begin"), [(0.96, "Training helps"), (0.91, "Training is not needed")])
+def test_the_built_in_model_is_compared_with_trained_encoders_of_other_files(fine, begin):
+    names = ["built-in model", "mean intensity", "SpliCER (fine)"]
+    scores = _scores([0.90, 0.70, fine], [0.80, 0.60, 0.79]).assign(representation=names)
+
+    (found,) = tl.verdict(scores)
+
+    by_probe = f"{fine * 100 - 90:+.1f} ± 1.0 points by linear probe"
+    compared = f"SpliCER (fine) has {by_probe} and -1.0 ± 1.0 points by 20 nearest neighbours."
+    assert found.endswith(f"{begin}: compared with the built-in model, {compared}")
+
+
+def test_a_trained_encoder_is_compared_with_the_built_in_model_of_another_file():
+    names = ["SpliCER", "built-in model (quick)", "mean intensity"]
+    scores = _scores([0.95, 0.94, 0.70], [0.90, 0.94, 0.60]).assign(representation=names)
+
+    (found,) = tl.verdict(scores)
+
+    assert "Training was not needed: SpliCER is not better than the built-in model (quick), +1.0 ± 1.0" in found
