@@ -143,7 +143,8 @@ class Command(TyperCommand):
     def _is_word(self, option: str, value: str | Path) -> bool:
         """Return whether the value of an option that names a file, or another thing by a word, is the word."""
         of_labels = self.name == "evaluate" and option == "labels" and not _is_file_name(value)
-        return of_labels or (option == "model" and Path(value) == BUILTIN)
+        of_slide = self.name == "view" and option == "slide"  # its name in the result
+        return of_labels or of_slide or (option == "model" and Path(value) == BUILTIN)
 
 
 def _is_file_name(value: str | Path) -> bool:

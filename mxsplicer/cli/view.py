@@ -33,7 +33,7 @@ def view_command(
         Path | None, typer.Option(help="Label image of an .h5ad that is not part of a result.", show_default=False)
     ] = None,
 ) -> None:
-    """Open a result in napari, with a panel that shows which feature follows which marker."""
+    """Open a result in napari, with a panel to name clusters and cells, and to explore features and markers."""
     from napari_mxsplicer.opening import add_to, read_layers
 
     layers = read_layers(result, slide=slide, mask=mask)  # before napari, which takes seconds to start

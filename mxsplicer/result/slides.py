@@ -259,8 +259,10 @@ def open_result_slide(path: str | Path, name: str) -> tuple[Slide, LazyImage]:
     record = records[name]
     found = open_recorded(record, path)
     if found is None:
-        msg = f"slide {name!r} of {path.name} was moved: {record.image} or {record.mask} is missing."
-        raise InputError(msg, f"Put both back, or into {path.resolve().parent}.")
+        files = (("image", record.image), ("mask", record.mask))
+        missing = [str(at) for key, at in files if at and not _find(at, path, record.fingerprints.get(key))]
+        msg = f"slide {name!r} of {path.name} was moved: {' and '.join(missing)} not found."
+        raise InputError(msg, f"Put {'it' if len(missing) == 1 else 'both'} back, or into {path.resolve().parent}.")
     return found
 
 

@@ -276,6 +276,24 @@ def test_view_opens_the_viewer_with_the_panel(sample, monkeypatch, qapp):
     seen[0].close()
 
 
+def test_view_shows_the_slide_that_is_named(two_slides, monkeypatch, qapp):
+    import napari
+    from typer.testing import CliRunner
+
+    from mxsplicer import InputError
+    from mxsplicer.cli import app
+
+    seen = []
+    monkeypatch.setattr(napari, "run", lambda: seen.append(napari.current_viewer()))
+    result = CliRunner().invoke(app, ["view", str(two_slides), "--slide", "second"])
+    assert result.exit_code == 0, result.output
+    assert {layer.metadata[SLIDE] for layer in seen[0].layers if SLIDE in layer.metadata} == {"second"}
+    seen[0].close()
+    error = CliRunner().invoke(app, ["view", str(two_slides), "--slide", "third"]).exception
+    assert isinstance(error, InputError)
+    assert "has no slide 'third'; it has " in str(error)
+
+
 def test_the_panel_calls_things_by_the_words_of_the_field(viewer, sample, hands):
     panel = open_in(viewer, sample, at_once=False)
     buttons = {one.text() for one in panel.findChildren(QAbstractButton)}
