@@ -141,8 +141,14 @@ def page_of_section(title: str, groups: list[Group]) -> str:
     """Return the page of a section of the API reference: its names, each with what it does in one line."""
     parts = [f"# {title}\n"]
     for group in groups:
-        names = "".join(f"   {name}\n" for name in group.names)
-        parts.append(f"\n{group.about}\n\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{names}```\n")
+        constants = [name for name in group.names if not callable(thing_of(name))]  # whose docstring is that of str
+        names = "".join(f"   {name}\n" for name in group.names if name not in constants)
+        parts.append(f"\n{group.about}\n")
+        if names:
+            parts.append(f"\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{names}```\n")
+        if constants:
+            listed = ", ".join(f"{{py:obj}}`{name}` (`{short(thing_of(name))}`)" for name in constants)
+            parts.append(f"\nConstants: {listed}.\n")
     return "".join(parts) + hidden_tree(names_of(groups), folder="")
 
 
@@ -153,16 +159,26 @@ def hidden_tree(names: Iterable[str], folder: str) -> str:
 
 def page_of_name(name: str) -> str:
     """Return the page of a function, class or constant."""
-    module, _, last = name.rpartition(".")
-    thing = getattr(importlib.import_module(module), last)
+    thing = thing_of(name)
     if inspect.isclass(thing):
         directive = f".. autoclass:: {name}\n   :members:"
     elif callable(thing):
         directive = f".. autofunction:: {name}"
     else:
-        shown = repr(thing)
-        directive = f".. py:data:: {name}\n   :value: {shown if len(shown) < 80 else shown[:80] + '...'}"
+        directive = f".. py:data:: {name}\n   :value: {short(thing)}"
     return f"# {name}\n\n```{{eval-rst}}\n{directive}\n```\n"
+
+
+def thing_of(name: str) -> Any:
+    """Return what a public name stands for."""
+    module, _, last = name.rpartition(".")
+    return getattr(importlib.import_module(module), last)
+
+
+def short(thing: Any) -> str:
+    """Return a value as code, shortened."""
+    shown = repr(thing)
+    return shown if len(shown) < 80 else shown[:80] + "..."
 
 
 def page_of_command(name: str, command: Any) -> str:
