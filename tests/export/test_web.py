@@ -255,6 +255,14 @@ def test_the_page_opens_from_a_disk_and_its_parts_are_linked(cells, page, tmp_pa
 
     assert page.run("document.documentElement.scrollWidth") <= 420
     assert page.run("document.querySelectorAll('#legend .entry').length") == 3
+    # Other colours of the cells leave the channels under them as they are.
+    page.run(NEXT_FRAME)
+    page.run("window.drawn = 0; const draw = drawing.drawChannel")
+    page.run("drawing.drawChannel = (...all) => (drawn++, draw.apply(drawing, all))")
+    page.run("colourBy(content.columns.at(-1)).then(() => colourBy(content.clusters))")
+    assert page.run("drawn") == 0
+    page.run("views.tissue.change()")
+    page.wait("drawn > 0")
     # A click in the tissue picks the cell there; the text has its name and row.
     x, y = on_screen(page, "tissue", 200, 295)
     page.mouse("mousePressed", x, y)
@@ -296,7 +304,9 @@ def on_screen(page, view, x, y):
     return page.run(f"(() => {{ {box}; return [box.x + at[0], box.y + at[1]]; }})()")
 
 
-# Number of colours in the picture of the tissue.
+NEXT_FRAME = "new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown)))"
+
+# Number of colours of the cells in the tissue.
 COLOURS = """(() => {
   const { canvas } = views.tissue.layers[1];
   const { data } = views.tissue.layers[1].getImageData(0, 0, canvas.width, canvas.height);
