@@ -82,7 +82,7 @@ class CellDrawing(QWidget):
         """Write the names of markers in the colours that they have in the images."""
         left = rect.left()
         for marker, color in zip(markers, colors_of(markers), strict=False):
-            painter.setPen(QColor(color))
+            painter.setPen(QColor(self.theme.text_in(color)))
             painter.drawText(QRectF(left, rect.top(), rect.right() - left, rect.height()), 0, marker)
             left += painter.fontMetrics().horizontalAdvance(f"{marker}  ")
 

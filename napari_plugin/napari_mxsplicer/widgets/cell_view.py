@@ -57,7 +57,7 @@ class CellImages(CellDrawing):
             down, right = divmod(place, _COLUMNS)
             x, y = side + _GAP_PX + right * (small + _GAP_PX), down * (small + _LINE_PX + _GAP_PX)
             painter.drawImage(QRectF(x, y, small, small), image)
-            painter.setPen(QColor(colors.get(marker, self.theme.text)))
+            painter.setPen(QColor(self.theme.text_in(colors.get(marker, self.theme.text))))
             shown = painter.fontMetrics().elidedText(marker, Qt.TextElideMode.ElideRight, int(small))
             painter.drawText(QRectF(x, y + small, small, _LINE_PX), Qt.AlignmentFlag.AlignHCenter, shown)
 

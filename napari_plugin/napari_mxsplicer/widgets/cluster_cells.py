@@ -142,7 +142,7 @@ class ClusterDelegate(QStyledItemDelegate):
         words = words_of(one.suggested, one.markers)
         for word, marker in shorten(words, lambda text: metrics.horizontalAdvance(text) <= lower.width()):
             room = int(lower.right() - left)
-            painter.setPen(QColor(self.theme.muted if marker is None else CHANNELS[marker + 1]))
+            painter.setPen(QColor(self.theme.muted if marker is None else self.theme.text_in(CHANNELS[marker + 1])))
             shown = metrics.elidedText(word, Qt.TextElideMode.ElideRight, room)
             painter.drawText(QRectF(left, lower.top(), room, lower.height()), int(Qt.AlignmentFlag.AlignTop), shown)
             left += metrics.horizontalAdvance(f"{word} ")

@@ -192,7 +192,9 @@ class ClustersPart(PanelPart):
         elif study is not None:
             self._cut()
         self._study, self._opened = study, opened
-        self.strip.setVisible(opened is not None and opened.slide is not None)
+        has_image = opened is not None and opened.slide is not None
+        self.strip.setVisible(has_image)
+        self.table.setColumnHidden(EXAMPLES, not has_image)
 
     def _read(self, clusters: list[Cluster], are_judged: bool) -> None:
         self._show(clusters)

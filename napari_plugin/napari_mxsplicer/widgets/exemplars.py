@@ -53,6 +53,7 @@ class ExemplarsPart(PanelPart):
         state, opened = self.state, self.canvas.opened
         if not self.isVisible():
             return
+        self.strip.setVisible(state.study is None or (opened is not None and opened.slide is not None))
         if state.study is None or state.painted is None or opened is None or opened.slide is None:
             self.strip.show_strip(None)
             self.note.setText(

@@ -43,6 +43,11 @@ class Theme:
         both = zip(*([int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in (self.text, self.background)), strict=True)
         return "#" + "".join(f"{round(0.65 * text + 0.35 * background):02x}" for text, background in both)
 
+    def text_in(self, color: str) -> str:
+        """Return a colour of a marker, made for black, as text can be read in it: darker on a bright background."""
+        share = 1 if self.is_dark else 0.6
+        return "#" + "".join(f"{round(share * int(color[i : i + 2], 16)):02x}" for i in (1, 3, 5))
+
     def diverging(self) -> np.ndarray:
         """Return 256 colours from -1 to 1, (256, 4) uint8."""
         return diverging(on_dark=self.is_dark)

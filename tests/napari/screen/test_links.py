@@ -313,6 +313,8 @@ def test_the_panel_uses_the_colours_of_the_theme(fresh, hands, theme):
     viewer.theme = theme
     hands.pump()
     assert panel.correlations.heatmap.theme.is_dark == (theme == "dark")
+    orange = panel.clusters.delegate.theme.text_in("#ffb000")  # of a marker's name
+    assert orange == ("#ffb000" if theme == "dark" else "#996a00")
     viewer.theme = "dark"
 
 

@@ -9,6 +9,7 @@ from napari_mxsplicer.canvas import camera_of
 from napari_mxsplicer.layers import MARKER, ROLE, SLIDE
 from napari_mxsplicer.opening import open_in
 from napari_mxsplicer.state import Painted
+from napari_mxsplicer.widgets.cluster_model import EXAMPLES
 from npe2 import PluginManifest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
@@ -242,6 +243,7 @@ def test_a_table_is_joined_with_a_labels_layer_by_id(viewer, sample, tmp_path, h
     panel.opening.labels.setCurrentText("cells")
     panel.opening.join_table(str(tmp_path / "shuffled.h5ad"))
     hands.wait_until(lambda: panel.state.painted is not None)
+    assert panel.clusters.table.isColumnHidden(EXAMPLES)  # no image is open to cut them from
 
     panel.state.paint(Painted("feature", "3"))
     layer = next(layer for layer in viewer.layers if layer.metadata.get(ROLE) == "painted")
