@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -255,6 +256,7 @@ def nuclear_candidates(markers: Sequence[str]) -> list[str]:
     return sorted((marker for marker in ranks if ranks[marker] is not None), key=lambda marker: ranks[marker] or 0)
 
 
+@cache
 def _nuclear_rank(name: str) -> int | None:
     if is_control(name) or re.search(_NOT_NUCLEAR, name):
         return None

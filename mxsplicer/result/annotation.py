@@ -13,7 +13,15 @@ from mxsplicer.embedding.h5ad import open_cells, write_obs
 from mxsplicer.errors import InputError
 from mxsplicer.result.folder import Result, find_cells, open_result
 from mxsplicer.system.tables import MISSING, find_columns, read_header, read_table
-from mxsplicer.tl.cell_classifier import CellClassifier, Predictions, annotate, check_same_model, train_classifier
+from mxsplicer.tl.cell_classifier import (
+    CellClassifier,
+    Predictions,
+    annotate,
+    check_columns_free,
+    check_same_model,
+    predicted_columns,
+    train_classifier,
+)
 from mxsplicer.tl.fingerprints import fingerprint_rows
 from mxsplicer.tl.labels import find_label_column
 from mxsplicer.tl.matching import CELL_COLUMNS, KEY_COLUMNS, match_cells
@@ -91,19 +99,26 @@ def check_annotation(
     InputError
         If another model embedded the cells, or ``obs`` has such columns that are not from this classifier.
     """
-    with open_cells(find_cells(result)) as adata:
+    path = find_cells(result)
+    with open_cells(path) as adata:
         check_same_model(adata, classifier)
-        taken = [name for name in (key_added, f"{key_added}_confidence") if name in adata.obs]
-        if overwrite or not taken:
-            return None
-        entry: Mapping[str, Any] = adata.uns.get(_ABOUT, {}).get(key_added, {})
-        same = entry.get("classifier") == classifier.fingerprint and len(taken) == 2
-        if not (same and entry.get("cells") == fingerprint_rows(adata.obs_names)):
-            msg = f"{find_cells(result)} has a column {taken[0]!r} of obs already."
-            raise InputError(msg, "Choose another `key_added`, or pass `overwrite=True` to replace it.")
-        names = adata.obs[key_added].astype(str).to_numpy()
-        codes = pd.Index(classifier.classes).get_indexer(pd.Index(names)).astype(np.int16)
-        return Predictions(classifier.classes, codes, adata.obs[f"{key_added}_confidence"].to_numpy())
+        if not overwrite and (known := _given_before(adata, classifier, key_added)) is not None:
+            return known
+        check_columns_free(adata, key_added, overwrite=overwrite, where=f"obs of {path}")
+    return None
+
+
+def _given_before(adata: AnnData, classifier: CellClassifier, key: str) -> Predictions | None:
+    """Return the names that this classifier gave the same cells before, as ``obs`` has them; None if it did not."""
+    entry: Mapping[str, Any] = adata.uns.get(_ABOUT, {}).get(key, {})
+    columns = predicted_columns(key)
+    if not set(columns) <= set(adata.obs) or entry.get("classifier") != classifier.fingerprint:
+        return None
+    if entry.get("cells") != fingerprint_rows(adata.obs_names):
+        return None
+    names, confidence = (adata.obs[column] for column in columns)
+    codes = pd.Index(classifier.classes).get_indexer(pd.Index(names.astype(str))).astype(np.int16)
+    return Predictions(classifier.classes, codes, confidence.to_numpy())
 
 
 def _read_names(adata: AnnData, path: Path, column: str | None, result: str | Path) -> "pd.Series[Any]":

@@ -59,7 +59,7 @@ class Predictions:
 
     def columns(self, key: str) -> dict[str, Any]:
         """Return predicted names and confidence as columns of ``obs``, called ``key`` and ``<key>_confidence``."""
-        return {key: self.names, f"{key}_confidence": self.confidence}
+        return dict(zip(predicted_columns(key), (self.names, self.confidence), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,15 +222,25 @@ def annotate(
         If another model embedded the cells, or the columns exist.
     """
     z = check_same_model(adata, classifier)
-    taken = [name for name in (key_added, f"{key_added}_confidence") if name in adata.obs]
-    if taken and not overwrite:
-        msg = f"obs has a column {taken[0]!r} already."
-        raise InputError(msg, "Choose another `key_added`, or pass `overwrite=True` to replace it.")
+    check_columns_free(adata, key_added, overwrite=overwrite)
     found = [classifier.predict(np.asarray(z[part])) for part in row_slices(adata.n_obs)]
     predictions = join_predictions(classifier, found)
     for name, values in predictions.columns(key_added).items():
         adata.obs[name] = values
     return predictions
+
+
+def predicted_columns(key: str) -> tuple[str, str]:
+    """Return the columns of ``obs`` for the predicted names and their confidence."""
+    return key, f"{key}_confidence"
+
+
+def check_columns_free(adata: AnnData, key_added: str, *, overwrite: bool, where: str = "obs") -> None:
+    """Raise InputError if ``obs`` has the columns that names would be written to, unless they may be replaced."""
+    taken = [name for name in predicted_columns(key_added) if name in adata.obs]
+    if taken and not overwrite:
+        msg = f"{where} has a column {taken[0]!r} already."
+        raise InputError(msg, "Choose another `key_added`, or pass `overwrite=True` to replace it.")
 
 
 def predict_all(

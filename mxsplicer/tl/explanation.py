@@ -13,7 +13,7 @@ from mxsplicer.images.markers import is_control, is_nuclear
 from mxsplicer.tl.clustering import cluster_codes
 from mxsplicer.tl.defaults import N_NEIGHBORS, RESOLUTION
 from mxsplicer.tl.features import feature_names
-from mxsplicer.tl.fingerprints import clusters_changed
+from mxsplicer.tl.fingerprints import clusters_changed, fingerprint_each
 from mxsplicer.tl.marker_words import LARGE_EFFECT, MOST_MARKERS, NOTHING, distinct_names, marker_words
 from mxsplicer.tl.reading import read_rows, row_slices, rows_by_slide
 from mxsplicer.tl.representations import MEAN_INTENSITY, features_of, intensities_of, learned_key
@@ -28,6 +28,8 @@ _MIN_SPILLOVER = 0.5  # share of cells next to a brighter one
 _MAX_CONTRAST = 0.2  # effect on the spread within the cell, below which a marker is raised evenly
 _MAX_FOLD = 3.0  # unspecific staining varies less among clusters of one kind of cell
 _MIN_CELLS = 20
+_MOST_FURTHER = 2  # words for clusters that share a name
+_MAX_CLUSTERS = 5_000  # a minute of processor time
 _MIN_JACCARD = 0.5
 _N_SIMILAR = 3  # clusters that are compared for technical effects
 _MIN_BORDER, _BORDER_TIMES = 0.5, 5.0
@@ -57,6 +59,7 @@ class _Evidence:
     likewise: float = np.nan
     jaccard: float = np.nan
     reason: str = ""
+    fingerprint: str = ""  # of its rows
     words: list[str] = field(default_factory=list)  # of the name
 
 
@@ -65,8 +68,9 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
 
     The sibling of a cluster is the cluster with the nearest mean of standardised log intensities, of those that have at
     least 20 cells. An effect is Cohen's d of log intensity: the difference of two means, divided by the root of the
-    mean of the two variances. *The marker* is the one that is raised most against the sibling. The verdict is the first
-    of these that holds:
+    mean of the two variances. *The marker* is the one that is raised most against the sibling. Clusters that would
+    share a name get the marker, or else the named feature, that sets them apart with an effect of at least 0.8: "PD-L1
+    side high". The verdict is the first of these that holds:
 
     - ``"too small or unstable"``: fewer than 20 cells;
     - ``"technical"``: half of its cells, and five times the share of all cells, are at the border of the slide;
@@ -100,7 +104,8 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     "CD3e+2.1 CD4+1.0"; ``markers_from_sibling``; ``verdict``; ``reason``, a sentence with the numbers and the tests
     that were not possible; and the numbers: ``marker``, ``effect``, ``source`` (the cluster that the marker spills over
     from), ``spillover`` and ``spillover_sibling`` (shares of cells), ``contrast``, ``at_border``, ``technical`` (which
-    effect), ``split_from``, ``separated`` (AUROC), ``likewise`` (share of other cells), ``jaccard``.
+    effect), ``split_from``, ``separated`` (AUROC), ``likewise`` (share of other cells), ``jaccard``; ``fingerprint``,
+    of the rows of its cells, by which the table is recognised as one of these clusters.
 
     Sets
     ----
@@ -110,7 +115,7 @@ def explain_clusters(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the column of clusters was not found, or has no cluster.
+        If the column of clusters was not found, has no cluster, or more than 5,000.
     """
     table = _explain(adata, key)
     adata.uns["mxsplicer_clusters"] = table
@@ -126,12 +131,17 @@ def explanation_of(adata: AnnData, key: str = "leiden") -> pd.DataFrame:
 def stored_explanation(adata: AnnData, key: str = "leiden") -> pd.DataFrame | None:
     """Return the table that :func:`explain_clusters` stored; None without one, or if it is not of these clusters."""
     table = adata.uns.get("mxsplicer_clusters")
-    if table is not None and key in adata.obs and table.index.name in (key, "cluster"):
-        counts = adata.obs[key].value_counts()
-        present = {str(name): int(n) for name, n in counts.items() if n}
-        if present == dict(zip(table.index.astype(str), table["count"], strict=True)):
-            return pd.DataFrame(table)
-    return None
+    if table is None or key not in adata.obs or table.index.name not in (key, "cluster"):
+        return None
+    if "fingerprint" not in table:
+        return None  # of an earlier version
+    names, codes = cluster_codes(adata, key)
+    counts = np.bincount(codes, minlength=len(names))[: len(names)]
+    present = {
+        name: value for name, value, n in zip(names, fingerprint_each(codes, len(names)), counts, strict=True) if n
+    }
+    known = dict(zip(table.index.astype(str), table["fingerprint"], strict=True))
+    return pd.DataFrame(table) if known == present else None
 
 
 def _explain(adata: AnnData, key: str) -> pd.DataFrame:
@@ -139,8 +149,26 @@ def _explain(adata: AnnData, key: str) -> pd.DataFrame:
     found = [cells.judge(k) for k in cells.present]
     names = distinct_names({cells.names[k]: one.words for k, one in zip(cells.present, found, strict=True)})
     table = pd.DataFrame([vars(one) for one in found], index=pd.Index(names.index, name=key)).drop(columns="words")
-    table["name"] = [_with_artefact(name, one) for name, one in zip(names, found, strict=True)]
+    table["name"] = _told_apart(names.tolist(), found, cells)
     return table
+
+
+def _told_apart(names: list[str], found: "list[_Evidence]", cells: "_Cells") -> list[str]:
+    """Return the names of the clusters with their artefacts, and a further word or two for those that share one."""
+    artefacts = [_artefact(one) for one in found]
+    words = [[] if name == NOTHING else [name] for name in names]
+    for _ in range(_MOST_FURTHER):
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for place, artefact in enumerate(artefacts):
+            groups.setdefault((*words[place], artefact), []).append(place)
+        for group in groups.values():
+            if len(group) > 1:
+                used = {word.rpartition(" ")[0] for word in words[group[0]]}
+                used |= {found[place].marker for place in group if artefacts[place]}
+                further = cells.differences([cells.present[place] for place in group], used)
+                for place, word in zip(group, further, strict=True):
+                    words[place] += [word] if word else []
+    return [f"{', '.join(of_it) or NOTHING}{artefact}" for of_it, artefact in zip(words, artefacts, strict=True)]
 
 
 class _Cells:
@@ -155,10 +183,16 @@ class _Cells:
         if not self.present:
             msg = f"obs[{key!r}] has no cluster of any cell."
             raise InputError(msg, "Run mxsplicer.tl.cluster first.")
+        if len(self.present) > _MAX_CLUSTERS:
+            msg = f"obs[{key!r}] has {len(self.present):,} clusters; at most {_MAX_CLUSTERS:,} can be explained."
+            raise InputError(msg, "Cluster with a lower `resolution`, or choose another column.")
+        self.fingerprints = fingerprint_each(self.codes, self.n)
         self.markers = adata.var_names.astype(str).tolist()
         self.logged = features_of(adata, MEAN_INTENSITY, np.arange(adata.n_obs))  # (N, C)
         self.mean, self.variance = _moments([(slice(None), self.logged)], self.codes, self.counts)
         clustered = self.logged[self.codes < self.n]
+        self.against_others = np.zeros_like(self.mean)
+        self.against_others[self.present] = self._against_rest(self.present, self.mean, self.variance)
         self.overall, self.sd = clustered.mean(axis=0, dtype=np.float64), clustered.std(axis=0, dtype=np.float64)
         self.features, self.feature_mean, self.feature_variance = self._patterns()
         self.neighbours = self._neighbours()
@@ -169,8 +203,9 @@ class _Cells:
 
     def judge(self, k: int) -> _Evidence:
         """Return the evidence on a cluster, its verdict and the reason."""
-        effects = self._effects_on_others(k)
+        effects = self.against_others[k]
         found = _Evidence(int(self.counts[k]), markers=self._listed(effects), jaccard=float(self.jaccard[k]))
+        found.fingerprint = self.fingerprints[k]
         found.at_border = float(self.at_border[self.codes == k].mean())
         similar = self._similar(k)
         s = similar[0] if similar else None
@@ -273,15 +308,43 @@ class _Cells:
         of_marker = dict(zip(self.markers, effects.tolist(), strict=True))
         return marker_words(of_marker, also=[] if artefact else distinct, without=artefact)
 
-    def _effects_on_others(self, k: int) -> np.ndarray:
-        """Return the effect (C,) of each marker in a cluster against all other cells that have a cluster."""
-        rest = [j for j in self.present if j != k]
-        if not rest:
-            return np.zeros(len(self.markers))
-        weights = self.counts[rest] / self.counts[rest].sum()
-        mean = weights @ self.mean[rest]
-        variance = weights @ (self.variance[rest] + (self.mean[rest] - mean) ** 2)
-        return _divide(self.mean[k] - mean, np.sqrt((self.variance[k] + variance) / 2))
+    def differences(self, group: list[int], without: set[str]) -> list[str]:
+        """Return what sets each cluster of a group apart from the others of it: a marker, else a named feature.
+
+        Parameters
+        ----------
+        group
+            Codes of the clusters.
+        without
+            Markers and features that are not used.
+
+        Returns
+        -------
+        Words such as "PD-L1 side high"; "" where nothing differs by 0.8.
+        """
+        words = [""] * len(group)
+        for names, mean, variance in (
+            (self.markers, self.mean, self.variance),
+            (self.features, self.feature_mean, self.feature_variance),
+        ):
+            effects = self._against_rest(group, mean, variance)
+            effects[:, [name in without or is_control(name) for name in names]] = 0
+            for place, of_one in enumerate(effects):
+                if not words[place] and np.abs(of_one).max(initial=0) >= LARGE_EFFECT:
+                    j = int(np.abs(of_one).argmax())
+                    words[place] = f"{names[j]} {'high' if of_one[j] > 0 else 'low'}"
+        return words
+
+    def _against_rest(self, group: list[int], mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Return Cohen's d (clusters, columns) of each cluster of a group against all others of the group together."""
+        mean, variance, n = mean[group], variance[group], self.counts[group][:, None].astype(np.float64)
+        if len(group) < 2:
+            return np.zeros_like(mean)
+        mean = mean - (n * mean).sum(axis=0) / n.sum()
+        squares, rest = variance + mean**2, n.sum() - n
+        of_rest = -n * mean / rest  # all means are relative to that of the group
+        variance_of_rest = ((n * squares).sum(axis=0) - n * squares) / rest - of_rest**2
+        return _divide(mean - of_rest, np.sqrt((variance + np.maximum(variance_of_rest, 0)) / 2))
 
     def _listed(self, effects: np.ndarray) -> str:
         order = np.argsort(-np.abs(effects), kind="stable")[:MOST_MARKERS]
@@ -372,13 +435,14 @@ class _Cells:
         return np.asarray(self.adata.obs["at_border"].isin([True]), dtype=np.float64)
 
 
-def _with_artefact(name: str, found: _Evidence) -> str:
+def _artefact(found: _Evidence) -> str:
+    """Return what the name of a cluster ends with if it is an artefact, "" if not."""
     artefact = {
         SPILLOVER: f"{found.marker} spill-over",
         UNSPECIFIC: f"{found.marker} unspecific",
         TECHNICAL: found.technical,
     }.get(found.verdict)
-    return f"{name} ({artefact})" if artefact else name
+    return f" ({artefact})" if artefact else ""
 
 
 def _raised(found: _Evidence) -> str:

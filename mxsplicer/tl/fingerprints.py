@@ -32,6 +32,19 @@ def fingerprint_clusters(clusters: "pd.Series[Any]") -> str:
     return fingerprint_arrays([_encode(known.index[order]), b"\0", _encode(known.iloc[order])])
 
 
+def fingerprint_each(codes: np.ndarray, n: int) -> list[str]:
+    """Return a fingerprint of each of n clusters, which changes with the rows of its cells.
+
+    Parameters
+    ----------
+    codes
+        The cluster of each cell (N,); n or more for cells without one.
+    """
+    order = np.argsort(codes, kind="stable").astype(np.int64)
+    ends = np.cumsum(np.bincount(codes, minlength=n)[:n])
+    return [fingerprint_arrays([rows]) for rows in np.split(order[: ends[-1]], ends[:-1])]
+
+
 def clusters_changed(adata: AnnData) -> bool:
     """Return whether clusters are others than :func:`mxsplicer.tl.cluster` found, by their fingerprint."""
     recorded = adata.uns.get("mxsplicer_cluster", {}).get("clusters")

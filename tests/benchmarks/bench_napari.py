@@ -39,6 +39,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
 from mxsplicer.result.features import write_features
+from mxsplicer.tl.fingerprints import fingerprint_each
 
 _STEP_PX = 10  # from cell to cell; a cell is 8 by 8
 _TIMES, _MANY = 5, 20
@@ -341,6 +342,7 @@ def _explanation(clusters: np.ndarray, markers: Sequence[str], n: int) -> pd.Dat
     """Return a table of verdicts such as `explain_clusters` stores."""
     names = [f"{markers[code % len(markers)]}+" for code in range(n)]
     about = {"count": np.bincount(clusters, minlength=n), "name": names, "verdict": "real", "reason": "Not compared."}
+    about["fingerprint"] = fingerprint_each(clusters, n)
     return pd.DataFrame(about, index=pd.Index([str(code) for code in range(n)], name="cluster"))
 
 

@@ -210,6 +210,43 @@ def test_the_table_is_stored_and_survives_writing_and_new_clusters_make_a_new_on
     assert tl.explanation_of(back)["verdict"].to_dict() == {"all": "real"}
 
 
+def test_a_stored_table_is_of_the_same_cells_and_not_only_of_as_many(adata):
+    table = tl.explain_clusters(adata)
+    assert tl.stored_explanation(adata) is not None
+
+    exchanged = adata.copy()
+    exchanged.obs["leiden"] = exchanged.obs["leiden"].to_numpy()[np.r_[399, 1:399, 0, 400 : adata.n_obs]]
+
+    assert (exchanged.obs["leiden"].value_counts() == adata.obs["leiden"].value_counts()).all()
+    assert tl.stored_explanation(exchanged) is None
+    adata.uns["mxsplicer_clusters"] = table.drop(columns="fingerprint")  # of an earlier version
+    assert tl.stored_explanation(adata) is None
+
+
+def test_clusters_with_the_same_markers_are_named_after_the_feature_that_sets_them_apart(adata):
+    is_macrophage = (adata.obs["leiden"] == "macrophage").to_numpy()
+    other_half = is_macrophage & (np.arange(adata.n_obs) % 2 == 0)
+    adata.obs["leiden"] = np.where(other_half, "macrophage 2", adata.obs["leiden"])
+    assert tl.explain_clusters(adata)["name"][["macrophage", "macrophage 2"]].to_list() == ["CD163+", "CD163+"]
+
+    adata.uns["mxsplicer"]["features"][-1] = "CD163 side"
+    adata.obsm["X_splicer"][:, -1] = np.random.default_rng(1).normal(3 * other_half, 1)
+
+    names = tl.explain_clusters(adata)["name"]
+    assert names[["macrophage", "macrophage 2"]].to_list() == ["CD163+, CD163 side low", "CD163+, CD163 side high"]
+
+
+def test_thousands_of_clusters_are_explained_and_a_column_of_ids_is_refused():
+    rng = np.random.default_rng(0)
+    cells = AnnData(rng.lognormal(4, 1, (5_001, 2)).astype(np.float32), var=pd.DataFrame(index=["CD3e", "CD20"]))
+    cells.obs["leiden"] = (np.arange(5_001) // 3).astype(str)
+    cells.obs["id"] = np.arange(5_001).astype(str)
+
+    assert len(tl.explain_clusters(cells)) == 1_667
+    with pytest.raises(InputError, match=r"obs\['id'\] has 5,001 clusters; at most 5,000 can be explained"):
+        tl.explain_clusters(cells, "id")
+
+
 def test_the_names_in_obs_are_those_of_the_explanation(adata):
     table = tl.explain_clusters(adata)
     names = tl.name_clusters(adata)
