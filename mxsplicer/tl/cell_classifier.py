@@ -78,6 +78,9 @@ class CellClassifier:
         Classes with too few named cells, which the classifier does not know.
     feature_names, use_rep, model
         Features that it takes, the key of ``obsm``, and the fingerprint of the encoder's weights ("" if unknown).
+    class_weights
+        Factors (K,) of the probabilities by which the name of a cell is chosen: rare classes have larger ones, because
+        where two classes overlap, a cell would otherwise always get the name of the frequent one.
     center, projection, reach
         A cell is unknown whose distance to ``center`` (d,) after ``projection`` (d, m) is above ``reach``, because it
         is unlike every cell that the classifier has seen.
@@ -93,6 +96,7 @@ class CellClassifier:
     feature_names: tuple[str, ...]
     use_rep: str
     model: str
+    class_weights: np.ndarray
     center: np.ndarray
     projection: np.ndarray
     reach: float
@@ -102,7 +106,8 @@ class CellClassifier:
     def fingerprint(self) -> str:
         """A digest of the classes and the weights, by which results record which classifier named their cells."""
         names = "\n".join((*self.classes, "", *self.feature_names)).encode()
-        return fingerprint_arrays([names, self.weights, self.bias, self.center, self.projection])
+        arrays = (self.weights, self.bias, self.class_weights, self.center, self.projection)
+        return fingerprint_arrays([names, *arrays])
 
     def probabilities(self, z: np.ndarray) -> np.ndarray:
         """Return the probability (n, K + 1) of each class and, last, of none of them, for features z (n, d)."""
@@ -125,9 +130,9 @@ class CellClassifier:
     def predict(self, z: np.ndarray) -> Predictions:
         """Predict the names of cells with features z (n, d)."""
         p = self.probabilities(z)
-        best = p.argmax(axis=1)
-        codes = np.where(best == len(self.classes), -1, best).astype(np.int16)
-        return Predictions(self.classes, codes, p.max(axis=1).astype(np.float32))
+        best = np.where(p.argmax(axis=1) == len(self.classes), -1, (p[:, :-1] * self.class_weights).argmax(axis=1))
+        confidence = np.take_along_axis(p, best[:, None], axis=1)[:, 0]  # -1 is the last column
+        return Predictions(self.classes, best.astype(np.int16), confidence.astype(np.float32))
 
     def describe(self) -> str:
         """Return in a sentence or two how accurate the classifier is, and for which cells this holds."""

@@ -11,7 +11,7 @@ from mxsplicer.system.files import check_free, write_json
 from mxsplicer.tl.cell_classifier import CellClassifier
 
 _FORMAT, _VERSION = "mxsplicer classifier", 1
-_ARRAYS = ("weights", "bias", "center", "projection")
+_ARRAYS = ("weights", "bias", "class_weights", "center", "projection")
 _MAPPINGS = ("counts", "left_out", "about")
 _TEXTS = ("use_rep", "model")
 _LISTS = ("classes", "feature_names")
@@ -74,7 +74,7 @@ def _made_of(content: dict[str, Any]) -> CellClassifier:
     arrays = {name: np.array(content[name], dtype=np.float32) for name in _ARRAYS}
     classes, features = (tuple(map(str, content[name])) for name in _LISTS)
     d, k = len(features), len(classes)
-    shapes = {"weights": (d, k + 1), "bias": (k + 1,), "center": (d,)}
+    shapes = {"weights": (d, k + 1), "bias": (k + 1,), "class_weights": (k,), "center": (d,)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             msg = f"{name} has the shape {arrays[name].shape} instead of {shape}"

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 _N_COMPONENTS, _N_NEIGHBORS, _SPACE_CELLS = 60, 10, 4_000
 _RIDGE = 0.1  # of the mean variance between neighbours
-_FIRST_C, _CLASS_C, _SECOND_C = 0.01, 0.02, 0.05
+_FIRST_C, _CLASS_C, _SECOND_C = 0.01, 0.02, 0.01  # the last for a whole background
 _N_FOLDS, _ROUNDS = 5, 3
-_HELD_OUT_BELOW = 0.1  # share of held-out named cells that score below what counts as similar
+_BALANCE = 0.7  # power of the share of a class; at 1, frequent classes would have the same weight as rare ones
+_HELD_OUT_BELOW = 0.25  # share of held-out named cells that score below what counts as similar
 _NAMED_WEIGHT = 3.0
 _REACH = 1.5  # times the largest distance of a cell of the sample to their centre
 _BACKGROUND = 3_000
@@ -67,10 +68,21 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Weights (m, K + 1) and biases (K + 1,) of classes and of unknown cells, and the accuracy among the classes."""
+    """What was fitted to the cells.
+
+    Attributes
+    ----------
+    weights, bias
+        Of classes and of unknown cells, (m, K + 1) and (K + 1,).
+    class_weights
+        Factors (K,) of the probabilities by which a class is chosen.
+    balanced_accuracy
+        Among the named classes; None of one class.
+    """
 
     weights: np.ndarray
     bias: np.ndarray
+    class_weights: np.ndarray
     balanced_accuracy: float | None
 
 
@@ -100,15 +112,18 @@ def fit_classifier(u: np.ndarray, codes: np.ndarray, background: np.ndarray, rep
     for _ in range(_ROUNDS):
         is_unknown[unlike.argmin()] = True  # one at least, so that there is such a class
         y = np.concatenate([codes, np.where(is_unknown, n_classes, guesses)])
-        model = _regress(x, y, weight, _SECOND_C)
+        model = _regress(x, y, weight, _SECOND_C * _BACKGROUND / len(background))
         is_unknown = model.predict(background) == n_classes
     assert model is not None
     weights, bias = _logits(model, n_classes + 1)
+    shares = np.zeros(n_classes + 1)
+    shares[model.classes_] = model.predict_proba(background).mean(axis=0)
+    class_weights = np.maximum(shares[:-1], 1 / len(background)) ** -_BALANCE
     accuracy = None
     if n_classes > 1:
         right = held_out_guesses == codes
         accuracy = float(np.mean([right[codes == k].mean() for k in range(n_classes)]))
-    return Fit(weights, bias, accuracy)
+    return Fit(weights, bias, class_weights / class_weights.mean(), accuracy)
 
 
 def _named_classes(

@@ -149,11 +149,11 @@ def _explain(adata: AnnData, key: str) -> pd.DataFrame:
     found = [cells.judge(k) for k in cells.present]
     names = distinct_names({cells.names[k]: one.words for k, one in zip(cells.present, found, strict=True)})
     table = pd.DataFrame([vars(one) for one in found], index=pd.Index(names.index, name=key)).drop(columns="words")
-    table["name"] = _told_apart(names.tolist(), found, cells)
+    table["name"] = _distinct(names.tolist(), found, cells)
     return table
 
 
-def _told_apart(names: list[str], found: "list[_Evidence]", cells: "_Cells") -> list[str]:
+def _distinct(names: list[str], found: "list[_Evidence]", cells: "_Cells") -> list[str]:
     """Return the names of the clusters with their artefacts, and a further word or two for those that share one."""
     artefacts = [_artefact(one) for one in found]
     words = [[] if name == NOTHING else [name] for name in names]

@@ -261,6 +261,7 @@ class NamingQueue:
             weights=rounded(weights),
             bias=rounded(fit.bias - self._space.center @ weights),
             counts={name: count_of[name] for name in names},
+            class_weights=rounded(fit.class_weights),
             left_out={name: count for name, count in sorted(count_of.items()) if 0 < count < MIN_NAMED},
             center=self._space.center,
             projection=self._space.projection,

@@ -7,8 +7,9 @@
 The labels answer: the queue proposes cells of the training slides, each gets its label, and the classifier is judged on
 cells that were not asked about; with --by, on those of other patients, one fifth at a time. Compared are random cells,
 and all labels: this classifier and a logistic regression on standardised features. The second table names some cells of
-two classes only, for pairs of classes: how many cells of the others are unknown, how many of the two are named right,
-and the expected calibration error of the confidence in ten bins, over all cells and over those that got a name.
+two classes only, for pairs of classes, and judges the same cells: how many of the others are unknown, how many of the
+two are named right, how many names are right, and the expected calibration error of the confidence in ten bins, over
+all cells and over those that got a name.
 
 With --cells, the features of so many simulated cells are written to a temporary file, and the time of an answer is
 measured: to name a cell, train the classifier and propose the next cell. Processor time is printed, too,
@@ -70,7 +71,12 @@ def main() -> None:
     if given.only != "answers":
         for n in given.named:
             print(f"{n} named cells of each of two classes", flush=True)  # noqa: T201
-            found = pd.DataFrame(two_of_many(adata, key, labels, n, given.pairs))
+            found = pd.DataFrame(
+                row
+                for seed in range(given.seeds)
+                for fold in folds
+                for row in two_of_many(adata, key, labels, *fold, seed, n, given.pairs)
+            )
             print(found.to_string(index=False, float_format="{:.3f}".format))  # noqa: T201
             print(found.mean(numeric_only=True).round(3).to_string(), flush=True)  # noqa: T201
 
@@ -160,29 +166,33 @@ def curve(
     return scores
 
 
-def two_of_many(adata: AnnData, key: str, labels: np.ndarray, n: int, n_pairs: int) -> Iterator[dict[str, object]]:
-    """Yield how well a classifier of two classes abstains, for pairs of classes."""
-    rng, z = np.random.default_rng(0), adata.obsm[key]
-    pairs = list(itertools.combinations(np.unique(labels), 2))
+def two_of_many(
+    adata: AnnData, key: str, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int, n: int, n_pairs: int
+) -> Iterator[dict[str, object]]:
+    """Yield how well a classifier of two classes abstains, for pairs of classes, in one fold."""
+    rng, z, y = np.random.default_rng([seed, *test[:1]]), adata.obsm[key], labels[train]
+    own = adata[train].copy()
+    kinds, counts = np.unique(y, return_counts=True)
+    pairs = list(itertools.combinations(kinds[counts >= 2 * n], 2))
     rng.shuffle(pairs)
-    queue = tl.NamingQueue.of(adata, use_rep=key)
+    queue = tl.NamingQueue.of(own, use_rep=key, seed=seed)
     for pair in pairs[:n_pairs]:
-        asked = np.concatenate([rng.choice(np.flatnonzero(labels == one), n, replace=False) for one in pair])
-        names = pd.Series(index=adata.obs_names, dtype=object)
-        names.iloc[asked] = labels[asked]
+        asked = np.concatenate([rng.choice(np.flatnonzero(y == one), n, replace=False) for one in pair])
+        names = pd.Series(index=own.obs_names, dtype=object)
+        names.iloc[asked] = y[asked]
         queue.set_names(names)
         assert queue.classifier is not None
-        predictions = queue.classifier.predict(z)
-        found = np.asarray(predictions.names).astype(str)
-        rest = np.setdiff1d(np.arange(len(labels)), asked)
-        known = np.isin(labels, pair)
-        right = found == np.where(known, labels, tl.UNKNOWN)
-        got_name = rest[found[rest] != tl.UNKNOWN]
+        rest = np.setdiff1d(test, train[asked])
+        predictions, truth = queue.classifier.predict(z[rest]), labels[rest]
+        found, known = np.asarray(predictions.names).astype(str), np.isin(truth, pair)
+        right = found == np.where(known, truth, tl.UNKNOWN)
+        got_name = found != tl.UNKNOWN
         yield {
             "classes": " + ".join(pair),
-            "foreign unknown": (found[rest][~known[rest]] == tl.UNKNOWN).mean(),
-            "named right": np.mean([right[rest][labels[rest] == one].mean() for one in pair]),
-            "ECE": _calibration_error(predictions.confidence[rest], right[rest]),
+            "foreign unknown": (found[~known] == tl.UNKNOWN).mean(),
+            "named right": np.mean([right[truth == one].mean() for one in pair if (truth == one).any()]),
+            "names right": right[got_name].mean(),
+            "ECE": _calibration_error(predictions.confidence, right),
             "ECE of names": _calibration_error(predictions.confidence[got_name], right[got_name]),
         }
 

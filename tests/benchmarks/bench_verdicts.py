@@ -2,7 +2,7 @@
 
 Run ``python tests/benchmarks/bench_verdicts.py FOLDER [--size-px N] [--seed N] [--resolutions R ...]``. A slide is
 simulated, and copied with a blurred corner, with a seam (all markers, or four of them, brighter on the right), and with
-illumination that falls to 35 % from left to right. Each is embedded by the default command and 20 steps of training;
+illumination that falls to 35 % from left to right. Each is embedded by the built-in model;
 what FOLDER has already is not made again. Cells are clustered on the features and on log intensities.
 
 A cluster is an *artefact* if the marker raised most against its sibling (d of 0.8 or more) is not expressed by its
@@ -89,8 +89,8 @@ def embed(folder: Path, kind: str) -> anndata.AnnData:
     result = folder / f"{kind}.mxs"
     if not (result / "cells.h5ad").exists():
         options = [option for marker in UNSTAINED for option in ("--drop", marker)]
-        command = [sys.executable, "-m", "mxsplicer", "embed", folder / f"{kind}.ome.tiff", "--mask"]
-        subprocess.run([*command, folder / "clean_mask.ome.tiff", *options, "--max-steps", "20"], check=True)
+        command = [sys.executable, "-m", "mxsplicer", "embed", folder / f"{kind}.ome.tiff", "--out", result]
+        subprocess.run([*command, "--mask", folder / "clean_mask.ome.tiff", *options, "--only-cells"], check=True)
     return anndata.read_h5ad(result / "cells.h5ad")
 
 

@@ -214,11 +214,11 @@ def test_a_stored_table_is_of_the_same_cells_and_not_only_of_as_many(adata):
     table = tl.explain_clusters(adata)
     assert tl.stored_explanation(adata) is not None
 
-    exchanged = adata.copy()
-    exchanged.obs["leiden"] = exchanged.obs["leiden"].to_numpy()[np.r_[399, 1:399, 0, 400 : adata.n_obs]]
+    swapped = adata.copy()
+    swapped.obs["leiden"] = swapped.obs["leiden"].to_numpy()[np.r_[399, 1:399, 0, 400 : adata.n_obs]]
 
-    assert (exchanged.obs["leiden"].value_counts() == adata.obs["leiden"].value_counts()).all()
-    assert tl.stored_explanation(exchanged) is None
+    assert (swapped.obs["leiden"].value_counts() == adata.obs["leiden"].value_counts()).all()
+    assert tl.stored_explanation(swapped) is None
     adata.uns["mxsplicer_clusters"] = table.drop(columns="fingerprint")  # of an earlier version
     assert tl.stored_explanation(adata) is None
 
