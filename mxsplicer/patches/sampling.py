@@ -84,5 +84,5 @@ def _allocate(counts: np.ndarray, size: int) -> list[int]:
 
 def spread_sample(n: int, size: int, *, seed: int) -> np.ndarray:
     """Return a sample of positions along the curve: one drawn at random from each of ``size`` equal stretches."""
-    edges = np.arange(size + 1) * n // size
+    edges = np.arange(size + 1) * n // max(size, 1)
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])

@@ -122,3 +122,7 @@ def test_other_files_are_refused(tmp_path, text, message):
         read_ids(tmp_path / "cells.csv")
     with pytest.raises(InputError, match=r"list of cells .* not found"):
         read_ids(tmp_path / "absent.csv")
+
+
+def test_a_stratum_without_a_share_has_an_empty_sample():
+    assert spread_sample(100, 0, seed=0).tolist() == []
