@@ -126,8 +126,8 @@ OPTIONS: dict[str, OptionHelp] = {
     ),
     "model": OptionHelp(
         MODEL,
-        "Run folder of a trained model, or a result. The default, builtin, needs no training; an option of the "
-        "training trains one.",
+        "Run folder of a model, or a result, to whose cells these can be compared then. The default, builtin, trains "
+        "nothing and measures its scales on these slides; an option of the training trains one.",
         metavar="RUN",
         common=True,
     ),
