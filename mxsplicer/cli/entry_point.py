@@ -40,6 +40,7 @@ from mxsplicer.cli.verify import add_verify
 from mxsplicer.cli.view import add_view
 from mxsplicer.errors import InputError
 from mxsplicer.result.outcomes import pass_failure_on, record_outcome
+from mxsplicer.system.own_process import own_process
 
 _OPTIONS = [f"--{name.replace('_', '-')}" for name in OPTIONS]
 
@@ -126,6 +127,8 @@ def _name_options(record: logging.LogRecord) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, as the entry point ``mxsplicer``, and end the process with its exit code."""
+    if arguments is None:
+        own_process()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # SLURM and systemd end a job with SIGTERM, which is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -39,6 +39,7 @@ from mxsplicer.splicer.recipe import Recipe
 from mxsplicer.splicer.run import Run, load_run, untrained
 from mxsplicer.system.locks import folder_lock
 from mxsplicer.system.memory import give_back
+from mxsplicer.system.own_process import is_own_process
 from mxsplicer.tl.clustering import compile_early
 from mxsplicer.tl.drawn_outlines import find_roi_files
 from mxsplicer.tl.labels import check_labels
@@ -107,7 +108,7 @@ def _run_stages(job: Job) -> None:
     for name, reason in job.failed.items():
         logger.warning("without slide %s: %s", name, reason)
     result = job.result
-    if not (result.cells.is_file() or job.options.only_cells or job.running.max_bytes):
+    if is_own_process() and not (result.cells.is_file() or job.options.only_cells or job.running.max_bytes):
         compile_early()
     make_masks(job)
     if not result.cells.is_file():

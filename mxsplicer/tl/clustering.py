@@ -110,7 +110,8 @@ def cluster(
 def compile_early() -> Thread:
     """Return a thread in which umap is loaded and compiled, so that :func:`cluster` need not do it.
 
-    It takes 13 s of processor time, while cells are embedded; :func:`cluster` waits for what is missing.
+    It takes 13 s of processor time, while cells are embedded; :func:`cluster` waits for the rest. Meanwhile numba
+    changes filters of warnings and, briefly, ``sys.stdout`` of the whole process: only for a process that is ours.
     """
     import scanpy  # noqa: F401 -- here, because two threads should not load the same modules at a time
     import sklearn.neighbors  # noqa: F401
@@ -128,6 +129,8 @@ def _compile() -> None:
 def _cluster_sample(z: np.ndarray, resolution: float, n_neighbors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     import scanpy as sc  # with scikit-learn two seconds to load
 
+    if compile_early.cache_info().currsize:
+        compile_early().join()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FutureWarnings of scanpy, umap and numba
         cells = neighbour_graph(z, n_neighbors, seed)

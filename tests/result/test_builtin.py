@@ -60,6 +60,22 @@ def test_where_nothing_is_trained_no_library_of_training_is_loaded():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("ours", [False, True])
+def test_umap_is_compiled_in_a_thread_only_where_the_process_is_ours(slides, tmp_path, monkeypatch, ours):
+    started = []
+
+    def stop(job):
+        msg = "stopped."
+        raise InputError(msg)
+
+    monkeypatch.setattr("mxsplicer.result.pipeline.is_own_process", lambda: ours)
+    monkeypatch.setattr("mxsplicer.result.pipeline.compile_early", lambda: started.append(True))
+    monkeypatch.setattr("mxsplicer.result.pipeline.make_masks", stop)
+    with pytest.raises(InputError, match="stopped"):
+        embed_slides(slides[0].image, tmp_path / "S0.mxs", options=Options(masks=(slides[0].mask,)))
+    assert started == [True] * ours
+
+
 @pytest.mark.parametrize(
     ("given", "is_builtin"),
     [
