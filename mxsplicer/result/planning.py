@@ -25,6 +25,7 @@ from mxsplicer.result.trials import (
     trial_shape,
     try_slide,
 )
+from mxsplicer.splicer.normalization import SAMPLE_CELLS
 from mxsplicer.system.durations import format_duration
 from mxsplicer.system.memory import format_bytes
 
@@ -35,9 +36,11 @@ _PLANNED_SHARE = 0.85  # of a budget: steps are timed on a few, and other progra
 
 # Seconds of the stages after the embedding on an idle core of the machine on which _REFERENCE_S was measured, and how
 # they grow: fitted to runs of 400 to 9,000 cells and, beyond, to tests/benchmarks/bench_embedding.py.
-_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 45.0, 2.0e-3, 2.5e-4, 50_000
+_TO_CLUSTER, _PER_CLUSTERED, _PER_PLACED, _CLUSTERED = 11.0, 2.0e-3, 2.5e-4, 50_000
 _PER_VALUE = 6e-8  # a cell, a feature and a marker whose correlation is measured
-_TO_REPORT, _PER_REPORTED, _REPORTED = 10.0, 4e-4, 50_000
+_TO_REPORT, _PER_REPORTED, _REPORTED = 6.5, 4e-4, 50_000
+_WHILE_COMPILING = {"scales": 7.5, "embedding": 10.0}  # longer, while umap is compiled: not after a training
+_PER_SCALED = 2.3  # the seconds of encoding a cell of the sample on which scales are measured
 _PER_SCORED, _FEATURES_OF_BASELINES = 4e-7, 300  # a cell, a label, and a feature of each description
 _REFERENCE_S = 0.11
 _WRITING_SPEED = 30e6  # bytes of z per second, compressed by gzip and written in two orders
@@ -104,6 +107,8 @@ def plan_slides(
             n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=job.n_encoders
         )
         slowness = _machine_slowness()
+        for stage in () if steps or max_bytes else _WHILE_COMPILING.keys() & seconds.keys():
+            seconds[stage] += _WHILE_COMPILING[stage] * slowness
         seconds |= {stage: value * slowness for stage, value in of_later.items()}
     is_complete = all(trial.seconds_to_segment is not None or trial.one.mask is not None for trial in trials)
     return EmbeddingPlan(
@@ -174,6 +179,8 @@ def _plan_training(job: Job, n_cells: int, seconds: dict[str, float]) -> int:
         if job.options.budget_s is not None:
             steps = min(steps, steps_within(job.options.budget_s, to_embed=to_embed, per_step=sum(per_step.values())))
         seconds |= {stage: steps * each for stage, each in per_step.items()}
+    if job.options.is_builtin:
+        seconds["scales"] = _PER_SCALED * min(n_cells, SAMPLE_CELLS) * to_embed / max(n_cells, 1)
     z_bytes = 4 * n_cells * count_features(job) * job.n_encoders
     seconds["embedding"] = seconds.pop("embedding") + to_embed + z_bytes / _WRITING_SPEED  # after training
     return steps if job.trains else 0

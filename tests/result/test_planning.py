@@ -154,6 +154,18 @@ def test_a_plan_adds_up(simulated, options, monkeypatch):
     assert plan.not_counted == ()
 
 
+def test_a_plan_of_the_built_in_model_counts_its_scales_and_what_is_compiled_meanwhile(simulated, monkeypatch):
+    monkeypatch.setattr(planning, "seconds_to_embed", lambda *_: 0.125)
+    monkeypatch.setattr(planning, "_machine_slowness", lambda: 2.0)
+    whole = plan_slides(simulated.image, options=Options(masks=(simulated.mask,)), device="cpu")
+    cells = plan_slides(simulated.image, options=Options(masks=(simulated.mask,), only_cells=True), device="cpu")
+
+    assert list(cells.seconds) == ["cells", "patches", "scales", "embedding"]
+    assert cells.seconds["scales"] > min(cells.n_cells, 2_000) * 0.125
+    for stage in ("scales", "embedding"):
+        assert whole.seconds[stage] > cells.seconds[stage] + 2
+
+
 def test_a_plan_segments_a_square_of_a_slide_without_a_mask(simulated, options):
     plan = plan_slides(simulated.image, options=replace(options, masks=()), device="cpu")
 
