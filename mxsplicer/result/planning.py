@@ -107,8 +107,9 @@ def plan_slides(
             n_cells, n_features, len(shape.markers), n_labels=n_labels, n_encoders=job.n_encoders
         )
         slowness = _machine_slowness()
-        for stage in () if steps or max_bytes else _WHILE_COMPILING.keys() & seconds.keys():
-            seconds[stage] += _WHILE_COMPILING[stage] * slowness
+        if not (steps or max_bytes):
+            for stage in _WHILE_COMPILING.keys() & seconds.keys():
+                seconds[stage] += _WHILE_COMPILING[stage] * slowness
         seconds |= {stage: value * slowness for stage, value in of_later.items()}
     is_complete = all(trial.seconds_to_segment is not None or trial.one.mask is not None for trial in trials)
     return EmbeddingPlan(

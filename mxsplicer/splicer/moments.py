@@ -371,7 +371,8 @@ class WithMoments(nn.Module):
 def weigh_markers(markers: Sequence[str]) -> Tensor:
     """Return the weight of every marker in distances, by its name: 1, or less for proteins of the cell cycle.
 
-    A panel of which they are the better half was made to study the cycle: there every marker has the weight 1.
+    Where they are at least half of the markers, nuclear stains apart, the panel was made to study the cycle, and every
+    marker has the weight 1.
 
     Examples
     --------
