@@ -35,6 +35,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, which may have old names or be in a file."""
+        # Typer keeps the line breaks of a docstring, which are not those of the terminal.
+        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in (self.help or "").split("\n\n"))
         if "--help-all" in args:
             for parameter in self.params:
                 parameter.hidden = False  # type: ignore[attr-defined]

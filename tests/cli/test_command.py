@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,12 @@ def test_the_package_is_a_program(tmp_path):
     )
 
     assert ended.stdout.startswith("mxsplicer ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_lines_of_help_end_where_the_terminal_does(command, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in command(name, "--help").out.split("\u256d")[0].splitlines()]
+    for line, following in pairwise(lines):
+        if line and following and not line.startswith("Usage:"):
+            assert len(f"{line} {following.split()[0]}") > 78
